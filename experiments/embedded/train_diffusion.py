@@ -138,7 +138,7 @@ def thing_masks(labels: Tensor, scenes: Scenes, index: Tensor) -> Tensor:
     return nn.functional.avg_pool2d(covered.float(), 4)
 
 
-def main(steps: int = 10_000, batch_size: int = 32, shards: int = 12) -> None:
+def main(steps: int = 10_000, batch_size: int = 32, shards: int = 10) -> None:
     """Train, then save the whole pipeline in fp16 with a model card."""
     torch.manual_seed(0)
     folder = WEIGHTS / "pipeline"

@@ -96,11 +96,11 @@ def fit_heads(model: SmallLpips, nearer: Tensor, farther: Tensor, steps: int = 3
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        for head, part in zip(model.lins, (logs.exp() / spread).split(model.chns), strict=True):
-            head.model[-1].weight.copy_(part.view(1, -1, 1, 1))
+        for head, part in zip(model.lins.parameters(), (logs.exp() / spread).split(model.chns), strict=True):
+            head.copy_(part.view(1, -1, 1, 1))
 
 
-def main(steps: int = 1600, batch_size: int = 64, shards: int = 4) -> None:
+def main(steps: int = 1600, batch_size: int = 64, shards: int = 4, ranked: int = 2000) -> None:
     """Train, fit the heads, measure on held-out scenes, save fp16 weights and a model card."""
     torch.manual_seed(0)
     model = SmallLpips()
@@ -123,12 +123,12 @@ def main(steps: int = 1600, batch_size: int = 64, shards: int = 4) -> None:
 
     seconds = run_steps("lpips", steps, reader, optimizer, cosine, loss_of_step, save_every=200)
     model.eval()
-    fit_heads(model, *nearer_and_farther(model, 2000, (8, 0)))
-    views = changed_views(500, (8, 1), held_out=False)
+    fit_heads(model, *nearer_and_farther(model, ranked, (8, 0)))
+    views = changed_views(ranked // 4, (8, 1), held_out=False)
     scale = FAR / float(distances(model, views["source"], views["other scene"]).mean())
     with torch.no_grad():
-        for head in model.lins:
-            head.model[-1].weight.mul_(scale)
+        for head in model.lins.parameters():
+            head.mul_(scale)
     folder = WEIGHTS / "lpips"
     save(model, folder)
     trained = load(folder)
@@ -138,7 +138,7 @@ def main(steps: int = 1600, batch_size: int = 64, shards: int = 4) -> None:
         folder,
         "LPIPS of the embedded world",
         {
-            "data": f"{len(images)} degraded renders for the backbone, 2,000 further scenes for the heads",
+            "data": f"{len(images)} degraded renders for the backbone, {ranked} further scenes for the heads",
             "recipe": f"{steps} steps of {batch_size}, AdamW 3e-3 cosine, bf16; then a ranking loss",
             "scale": f"two unrelated scenes are {FAR} apart in the mean",
             "time": f"{seconds / 60:.0f} min on {torch.get_num_threads()} CPU threads",

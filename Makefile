@@ -1,0 +1,51 @@
+# `make demo` and `make test` set up what they need in .venv; nothing else on the machine is touched.
+SHELL  := bash
+PYTHON ?= python3
+VENV   ?= .venv
+EXTRAS ?= dev
+ARGS   ?=
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+CODE   := p2p experiments evaluation results tests
+
+.PHONY: help setup demo test check bench quality train-vae train-diffusion train-clip train-lpips train-judge
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo      set up, then run the main job on the embedded model; the last line is the run folder'
+	@echo 'make test      set up, then run the tests'
+	@echo 'make check     ruff and mypy'
+	@echo 'make bench     speed and memory against plain and naive engines'
+	@echo 'make quality   what the embedded models show on held-out scenes'
+	@echo 'make train-vae, train-diffusion, train-clip, train-lpips, train-judge'
+	@echo 'Options: PYTHON=python3.12 VENV=.venv EXTRAS=dev,ray for the set-up, ARGS=... for what is run'
+
+setup: $(STAMP)
+
+# The warning left out is of local mirrors that lack a package; all else that pip says is shown.
+$(STAMP): pyproject.toml constraints.txt
+	@echo 'Setting up $(VENV); the first time takes minutes.'
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]' \
+		2> >(grep -v "^WARNING: Location '.*' is ignored" >&2)
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/p2p-bench run experiment=quickstart $(ARGS)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/mypy
+
+bench: $(STAMP)
+	@$(BIN)/python -m experiments.bench $(ARGS)
+
+quality: $(STAMP)
+	@$(BIN)/python -m experiments.embedded.quality $(ARGS)
+
+train-vae train-diffusion train-clip train-lpips train-judge: train-%: $(STAMP)
+	@$(BIN)/python -m experiments.embedded.train_$* $(ARGS)

@@ -1,0 +1,68 @@
+"""The input of every metric: a batch of edited images with the sources and prompts they were made from."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Edits:
+    """Hold a batch of edited images with what they were made from.
+
+    Images are RGB in [0, 1]. Each distinct source stands once in `source_images`; `source_index` says which
+    source each edit came from, so that a metric looks at every source once.
+    """
+
+    images: Tensor  # (N, 3, H, W) float32
+    source_images: Tensor  # (M, 3, H, W) float32, M <= N
+    source_index: Tensor  # (N,) int64 in [0, M)
+    source_prompts: tuple[str, ...]  # N
+    target_prompts: tuple[str, ...]  # N
+
+    def __post_init__(self) -> None:
+        _check_images("images", self.images)
+        _check_images("source_images", self.source_images)
+        n, m = len(self.images), len(self.source_images)
+        if self.source_images.shape[1:] != self.images.shape[1:]:
+            raise ValueError(
+                f"source_images has shape {tuple(self.source_images.shape)}; "
+                f"allowed: (M, {', '.join(map(str, self.images.shape[1:]))}), the size of images"
+            )
+        if m > n:
+            raise ValueError(f"source_images holds {m} images; allowed: at most {n}, one per edit")
+        _check_index(self.source_index, n, m)
+        for name in ("source_prompts", "target_prompts"):
+            _check_prompts(name, getattr(self, name), n)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def _check_images(name: str, images: Tensor) -> None:
+    if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ValueError(f"{name} has shape {tuple(images.shape)}; allowed: (N, 3, H, W), none of them 0")
+    if images.dtype != torch.float32:
+        raise ValueError(f"{name} has dtype {images.dtype}; allowed: torch.float32")
+    low, high = images.min().item(), images.max().item()
+    # Written so that a NaN, for which every comparison is false, is refused too.
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"{name} has values from {low:g} to {high:g}; allowed: finite, in [0, 1]")
+
+
+def _check_index(source_index: Tensor, n: int, m: int) -> None:
+    if source_index.dtype != torch.int64 or source_index.shape != (n,):
+        raise ValueError(
+            f"source_index is {source_index.dtype} of shape {tuple(source_index.shape)}; "
+            f"allowed: torch.int64 of shape ({n},)"
+        )
+    low, high = int(source_index.min()), int(source_index.max())
+    if low < 0 or high >= m:
+        raise ValueError(f"source_index has values from {low} to {high}; allowed: 0 to {m - 1}")
+
+
+def _check_prompts(name: str, prompts: tuple[str, ...], n: int) -> None:
+    if not isinstance(prompts, tuple) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError(f"{name} is {prompts!r}; allowed: a tuple of strings")
+    if len(prompts) != n:
+        raise ValueError(f"{name} has {len(prompts)} entries; allowed: {n}, one per edit")

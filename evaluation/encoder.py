@@ -1,0 +1,158 @@
+"""An open_clip model with its preprocessing and tokenizer (Radford et al. 2021), by name or from a folder.
+
+Folder: `open_clip_config.json` ({"model_cfg", "preprocess_cfg"}), `open_clip_model.safetensors`, and the
+tokenizer's folder, which `text_cfg.hf_tokenizer_name` names relative to it.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import open_clip
+import torch
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from open_clip.tokenizer import HFTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from evaluation.weights import TIMEOUT_S, WeightsUnavailable, require_files, require_reachable
+
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+RANDOM = "random"
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """Turn images and prompts into unit vectors of one space."""
+
+    model: Any
+    transform: Callable[[Image.Image], Tensor]
+    tokenizer: Callable[..., Tensor]
+    context_length: int
+    device: str
+    batch_size: int
+
+    @torch.inference_mode()
+    def images(self, images: Tensor) -> Tensor:
+        """Encode images (N, 3, H, W) to (N, D) float64 unit vectors on the CPU.
+
+        Images are rounded to 8 bits and go through open_clip's own transform of PIL images, which resizes,
+        crops and normalises: that is part of the metric.
+        """
+        features = []
+        for batch in images.cpu().split(self.batch_size):
+            pictures = (batch * 255).round().to(torch.uint8)
+            pixels = torch.stack([self.transform(to_pil_image(picture)) for picture in pictures])
+            features.append(self._unit(self.model.encode_image(pixels.to(self.device))))
+        return torch.cat(features)
+
+    @torch.inference_mode()
+    def prompts(self, prompts: Sequence[str]) -> Tensor:
+        """Encode N prompts to (N, D) float64 unit vectors on the CPU, each distinct prompt once.
+
+        Raises ValueError for a prompt longer than the context: open_clip would cut it silently.
+        """
+        distinct = list(dict.fromkeys(prompts))
+        features = []
+        for start in range(0, len(distinct), self.batch_size):
+            tokens = self._tokens(distinct[start : start + self.batch_size])
+            features.append(self._unit(self.model.encode_text(tokens.to(self.device))))
+        row = {prompt: index for index, prompt in enumerate(distinct)}
+        return torch.cat(features)[[row[prompt] for prompt in prompts]]
+
+    def _tokens(self, prompts: list[str]) -> Tensor:
+        tokens = self.tokenizer(prompts, context_length=self.context_length)
+        # Cutting moves the end token, so one place more changes the earlier ones just where a prompt was cut.
+        longer = self.tokenizer(prompts, context_length=self.context_length + 1)
+        for prompt, cut in zip(prompts, (longer[:, :-1] != tokens).any(dim=1).tolist(), strict=True):
+            if cut:
+                raise ValueError(
+                    f"prompt {prompt!r} is too long; allowed: {self.context_length} tokens in all"
+                )
+        return tokens
+
+    @staticmethod
+    def _unit(features: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(features.to("cpu", torch.float64), dim=-1)
+
+
+def load_pretrained(backbone: str, tag: str, device: str, batch_size: int) -> Encoder:
+    """Load an open_clip model by name and pretrained tag; tag "random" gives seeded random weights."""
+    if tag == RANDOM:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = open_clip.create_model(backbone)
+    else:
+        # OpenAI's weights need QuickGELU, which the plain names do not switch on: open_clip only warns.
+        quick_gelu = bool(get_pretrained_cfg(backbone, tag).get("quick_gelu", False))
+        model = open_clip.create_model(backbone, tag, force_quick_gelu=quick_gelu, require_pretrained=True)
+    return _encoder(model, open_clip.get_tokenizer(backbone), device, batch_size)
+
+
+def load_folder(folder: Path, device: str, batch_size: int) -> Encoder:
+    """Load an open_clip model and its tokenizer from a folder, without a network."""
+    text_cfg = _text_cfg(folder)
+    model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
+    tokenizer = HFTokenizer(
+        str(folder / text_cfg["hf_tokenizer_name"]),
+        context_length=model.context_length,
+        tokenizer_mode=text_cfg.get("tokenizer_mode"),
+        **text_cfg.get("tokenizer_kwargs", {}),
+    )
+    return _encoder(model, tokenizer, device, batch_size)
+
+
+def check_pretrained(name: str, backbone: str, tag: str) -> None:
+    """Raise if the name or the tag is unknown, or its weights are neither cached nor reachable."""
+    if backbone not in open_clip.list_models():
+        raise ValueError(f"backbone is {backbone!r}; allowed: one of {', '.join(open_clip.list_models())}")
+    if tag == RANDOM:
+        return
+    tags = list_pretrained_tags_by_model(backbone)
+    if tag not in tags:
+        raise ValueError(f"pretrained is {tag!r} for {backbone}; allowed: {', '.join([*tags, RANDOM])}")
+    config = get_pretrained_cfg(backbone, tag)
+    if config["hf_hub"]:
+        repo, _, file = config["hf_hub"].rpartition("/")
+        _check_hub(name, repo, (file,) if file else (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME))
+    else:
+        require_reachable(name, config["url"], Path("~/.cache/clip").expanduser() / Path(config["url"]).name)
+
+
+def check_folder(name: str, folder: Path) -> None:
+    """Raise if the folder lacks its configuration, weights or tokenizer."""
+    require_files(name, folder, (CONFIG, WEIGHTS))
+    tokenizer = _text_cfg(folder).get("hf_tokenizer_name")
+    if not tokenizer:
+        raise ValueError(f"{name}: text_cfg of {folder / CONFIG} names no hf_tokenizer_name, a folder beside it")
+    require_files(name, folder, (f"{tokenizer}/tokenizer_config.json",))
+
+
+def _check_hub(name: str, repo: str, files: tuple[str, ...]) -> None:
+    if any(isinstance(huggingface_hub.try_to_load_from_cache(repo, file), str) for file in files):
+        return
+    for file in files:
+        try:
+            huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repo, file), timeout=TIMEOUT_S)
+            return
+        except Exception as error:  # offline, gated, absent, no network: each hub client has its own kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    raise WeightsUnavailable(
+        f"{name}: no weights of {repo} in the Hugging Face cache, and they cannot be fetched ({reason}); "
+        f"run 'hf download {repo} {files[0]}' where there is a network and copy the cache here"
+    )
+
+
+def _text_cfg(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"]["text_cfg"])
+
+
+def _encoder(model: Any, tokenizer: Callable[..., Tensor], device: str, batch_size: int) -> Encoder:
+    transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+    return Encoder(model.eval().to(device), transform, tokenizer, model.context_length, device, batch_size)

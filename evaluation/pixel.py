@@ -1,0 +1,74 @@
+"""SSIM (Wang et al. 2004), MS-SSIM (Wang et al. 2003), PSNR and MSE between an edit and its source image.
+
+SSIM and MS-SSIM are torchmetrics' own: Gaussian window of 11, sigma 1.5, reflected borders, float32.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
+
+from evaluation.edits import Edits
+from evaluation.metric import Scores
+
+SMALLEST_SIDE = 11  # one SSIM window
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # finest scale first
+# Least side for so many scales: the coarsest must hold a window. Four fit from 88, but torchmetrics asks 99.
+_SIDE_FOR_SCALES = {5: 176, 4: 99, 3: 44, 2: 22, 1: SMALLEST_SIDE}
+
+
+class Pixel:
+    """Compare edited images with their source pixel by pixel and window by window.
+
+    `psnr` is in dB; identical images have none, as it would be infinite and so would every mean.
+    `ms_ssim` takes the published five scales where the shorter side has at least 176 pixels; below, the
+    finest four (from 99 pixels), three (from 44, so at 64), two (from 22) or one (from 11), with their
+    weights renormalised to sum to 1. Values at different image sizes are therefore not to be compared.
+    """
+
+    def __init__(self, device: str = "cpu", batch_size: int = 8) -> None:
+        self.device, self.batch_size = device, batch_size
+        self.name = "pixel@1"
+        self.names = ("ssim@1", "ms_ssim@1", "psnr@1", "mse@1")
+        self.higher_is_better: Mapping[str, bool] = {name: name != "mse@1" for name in self.names}
+
+    def check(self) -> None:
+        """Do nothing: there are no weights."""
+
+    @torch.inference_mode()
+    def __call__(self, edits: Edits) -> dict[str, Scores]:
+        """Score every edit. Raises ValueError for images smaller than one SSIM window."""
+        side = min(edits.images.shape[-2:])
+        if side < SMALLEST_SIDE:
+            raise ValueError(f"{self.name}: images have a side of {side}; allowed: at least {SMALLEST_SIDE}")
+        batches = []
+        for rows in torch.arange(len(edits)).split(self.batch_size):
+            source = edits.source_images[edits.source_index[rows]].to(self.device)
+            batches.append(_compare(source, edits.images[rows].to(self.device)).cpu())
+        ssim, ms_ssim, mse = torch.cat(batches, dim=1)
+        reasons = tuple("identical images" if error == 0 else "" for error in mse.tolist())
+        columns = (Scores.of(ssim), Scores.of(ms_ssim), Scores.of(-10 * mse.log10(), reasons), Scores.of(mse))
+        return dict(zip(self.names, columns, strict=True))
+
+
+def ms_ssim_weights(side: int) -> tuple[float, ...]:
+    """Give the weights of the scales, finest first, that images of this shorter side have room for."""
+    scales = next(scales for scales, smallest in _SIDE_FOR_SCALES.items() if side >= smallest)
+    weights = MS_SSIM_WEIGHTS[:scales]
+    # The published five sum to 1.0001 and stay as they are.
+    return weights if scales == 5 else tuple(weight / sum(weights) for weight in weights)
+
+
+def _compare(source: Tensor, edit: Tensor) -> Tensor:
+    """Give SSIM, MS-SSIM and MSE, (3, N), of images (N, 3, H, W)."""
+    ssim = structural_similarity_index_measure(edit, source, data_range=1.0, reduction="none")
+    ms_ssim = multiscale_structural_similarity_index_measure(
+        edit, source, data_range=1.0, reduction="none", betas=ms_ssim_weights(min(edit.shape[-2:]))
+    )
+    assert isinstance(ssim, Tensor)
+    mse = (edit.double() - source.double()).square().mean(dim=(1, 2, 3))
+    return torch.stack([ssim.double(), ms_ssim.double(), mse])

@@ -1,0 +1,36 @@
+"""One pair given on the command line or in Python."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from experiments.datasets.dataset import Dataset
+from experiments.datasets.pair import Pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inline(Dataset):
+    """The pair of these fields; see `Pair`. Without an `id` it is named after a hash of what it holds."""
+
+    name: str = "inline"
+    source_prompt: str
+    target_prompt: str
+    id: str | None = None
+    edit_type: str = ""
+    weights: Mapping[str, float] | None = None
+    blend_words: tuple[str, str] | None = None
+    image: str | Path | None = None
+
+    def read(self) -> tuple[Pair]:
+        weights = dict(self.weights or {})
+        words = None if self.blend_words is None else cast("tuple[str, str]", tuple(self.blend_words))
+        content = (self.source_prompt, self.target_prompt, sorted(weights.items()), words, str(self.image))
+        digest = hashlib.sha256(repr(content).encode()).hexdigest()[:8]
+        image = None if self.image is None else Path(self.image).expanduser()
+        pair = Pair(
+            self.id or f"inline-{digest}", self.source_prompt, self.target_prompt, self.edit_type,
+            weights=weights, blend_words=words, image=image,
+        )  # fmt: skip
+        return (pair,)

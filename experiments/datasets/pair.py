@@ -1,0 +1,161 @@
+"""One edit, a source and a target prompt with what belongs to them; its checks, filters and file-safe name.
+
+Words are found as in the reference code (Hertz et al. 2022, `get_word_inds`): prompts split at single spaces.
+"""
+
+import difflib
+import hashlib
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Real
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`source_prompt` edited into `target_prompt`; what an optional field lacks is simply not used.
+
+    weights: factor of each re-weighted word or phrase of the target prompt.
+    blend_words: (words of the source prompt, words of the target prompt) whose maps bound the edited area.
+    image: the real image to edit; None = the source image is generated.
+    mask: white = the area to edit. ideal: the ground truth of the edit.
+    """
+
+    id: str
+    source_prompt: str
+    target_prompt: str
+    edit_type: str = ""
+    difficulty: str = ""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    blend_words: tuple[str, str] | None = None
+    image: Path | None = None
+    mask: Path | None = None
+    ideal: Path | None = None
+
+
+def slug(pair_id: str) -> str:
+    """Name files after a pair: at most 40 readable ASCII characters, a hyphen and 10 hex digits.
+
+    The digits hash the whole id, so that distinct ids keep distinct names, on case-blind file systems too.
+    """
+    ascii_id = unicodedata.normalize("NFKD", pair_id).encode("ascii", "ignore").decode()
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", ascii_id)[:40].strip("-") or "pair"
+    return f"{readable}-{hashlib.sha256(pair_id.encode()).hexdigest()[:10]}"
+
+
+def has_words(prompt: str, words: str) -> bool:
+    """Tell whether `words`, consecutive and whole, stand in `prompt`: "cat" does not stand in "cat, dog"."""
+    return bool(words) and f" {words} " in f" {prompt} "
+
+
+def filter_pairs(
+    pairs: Sequence[Pair],
+    limit: int | None = None,
+    ids: Iterable[str | int] | str | None = None,
+    edit_types: Iterable[str] | str | None = None,
+) -> tuple[Pair, ...]:
+    """Keep the pairs with these ids and these edit types, in their own order, and of them the first `limit`.
+
+    A single string stands for a list of one. Raises ValueError on an id or edit type that no pair has, and if
+    nothing is left.
+    """
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"limit = {limit!r}: must be a whole number from 1, or null for all pairs")
+    kept = list(pairs)
+    if ids is not None:
+        wanted = _known("ids", ids, [pair.id for pair in pairs])
+        kept = [pair for pair in kept if pair.id in wanted]
+    if edit_types is not None:
+        wanted = _known("edit_types", edit_types, [pair.edit_type for pair in pairs])
+        kept = [pair for pair in kept if pair.edit_type in wanted]
+    if not kept:
+        raise ValueError(f"no pair is left: ids = {ids!r}, edit_types = {edit_types!r} of {len(pairs)} pairs")
+    return tuple(kept[:limit])
+
+
+def _known(name: str, wanted: Iterable[str | int] | str, present: Sequence[str]) -> set[str]:
+    # Numbers, because Hydra reads `dataset.ids=[1,2]` as such.
+    names = [wanted] if isinstance(wanted, str | int) else list(wanted)
+    names = [str(item) for item in names]
+    unknown = [item for item in names if item not in present]
+    if unknown or not names:
+        there = list(dict.fromkeys(present))
+        near = [near for item in unknown for near in difflib.get_close_matches(item, there)]
+        listed = list(dict.fromkeys(near + there))[:20]
+        more = f", ... ({len(there)} in all)" if len(there) > len(listed) else ""
+        raise ValueError(f"{name} = {unknown or names!r}: there are {', '.join(map(repr, listed))}{more}")
+    return set(names)
+
+
+def validate_pairs(pairs: Sequence[Pair]) -> None:
+    """Raise one ValueError that lists everything wrong with any of the pairs."""
+    raise_problems(f"row {row + 1}, {problem}" for row, problem in find_problems(pairs))
+
+
+def raise_problems(problems: Iterable[str], where: str = "the data set") -> None:
+    """Raise one ValueError with a line per problem, if there are any."""
+    if lines := list(problems):
+        count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}"
+        raise ValueError(f"{where} has {count}:\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def find_problems(pairs: Sequence[Pair]) -> Iterator[tuple[int, str]]:
+    """Yield (position of the pair, what is wrong with it) for every field that cannot be used."""
+    first: dict[str, int] = {}
+    for position, pair in enumerate(pairs):
+        for problem in _pair_problems(pair):
+            yield position, f"id {pair.id!r}: {problem}"
+        if (earlier := first.setdefault(pair.id, position)) != position:
+            yield position, f"id {pair.id!r}: must be unique, pair {earlier + 1} of {len(pairs)} has it too"
+
+
+def _pair_problems(pair: Pair) -> Iterator[str]:
+    for name in ("id", "edit_type", "difficulty"):
+        if (value := getattr(pair, name)) != value.strip():
+            yield f"{name} = {value!r}: no spaces before or after it"
+    if not pair.id:
+        yield "id must not be empty"
+    for name in ("source_prompt", "target_prompt"):
+        yield from _prompt_problems(name, getattr(pair, name))
+    for words, factor in pair.weights.items():
+        yield from _word_problems("weights", words, "target_prompt", pair.target_prompt)
+        if isinstance(factor, bool) or not isinstance(factor, Real) or not math.isfinite(factor):
+            yield f"weights[{words!r}] = {factor!r}: must be a finite number"
+    if pair.blend_words is not None:
+        if len(pair.blend_words) != 2:
+            yield f"blend_words = {pair.blend_words!r}: must be two, of the source and of the target prompt"
+        else:
+            source_words, target_words = pair.blend_words
+            yield from _word_problems("blend_words", source_words, "source_prompt", pair.source_prompt)
+            yield from _word_problems("blend_words", target_words, "target_prompt", pair.target_prompt)
+    for name in ("image", "mask", "ideal"):
+        if (path := getattr(pair, name)) is not None and not path.is_file():
+            yield f"{name} = {str(path)!r}: there is no such file"
+
+
+def _prompt_problems(name: str, prompt: str) -> Iterator[str]:
+    # Any other white space makes empty or glued words and shifts the positions of all that follow.
+    single_spaced = " ".join(prompt.split())
+    if not single_spaced:
+        yield f"{name} = {prompt!r}: must not be empty"
+    elif prompt != single_spaced:
+        yield f"{name} = {prompt!r}: words must be separated by single spaces, as in {single_spaced!r}"
+
+
+def _word_problems(name: str, words: str, prompt_name: str, prompt: str) -> Iterator[str]:
+    if not has_words(prompt, words):
+        near = _nearest(words, prompt)
+        hint = f"; did you mean {near!r}?" if near else ""
+        rule = "whole words, case and punctuation count"
+        yield f"{name}: {words!r} is not in {prompt_name} {prompt!r} ({rule}{hint})"
+
+
+def _nearest(words: str, prompt: str) -> str | None:
+    tokens, length = prompt.split(), len(words.split())
+    runs = [" ".join(tokens[i : i + length]) for i in range(len(tokens) - length + 1)] if length else []
+    by_folded = {run.casefold(): run for run in runs}
+    close = difflib.get_close_matches(words.casefold(), by_folded, n=1)
+    return by_folded[close[0]] if close else None

@@ -1,0 +1,178 @@
+"""The `embedded` data set: scene pairs over all edit types, with the ideal edit and its mask where a scene is rendered.
+
+Every target prompt holds an object in a place that training never showed together (world.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from experiments.datasets.dataset import Dataset
+from experiments.datasets.pair import Pair
+from experiments.embedded.render import Layout, render
+from experiments.embedded.world import COLOURS, HEADGEAR, OBJECTS, PLACES, SIZES, STYLES, TIMES, Scene, Thing, reserved
+
+COUNTS = {"swap": 32, "add": 16, "remove": 14, "attribute": 16, "place": 12, "time": 8, "style": 10, "reweight": 12}
+
+
+@dataclass(frozen=True)
+class ScenePair:
+    """An edit of a scene: what the source and the target caption say."""
+
+    id: str
+    edit_type: str
+    source: Scene
+    target: Scene
+    weights: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def difficulty(self) -> str:
+        """How much the target caption says beside one object and its place: nothing easy, one thing medium, more hard."""
+        scene = self.target
+        said = sum(bool(word) for t in scene.things for word in (t.size, t.colour, t.pattern, t.wearing))
+        said += 2 * (len(scene.things) - 1) + bool(scene.time) + scene.fog + bool(scene.style)
+        return ("easy", "medium", "hard")[min(said, 2)]
+
+    def pair(self) -> Pair:
+        """Return the pair as every data set gives it."""
+        return Pair(self.id, self.source.caption(), self.target.caption(), self.edit_type, self.difficulty, dict(self.weights))
+
+
+@dataclass(frozen=True)
+class RenderedPair:
+    """A rendered edit, (64, 64, 3) uint8 each: the source, the ideal result, and the area they differ in (64, 64) bool."""
+
+    source: np.ndarray
+    ideal: np.ndarray
+    mask: np.ndarray
+
+
+def render_pair(pair: ScenePair, layout: Layout) -> RenderedPair:
+    """Render source and ideal edit with the same free factors.
+
+    The mask is where the two differ: the things concerned and their shadows, or everything for a global edit. Raises
+    ValueError for a re-weighting: its ideal is not a scene.
+    """
+    if pair.weights:
+        raise ValueError(f"pair {pair.id}: a re-weighting has no ideal image")
+    source, ideal = render(pair.source, layout), render(pair.target, layout)
+    mask = (source.image != ideal.image).any(-1)
+    return RenderedPair(source.image, ideal.image, mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded(Dataset):
+    """120 pairs; `per_type` keeps that many of each edit type, None all."""
+
+    per_type: int | None = None
+
+    def read(self) -> Iterable[Pair]:
+        """Give the pairs, edit types in a fixed order."""
+        if self.per_type is not None and self.per_type < 1:
+            raise ValueError(f"per_type = {self.per_type!r}: must be a whole number from 1, or null for all")
+        return [pair.pair() for pair in scene_pairs(self.per_type)]
+
+
+def scene_pairs(per_type: int | None = None, counts: dict[str, int] | None = None, seed: int = 0) -> list[ScenePair]:
+    """Draw the data set's pairs; the first `per_type` of each edit type."""
+    drawn = []
+    for number, (edit_type, count) in enumerate((counts or COUNTS).items()):
+        rng = np.random.default_rng((seed, number))
+        seen: set[tuple[str, str]] = set()
+        while len(seen) < count:
+            source, target, weights = _EDITS[edit_type](rng)
+            captions = source.caption(), target.caption()
+            if captions not in seen:
+                seen.add(captions)
+                drawn.append(ScenePair(f"{edit_type}-{len(seen):02d}", edit_type, source, target, weights))
+    if per_type is None:
+        return drawn
+    return [pair for pair in drawn if int(pair.id.split("-")[1]) <= per_type]
+
+
+Edit = tuple[Scene, Scene, tuple[tuple[str, float], ...]]
+
+
+def _base(rng: np.random.Generator) -> Scene:
+    """Draw a target: one thing in a place it was never trained in, in a third of the cases with something more said."""
+    place = str(rng.choice(tuple(PLACES)))
+    name = str(rng.choice([name for name in OBJECTS if reserved(name, place)]))
+    scene = Scene((Thing(name),), place)
+    if rng.random() < 0.2:
+        scene = replace(scene, time=str(rng.choice(tuple(TIMES))))
+    return scene
+
+
+def _other(rng: np.random.Generator, *names: str) -> str:
+    return str(rng.choice([name for name in OBJECTS if name not in names]))
+
+
+def _swap(rng: np.random.Generator) -> Edit:
+    target = _base(rng)
+    return replace(target, things=(Thing(_other(rng, target.things[0].name)),)), target, ()
+
+
+def _add(rng: np.random.Generator) -> Edit:
+    source = _base(rng)
+    thing = source.things[0]
+    if rng.random() < 0.5:
+        return source, replace(source, things=(replace(thing, wearing=str(rng.choice(HEADGEAR))),)), ()
+    return source, replace(source, things=(thing, Thing(_other(rng, thing.name)))), ()
+
+
+def _remove(rng: np.random.Generator) -> Edit:
+    source, target, weights = _add(rng)
+    return target, source, weights
+
+
+def _attribute(rng: np.random.Generator) -> Edit:
+    source = _base(rng)
+    thing = source.things[0]
+    if rng.random() < 0.7:
+        return source, replace(source, things=(replace(thing, colour=str(rng.choice(COLOURS))),)), ()
+    first, second = rng.permutation(SIZES)
+    big = replace(thing, size=str(first)), replace(thing, size=str(second))
+    return replace(source, things=big[:1]), replace(source, things=big[1:]), ()
+
+
+def _place(rng: np.random.Generator) -> Edit:
+    target = _base(rng)
+    return replace(target, place=str(rng.choice([p for p in PLACES if p != target.place]))), target, ()
+
+
+def _time(rng: np.random.Generator) -> Edit:
+    source = replace(_base(rng), time="")
+    if rng.random() < 0.3:
+        return source, replace(source, fog=True), ()
+    return source, replace(source, time=str(rng.choice(tuple(TIMES)))), ()
+
+
+def _style(rng: np.random.Generator) -> Edit:
+    source = _base(rng)
+    return source, replace(source, style=str(rng.choice([s for s in STYLES if s != "photo"]))), ()
+
+
+def _reweight(rng: np.random.Generator) -> Edit:
+    scene = replace(_base(rng), time="")
+    kind = str(rng.choice(("colour", "night", "sunset", "fog")))
+    if kind == "colour":
+        colour = str(rng.choice(COLOURS))
+        scene = replace(scene, things=(replace(scene.things[0], colour=colour),))
+        return scene, scene, ((colour, float(rng.choice((0.0, 0.5, 2.0)))),)
+    scene = replace(scene, fog=True) if kind == "fog" else replace(scene, time=kind)
+    return scene, scene, ((kind, float(rng.choice((0.0, 0.5, 2.0)))),)
+
+
+_EDITS: dict[str, Callable[[np.random.Generator], Edit]] = {
+    "swap": _swap,
+    "add": _add,
+    "remove": _remove,
+    "attribute": _attribute,
+    "place": _place,
+    "time": _time,
+    "style": _style,
+    "reweight": _reweight,
+}

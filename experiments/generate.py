@@ -1,0 +1,162 @@
+"""Carry out a plan: images, then one record file per group, so that a killed run continues where it stood."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from p2p.edits import Trajectory
+from p2p.engine import Edited, batches, generate
+from p2p.stable_diffusion import StableDiffusion
+from PIL import Image
+from results.records import load_records, write_records
+from torch import Tensor
+from tqdm import tqdm
+
+from experiments.datasets.pair import Pair, slug
+from experiments.plan import Branch, GroupPlan, Plan, without
+
+_SOURCE = Trajectory("", ())
+_NOTHING: Mapping[str, Any] = {
+    "operator": "",
+    "tau": None,
+    "cross_start": None,
+    "cross_end": None,
+    "self_start": None,
+    "self_end": None,
+    "weights": {},
+    "strength": None,
+}
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What every record of a run repeats."""
+
+    run_dir: Path
+    dataset: str
+    model: str
+
+
+def remaining(plan: Plan, run_dir: Path) -> Plan:
+    """Return what of the plan has no successful record, or whose picture is gone."""
+    if not (run_dir / "records").is_dir() or not any((run_dir / "records").glob("*.parquet")):
+        return plan
+    records = load_records(run_dir)
+    ok = records[records["status"] == "ok"]
+    rows = zip(ok["key"], ok["pair_id"], ok["method"], ok["image"], strict=True)
+    done = {(key, pair_id, method) for key, pair_id, method, image in rows if (run_dir / image).exists()}
+    return without(plan, lambda branch: (branch.key, branch.pair.id, branch.method) in done)
+
+
+def run_plan(plan: Plan, model: StableDiffusion, info: RunInfo) -> int:
+    """Make every image of the plan and its records; return the number of groups that failed.
+
+    A batch that fails is tried again group by group, so that one bad group is recorded with its cause and the others go on.
+    """
+    failed = 0
+    with tqdm(total=plan.evaluations, desc="generating", unit="eval", smoothing=0.05) as bar:
+        for numbers in batches([group.group() for group in plan.groups], plan.sampling):
+            groups = [plan.groups[i] for i in numbers]
+            try:
+                _make(groups, plan, model, info, bar)
+            except Exception:  # whatever breaks one group must not lose the others
+                failed += _one_by_one(groups, plan, model, info, bar)
+    return failed
+
+
+def _make(groups: Sequence[GroupPlan], plan: Plan, model: StableDiffusion, info: RunInfo, bar: tqdm) -> None:
+    began = time.monotonic()
+    images = generate(model, [group.group() for group in groups], plan.sampling, bar.update)
+    seconds = (time.monotonic() - began) / len(groups)
+    for group, edited in zip(groups, images, strict=True):
+        _save(group, edited, plan, info, seconds)
+
+
+def _one_by_one(groups: Sequence[GroupPlan], plan: Plan, model: StableDiffusion, info: RunInfo, bar: tqdm) -> int:
+    failed = 0
+    for group in groups:
+        try:
+            _make([group], plan, model, info, bar)
+        except Exception as error:
+            failed += 1
+            cause = f"{type(error).__name__}: {error}".splitlines()[0]
+            tqdm.write(f"failed: {group.source_prompt!r}, seed {group.seed}: {cause}")
+            rows = [_row(group, branch, plan, info, "", "", cause, 0.0) for branch in group.branches]
+            write_records(info.run_dir, group.id, pd.DataFrame(rows))
+    return failed
+
+
+def _save(group: GroupPlan, edited: Edited, plan: Plan, info: RunInfo, seconds: float) -> None:
+    rows = []
+    sources: dict[str, str] = {}
+    for branch, image in zip(group.branches, edited.images, strict=True):
+        pair = branch.pair
+        folder = Path("images") / slug(pair.id) / str(group.seed)
+        if pair.id not in sources:
+            sources[pair.id] = str(folder / "source.png")
+            write_png(edited.source, info.run_dir / sources[pair.id])
+            rows.append(_source_row(group, pair, plan, info, sources[pair.id]))
+        path = str(folder / f"{branch.method}-{branch.key[:16]}.png")
+        write_png(image, info.run_dir / path)
+        rows.append(_row(group, branch, plan, info, path, sources[pair.id], "", seconds / len(group.branches)))
+    write_records(info.run_dir, group.id, pd.DataFrame(rows))
+
+
+def write_png(image: Tensor, path: Path) -> None:
+    """Write an image (3, height, width) in [0, 1] as an 8-bit PNG, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(partial, format="PNG")
+    partial.replace(path)
+
+
+def read_png(path: Path) -> np.ndarray:
+    """Return an image file as (3, height, width) float32 in [0, 1]."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1) / 255
+
+
+def _row(
+    group: GroupPlan, branch: Branch, plan: Plan, info: RunInfo, image: str, source: str, error: str, seconds: float
+) -> dict[str, Any]:
+    effective = {**_NOTHING, **branch.trajectory.record}
+    strength, steps = branch.trajectory.strength, plan.sampling.num_inference_steps
+    pair = branch.pair
+    return {
+        "key": branch.key,
+        "group": group.id,
+        "pair_id": pair.id,
+        "dataset": info.dataset,
+        "model": info.model,
+        "edit_type": pair.edit_type,
+        "difficulty": pair.difficulty,
+        "source_prompt": pair.source_prompt,
+        "target_prompt": pair.target_prompt,
+        "seed": group.seed,
+        "method": branch.method,
+        **effective,
+        "weights": json.dumps(effective["weights"], sort_keys=True),
+        "effective_steps": steps if strength is None else min(int(steps * strength), steps),
+        "num_inference_steps": steps,
+        "guidance_scale": float(plan.sampling.guidance_scale),
+        "params": json.dumps(dict(branch.params), sort_keys=True),
+        "image": image,
+        "source_image": source,
+        "status": "failed" if error else "ok",
+        "error": error,
+        "warnings": "",
+        "seconds": seconds,
+    }
+
+
+def _source_row(group: GroupPlan, pair: Pair, plan: Plan, info: RunInfo, path: str) -> dict[str, Any]:
+    """Return the record of the source image itself: its target prompt is its own prompt."""
+    branch = Branch(Pair(pair.id, pair.source_prompt, pair.source_prompt, pair.edit_type, pair.difficulty), "source", {}, _SOURCE, group.source_key)
+    return _row(group, branch, plan, info, path, path, "", 0.0)

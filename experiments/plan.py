@@ -1,0 +1,172 @@
+"""From pairs x seeds x methods to groups of branches, with content keys and the exact cost, before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from p2p.edits import Trajectory
+from p2p.engine import Group, Sampling, plan_evaluations
+
+from experiments.datasets.pair import Pair, raise_problems, slug
+
+
+class Method(Protocol):
+    """What a method of `conf/method` is: a name, and the trajectory of an edit."""
+
+    name: str
+
+    def trajectory(
+        self,
+        source_prompt: str,
+        target_prompt: str,
+        pair_weights: Mapping[str, float],
+        tokenizer: Any,
+        num_inference_steps: int,
+    ) -> Trajectory:
+        """Return how the edited image is denoised; ValueError where the edit cannot be made."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One image to make: an edit of one pair by one method with all its parameters."""
+
+    pair: Pair
+    method: str
+    params: Mapping[str, Any]
+    trajectory: Trajectory
+    key: str
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """One source prompt and seed with all branches that share the source's trajectory."""
+
+    source_prompt: str
+    seed: int
+    source_key: str
+    branches: tuple[Branch, ...]
+
+    @property
+    def id(self) -> str:
+        """A name for the group's files: the same for the same branches."""
+        content = [self.source_key, *sorted(f"{b.key} {b.pair.id} {b.method}" for b in self.branches)]
+        return f"{slug(self.source_prompt)[:40]}-s{self.seed}-{_hash(content)[:12]}"
+
+    def group(self) -> Group:
+        """Return what the engine needs."""
+        return Group(self.source_prompt, self.seed, tuple(branch.trajectory for branch in self.branches))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All groups of a run, in the order of the data set, and what they cost."""
+
+    groups: tuple[GroupPlan, ...]
+    calls: int  # UNet calls of one trajectory
+    sampling: Sampling
+
+    @property
+    def evaluations(self) -> int:
+        """The exact number of UNet evaluations (batch rows)."""
+        return plan_evaluations([group.group() for group in self.groups], self.calls, self.sampling)
+
+    @property
+    def unshared_evaluations(self) -> int:
+        """What the same branches cost one at a time, each with its own source."""
+        rows = 2 if self.sampling.guided else 1
+        steps = self.sampling.num_inference_steps
+        own = {b.key: 2 * self.calls for g in self.groups for b in g.branches if b.trajectory.strength is None}
+        noised = {b.key: int(steps * b.trajectory.strength) for g in self.groups for b in g.branches if b.trajectory.strength}
+        return rows * (sum(own.values()) + sum(noised.values()))
+
+    @property
+    def images(self) -> int:
+        """The number of edited images, sources not counted."""
+        return sum(len(group.branches) for group in self.groups)
+
+    def keys(self) -> set[str]:
+        """Return the content keys of all images, sources included."""
+        return {b.key for g in self.groups for b in g.branches} | {g.source_key for g in self.groups}
+
+
+def expand(axes: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    """Return the parameter sets of a method's grid: the product of its axes, or the union of several such grids.
+
+    A list is an axis, anything else one value; a window is therefore written as a list in a list, `[[0.2, 1.0]]`.
+    """
+    if not isinstance(axes, Mapping):
+        return [params for part in axes or [{}] for params in expand(part)] if axes is not None else [{}]
+    values = [value if isinstance(value, list) else [value] for value in axes.values()]
+    return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*values)]
+
+
+def make_plan(
+    pairs: Sequence[Pair],
+    seeds: Iterable[int],
+    methods: Sequence[tuple[Method, Mapping[str, Any]]],
+    identity: str,
+    tokenizer: Any,
+    calls: int,
+    sampling: Sampling,
+) -> Plan:
+    """Plan every pair x seed x method.
+
+    `methods` are (method, its parameters as given); `identity` stands for the model in the content keys. Raises one ValueError
+    that lists every pair and method that cannot be combined. Branches that would give the same image twice are kept once.
+    """
+    seeds = _check_seeds(seeds)
+    trajectories, problems = {}, []
+    for pair in pairs:
+        for number, (method, params) in enumerate(methods):
+            try:
+                trajectories[pair.id, number] = method.trajectory(
+                    pair.source_prompt, pair.target_prompt, pair.weights, tokenizer, sampling.num_inference_steps
+                )
+            except ValueError as error:
+                problems.append(f"pair {pair.id!r}, {method.name} {json.dumps(dict(params), default=str)}: {error}")
+    raise_problems(problems, "the plan")
+    base = [identity, sampling.num_inference_steps, float(sampling.guidance_scale), sampling.negative_prompt]
+    groups: dict[tuple[str, int], list[Branch]] = {}
+    for seed, pair in itertools.product(seeds, pairs):
+        branches = groups.setdefault((pair.source_prompt, seed), [])
+        seen = {(b.pair.id, b.method, b.key) for b in branches}
+        for number, (method, params) in enumerate(methods):
+            trajectory = trajectories[pair.id, number]
+            key = _hash([*base, pair.source_prompt, seed, trajectory.digest()])
+            if (pair.id, method.name, key) not in seen:
+                seen.add((pair.id, method.name, key))
+                branches.append(Branch(pair, method.name, params, trajectory, key))
+    plans = [
+        GroupPlan(prompt, seed, _hash([*base, prompt, seed, "source"]), tuple(branches)) for (prompt, seed), branches in groups.items()
+    ]
+    return Plan(tuple(plans), calls, sampling)
+
+
+def without(plan: Plan, done: Callable[[Branch], bool]) -> Plan:
+    """Return the plan with the branches that are not done yet; groups with none left are dropped."""
+    left = [GroupPlan(g.source_prompt, g.seed, g.source_key, tuple(b for b in g.branches if not done(b))) for g in plan.groups]
+    return Plan(tuple(group for group in left if group.branches), plan.calls, plan.sampling)
+
+
+def shard(plan: Plan, index: int, count: int) -> Plan:
+    """Return every `count`-th group from `index` on: what one of `count` machines does."""
+    return Plan(plan.groups[index::count], plan.calls, plan.sampling)
+
+
+def _check_seeds(seeds: Iterable[int]) -> list[int]:
+    checked = list(seeds)
+    if not checked:
+        raise ValueError("seeds: none given, at least one is needed")
+    for seed in checked:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise ValueError(f"seeds: {seed!r} is not a whole number in [0, 2^63)")
+    return checked
+
+
+def _hash(content: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,216 @@
+"""The command line, `p2p-bench run | plan | ls`, and the only file that knows Hydra.
+
+Configs are composed, instantiated into plain objects, and handed to plain functions; no DictConfig goes further.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from p2p.engine import Sampling
+from p2p.loading import StableDiffusionSpec
+from results.summary import summarise
+
+from experiments.datasets.dataset import Dataset
+from experiments.evaluate import check_metrics, evaluate_run
+from experiments.generate import RunInfo, remaining, run_plan
+from experiments.plan import Method, Plan, expand, make_plan, shard
+from experiments.provenance import write_provenance
+from experiments.timing import describe, estimate
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+GROUPS = ("experiment", "model", "dataset", "method", "grid", "metrics", "tracking")
+USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
+
+  p2p-bench run  [overrides]   make, score and tabulate the images of a configuration; continues where it stood
+  p2p-bench plan [overrides]   show what that would cost, and compute nothing
+  p2p-bench ls                 list the experiments, models, data sets, methods, grids and metrics there are
+
+Overrides are Hydra's: experiment=tau_sweep, dataset.limit=5, seed=0, -m tau=0,0.2,0.5; `p2p-bench run --help` shows all keys."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A configuration as plain objects."""
+
+    run_dir: Path
+    model: StableDiffusionSpec
+    dataset: Dataset
+    methods: list[tuple[Method, dict[str, Any]]]
+    seeds: list[int]
+    sampling: Sampling
+    metrics: list[Any]
+    tracking: Any
+    shard: tuple[int, int]
+    config: dict[str, Any]
+
+
+def main() -> None:
+    """Run a subcommand; exit code 1 where something failed, 2 where the input was wrong."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in ("-h", "--help"):
+        print(USAGE)
+    elif command == "ls":
+        print(list_options())
+    elif command in ("run", "plan"):
+        del sys.argv[1]
+        if command == "plan":  # leaves no trace on disk
+            sys.argv += ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+        task = run if command == "run" else plan
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task(task))()
+    else:
+        sys.exit(f"p2p-bench: unknown command {command!r}, allowed are run, plan, ls")
+
+
+def _task(function: Any) -> Any:
+    def task(config: DictConfig) -> None:
+        multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+        try:
+            failed = function(build(config))
+        except (ValueError, OSError, RuntimeError) as error:
+            if multirun:
+                raise  # the other jobs go on, and Hydra exits with 1
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        if failed and multirun:
+            raise RuntimeError(f"{failed} groups failed, see the records")
+        if failed:
+            sys.exit(1)
+
+    return task
+
+
+def build(config: DictConfig) -> Job:
+    """Turn a composed configuration into plain objects. Raises ValueError for what cannot be."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    made = {key: _instantiate(key, plain[key]) for key in ("model", "dataset", "metrics", "tracking", "sampling")}
+    seeds = plain["grid"]["seeds"] if config.seed is None else plain["seed"]
+    index, count = (int(part) for part in str(config.shard).split("/"))
+    if not 0 <= index < count:
+        raise ValueError(f"shard: {config.shard} is not i/n with 0 <= i < n")
+    return Job(
+        run_dir=Path(config.run_dir),
+        model=made["model"],
+        dataset=made["dataset"],
+        methods=_methods(plain),
+        seeds=list(seeds) if isinstance(seeds, list) else [seeds],
+        sampling=made["sampling"],
+        metrics=list((made["metrics"] or {}).values()),
+        tracking=made["tracking"],
+        shard=(index, count),
+        config={str(key): value for key, value in plain.items()},
+    )
+
+
+def _methods(config: Mapping[Any, Any]) -> list[tuple[Method, dict[str, Any]]]:
+    """Return every method of the grid with every set of its parameters.
+
+    The top-level `tau`, `strength`, ... of the command line replace the grid's axis in every method that has the parameter.
+    """
+    overrides = {name: config[name] for name in ("operator", "tau", "cross_replace_steps", "self_replace_steps", "weights", "strength")}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    methods, used = [], set()
+    for name, axes in config["grid"]["methods"].items():
+        defaults = _option("method", str(name))
+        unknown = {axis for part in expand(axes) for axis in part} - set(defaults)
+        if unknown:
+            known = ", ".join(key for key in defaults if key != "_target_")
+            raise ValueError(f"grid.methods.{name}: {', '.join(sorted(unknown))} is no parameter, allowed are {known}")
+        seen = []
+        for params in expand(axes):
+            chosen = {key: value for key, value in overrides.items() if key in defaults}
+            used |= set(chosen)
+            if "tau" in chosen:
+                params = {key: value for key, value in params.items() if key != "cross_replace_steps"}
+            if "cross_replace_steps" in chosen:
+                params = {key: value for key, value in params.items() if key != "tau"}
+            params = {**params, **chosen}
+            if params not in seen:
+                seen.append(params)
+                methods.append((_instantiate(f"grid.methods.{name}", {**defaults, **params}), params))
+    if missing := set(overrides) - used:
+        raise ValueError(f"{', '.join(sorted(missing))}: no method of the grid has this parameter")
+    return methods
+
+
+def _instantiate(name: str, node: Any) -> Any:
+    try:
+        return instantiate(node, _convert_="all") if node is not None else None
+    except hydra.errors.InstantiationException as error:
+        raise ValueError(f"{name}: {error.__cause__ or error}") from error
+
+
+def _option(group: str, name: str) -> dict[str, Any]:
+    """Return one option of a config group, wherever Hydra's search path has it."""
+    for source in HydraConfig.get().runtime.config_sources:
+        file = Path(source.path) / group / f"{name}.yaml"
+        if source.schema == "file" and file.is_file():
+            content = OmegaConf.to_container(OmegaConf.load(file))
+            assert isinstance(content, dict)
+            return {str(key): value for key, value in content.items()}
+    there = ", ".join(sorted(file.stem for file in (CONF / group).glob("*.yaml")))
+    raise ValueError(f"grid.methods: no {group} {name!r}, allowed are {there}")
+
+
+def make(job: Job) -> Plan:
+    """Load the pairs and plan the whole job; nothing but the tokenizer and the scheduler is loaded."""
+    tokenizer, calls = job.model.load_tokenizer(), job.model.unet_calls(job.sampling.num_inference_steps)
+    return make_plan(job.dataset.load(), job.seeds, job.methods, job.model.identity(), tokenizer, calls, job.sampling)
+
+
+def plan(job: Job) -> int:
+    """Print the job's groups, branches and cost."""
+    whole = make(job)
+    left = remaining(whole, job.run_dir)
+    print(describe(whole, left))
+    print(estimate(job.model, left))
+    return 0
+
+
+def run(job: Job) -> int:
+    """Generate, evaluate, summarise; return the number of groups that failed."""
+    whole = make(job)
+    check_metrics(job.metrics)
+    if job.shard[1] > 1:
+        whole = shard(whole, *job.shard)
+    left = remaining(whole, job.run_dir)
+    print(describe(whole, left))
+    write_provenance(job.run_dir, job.config, job.model.identity())
+    failed = 0
+    if left.groups:
+        failed = run_plan(left, job.model.load(), RunInfo(job.run_dir, job.dataset.name, job.model.name))
+    evaluate_run(job.run_dir, job.metrics)
+    directions = {name: up for metric in job.metrics for name, up in metric.higher_is_better.items()}
+    summary = summarise(job.run_dir, keys=whole.keys(), directions=directions)
+    if job.tracking is not None:
+        job.tracking.log_run(job.run_dir, job.config, summary.tables, summary.images)
+    print(summary.markdown)
+    if failed:
+        print(f"{failed} groups failed; the next call tries them again")
+    print(job.run_dir)
+    return failed
+
+
+def list_options() -> str:
+    """Return every option of every config group with the first line of its file."""
+    lines = []
+    for group in GROUPS:
+        lines.append(f"{group}:")
+        for file in sorted((CONF / group).glob("*.yaml")):
+            notes = [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#") and "@package" not in line]
+            lines.append(f"  {file.stem:20} {notes[0] if notes else ''}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

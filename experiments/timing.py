@@ -1,0 +1,52 @@
+"""What a plan costs, in words; and how long one UNet evaluation takes on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from datetime import timedelta
+
+import torch
+from p2p.loading import StableDiffusionSpec
+from p2p.stable_diffusion import StableDiffusion
+
+from experiments.plan import Plan
+
+
+def describe(whole: Plan, left: Plan) -> str:
+    """Return a plan's groups, branches, cost, what sharing saves, and what is done already."""
+    by_method = Counter(branch.method for group in whole.groups for branch in group.branches)
+    pairs = {branch.pair.id for group in whole.groups for branch in group.branches}
+    seeds = {group.seed for group in whole.groups}
+    lines = [
+        f"{len(pairs)} pairs x {len(seeds)} seeds: {len(whole.groups)} groups, {whole.images} edited images "
+        f"({', '.join(f'{n} {method}' for method, n in sorted(by_method.items()))})",
+        f"{whole.evaluations:,} UNet evaluations ({whole.unshared_evaluations:,} if every branch ran by itself)",
+    ]
+    if left.images < whole.images:
+        lines.append(f"{whole.images - left.images} images are there already; {left.evaluations:,} evaluations are left")
+    return "\n".join(lines)
+
+
+def estimate(spec: StableDiffusionSpec, plan: Plan) -> str:
+    """Return how long the plan will take here, or that it cannot be known because the weights are not here."""
+    if spec.local_folder() is None:
+        return f"time unknown: the weights of {spec.path!r} are not on this machine"
+    seconds = seconds_per_evaluation(spec.load(), plan.sampling.max_batch) * plan.evaluations
+    return f"about {timedelta(seconds=round(seconds))} of denoising on this machine; decoding and metrics come on top"
+
+
+def seconds_per_evaluation(model: StableDiffusion, rows: int) -> float:
+    """Measure one UNet evaluation (a row) in a call of `rows`: the best of three."""
+    latents = torch.zeros(rows, *model.latent_shape, device=model.pipeline.device, dtype=model.pipeline.unet.dtype)
+    embeds = model.encode_prompts([""]).expand(rows, -1, -1)
+    timestep = torch.tensor(500, device=model.pipeline.device)
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        with torch.no_grad():
+            model.predict(latents, timestep, embeds, None)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return min(times) / rows

@@ -1,0 +1,284 @@
+"""Align the tokens of a source and a target prompt: words to tokens, mappers between prompts, word weights.
+
+Hertz et al. 2022, Sec. 3.2; "the reference" below is google/prompt-to-prompt (seq_aligner.py, ptp_utils.py).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from itertools import accumulate
+from numbers import Real
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+Operator = Literal["replace", "refine", "identity"]
+Tail = Literal["shifted", "google"]
+
+
+def word_indices(prompt: str, word: str | int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the token positions of every occurrence of a word, of a phrase, or of the word at a position.
+
+    Words are what single spaces separate and must be equal in case and punctuation, as in the reference:
+    "cat," is not "cat". A phrase is several consecutive words. Positions count special tokens (BOS is 0).
+    Raises ValueError if there is no such word, where the reference silently edits nothing.
+    """
+    words = split_words(prompt)
+    if isinstance(word, bool):  # an unquoted `yes` or `no` in YAML
+        raise ValueError(f"word must be a string or a position, got {word!r} for prompt {prompt!r}")
+    if isinstance(word, int):
+        if not 0 <= word < len(words):
+            raise ValueError(f"word position {word} is outside 0..{len(words) - 1} of prompt {prompt!r}")
+        chosen = {word}
+    else:
+        phrase = split_words(word, name="word")
+        starts = [k for k in range(len(words)) if words[k : k + len(phrase)] == phrase]
+        chosen = {k + offset for k in starts for offset in range(len(phrase))}
+    if not chosen:
+        raise ValueError(f"word {word!r} is not in prompt {prompt!r}{_near_match(str(word), words)}")
+    tokens = word_tokens(prompt, tokenizer)
+    return [token for k in sorted(chosen) for token in tokens[k]]
+
+
+def word_tokens(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Return, for each word of the prompt, the positions of its tokens.
+
+    Uses the offsets of fast tokenizers, else the reference's walk over decoded pieces. The two agree wherever
+    that walk is right: it goes astray at "#" and at characters of several tokens, which here is a ValueError.
+    """
+    words = split_words(prompt)
+    encoding = _encode(prompt, tokenizer)
+    own = [i for i, special in enumerate(encoding["special_tokens_mask"]) if not special]
+    if tokenizer.is_fast:
+        owners = _owners_by_offset([encoding["offset_mapping"][i] for i in own], words)
+    else:
+        owners = _owners_by_length([str(tokenizer.decode([encoding["input_ids"][i]])) for i in own], words)
+    tokens: list[list[int]] = [[] for _ in words]
+    for i, owner in zip(own, owners, strict=True):
+        tokens[owner].append(i)
+    for word, positions in zip(words, tokens, strict=True):
+        if not positions:
+            raise ValueError(f"word {word!r} of prompt {prompt!r} has no token of its own")
+    return tokens
+
+
+def split_words(text: str, name: str = "prompt") -> list[str]:
+    """Split at single spaces. Any other white space would shift word positions, so it is a ValueError."""
+    words = text.split(" ")
+    if words != text.split():
+        raise ValueError(f"{name} {text!r} must be words separated by single spaces, with none at the ends")
+    return words
+
+
+def token_limit(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the number of tokens that prompts are padded to."""
+    limit = tokenizer.model_max_length
+    if limit > 1_000_000:  # transformers' stand-in for "not set"
+        raise ValueError(f"model_max_length of {type(tokenizer).__name__} is not set (it is {limit})")
+    return int(limit)
+
+
+def replacement_mapper(
+    source_prompt: str, target_prompt: str, tokenizer: PreTrainedTokenizerBase, tail: Tail = "shifted"
+) -> Tensor:
+    """Map attention from source tokens (rows) to target tokens (columns) for a word swap; float32, square.
+
+    A word of as many tokens as its replacement maps 1:1; otherwise each of its tokens gives
+    1 / len(target tokens) to each target token. After the last replaced word, source token i goes to target
+    token i + shift, at most to the last one, so that every row sums to 1; tail="google" keeps the reference's
+    unshifted diagonal there. Raises ValueError if the prompts differ in their number of words.
+    """
+    _check_tail(tail)
+    _check_word_counts(source_prompt, target_prompt)
+    source, target = word_tokens(source_prompt, tokenizer), word_tokens(target_prompt, tokenizer)
+    pairs = zip(split_words(source_prompt), split_words(target_prompt), strict=True)
+    replaced = [k for k, (source_word, target_word) in enumerate(pairs) if source_word != target_word]
+    n = token_limit(tokenizer)
+    if not replaced:
+        return torch.eye(n)
+
+    mapper = torch.zeros(n, n)
+    before = torch.arange(source[0][0])  # BOS, where there is one
+    mapper[before, before] = 1
+    last = replaced[-1]
+    for rows, columns in zip(source[: last + 1], target[: last + 1], strict=True):
+        if len(rows) == len(columns):
+            mapper[rows, columns] = 1
+        else:
+            mapper[rows[0] : rows[-1] + 1, columns] = 1 / len(columns)
+    i, j = source[last][-1] + 1, target[last][-1] + 1
+    if tail == "shifted":
+        rest = torch.arange(i, n)
+        mapper[rest, (rest + j - i).clamp(max=n - 1)] = 1
+    else:
+        rest = torch.arange(j, j + n - max(i, j))
+        mapper[rest, rest] = 1
+    return mapper
+
+
+def refinement_mapper(
+    source_prompt: str, target_prompt: str, tokenizer: PreTrainedTokenizerBase, tail: Tail = "shifted"
+) -> tuple[Tensor, Tensor]:
+    """Return mapper, each target token's source token (int64, -1: none), and alphas, 1.0 where there is one.
+
+    Both are (tokens,). Needleman-Wunsch on token ids as in the reference: gap 0, match 1, mismatch -1. Target
+    padding j reads source token len(source) + j - len(target), at most the last, so that no padding reads a
+    word, even after a removal; tail="google" keeps the reference's j.
+    """
+    _check_tail(tail)
+    source = _encode(source_prompt, tokenizer)["input_ids"]
+    target = _encode(target_prompt, tokenizer)["input_ids"]
+    padding = torch.arange(len(target), token_limit(tokenizer))
+    if tail == "shifted":
+        padding = (padding + len(source) - len(target)).clamp(max=token_limit(tokenizer) - 1)
+    mapper = torch.cat([torch.tensor(_needleman_wunsch(source, target), dtype=torch.int64), padding])
+    return mapper, (mapper >= 0).float()
+
+
+def resolve_operator(operator: str, source_prompt: str, target_prompt: str) -> Literal["replace", "refine"]:
+    """Turn "auto" into "replace" where the prompts have equally many words, else into "refine".
+
+    Raises ValueError for "replace" on prompts that differ in their number of words.
+    """
+    if operator == "auto":
+        same = len(split_words(source_prompt)) == len(split_words(target_prompt))
+        return "replace" if same else "refine"
+    if operator == "replace":
+        _check_word_counts(source_prompt, target_prompt)
+        return "replace"
+    if operator == "refine":
+        return "refine"
+    raise ValueError(f"operator must be 'auto', 'replace' or 'refine', got {operator!r}")
+
+
+def alignment_matrix(
+    operator: Operator,
+    source_prompt: str,
+    target_prompt: str,
+    tokenizer: PreTrainedTokenizerBase,
+    tail: Tail = "shifted",
+) -> tuple[Tensor, Tensor]:
+    """Return M (source tokens, target tokens) and a (target tokens,), float32, of the edit as a linear map.
+
+    The edited map is `source_map @ M * a + target_map * (1 - a)`. Where a target token has no source, a and
+    its column of M are 0. "identity" is for re-weighting alone and needs equal prompts.
+    """
+    n = token_limit(tokenizer)
+    if operator == "replace":
+        return replacement_mapper(source_prompt, target_prompt, tokenizer, tail), torch.ones(n)
+    if operator == "refine":
+        mapper, alphas = refinement_mapper(source_prompt, target_prompt, tokenizer, tail)
+        matrix = torch.zeros(n, n)
+        matrix[mapper.clamp(min=0), torch.arange(n)] = alphas
+        return matrix, alphas
+    if operator == "identity":
+        if source_prompt != target_prompt:
+            raise ValueError(f"'identity' needs equal prompts, got {source_prompt!r} and {target_prompt!r}")
+        _encode(source_prompt, tokenizer)
+        return torch.eye(n), torch.ones(n)
+    raise ValueError(f"operator must be one of {', '.join(get_args(Operator))}, got {operator!r}")
+
+
+def equalizer(prompt: str, weights: Mapping[str, float], tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Return one factor per token (tokens,), float32: each word's weight on its tokens, 1 elsewhere.
+
+    Hertz et al. 2022, Sec. 3.2, "Attention re-weighting". Weights are finite (the paper uses [-2, 2]); a
+    later entry overwrites an earlier one that has the same word. Raises ValueError for an absent word.
+    """
+    factors = torch.ones(token_limit(tokenizer))
+    for word, weight in weights.items():
+        _check_weight(prompt, word, weight)
+        factors[word_indices(prompt, word, tokenizer)] = float(weight)
+    return factors
+
+
+def _encode(prompt: str, tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
+    encoding: BatchEncoding = tokenizer(
+        prompt,
+        return_special_tokens_mask=True,
+        return_offsets_mapping=tokenizer.is_fast,
+        verbose=False,  # its warning about the length is the error below
+    )
+    count, limit = len(encoding["input_ids"]), token_limit(tokenizer)
+    if count > limit:
+        raise ValueError(f"prompt {prompt!r} has {count} tokens, allowed are {limit}")
+    return encoding
+
+
+def _owners_by_offset(offsets: Sequence[tuple[int, int]], words: Sequence[str]) -> list[int]:
+    ends = [end - 1 for end in accumulate(len(word) + 1 for word in words)]
+    # A token that starts at a space (sentencepiece's may) is the next word's.
+    return [bisect_right(ends, start) for start, _ in offsets]
+
+
+def _owners_by_length(pieces: Sequence[str], words: Sequence[str]) -> list[int]:
+    owners: list[int] = []
+    word, length = 0, 0
+    for piece in pieces:
+        owners.append(word)
+        length += len(piece.strip("#"))  # WordPiece marks continuations by ##
+        if word == len(words) or length > len(words[word]):
+            break
+        if length == len(words[word]):
+            word, length = word + 1, 0
+    if word != len(words) or len(owners) != len(pieces):
+        raise ValueError(f"prompt {' '.join(words)!r} does not fall into words by its tokens {list(pieces)}")
+    return owners
+
+
+def _needleman_wunsch(source: Sequence[int], target: Sequence[int]) -> list[int]:
+    scores = [[0] * (len(target) + 1) for _ in range(len(source) + 1)]
+    for i, x in enumerate(source, start=1):
+        for j, y in enumerate(target, start=1):
+            diagonal = scores[i - 1][j - 1] + (1 if x == y else -1)
+            scores[i][j] = max(scores[i][j - 1], scores[i - 1][j], diagonal)
+    aligned = [-1] * len(target)
+    i, j = len(source), len(target)
+    while i > 0 and j > 0:
+        # The order decides between equally good alignments; it is the reference's.
+        if scores[i][j] == scores[i][j - 1]:
+            j -= 1
+        elif scores[i][j] == scores[i - 1][j]:
+            i -= 1
+        else:
+            i, j = i - 1, j - 1
+            aligned[j] = i
+    return aligned
+
+
+def _near_match(word: str, words: Sequence[str]) -> str:
+    size = len(word.split(" "))
+    phrases = [" ".join(words[k : k + size]) for k in range(len(words) - size + 1)]
+    same = [phrase for phrase in phrases if _bare(phrase) == _bare(word)]
+    near = same or get_close_matches(word, phrases, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _bare(phrase: str) -> str:
+    return "".join(c for c in phrase.casefold() if c.isalnum() or c == " ")
+
+
+def _check_tail(tail: str) -> None:
+    if tail not in get_args(Tail):
+        raise ValueError(f"tail must be one of {', '.join(get_args(Tail))}, got {tail!r}")
+
+
+def _check_weight(prompt: str, word: object, weight: object) -> None:
+    if not isinstance(word, str):  # YAML reads `2: 1.5` as a position where the word "2" may be meant
+        raise ValueError(f"weights must be keyed by words, got {word!r} for prompt {prompt!r}")
+    if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight):
+        raise ValueError(f"weight of {word!r} in {prompt!r} must be a finite number, got {weight!r}")
+
+
+def _check_word_counts(source_prompt: str, target_prompt: str) -> None:
+    source, target = len(split_words(source_prompt)), len(split_words(target_prompt))
+    if source != target:
+        raise ValueError(
+            f"operator 'replace' needs equally many words, got {source} in {source_prompt!r} "
+            f"and {target} in {target_prompt!r}"
+        )

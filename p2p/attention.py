@@ -1,0 +1,161 @@
+"""Attention processors that inject the source's attention, without ever forming a probability matrix.
+
+Every edit of Hertz et al. 2022 is linear in the source's and the target's own attention probabilities, so it is one or two calls
+of `scaled_dot_product_attention` with mixed values. Nothing is renormalised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+@dataclass
+class SourceBank:
+    """The source rows' queries and keys of one step, by layer, kept for the chunks of a batch that come after."""
+
+    layers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def add(self, layer: str, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Append the rows of this chunk and return all of the layer so far; a row's position is its group's slot."""
+        if layer in self.layers:
+            old_query, old_key = self.layers[layer]
+            query, key = torch.cat([old_query, query]), torch.cat([old_key, key])
+        self.layers[layer] = (query, key)
+        return query, key
+
+
+@dataclass(frozen=True)
+class BatchInjection:
+    """What each row of one UNet call takes from a source. Rows and slots are int64 tensors on the call's device."""
+
+    source_rows: Tensor  # the rows of this call that are sources, in the order of their slots
+    replaced_rows: Tensor  # cross-attention wholly from the source
+    replaced_slots: Tensor
+    replaced_mix: Tensor  # W, (rows, source tokens, target tokens)
+    mixed_rows: Tensor  # cross-attention partly from the source
+    mixed_slots: Tensor
+    mixed_mix: Tensor
+    mixed_own: Tensor  # w, (rows, target tokens)
+    self_rows: Tensor
+    self_slots: Tensor
+    self_max_pixels: int
+    any_cross: bool  # of this step, in whichever chunk
+    any_self: bool
+    bank: SourceBank
+    visited: list[str] = field(default_factory=list)
+
+
+class InjectionProcessor:
+    """diffusers' SDPA processor, plus injection where `injection` is given in `cross_attention_kwargs`."""
+
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        injection: BatchInjection | None = None,
+    ) -> Tensor:
+        """Attend from (rows, pixels, channels), or (rows, channels, height, width), to text or to itself."""
+        residual = hidden_states
+        is_cross = encoder_hidden_states is not None
+        if attn.spatial_norm is not None:
+            hidden_states = attn.spatial_norm(hidden_states, temb)
+        if residual.ndim == 4:
+            hidden_states = hidden_states.flatten(2).transpose(1, 2)
+        if attn.group_norm is not None:
+            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+        if encoder_hidden_states is None:
+            encoder_hidden_states = hidden_states
+        elif attn.norm_cross:
+            encoder_hidden_states = attn.norm_encoder_hidden_states(encoder_hidden_states)
+        if attention_mask is not None:
+            raise ValueError(f"attention_mask: given at {self.layer}, but Stable-Diffusion-shaped UNets have none")
+
+        query, key, value = (
+            projected.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (rows, heads, pixels or tokens, channels)
+            for projected in (attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states))
+        )
+        if attn.norm_q is not None:
+            query = attn.norm_q(query)
+        if attn.norm_k is not None:
+            key = attn.norm_k(key)
+
+        if injection is None:
+            output = scaled_dot_product_attention(query, key, value, scale=attn.scale)
+        else:
+            injection.visited.append(self.layer)
+            inject = inject_cross if is_cross else inject_self
+            output = inject(self.layer, query, key, value, injection, attn.scale)
+
+        output = output.transpose(1, 2).flatten(2).to(query.dtype)
+        output = attn.to_out[1](attn.to_out[0](output))
+        if residual.ndim == 4:
+            output = output.transpose(1, 2).reshape(residual.shape)
+        if attn.residual_connection:
+            output = output + residual
+        return output / attn.rescale_output_factor
+
+
+def inject_cross(layer: str, query: Tensor, key: Tensor, value: Tensor, injection: BatchInjection, scale: float) -> Tensor:
+    """Return cross-attention (rows, heads, pixels, channels) in which edited rows use their source's maps.
+
+    `softmax(Q_s K_s^T) (W V_t) + softmax(Q_t K_t^T) (w * V_t)`; where w is 0 throughout, the second call is not made.
+    """
+    if not injection.any_cross:
+        return scaled_dot_product_attention(query, key, value, scale=scale)
+    source_query, source_key = injection.bank.add(layer, query[injection.source_rows], key[injection.source_rows])
+    if len(injection.replaced_rows):
+        rows, slots = injection.replaced_rows, injection.replaced_slots
+        mixed = torch.einsum("nst,nhtd->nhsd", injection.replaced_mix, value[rows])
+        query = query.index_copy(0, rows, source_query[slots])
+        key = key.index_copy(0, rows, source_key[slots])
+        value = value.index_copy(0, rows, mixed)
+    if not len(injection.mixed_rows):
+        return scaled_dot_product_attention(query, key, value, scale=scale)
+    rows, slots = injection.mixed_rows, injection.mixed_slots
+    target_value = value[rows]
+    mixed = torch.einsum("nst,nhtd->nhsd", injection.mixed_mix, target_value)
+    value = value.index_copy(0, rows, target_value * injection.mixed_own[:, None, :, None])
+    output = scaled_dot_product_attention(query, key, value, scale=scale)
+    from_source = scaled_dot_product_attention(source_query[slots], source_key[slots], mixed, scale=scale)
+    return output.index_add(0, rows, from_source)
+
+
+def inject_self(layer: str, query: Tensor, key: Tensor, value: Tensor, injection: BatchInjection, scale: float) -> Tensor:
+    """Return self-attention (rows, heads, pixels, channels): `softmax(Q_s K_s^T) V_t` in edited rows of small enough layers."""
+    if injection.any_self and query.shape[2] <= injection.self_max_pixels:
+        source_query, source_key = injection.bank.add(layer, query[injection.source_rows], key[injection.source_rows])
+        if len(injection.self_rows):
+            query = query.index_copy(0, injection.self_rows, source_query[injection.self_slots])
+            key = key.index_copy(0, injection.self_rows, source_key[injection.self_slots])
+    return scaled_dot_product_attention(query, key, value, scale=scale)
+
+
+@contextmanager
+def injection_processors(unet: UNet2DConditionModel) -> Iterator[tuple[str, ...]]:
+    """Install the processors on every attention layer, give the layers' names, and put the old processors back.
+
+    Raises ValueError where a layer has a processor whose computation would be lost (an IP-Adapter, say).
+    """
+    original = dict(unet.attn_processors)
+    for layer, processor in original.items():
+        if type(processor) not in (AttnProcessor, AttnProcessor2_0):
+            raise ValueError(f"{layer}: processor {type(processor).__name__} cannot be combined with injection, allowed are the default ones")
+    unet.set_attn_processor({layer: InjectionProcessor(layer) for layer in original})
+    try:
+        yield tuple(original)
+    finally:
+        unet.set_attn_processor(original)

@@ -1,0 +1,69 @@
+"""What Prompt-to-Prompt is compared with: the fixed-seed image of the target prompt, and SDEdit.
+
+Both answer `trajectory(...)` as `p2p.edits.PromptToPrompt` does; that is all a method needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from transformers import PreTrainedTokenizerBase
+
+from p2p.alignment import word_tokens
+from p2p.edits import Trajectory
+
+
+@dataclass(frozen=True)
+class FixedSeed:
+    """Generate the target prompt from the source's seed with nothing injected: tau = 1 of Prompt-to-Prompt."""
+
+    name: ClassVar[str] = "fixed_seed"
+
+    def trajectory(
+        self,
+        source_prompt: str,
+        target_prompt: str,
+        pair_weights: Mapping[str, float],
+        tokenizer: PreTrainedTokenizerBase,
+        num_inference_steps: int,
+    ) -> Trajectory:
+        """Return plain denoising of the target prompt; weights have nothing to act on."""
+        word_tokens(target_prompt, tokenizer)  # validates the prompt
+        return Trajectory(target_prompt, (None,) * (num_inference_steps + 1))
+
+
+@dataclass(frozen=True)
+class SDEdit:
+    """Noise the source image to an intermediate step and denoise it with the target prompt (Meng et al. 2022).
+
+    As diffusers' img2img: of T steps the last `min(int(T * strength), T)` are run, so 0.58 of 50 is 28 steps.
+    """
+
+    strength: float
+    name: ClassVar[str] = "sdedit"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength: {self.strength!r} is not in (0, 1]")
+
+    def trajectory(
+        self,
+        source_prompt: str,
+        target_prompt: str,
+        pair_weights: Mapping[str, float],
+        tokenizer: PreTrainedTokenizerBase,
+        num_inference_steps: int,
+    ) -> Trajectory:
+        """Return plain denoising from the noised source image. Raises ValueError for a strength without a step."""
+        word_tokens(target_prompt, tokenizer)  # validates the prompt
+        if not int(num_inference_steps * self.strength):
+            raise ValueError(f"strength: {self.strength} of {num_inference_steps} steps is no step, allowed is 1/{num_inference_steps} or more")
+        record = {"strength": float(self.strength)}
+        return Trajectory(target_prompt, (None,) * (num_inference_steps + 1), float(self.strength), record)
+
+
+def sdedit_start(strength: float, num_inference_steps: int) -> int:
+    """Return the first step that SDEdit runs."""
+    return num_inference_steps - min(int(num_inference_steps * strength), num_inference_steps)

@@ -1,0 +1,292 @@
+"""The denoising loop: groups of edits in, images out, everything shared that can be.
+
+`Group` -> tree of states (tree.py) -> one batched loop in which targets read their source's attention (attention.py).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from p2p.attention import BatchInjection, SourceBank, injection_processors
+from p2p.baselines import sdedit_start
+from p2p.edits import Trajectory
+from p2p.stable_diffusion import StableDiffusion
+from p2p.tree import Node, build_tree, count_evaluations
+
+Counter = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How every image is denoised. Names and meanings as in diffusers: `guidance_scale` 1 is off."""
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+    negative_prompt: str = ""
+    max_batch: int = 64  # UNet rows per call; guidance takes two per image
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps: {self.num_inference_steps} is not at least 1")
+        if not self.guidance_scale >= 1:
+            raise ValueError(f"guidance_scale: {self.guidance_scale} is not at least 1 (1 is off)")
+        if self.max_batch < 2:
+            raise ValueError(f"max_batch: {self.max_batch} is not at least 2")
+
+    @property
+    def guided(self) -> bool:
+        """Whether unconditional rows are needed."""
+        return self.guidance_scale > 1
+
+
+@dataclass(frozen=True)
+class Group:
+    """One source (a prompt and a seed) and all edits of it."""
+
+    source_prompt: str
+    seed: int
+    edits: tuple[Trajectory, ...]
+
+    def trajectories(self) -> tuple[Trajectory, ...]:
+        """Return the source and the edits that start from its noise."""
+        tree = [edit for edit in self.edits if edit.strength is None]
+        source = Trajectory(self.source_prompt, (None,) * max((len(e.injections) for e in self.edits), default=0))
+        return (source, *tree)
+
+
+@dataclass(frozen=True)
+class Edited:
+    """The images of a group, (3, height, width) float32 in [0, 1] with 8-bit values, edits in the group's order."""
+
+    source: Tensor
+    images: tuple[Tensor, ...]
+
+
+def plan_evaluations(groups: Sequence[Group], calls: int, sampling: Sampling) -> int:
+    """Return the exact number of UNet evaluations (rows) that `generate` makes, for a scheduler with `calls` UNet calls."""
+    tree = sum(count_evaluations(build_tree([_rows(group, calls)], calls), sampling.guided) for group in groups)
+    starts = [sdedit_start(e.strength, sampling.num_inference_steps) for g in groups for e in g.edits if e.strength is not None]
+    return tree + sum(calls - start for start in starts) * (2 if sampling.guided else 1)
+
+
+def generate(model: StableDiffusion, groups: Sequence[Group], sampling: Sampling, on_rows: Counter = lambda rows: None) -> list[Edited]:
+    """Return the images of the groups, denoised together in lockstep in calls of at most `sampling.max_batch` rows.
+
+    `on_rows` is told the UNet rows of each call. Where memory runs out, calls are halved and the groups denoised again.
+    """
+    limit = sampling.max_batch
+    while True:
+        try:
+            return _edit(model, groups, sampling, limit, on_rows)
+        except torch.cuda.OutOfMemoryError:
+            if limit <= 2:
+                raise
+            torch.cuda.empty_cache()
+            limit //= 2
+
+
+def batches(groups: Sequence[Group], sampling: Sampling) -> Iterator[list[int]]:
+    """Yield the numbers of the groups that fill one call's rows together (at least one group), in order."""
+    batch: list[int] = []
+    rows = 0
+    for number, group in enumerate(groups):
+        wanted = len(group.trajectories()) * (2 if sampling.guided else 1)
+        if batch and rows + wanted > sampling.max_batch:
+            yield batch
+            batch, rows = [], 0
+        batch.append(number)
+        rows += wanted
+    if batch:
+        yield batch
+
+
+def _rows(group: Group, calls: int) -> list[Trajectory]:
+    none = (None,) * (calls + 1)
+    return [t if t.injections else Trajectory(t.prompt, none) for t in group.trajectories()]
+
+
+@torch.no_grad()
+def _edit(model: StableDiffusion, groups: Sequence[Group], sampling: Sampling, limit: int, on_rows: Counter) -> list[Edited]:
+    generators = [torch.Generator().manual_seed(group.seed) for group in groups]
+    calls = len(model.new_scheduler(sampling.num_inference_steps).timesteps)
+    levels = build_tree([_rows(group, calls) for group in groups], calls)
+    scheduler = model.new_scheduler(sampling.num_inference_steps)
+    latents = model.draw_noise(generators) * scheduler.init_noise_sigma
+    latents = denoise(model, latents, levels, scheduler, 0, generators, sampling, limit, on_rows)
+    images = {(node.group, branch): image for node, image in zip(levels[-1], model.decode(latents), strict=True) for branch in node.branches}
+    sources = torch.stack([images[g, 0] for g in range(len(groups))])
+    noised = _edit_sources(model, groups, sources, sampling, limit, on_rows)
+    edited = []
+    for g, group in enumerate(groups):
+        from_tree = iter([images[g, branch] for branch in range(1, len(group.trajectories()))])
+        edits = tuple(next(from_tree) if e.strength is None else noised[g, i] for i, e in enumerate(group.edits))
+        edited.append(Edited(sources[g], edits))
+    return edited
+
+
+def denoise(
+    model: StableDiffusion,
+    latents: Tensor,
+    levels: Sequence[Sequence[Node]],
+    scheduler: Any,
+    start: int,
+    generators: Sequence[torch.Generator],
+    sampling: Sampling,
+    limit: int,
+    on_rows: Counter,
+) -> Tensor:
+    """Denoise the states of a tree in lockstep from step `start`; return latents (last nodes, channels, height, width).
+
+    `latents` (groups, ...) are the states at `start`, `levels` the nodes of each remaining step, `generators` one per group:
+    every branch of a group gets the same draw. Raises FloatingPointError where latents stop being finite.
+    """
+    prompts = sorted({node.prompt for level in levels for node in level} | {sampling.negative_prompt})
+    embeds = dict(zip(prompts, torch.cat([model.encode_prompts([prompt]) for prompt in prompts]), strict=True))
+    with injection_processors(model.pipeline.unet) as layers:
+        for level, timestep in zip(levels, scheduler.timesteps[start:], strict=True):
+            parents = torch.tensor([node.parent for node in level], device=latents.device)
+            _fork(scheduler, parents, latents)
+            latents = latents[parents]
+            noise_pred = _predict(model, latents, level, scheduler, timestep, embeds, layers, sampling, limit, on_rows)
+            latents = _step(scheduler, noise_pred, timestep, latents, [node.group for node in level], generators)
+    if not latents.isfinite().all():
+        broken = sorted({node.prompt for node, ok in zip(levels[-1], latents.isfinite().flatten(1).all(1), strict=True) if not ok})
+        raise FloatingPointError(f"latents: not finite for prompts {broken}; half precision may overflow, try dtype=float32")
+    return latents
+
+
+def _predict(
+    model: StableDiffusion,
+    latents: Tensor,
+    level: Sequence[Node],
+    scheduler: Any,
+    timestep: Tensor,
+    embeds: dict[str, Tensor],
+    layers: tuple[str, ...],
+    sampling: Sampling,
+    limit: int,
+    on_rows: Counter,
+) -> Tensor:
+    """Return the guided noise prediction of every node, in chunks of at most `limit` rows; sources come first."""
+    per_node = 2 if sampling.guided else 1
+    size = max(1, limit // per_node)
+    bank = SourceBank()
+    predictions = []
+    for begin in range(0, len(level), size):
+        nodes = level[begin : begin + size]
+        rows = scheduler.scale_model_input(latents[begin : begin + size], timestep).repeat(per_node, 1, 1, 1)
+        texts = [embeds[node.prompt] for node in nodes]
+        if sampling.guided:
+            texts = [embeds[sampling.negative_prompt]] * len(nodes) + texts
+        injection = _injection(level, begin, nodes, per_node, bank, model)
+        output = model.predict(rows, timestep, torch.stack(texts), injection)
+        if injection and sorted(injection.visited) != sorted(layers):
+            raise RuntimeError(f"attention: {len(set(layers) - set(injection.visited))} layers did not call their processor")
+        on_rows(len(rows))
+        if sampling.guided:
+            uncond, text = output.chunk(2)
+            output = uncond + sampling.guidance_scale * (text - uncond)
+        predictions.append(output)
+    return torch.cat(predictions)
+
+
+def _injection(level: Sequence[Node], begin: int, nodes: Sequence[Node], per_node: int, bank: SourceBank, model: StableDiffusion) -> BatchInjection | None:
+    """Return what the rows of one chunk take from the sources, or None where nobody in this step takes anything."""
+    injections = [node.injection for node in level]
+    any_cross = any(i is not None and i.cross is not None for i in injections)
+    any_self = any(i is not None and i.self_attention for i in injections)
+    if not (any_cross or any_self):
+        return None
+    device, dtype = model.pipeline.device, model.pipeline.unet.dtype
+    first = (per_node - 1) * len(nodes)  # conditional rows come after unconditional ones
+    cross = [(first + i, n.group, n.injection.cross) for i, n in enumerate(nodes) if n.injection and n.injection.cross]
+    replaced = [entry for entry in cross if not entry[2].own_share.any()]
+    mixed = [entry for entry in cross if entry[2].own_share.any()]
+    itself = [(first + i, n.group) for i, n in enumerate(nodes) if n.injection and n.injection.self_attention]
+
+    def index(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=device)
+
+    def stack(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(tensors)).to(device, dtype) if tensors else torch.empty(0, device=device)
+
+    return BatchInjection(
+        source_rows=index([first + i for i, node in enumerate(nodes) if 0 in node.branches]),
+        replaced_rows=index([row for row, _, _ in replaced]),
+        replaced_slots=index([slot for _, slot, _ in replaced]),
+        replaced_mix=stack([c.source_mix for _, _, c in replaced]),
+        mixed_rows=index([row for row, _, _ in mixed]),
+        mixed_slots=index([slot for _, slot, _ in mixed]),
+        mixed_mix=stack([c.source_mix for _, _, c in mixed]),
+        mixed_own=stack([c.own_share for _, _, c in mixed]),
+        self_rows=index([row for row, _ in itself]),
+        self_slots=index([slot for _, slot in itself]),
+        self_max_pixels=model.self_max_side**2,
+        any_cross=any_cross,
+        any_self=any_self,
+        bank=bank,
+    )
+
+
+def _fork(scheduler: Any, parents: Tensor, latents: Tensor) -> None:
+    """Give every node its parent's part of a multistep scheduler's history (tensors shaped like the latents, or lists of them)."""
+
+    def fork(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.shape == latents.shape:
+            return value[parents]
+        if isinstance(value, list):
+            return [fork(item) for item in value]
+        return value
+
+    for name, value in vars(scheduler).items():
+        if isinstance(value, (Tensor, list)):
+            setattr(scheduler, name, fork(value))
+
+
+def _step(scheduler: Any, noise_pred: Tensor, timestep: Tensor, latents: Tensor, groups: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+    """Take one scheduler step; a stochastic scheduler draws once per group, the same for each of its rows."""
+    if "generator" not in inspect.signature(scheduler.step).parameters:
+        return scheduler.step(noise_pred, timestep, latents, return_dict=False)[0]
+    states = [generator.get_state() for generator in generators]
+    rows = [torch.Generator() for _ in groups]
+    for row, group in zip(rows, groups, strict=True):
+        row.set_state(states[group])
+    latents = scheduler.step(noise_pred, timestep, latents, return_dict=False, generator=rows)[0]
+    for row, group in zip(rows, groups, strict=True):
+        generators[group].set_state(row.get_state())
+    return latents
+
+
+def _edit_sources(
+    model: StableDiffusion, groups: Sequence[Group], sources: Tensor, sampling: Sampling, limit: int, on_rows: Counter
+) -> dict[tuple[int, int], Tensor]:
+    """Return SDEdit's images by (group, edit): all edits of one strength are denoised together from the noised sources."""
+    images: dict[tuple[int, int], Tensor] = {}
+    wanted = [(g, i, edit) for g, group in enumerate(groups) for i, edit in enumerate(group.edits) if edit.strength is not None]
+    for strength in sorted({edit.strength for _, _, edit in wanted if edit.strength is not None}):
+        rows = [(g, i, edit) for g, i, edit in wanted if edit.strength == strength]
+        scheduler = model.new_scheduler(sampling.num_inference_steps)
+        start = sdedit_start(strength, sampling.num_inference_steps)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(start)
+        # One draw per group, not the source's own x_T: SDEdit does not know the source's noise.
+        generators = [torch.Generator().manual_seed(derived_seed(groups[g].seed)) for g, _, _ in rows]
+        noise = model.draw_noise(generators)
+        latents = model.encode(sources[[g for g, _, _ in rows]])
+        latents = scheduler.add_noise(latents, noise, scheduler.timesteps[start : start + 1].repeat(len(rows)))
+        levels = [[Node(n, n, edit.prompt, None, (0,)) for n, (_, _, edit) in enumerate(rows)]] * len(scheduler.timesteps[start:])
+        latents = denoise(model, latents, levels, scheduler, start, generators, sampling, limit, on_rows)
+        for (g, i, _), image in zip(rows, model.decode(latents), strict=True):
+            images[g, i] = image
+    return images
+
+
+def derived_seed(seed: int) -> int:
+    """Return SDEdit's noise seed: a function of the seed, yet independent of the noise the source was drawn from."""
+    return (seed * 6364136223846793005 + 1442695040888963407) % 2**63

@@ -1,0 +1,162 @@
+"""Where a pipeline comes from, and what of it is needed before its weights are: tokenizer, scheduler, identity."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import StableDiffusionPipeline
+from huggingface_hub import snapshot_download
+from transformers import CLIPTokenizer
+
+from p2p.stable_diffusion import StableDiffusion
+
+SEMANTICS_VERSION = 1  # raised whenever the same edit would give other pixels
+
+
+@dataclass(frozen=True)
+class StableDiffusionSpec:
+    """Where a pipeline comes from and how it is run; `load()` gives the `StableDiffusion`.
+
+    `path` is a folder or a model-hub name. `device` "auto" is the GPU where there is one. `scheduler` is the name of a diffusers
+    scheduler class, built from `scheduler_config` alone; without it the pipeline's own is used. `clip_tokenizer` says that the
+    tokenizer is CLIP's, so that planning needs no download.
+    """
+
+    name: str
+    path: str
+    self_max_side: int
+    blend_side: int
+    dtype: str = "float32"
+    device: str = "auto"
+    scheduler: str | None = None
+    scheduler_config: Mapping[str, Any] = field(default_factory=dict)
+    clip_tokenizer: bool = False
+    revision: str | None = None
+    variant: str | None = None
+    height: int | None = None
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "float16", "bfloat16"):
+            raise ValueError(f"dtype: {self.dtype!r} is not one of 'float32', 'float16', 'bfloat16'")
+        if self.scheduler is not None and not hasattr(diffusers, self.scheduler):
+            raise ValueError(f"scheduler: {self.scheduler!r} is no scheduler of diffusers, allowed are names such as 'DDIMScheduler'")
+        if self.scheduler_config and self.scheduler is None:
+            raise ValueError("scheduler_config: given without scheduler, which it configures")
+
+    def local_folder(self) -> Path | None:
+        """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
+        for folder in (Path(self.path), Path(__file__).resolve().parent.parent / self.path):
+            if (folder / "model_index.json").is_file():
+                return folder
+        try:
+            return Path(snapshot_download(self.path, revision=self.revision, local_files_only=True))
+        except (OSError, ValueError):
+            return None
+
+    def load_tokenizer(self) -> CLIPTokenizer:
+        """Return the tokenizer, from the pipeline's folder or, for CLIP's, from the vocabulary that open_clip ships."""
+        folder = self.local_folder()
+        if folder is not None:
+            return CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        if self.clip_tokenizer:
+            return clip_tokenizer()
+        raise self._unavailable("it is not on this machine")
+
+    def load_scheduler(self) -> Any:
+        """Return the scheduler, timesteps not set."""
+        if self.scheduler is not None:
+            return getattr(diffusers, self.scheduler)(**self.scheduler_config)
+        folder = self.local_folder()
+        if folder is None:
+            raise self._unavailable("it is not on this machine, and the model names no scheduler of its own")
+        kind = json.loads((folder / "model_index.json").read_text())["scheduler"][1]
+        return getattr(diffusers, kind).from_pretrained(folder / "scheduler")
+
+    def unet_calls(self, num_inference_steps: int) -> int:
+        """Return how often one trajectory calls the UNet."""
+        scheduler = self.load_scheduler()
+        scheduler.set_timesteps(num_inference_steps)
+        return len(scheduler.timesteps)
+
+    def identity(self) -> str:
+        """Return a hash of all that the model contributes to the pixels; of its name where the weights are not here yet."""
+        folder = self.local_folder()
+        scheduler = self.load_scheduler()
+        config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+        facts = {
+            "semantics": SEMANTICS_VERSION,
+            "weights": _hash_files(folder) if folder else [self.path, self.revision, self.variant],
+            "scheduler": [type(scheduler).__name__, config],
+            "run": [self.dtype, self.self_max_side, self.height, self.width],
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def load(self) -> StableDiffusion:
+        """Load the weights. Raises OSError in one line where they cannot be had."""
+        device = self.device if self.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                self.local_folder() or self.path,
+                dtype=getattr(torch, self.dtype),
+                revision=self.revision,
+                variant=self.variant,
+                safety_checker=None,
+                requires_safety_checker=False,
+                use_safetensors=True,
+            )
+        except (OSError, ValueError) as error:
+            raise self._unavailable(str(error).strip().splitlines()[0]) from error
+        pipeline.scheduler = self.load_scheduler()
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.to(device)
+        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+            part.requires_grad_(False).eval()
+        return StableDiffusion(pipeline, self.self_max_side, self.blend_side, self.height, self.width)
+
+    def _unavailable(self, cause: str) -> OSError:
+        return OSError(f"model {self.name}: no weights at {self.path!r} ({cause})")
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """Return CLIP's tokenizer from the vocabulary file that ships with open_clip (merges; 49,408 tokens)."""
+    spec = importlib.util.find_spec("open_clip")
+    assert spec is not None and spec.origin is not None
+    with gzip.open(Path(spec.origin).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8") as file:
+        lines = file.read().split("\n")[1 : 49152 - 256 - 2 + 1]
+    merges = [(left, right) for left, right in (line.split() for line in lines)]
+    letters = list(_byte_letters().values())
+    pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge) for merge in merges)]
+    vocab = {piece: i for i, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
+
+
+def _byte_letters() -> dict[int, str]:
+    """Return GPT-2's printable letter for each byte, in CLIP's order."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
+
+
+@cache
+def _hash_files(folder: Path) -> str:
+    """Return a hash of the pipeline's weights and configs; the hub's cache already names large files by their hash."""
+    digest = hashlib.sha256()
+    parts = ("text_encoder", "tokenizer", "unet", "vae")
+    for file in sorted(file for part in parts for file in (folder / part).rglob("*") if file.suffix in (".safetensors", ".json", ".txt")):
+        blob = file.resolve().name
+        named = file.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob)
+        content = blob if named else hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{file.relative_to(folder)}:{content}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,125 @@
+"""When attention is injected: shares of the denoising to step windows and per-word gates; tau.
+
+Hertz et al. 2022, Sec. 3.2 and Alg. 1; both roundings are those of google/prompt-to-prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from p2p.alignment import token_limit, word_indices
+
+Steps = float | Sequence[float]
+"""A share b of the denoising steps, meaning (0, b), or a window (start, end) of shares; all in [0, 1]."""
+
+DEFAULT_WORD = "default_"
+
+
+def cross_window(steps: Steps, num_inference_steps: int) -> tuple[int, int]:
+    """Return the steps [start, end) of cross-attention injection, rounded as `int(b * (T + 1))`.
+
+    The table has T + 1 rows because PNDM makes T + 1 UNet calls for T steps, so the end may be T + 1.
+    Truncation acts on binary floats, as in the reference: 0.58 of 50 rows are 28.
+    """
+    return _cross_rows("cross_replace_steps", steps, num_inference_steps)
+
+
+def self_window(steps: Steps, num_inference_steps: int) -> tuple[int, int]:
+    """Return the steps [start, end) of self-attention injection, rounded as `int(T * b)`."""
+    total = _step_count(num_inference_steps)
+    start, end = _bounds("self_replace_steps", steps)
+    return int(total * start), int(total * end)
+
+
+def cross_gate(
+    cross_replace_steps: Steps | Mapping[str, Steps],
+    target_prompt: str,
+    tokenizer: PreTrainedTokenizerBase,
+    num_inference_steps: int,
+) -> Tensor:
+    """Return at which step (rows, T + 1) which target token (columns) takes the source's map; bool.
+
+    A mapping gives words of the target prompt their own windows, "default_" all other tokens (missing: every
+    step). A later entry overwrites an earlier one that has the same word. Raises ValueError for words that
+    are not in the prompt; the reference skips them.
+    """
+    rows = torch.arange(_step_count(num_inference_steps) + 1)
+
+    def column(name: str, steps: Steps) -> Tensor:
+        start, end = _cross_rows(name, steps, num_inference_steps)
+        return ((rows >= start) & (rows < end))[:, None]
+
+    name = "cross_replace_steps"
+    if not isinstance(cross_replace_steps, Mapping):
+        return column(name, cross_replace_steps).repeat(1, token_limit(tokenizer))
+    default = column(f"{name}[{DEFAULT_WORD!r}]", cross_replace_steps.get(DEFAULT_WORD, (0.0, 1.0)))
+    gate = default.repeat(1, token_limit(tokenizer))
+    for word, steps in cross_replace_steps.items():
+        if not isinstance(word, str):  # YAML reads `2: 0.4` as a position where the word "2" may be meant
+            raise ValueError(f"{name} must be keyed by words, got {word!r} for prompt {target_prompt!r}")
+        if word != DEFAULT_WORD:
+            gate[:, word_indices(target_prompt, word, tokenizer)] = column(f"{name}[{word!r}]", steps)
+    return gate
+
+
+def windows_from_tau(
+    tau: float | Mapping[str, float], self_replace_steps: Steps = 0.4
+) -> tuple[float | dict[str, float], float | tuple[float, float]]:
+    """Return (cross_replace_steps, self_replace_steps) of the paper's threshold tau in [0, 1].
+
+    The target's own maps are used for t < tau, the last share of the steps: cross_replace_steps = 1 - tau,
+    which also caps self_replace_steps (a window at both ends), so tau = 1 injects nothing. For a per-word
+    mapping its "default_" sets the cap; without one the other words have tau 0 and nothing is capped.
+    """
+    start, end = _bounds("self_replace_steps", self_replace_steps)
+    cross: float | dict[str, float]
+    if isinstance(tau, Mapping):
+        cross = {word: _complement(f"tau[{word!r}]", value) for word, value in tau.items()}
+        cap = cross.get(DEFAULT_WORD, 1.0)
+    else:
+        cross = cap = _complement("tau", tau)
+    if isinstance(self_replace_steps, Sequence):
+        return cross, (min(start, cap), min(end, cap))
+    return cross, min(end, cap)
+
+
+def _cross_rows(name: str, steps: Steps, num_inference_steps: int) -> tuple[int, int]:
+    rows = _step_count(num_inference_steps) + 1
+    start, end = _bounds(name, steps)
+    return int(start * rows), int(end * rows)
+
+
+def _complement(name: str, tau: Any) -> float:
+    return round(1 - _share(name, tau), 9)  # 1 - 0.8 is 0.19999999999999996, which truncates one step short
+
+
+def _bounds(name: str, steps: Any) -> tuple[float, float]:
+    if isinstance(steps, Sequence) and not isinstance(steps, str):
+        if len(steps) != 2:
+            raise ValueError(f"{name} must be a number or a pair (start, end) in [0, 1], got {steps!r}")
+        start, end = _share(f"{name} start", steps[0]), _share(f"{name} end", steps[1])
+        if start > end:
+            raise ValueError(f"{name} must have start <= end, got {steps!r}")
+        return start, end
+    return 0.0, _share(name, steps)
+
+
+def _share(name: str, value: Any) -> float:
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number in [0, 1], got {value!r}")
+    # Through its digits: np.float32(0.7) is 0.69999999, which truncates one step short.
+    return float(str(value)) if isinstance(value, np.floating) else float(value)
+
+
+def _step_count(num_inference_steps: Any) -> int:
+    steps = num_inference_steps
+    if not isinstance(steps, (int, np.integer)) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"num_inference_steps must be an integer of at least 1, got {steps!r}")
+    return int(steps)

@@ -1,0 +1,228 @@
+"""The run folder's records and metric values: one parquet file per group, written whole or not at all.
+
+Layout: `records/<group>.parquet`, one row per image; `metrics/<family>/<group>.parquet`, long rows.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet
+
+_TEXT = (
+    *("key", "group", "pair_id", "dataset", "model", "edit_type", "difficulty", "source_prompt"),
+    *("target_prompt", "method", "operator", "weights", "params", "image", "source_image"),
+    *("status", "error", "warnings"),
+)
+_WINDOWS = ("cross_start", "cross_end", "self_start", "self_end")
+_WHOLE = ("seed", "effective_steps", "num_inference_steps")
+_REAL = ("tau", "strength", "guidance_scale", "seconds")
+
+RECORD_TYPES: dict[str, str] = {
+    **dict.fromkeys(_TEXT, "string"),
+    **dict.fromkeys(_WINDOWS, "Int64"),
+    **dict.fromkeys(_WHOLE, "int64"),
+    **dict.fromkeys(_REAL, "float64"),
+}
+METRIC_TYPES: dict[str, str] = {"key": "string", "metric": "string", "value": "float64", "reason": "string"}
+# One image may serve two pairs (a shared source) or two methods, so the key alone does not name a row.
+RECORD_IDENTITY = ["key", "pair_id", "method"]
+METRIC_IDENTITY = ["key", "metric"]
+
+_ARROW = {"string": pa.string(), "Int64": pa.int64(), "int64": pa.int64(), "float64": pa.float64()}
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][\w.@+-]*", re.ASCII)
+
+
+def write_records(run_dir: Path, group: str, frame: pd.DataFrame, *, replace: bool = False) -> None:
+    """Add the rows of `group` to the run, atomically.
+
+    Rows of the group that are there already stay, unless the new frame has the same image again: then a
+    failed row gives way, and a successful one stays as it is unless `replace`. ValueError names what breaks
+    the schema.
+    """
+    rows = _checked(frame, RECORD_TYPES, RECORD_IDENTITY, f"records of {group}")
+    _check_record_rows(rows, group)
+    path = Path(run_dir) / "records" / f"{_safe(group)}.parquet"
+    with _exclusive(path.parent):
+        old = _read([path], RECORD_TYPES) if path.exists() else rows.iloc[:0]
+        settled = old["status"].eq("ok")
+        _write(path, _merged(old, rows, RECORD_IDENTITY, settled, replace), RECORD_TYPES)
+
+
+def write_metrics(
+    run_dir: Path, family: str, group: str, frame: pd.DataFrame, *, replace: bool = False
+) -> None:
+    """Add values of one metric family, e.g. `lpips_embedded@1`, atomically.
+
+    A value that is there already stays unless `replace`; a missing one gives way. Missing values need a
+    reason.
+    """
+    rows = _checked(frame, METRIC_TYPES, METRIC_IDENTITY, f"{family} of {group}")
+    unexplained = rows["value"].isna() & rows["reason"].eq("")
+    if unexplained.any():
+        raise ValueError(f"{family} of {group}: {int(unexplained.sum())} missing values have no reason")
+    folder = Path(run_dir, "metrics", *(_safe(part) for part in family.split("/")))
+    path = folder / f"{_safe(group)}.parquet"
+    with _exclusive(path.parent):
+        old = _read([path], METRIC_TYPES) if path.exists() else rows.iloc[:0]
+        settled = old["value"].notna()
+        _write(path, _merged(old, rows, METRIC_IDENTITY, settled, replace), METRIC_TYPES)
+
+
+def load_records(run_dir: Path) -> pd.DataFrame:
+    """Return all records, one row per image; FileNotFoundError where there are none."""
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        raise FileNotFoundError(f"{run_dir}: no such run folder")
+    files = sorted((run_dir / "records").glob("*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"{run_dir}: the run has no records yet")
+    return _read(files, RECORD_TYPES)
+
+
+def load_metrics(run_dir: Path) -> pd.DataFrame:
+    """Return all metric values as long rows `key, metric, value, reason`; empty where none was computed."""
+    rows = _read(sorted((Path(run_dir) / "metrics").rglob("*.parquet")), METRIC_TYPES)
+    return rows.drop_duplicates(METRIC_IDENTITY, ignore_index=True)
+
+
+def load(run_dir: Path) -> pd.DataFrame:
+    """Return the records with a column per metric and, beside it, `reason:<metric>` ("" at a value).
+
+    A record without a value is NaN with a reason: that of the metric, else "generation failed" or "not
+    evaluated".
+    """
+    records, parts = load_records(run_dir), []
+    failed = records["status"].ne("ok")
+    for metric, rows in load_metrics(run_dir).groupby("metric"):
+        by_key = rows.set_index("key")
+        value = records["key"].map(by_key["value"]).mask(failed)
+        reason = (
+            records["key"].map(by_key["reason"]).fillna("not evaluated").mask(failed, "generation failed")
+        )
+        parts += [value.rename(metric), reason.rename(reason_column(metric))]
+    return pd.concat([records, *parts], axis=1)
+
+
+def reason_column(metric: str) -> str:
+    """Name the column of `load` that says why values of `metric` are missing."""
+    return f"reason:{metric}"
+
+
+def metric_columns(frame: pd.DataFrame) -> list[str]:
+    """List the metric columns of a frame made by `load`."""
+    return [name for name in frame.columns if reason_column(name) in frame.columns]
+
+
+def _checked(frame: pd.DataFrame, types: dict[str, str], identity: list[str], what: str) -> pd.DataFrame:
+    missing, unknown = sorted(set(types) - set(frame.columns)), sorted(set(frame.columns) - set(types))
+    if missing or unknown:
+        raise ValueError(f"{what}: missing columns {missing}, unknown columns {unknown}")
+    rows = frame.loc[:, list(types)].reset_index(drop=True)
+    for name, kind in types.items():
+        try:
+            rows[name] = rows[name].astype(kind)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{what}: column {name} is not {kind}: {str(error).splitlines()[0]}") from error
+        if kind == "string" and rows[name].isna().any():
+            raise ValueError(f"{what}: column {name} has missing values; empty text is ''")
+    repeated = rows.loc[rows.duplicated(identity), identity]
+    if len(repeated):
+        raise ValueError(f"{what}: {len(repeated)} repeated rows, first {repeated.iloc[0].to_dict()}")
+    return rows
+
+
+def _check_record_rows(rows: pd.DataFrame, group: str) -> None:
+    for row in rows.itertuples(index=False):
+        where = f"records of {group}, key {row.key}"
+        if row.group != group:
+            raise ValueError(f"{where}: group is {row.group!r}")
+        if row.status not in ("ok", "failed"):
+            raise ValueError(f"{where}: status is {row.status!r}, not 'ok' or 'failed'")
+        if (row.status == "ok") != bool(row.image):
+            raise ValueError(f"{where}: a row has an image exactly if its status is 'ok'")
+        for name in (row.image, row.source_image):
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ValueError(f"{where}: {name!r} is not a path inside the run folder")
+        for name, text in (("weights", row.weights), ("params", row.params)):
+            if not _is_json_object(text):
+                raise ValueError(f"{where}: {name} is not a JSON object: {text!r}")
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def _merged(
+    old: pd.DataFrame, new: pd.DataFrame, identity: list[str], settled: pd.Series, replace: bool
+) -> pd.DataFrame:
+    """Put old and new rows together; of two with one identity, a settled old one wins unless `replace`."""
+    first, second = (new, old) if replace else (old[settled], new)
+    both = pd.concat([first, second, old], ignore_index=True)
+    return both.drop_duplicates(identity, ignore_index=True)
+
+
+def _safe(name: str) -> str:
+    if not _SAFE_NAME.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is not usable as a file name: letters, digits, and _ . @ + - after the first"
+        )
+    return name
+
+
+def _read(files: list[Path], types: dict[str, str]) -> pd.DataFrame:
+    if not files:
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in types.items()})
+    schema = pa.schema([(name, _ARROW[kind]) for name, kind in types.items()])
+    try:
+        dataset = pyarrow.dataset.dataset([str(file) for file in files], schema=schema, format="parquet")
+        table = dataset.to_table()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"a parquet file cannot be read: {str(error).splitlines()[0]}") from error
+    # Without this the windows, which are nullable, would come back as floats.
+    nullable = {pa.int64(): pd.Int64Dtype()}
+    return table.to_pandas(types_mapper=nullable.get).astype(types)
+
+
+def _write(path: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:
+    schema = pa.schema([(name, _ARROW[kind]) for name, kind in types.items()])
+    table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
+    # A leading dot: neither pandas nor pyarrow reads it as part of the folder.
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            pyarrow.parquet.write_table(table, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would shut out the workers of other users
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Hold the folder for one read-merge-replace, so that two workers adding to one group lose no rows.
+
+    Readers need no lock. Where the file system or platform has none, the last writer of a group wins.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "wb") as lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            pass
+        yield

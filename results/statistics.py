@@ -1,0 +1,110 @@
+"""Means with bootstrap intervals over pairs, and paired differences between two conditions.
+
+The seeds of a pair are averaged first, then pairs are resampled: images of one pair are not independent.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+RESAMPLES = 4000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over `n` pairs with its interval; NaN where it is undefined (no pair; one pair has no interval).
+
+    `n_images` counts images with a value, `n_missing` images without one, `reasons` why they have none.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    n_images: int
+    n_missing: int
+    reasons: Mapping[str, int] = field(default_factory=dict)
+
+
+def estimate(
+    values: pd.Series,
+    pairs: pd.Series,
+    reasons: pd.Series | None = None,
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """Estimate the mean of one cell, one value per image; the three series stand in the same order.
+
+    Percentile bootstrap (Efron and Tibshirani 1993, Sec. 13.3). A value that is not finite is missing, never
+    zero.
+    """
+    numbers = np.asarray(values, dtype=float)
+    finite = np.isfinite(numbers)
+    per_pair = _pair_means(numbers[finite], np.asarray(pairs, dtype=object)[finite])
+    mean, low, high = _interval(per_pair, confidence, resamples, seed)
+    texts = np.full(len(numbers), "", dtype=object) if reasons is None else np.asarray(reasons, dtype=object)
+    counted = Counter(str(text) or "not a finite number" for text in texts[~finite])
+    return Estimate(
+        mean, low, high, len(per_pair), int(finite.sum()), int((~finite).sum()), dict(sorted(counted.items()))
+    )
+
+
+def paired_difference(
+    first: pd.Series,
+    second: pd.Series,
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """Estimate the mean of `first - second`, both indexed by (pair_id, seed): same pair and seed only.
+
+    An image that has no finite partner is missing. ValueError where an index entry occurs twice.
+    """
+    for name, series in (("first", first), ("second", second)):
+        if series.index.has_duplicates:
+            raise ValueError(f"paired_difference: {name} has more than one value for a (pair_id, seed)")
+    aligned = pd.concat([first.rename("first"), second.rename("second")], axis=1, join="outer")
+    difference = aligned["first"] - aligned["second"]
+    reasons = pd.Series("no partner with a value", index=difference.index)
+    pairs = difference.index.get_level_values(0).to_series()
+    return estimate(difference, pairs, reasons, confidence=confidence, resamples=resamples, seed=seed)
+
+
+def _pair_means(values: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Average values per pair; (images,) -> (pairs,), the same whatever the order of the rows."""
+    if not len(values):
+        return values
+    _, index = np.unique(pairs.astype(str), return_inverse=True)
+    order = np.lexsort((values, index))
+    return np.bincount(index[order], weights=values[order]) / np.bincount(index)
+
+
+def _interval(
+    per_pair: np.ndarray, confidence: float, resamples: int, seed: int
+) -> tuple[float, float, float]:
+    n = len(per_pair)
+    if n == 0:
+        return np.nan, np.nan, np.nan
+    mean = float(per_pair.mean())
+    if n == 1:
+        return mean, np.nan, np.nan
+    means = mean + _counts(n, resamples, seed) @ (per_pair - mean) / n
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    # A constant cell may miss its own mean by one rounding error.
+    return mean, min(float(low), mean), max(float(high), mean)
+
+
+@lru_cache(maxsize=4)
+def _counts(n: int, resamples: int, seed: int) -> np.ndarray:
+    """Draw how often each pair occurs in each resample; (resamples, n), shared by all cells with n pairs."""
+    draws = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    places = draws + n * np.arange(resamples)[:, None]
+    return np.bincount(places.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)

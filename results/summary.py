@@ -1,0 +1,128 @@
+"""From a run folder to its tables, plots and picture strips, in one call.
+
+Works on partial runs and says what is missing; what it writes can always be made again from the records.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from results import plots, strips, tables, writers
+from results.cells import ALL, CONTEXT, free_windows, is_plain
+from results.naming import escape_markdown
+from results.records import load, metric_columns
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `summarise` wrote (`paths`), the text for the terminal, and the parts that a tracker copies."""
+
+    markdown: str
+    paths: tuple[Path, ...]
+    tables: dict[str, pd.DataFrame]
+    images: dict[str, Path]
+    n_images: int
+    n_failed: int
+
+
+def summarise(
+    run_dir: Path, *, keys: Collection[str] | None = None, directions: Mapping[str, bool] | None = None
+) -> Summary:
+    """Write `tables/`, `plots/`, `strips/` under `run_dir`; return them and the main table as Markdown.
+
+    `keys` limits it to the cells of one plan, where the folder holds more. `directions` says for metrics of
+    unknown name whether higher is better. FileNotFoundError where the run has no records.
+    """
+    run_dir = Path(run_dir)
+    frame = load(run_dir)
+    if keys is not None:
+        frame = frame[frame["key"].isin(list(keys))].reset_index(drop=True)
+    metrics = metric_columns(frame)
+    made = _tables(frame, metrics)
+    paths = [
+        path
+        for name, table in made.items()
+        for path in writers.write_table(table, run_dir / "tables" / name, directions)
+    ]
+    figures = _plots(run_dir / "plots", made["main"], directions)
+    pictures = _strips(run_dir, frame)
+    text = state(frame)
+    if metrics:
+        text += "\n" + writers.to_markdown(made["main"], directions, by_edit_type=False)
+    (run_dir / "tables" / "summary.md").write_text(text, encoding="utf-8")
+    images = {
+        f"{path.parent.name}/{path.stem}": path for path in [*figures, *pictures] if path.suffix == ".png"
+    }
+    paths += [run_dir / "tables" / "summary.md", *figures, *pictures]
+    failed = int(frame["status"].ne("ok").sum())
+    return Summary(text, tuple(paths), made, images, len(frame) - failed, failed)
+
+
+def state(frame: pd.DataFrame) -> str:
+    """Say in Markdown what a run holds: images, failures with their causes, metrics not evaluated."""
+    ok = frame["status"].eq("ok")
+    lines = [f"{ok.sum()} images of {_count(frame.loc[ok, 'pair_id'].nunique(), 'pair')}."]
+    if not ok.all():
+        failed = frame[~ok]
+        lines += [f"{_count(len(failed), 'image')} in {_count(failed['group'].nunique(), 'group')} failed:"]
+        causes = Counter(error.splitlines()[0] if error else "no cause recorded" for error in failed["error"])
+        lines += [f"- {count} x {escape_markdown(cause)}" for cause, count in causes.most_common(5)]
+        lines += [f"- and {len(causes) - 5} other causes"] if len(causes) > 5 else []
+    metrics = metric_columns(frame)
+    waiting = {name: int(frame[f"reason:{name}"].eq("not evaluated").sum()) for name in metrics}
+    lines += [f"{name}: {count} images not evaluated." for name, count in waiting.items() if count]
+    lines += [] if metrics else ["No metric was evaluated."]
+    return "\n".join(lines) + "\n"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
+def _tables(frame: pd.DataFrame, metrics: list[str]) -> dict[str, pd.DataFrame]:
+    made = {
+        "main": tables.main_table(frame, metrics),
+        "reweight": tables.reweight_table(frame, metrics),
+        "difference_to_fixed_seed": tables.difference_table(frame, metrics),
+    }
+    return {name: table for name, table in made.items() if name == "main" or len(table)}
+
+
+def _plots(folder: Path, table: pd.DataFrame, directions: Mapping[str, bool] | None) -> list[Path]:
+    """Draw what the table has rows for, in files per model and data set where there are several."""
+    contexts = list(table.groupby(CONTEXT, dropna=False))
+    paths: list[Path] = []
+    for context, part in contexts:
+        metrics = list(part.loc[part["mean"].notna(), "metric"].unique())
+        end = (
+            "-" + re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(str(entry) for entry in context))
+            if len(contexts) > 1
+            else ""
+        )
+        edited = [name for name in metrics if name.startswith("clip_target")]
+        preserved = [name for name in metrics if name.startswith("lpips")]
+        for x, y in ((x, y) for x in preserved for y in edited):
+            several = len(edited) * len(preserved) > 1
+            name = re.sub(r"[^A-Za-z0-9]+", "_", f"-{y}-{x}") if several else ""
+            paths += plots.save(plots.trade_off(part, x, y, directions), folder / f"trade_off{name}{end}")
+        p2p = part[part["edit_type"].eq(ALL) & is_plain(part) & part["method"].eq("p2p")]
+        free = free_windows(p2p).any()
+        if metrics and p2p["tau"].nunique() > (2 if free else 1):
+            paths += plots.save(plots.over_tau(part, metrics, directions), folder / f"over_tau{end}")
+        if metrics and free:
+            paths += plots.save(plots.ablation(part, metrics, directions), folder / f"ablation{end}")
+    return paths
+
+
+def _strips(run_dir: Path, frame: pd.DataFrame) -> list[Path]:
+    pairs = strips.choose_pairs(frame)
+    if not pairs:
+        return []
+    path = run_dir / "strips" / "pairs.png"
+    path.parent.mkdir(exist_ok=True)
+    strips.strip(run_dir, frame, pairs).save(path)
+    return [path]

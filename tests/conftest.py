@@ -1,0 +1,43 @@
+"""What holds for every test: no network, no telemetry, no window."""
+
+import os
+import socket
+from typing import Any
+
+import pytest
+
+# Read by the libraries when they are imported, which is after this file.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TRANSFORMERS_OFFLINE="1",
+    DIFFUSERS_OFFLINE="1",
+    MPLBACKEND="Agg",
+    TOKENIZERS_PARALLELISM="false",
+    WANDB_MODE="offline",
+    WANDB_SILENT="true",
+    WANDB_CONSOLE="off",
+    WANDB_ERROR_REPORTING="false",
+    WANDB_DISABLE_GIT="true",
+    WANDB_DISABLE_CODE="true",
+    WANDB_X_DISABLE_STATS="true",
+    WANDB_X_DISABLE_META="true",
+    RAY_USAGE_STATS_ENABLED="0",
+)
+
+
+@pytest.fixture(autouse=True)
+def _only_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a connection to any other machine fail at once, with its address."""
+    connect = socket.socket.connect
+
+    def connect_here(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in (
+            "127.0.0.1",
+            "::1",
+            "localhost",
+        ):
+            raise PermissionError(f"a test tried to reach {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect_here)

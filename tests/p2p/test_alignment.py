@@ -1,0 +1,511 @@
+"""Word positions, mappers and equalizer: golden vectors, properties, and a literal form of the reference."""
+
+import math
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch.testing import assert_close
+from transformers import PreTrainedTokenizerFast
+
+from p2p.alignment import (
+    alignment_matrix,
+    equalizer,
+    refinement_mapper,
+    replacement_mapper,
+    resolve_operator,
+    word_indices,
+    word_tokens,
+)
+
+SQUIRREL = "A painting of a squirrel eating a burger"
+WORDS = [
+    "a",
+    "the",
+    "red",
+    "cat",
+    "Cat",
+    "cat,",
+    "dog",
+    "dog's",
+    "squirrel",
+    "chinchilla",
+    "capybara",
+    "axolotl",
+]
+WORDS += ["lasagne", "burger", "1984", "42nd", "ice-cream", "photorealistic", "house.", "on"]
+PROMPTS = [
+    SQUIRREL,
+    "a cat, a dog and a cat",
+    "the dog's ice-cream, isn't it?",
+    "photo of 3 cats in 1984 (42nd street) at f/2.8",
+    'a "quoted" axolotl -- photorealistic, 8k!',
+    "Chinchilla VS Capybara",
+]
+
+
+class SlowTokenizer:
+    """A fast tokenizer seen through the interface of a slow one, which has no offsets."""
+
+    is_fast = False
+
+    def __init__(self, tokenizer):
+        self.fast = tokenizer
+        self.model_max_length = tokenizer.model_max_length
+
+    def __call__(self, text, return_offsets_mapping=False, **options):
+        assert not return_offsets_mapping
+        return self.fast(text, **options)
+
+    def decode(self, ids):
+        return self.fast.decode(ids)
+
+
+class Reference:
+    """The reference's alignment, written out entry by entry from its description."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.n = tokenizer.model_max_length
+
+    def word_tokens(self, prompt, position):
+        words, found, at, length = prompt.split(" "), [], 0, 0
+        for k, token in enumerate(self.tokenizer.encode(prompt)[1:-1], start=1):
+            if at == position:
+                found.append(k)
+            length += len(self.tokenizer.decode([token]).strip("#"))
+            if length >= len(words[at]):
+                at, length = at + 1, 0
+        return found
+
+    def replacement(self, source, target):
+        swapped = [
+            k for k, (x, y) in enumerate(zip(source.split(" "), target.split(" "), strict=True)) if x != y
+        ]
+        todo = [(self.word_tokens(source, k), self.word_tokens(target, k)) for k in swapped]
+        mapper = np.zeros((self.n, self.n))
+        i = j = 0
+        while max(i, j) < self.n:
+            if todo and todo[0][0][0] == i:
+                rows, columns = todo.pop(0)
+                for row_number, row in enumerate(rows):
+                    for column_number, column in enumerate(columns):
+                        if len(rows) != len(columns):
+                            mapper[row, column] = 1 / len(columns)
+                        elif row_number == column_number:
+                            mapper[row, column] = 1
+                i, j = i + len(rows), j + len(columns)
+            else:
+                mapper[i if todo else j, j] = 1
+                i, j = i + 1, j + 1
+        return torch.tensor(mapper, dtype=torch.float32)
+
+    def refinement(self, source, target):
+        x, y = self.tokenizer.encode(source), self.tokenizer.encode(target)
+        score = np.zeros((len(x) + 1, len(y) + 1))
+        move = np.full(score.shape, "left", dtype=object)
+        move[1:, 0] = "up"
+        for i in range(1, len(x) + 1):
+            for j in range(1, len(y) + 1):
+                options = {
+                    "left": score[i, j - 1],
+                    "up": score[i - 1, j],
+                    "diagonal": score[i - 1, j - 1] + (1 if x[i - 1] == y[j - 1] else -1),
+                }
+                move[i, j] = max(options, key=options.__getitem__)  # the first of equals
+                score[i, j] = options[move[i, j]]
+        mapper = np.arange(self.n)
+        i, j = len(x), len(y)
+        while j > 0:
+            if move[i, j] == "up":
+                i -= 1
+            elif move[i, j] == "left":
+                j -= 1
+                mapper[j] = -1
+            else:
+                i, j = i - 1, j - 1
+                mapper[j] = i
+        return torch.from_numpy(mapper), torch.from_numpy(mapper != -1).float()
+
+
+def random_swaps(count, seed):
+    rng = random.Random(seed)
+    for _ in range(count):
+        source = rng.choices(WORDS, k=rng.randint(1, 9))
+        yield (
+            " ".join(source),
+            " ".join(rng.choice(WORDS) if rng.random() < 0.4 else word for word in source),
+        )
+
+
+def random_refinements(count, seed):
+    rng = random.Random(seed)
+    for _ in range(count):
+        source = rng.choices(WORDS, k=rng.randint(2, 9))
+        target = [word for word in source if rng.random() < 0.7] or source[:1]
+        for _ in range(rng.randint(0, 3)):
+            target.insert(rng.randint(0, len(target)), rng.choice(WORDS))
+        yield " ".join(source), " ".join(target)
+
+
+def length(prompt, tokenizer):
+    return len(tokenizer(prompt)["input_ids"])
+
+
+# Words
+
+
+def test_clip_tokenizer_is_the_one_of_the_golden_values(clip_tokenizer):
+    ids = clip_tokenizer("A painting of a squirrel, dog's ice-cream")["input_ids"]
+    assert ids == [49406, 320, 3086, 539, 320, 14004, 267, 1929, 568, 733, 268, 3867, 49407]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word", "expected"),
+    [
+        (SQUIRREL, "squirrel", [5]),
+        (SQUIRREL, "a", [4, 7]),
+        (SQUIRREL, "A", [1]),
+        (SQUIRREL, 4, [5]),
+        (SQUIRREL, "a squirrel", [4, 5]),
+        ("a chinchilla and a chinchilla", "chinchilla", [2, 3, 4, 7, 8, 9]),
+        ("a chinchilla and a cat", "and a", [5, 6]),
+        ("a cat, a cat", "cat", [5]),
+        ("a cat, a cat", "cat,", [2, 3]),
+        ("a cat a cat a", "a cat a", [1, 2, 3, 4, 5]),
+        ("the dog's ice-cream", "ice-cream", [4, 5, 6]),
+        ("in 1984 a cat", "1984", [2, 3, 4, 5]),
+    ],
+)
+def test_word_indices(clip_tokenizer, prompt, word, expected):
+    assert word_indices(prompt, word, clip_tokenizer) == expected
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_word_tokens_equal_the_reference_with_and_without_offsets(clip_tokenizer, prompt):
+    reference = Reference(clip_tokenizer)
+    expected = [reference.word_tokens(prompt, k) for k in range(len(prompt.split(" ")))]
+    assert word_tokens(prompt, clip_tokenizer) == expected
+    assert word_tokens(prompt, SlowTokenizer(clip_tokenizer)) == expected
+
+
+def test_word_tokens_are_right_where_the_reference_goes_astray(clip_tokenizer):
+    assert word_tokens("日本 #cat 🦊 toy", clip_tokenizer) == [[1, 2, 3], [4, 5], [6, 7], [8]]
+    with pytest.raises(ValueError, match="日本 #cat 🦊 toy"):
+        word_tokens("日本 #cat 🦊 toy", SlowTokenizer(clip_tokenizer))
+
+
+def test_word_tokens_without_bos_and_with_spaces_inside_tokens():
+    pieces = [
+        ("<unk>", 0.0),
+        ("▁a", -1.0),
+        ("▁re", -1.0),
+        ("d", -1.0),
+        ("▁", -1.0),
+        ("cat", -1.0),
+        ("</s>", 0.0),
+    ]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 6)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", model_max_length=12)
+    assert word_tokens("a red cat", tokenizer) == [[0], [1, 2], [3, 4]]
+    mapper = replacement_mapper("a red cat", "a cat a", tokenizer)
+    assert_close(mapper.sum(1), torch.ones(12))
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("cat", "did you mean 'Cat,'?"),
+        ("squirel", "did you mean 'squirrel'?"),
+        ("Squirrel here", "did you mean 'squirrel here'?"),
+        ("zebra", ""),
+    ],
+)
+def test_an_absent_word_is_named_with_a_near_match(clip_tokenizer, word, hint):
+    prompt = "a Cat, a squirrel here"
+    message = f"word {word!r} is not in prompt {prompt!r}" + (f"; {hint}" if hint else "")
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        word_indices(prompt, word, clip_tokenizer)
+
+
+@pytest.mark.parametrize("prompt", ["a  cat", " a cat", "a cat ", "a\tcat", ""])
+def test_white_space_that_would_shift_positions_is_an_error(clip_tokenizer, prompt):
+    with pytest.raises(ValueError, match=re.escape(repr(prompt))):
+        word_indices(prompt, "cat", clip_tokenizer)
+
+
+@pytest.mark.parametrize("word", [2, -1, True])
+def test_a_word_position_that_is_none_is_an_error(clip_tokenizer, word):
+    with pytest.raises(ValueError, match="'a cat'"):
+        word_indices("a cat", word, clip_tokenizer)
+
+
+@pytest.mark.parametrize("operator", ["replace", "refine", "identity"])
+def test_a_prompt_that_is_too_long_is_an_error(short_clip_tokenizer, operator):
+    fits, too_long = " ".join(["cat"] * 14), " ".join(["cat"] * 15)
+    alignment_matrix(operator, fits, fits, short_clip_tokenizer)
+    with pytest.raises(ValueError, match="has 17 tokens, allowed are 16"):
+        alignment_matrix(operator, too_long, too_long, short_clip_tokenizer)
+
+
+# Replacement
+
+
+def nonzero(mapper):
+    return {(i, j): mapper[i, j].item() for i, j in mapper.nonzero().tolist()}
+
+
+def identity_on(indices):
+    return {(i, i): 1.0 for i in indices}
+
+
+def test_replacement_golden_one_to_one(clip_tokenizer):
+    for tail in ("google", "shifted"):
+        mapper = replacement_mapper(SQUIRREL, SQUIRREL.replace("squirrel", "lion"), clip_tokenizer, tail)
+        assert_close(mapper, torch.eye(77), rtol=0, atol=0)
+
+
+def test_replacement_golden_one_to_two_in_last_place(clip_tokenizer):
+    target = SQUIRREL.replace("burger", "lasagne")
+    mapper = replacement_mapper(SQUIRREL, target, clip_tokenizer, "google")
+    halves = {(8, 8): 0.5, (8, 9): 0.5}
+    assert nonzero(mapper) == identity_on(range(8)) | halves | identity_on(range(10, 77))
+    mapper = replacement_mapper(SQUIRREL, target, clip_tokenizer, "shifted")
+    shifted = {(i, min(i + 1, 76)): 1.0 for i in range(9, 77)}
+    assert nonzero(mapper) == identity_on(range(8)) | halves | shifted
+
+
+def test_replacement_golden_one_to_three(clip_tokenizer):
+    target = SQUIRREL.replace("squirrel", "chinchilla")
+    mapper = replacement_mapper(SQUIRREL, target, clip_tokenizer, "google")
+    assert_close(mapper[5, 5:8], torch.full((3,), 1 / 3))
+    assert mapper[6:8].count_nonzero() == 0
+    assert mapper[8, 8] == 1  # target "eating" reads source "burger"
+    mapper = replacement_mapper(SQUIRREL, target, clip_tokenizer, "shifted")
+    assert mapper[6, 8] == 1  # "eating" reads "eating"
+    assert mapper[76, 76] == mapper[75, 76] == mapper[74, 76] == 1
+
+
+def test_replacement_golden_three_to_one(clip_tokenizer):
+    source, target = SQUIRREL.replace("squirrel", "chinchilla"), SQUIRREL.replace("squirrel", "lion")
+    mapper = replacement_mapper(source, target, clip_tokenizer, "google")
+    assert mapper[:, 5].tolist() == [0] * 5 + [1] * 3 + [0] * 69
+    assert mapper.sum(0)[5] == 3
+    assert mapper[:, 75:].count_nonzero() == 0
+    mapper = replacement_mapper(source, target, clip_tokenizer, "shifted")
+    assert mapper[8, 6] == 1  # "eating" reads "eating"
+    assert_close(mapper.sum(1), torch.ones(77), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("tail", ["google", "shifted"])
+def test_replacement_golden_two_words(clip_tokenizer, tail):
+    source, target = "a chinchilla and a cat here", "a dog and a capybara here"
+    mapper = replacement_mapper(source, target, clip_tokenizer, tail)
+    third = torch.tensor(1 / 3).item()
+    assert nonzero(mapper) == (
+        identity_on(range(2))
+        | {(2, 2): 1.0, (3, 2): 1.0, (4, 2): 1.0, (5, 3): 1.0, (6, 4): 1.0}
+        | {(7, 5): third, (7, 6): third, (7, 7): third}
+        | identity_on(range(8, 77))
+    )
+
+
+def test_replacement_equals_the_reference(clip_tokenizer, short_clip_tokenizer):
+    compared = 0
+    for tokenizer, count in ((clip_tokenizer, 200), (short_clip_tokenizer, 200)):
+        reference = Reference(tokenizer)
+        for source, target in random_swaps(count, seed=0):
+            if max(length(source, tokenizer), length(target, tokenizer)) <= tokenizer.model_max_length:
+                mapper = replacement_mapper(source, target, tokenizer, "google")
+                assert_close(mapper, reference.replacement(source, target), rtol=0, atol=0)
+                compared += 1
+    assert compared > 250
+
+
+def test_shifted_rows_sum_to_one_and_words_and_padding_stay_apart(clip_tokenizer):
+    for source, target in random_swaps(200, seed=1):
+        mapper = replacement_mapper(source, target, clip_tokenizer)
+        assert mapper.shape == (77, 77)
+        assert mapper.dtype == torch.float32
+        assert_close(mapper.sum(1), torch.ones(77), msg=f"{source} -> {target}")
+        last_source, last_target = length(source, clip_tokenizer), length(target, clip_tokenizer)
+        assert mapper[:last_source, last_target:].count_nonzero() == 0
+        assert mapper[last_source:, :last_target].count_nonzero() == 0
+        assert mapper[last_source - 1, last_target - 1] == 1  # EOS to EOS
+
+
+def test_replacement_is_word_by_word(clip_tokenizer):
+    for source, target in random_swaps(100, seed=2):
+        mapper = replacement_mapper(source, target, clip_tokenizer)
+        rows, columns = word_tokens(source, clip_tokenizer), word_tokens(target, clip_tokenizer)
+        for k, row in enumerate(rows):
+            weight_inside = mapper[row][:, columns[k]].sum()
+            assert_close(weight_inside, torch.tensor(float(len(row))))
+
+
+def test_unequal_word_counts_name_both_prompts_and_counts(clip_tokenizer):
+    message = "needs equally many words, got 2 in 'a cat' and 3 in 'a red cat'"
+    with pytest.raises(ValueError, match=message):
+        replacement_mapper("a cat", "a red cat", clip_tokenizer)
+    with pytest.raises(ValueError, match=message):
+        resolve_operator("replace", "a cat", "a red cat")
+
+
+@pytest.mark.parametrize("mapper", [replacement_mapper, refinement_mapper])
+def test_an_unknown_tail_is_an_error(clip_tokenizer, mapper):
+    with pytest.raises(ValueError, match="tail must be one of shifted, google, got 'fixed'"):
+        mapper("a cat", "a dog", clip_tokenizer, "fixed")
+
+
+# Refinement
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "leading"),
+    [
+        (SQUIRREL, SQUIRREL.replace("squirrel", "lion"), [0, 1, 2, 3, 4, -1, 6, 7, 8, 9, 10]),
+        ("soup", "pea soup", [0, -1, 1, 2, 4, 5]),
+        ("soup", "pea soup with croutons", [0, -1, 1, -1, -1, -1, -1, 2, 8]),
+        ("a cat", "a cat and a cat", [0, 1, 2, -1, -1, -1, 3, 7]),
+        (
+            "a photo of a house on a mountain",
+            "a photo of a house on a mountain at fall",
+            [*range(9), -1, -1, 9, 12],
+        ),
+    ],
+)
+def test_refinement_golden(clip_tokenizer, source, target, leading):
+    mapper, alphas = refinement_mapper(source, target, clip_tokenizer, "google")
+    assert mapper[: len(leading)].tolist() == leading
+    assert mapper[len(leading) :].tolist() == list(range(len(leading), 77))
+    assert alphas.tolist() == [float(index != -1) for index in mapper.tolist()]
+
+
+def test_refinement_equals_the_reference(clip_tokenizer):
+    reference = Reference(clip_tokenizer)
+    for source, target in [*random_refinements(150, seed=3), *random_swaps(50, seed=4)]:
+        mapper, alphas = refinement_mapper(source, target, clip_tokenizer, "google")
+        expected_mapper, expected_alphas = reference.refinement(source, target)
+        assert_close(mapper, expected_mapper, msg=f"{source} -> {target}")
+        assert_close(alphas, expected_alphas)
+
+
+@pytest.mark.parametrize("tail", ["google", "shifted"])
+def test_refinement_aligns_equal_tokens_in_order(clip_tokenizer, tail):
+    for source, target in random_refinements(100, seed=5):
+        mapper, alphas = refinement_mapper(source, target, clip_tokenizer, tail)
+        x, y = clip_tokenizer(source)["input_ids"], clip_tokenizer(target)["input_ids"]
+        aligned = [(i, j) for j, i in enumerate(mapper[: len(y)].tolist()) if i >= 0]
+        assert all(x[i] == y[j] for i, j in aligned)
+        assert [i for i, _ in aligned] == sorted({i for i, _ in aligned})
+        assert aligned[0] == (0, 0)
+        assert aligned[-1] == (len(x) - 1, len(y) - 1)
+        assert mapper.dtype == torch.int64
+        assert alphas.dtype == torch.float32
+        assert mapper.shape == alphas.shape == (77,)
+
+
+def test_after_a_removal_no_shifted_padding_reads_a_word(clip_tokenizer):
+    source, target = "a photo of a chinchilla on a mountain", "a photo of a mountain"
+    x, y = length(source, clip_tokenizer), length(target, clip_tokenizer)
+    assert x > y
+    google, _ = refinement_mapper(source, target, clip_tokenizer, "google")
+    assert google[y] < x
+    shifted, alphas = refinement_mapper(source, target, clip_tokenizer, "shifted")
+    assert shifted[y:].tolist() == [min(x + j - y, 76) for j in range(y, 77)]
+    assert_close(alphas[y:], torch.ones(77 - y))
+    assert_close(shifted[:y], google[:y])
+
+
+def test_shifted_padding_reads_padding(clip_tokenizer):
+    for source, target in random_refinements(200, seed=6):
+        x, y = length(source, clip_tokenizer), length(target, clip_tokenizer)
+        mapper, _ = refinement_mapper(source, target, clip_tokenizer)
+        assert mapper[y] == x
+        assert mapper[y:].min() == x
+        assert mapper.max() <= 76
+
+
+def test_tails_agree_where_lengths_agree(clip_tokenizer):
+    shifted, _ = refinement_mapper("a red cat", "a red dog", clip_tokenizer, "shifted")
+    google, _ = refinement_mapper("a red cat", "a red dog", clip_tokenizer, "google")
+    assert_close(shifted, google)
+
+
+# Operators as one linear map
+
+
+@pytest.mark.parametrize("tail", ["google", "shifted"])
+def test_alignment_matrix_is_the_reference_application(clip_tokenizer, tail):
+    maps = torch.rand(2, 5, 77, generator=torch.Generator().manual_seed(0))
+    for source, target in random_refinements(30, seed=7):
+        matrix, a = alignment_matrix("refine", source, target, clip_tokenizer, tail)
+        mapper, alphas = refinement_mapper(source, target, clip_tokenizer, tail)
+        expected = maps[0][:, mapper] * alphas + maps[1] * (1 - alphas)
+        assert_close(maps[0] @ matrix * a + maps[1] * (1 - a), expected)
+    for source, target in random_swaps(30, seed=8):
+        matrix, a = alignment_matrix("replace", source, target, clip_tokenizer, tail)
+        assert_close(matrix, replacement_mapper(source, target, clip_tokenizer, tail))
+        assert_close(a, torch.ones(77))
+
+
+def test_refine_has_zero_columns_exactly_at_tokens_without_a_source(clip_tokenizer):
+    matrix, a = alignment_matrix("refine", "a soup", "a pea soup with croutons", clip_tokenizer)
+    assert_close(matrix.sum(0), a, rtol=0, atol=0)
+    assert (a == 0).sum() == 5
+
+
+def test_equal_prompts_give_the_identity_whatever_the_operator(clip_tokenizer):
+    for operator in ("replace", "refine", "identity"):
+        matrix, a = alignment_matrix(operator, SQUIRREL, SQUIRREL, clip_tokenizer)
+        assert_close(matrix, torch.eye(77), rtol=0, atol=0)
+        assert_close(a, torch.ones(77), rtol=0, atol=0)
+
+
+def test_identity_needs_equal_prompts(clip_tokenizer):
+    with pytest.raises(ValueError, match="'a cat' and 'a dog'"):
+        alignment_matrix("identity", "a cat", "a dog", clip_tokenizer)
+
+
+def test_resolve_operator():
+    assert resolve_operator("auto", "a cat", "a dog") == "replace"
+    assert resolve_operator("auto", "a cat", "a red cat") == "refine"
+    assert resolve_operator("refine", "a cat", "a dog") == "refine"
+    assert resolve_operator("replace", "a cat", "a dog") == "replace"
+    with pytest.raises(ValueError, match="got 'swap'"):
+        resolve_operator("swap", "a cat", "a dog")
+
+
+# Equalizer
+
+
+def test_equalizer_sets_each_word(clip_tokenizer):
+    weights = {"chinchilla": 2, "a": -1.5, "a chinchilla": 0.5, "cat,": np.float32(3)}
+    factors = equalizer("a chinchilla and a cat, too", weights, clip_tokenizer)
+    expected = torch.ones(77)
+    expected[[1, 2, 3, 4]] = 0.5
+    expected[6] = -1.5
+    expected[[7, 8]] = 3
+    assert_close(factors, expected, rtol=0, atol=0)
+
+
+def test_equalizer_without_weights_is_one(short_clip_tokenizer):
+    assert_close(equalizer("a cat", {}, short_clip_tokenizer), torch.ones(16), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf, "2", True, None])
+def test_a_weight_that_is_no_finite_number_is_an_error(clip_tokenizer, weight):
+    with pytest.raises(ValueError, match="weight of 'cat' in 'a cat' must be a finite number"):
+        equalizer("a cat", {"cat": weight}, clip_tokenizer)
+
+
+def test_a_weighted_word_must_be_in_the_prompt(clip_tokenizer):
+    with pytest.raises(ValueError, match="word 'dog' is not in prompt 'a cat'"):
+        equalizer("a cat", {"dog": 2.0}, clip_tokenizer)
+    with pytest.raises(ValueError, match="keyed by words, got 1"):
+        equalizer("a cat", {1: 2.0}, clip_tokenizer)

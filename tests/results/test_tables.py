@@ -1,0 +1,143 @@
+"""Tables: one row per setting and edit type, nothing averaged that differs, re-weighting against weight 1."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from results.records import METRIC_TYPES, reason_column
+from results.tables import COLUMNS, difference_table, main_table, reweight_table
+from tests.results.synthetic import METRICS, PAIRS, TAUS, make_frame, make_metrics, make_row, p2p, windows
+
+METRIC = "lpips_embedded@1"
+
+
+def joined(frame: pd.DataFrame, value: object = 1.0, reason: object = "") -> pd.DataFrame:
+    return frame.assign(**{METRIC: value, reason_column(METRIC): reason})
+
+
+def with_metrics(frame: pd.DataFrame) -> pd.DataFrame:
+    long = make_metrics(frame).astype(METRIC_TYPES)
+    for metric, rows in long.groupby("metric"):
+        by_key = rows.set_index("key")
+        frame = frame.assign(**{metric: frame["key"].map(by_key["value"])})
+        frame = frame.assign(**{reason_column(metric): frame["key"].map(by_key["reason"])})
+    return frame
+
+
+def test_one_row_per_method_setting_edit_type_and_metric() -> None:
+    table = main_table(with_metrics(make_frame(list(PAIRS))), METRICS)
+    assert list(table.columns) == COLUMNS
+    assert not table.duplicated(["method", "setting", "edit_type", "metric"]).any()
+    p2p_rows = table.query("method == 'p2p' and weighting == '' and metric == @METRIC")
+    assert p2p_rows.query("edit_type == 'all'")["setting"].tolist() == [f"τ {tau:g}" for tau in TAUS]
+    assert set(p2p_rows["edit_type"]) == {"all", "swap", "add", "reweight"}
+    assert p2p_rows.query("edit_type == 'all'")["n"].tolist() == [4] * len(TAUS)
+    assert p2p_rows.query("edit_type == 'add'")["n_images"].tolist() == [4] * len(TAUS)
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    frame = with_metrics(make_frame(list(PAIRS)))
+    shuffled = frame.sample(frac=1, random_state=0)
+    pd.testing.assert_frame_equal(main_table(frame, METRICS), main_table(shuffled, METRICS), check_exact=True)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"guidance_scale": 3.0}, {"guidance_scale": 7.5}),
+        ({"model": "sd14"}, {"model": "sd15"}),
+        ({"params": '{"profile": "fixed"}'}, {"params": '{"profile": "null-text"}'}),
+        ({"params": '{"operator": "auto"}'}, {"params": '{"operator": "refine"}'}),
+        ({"weights": '{"dog": 2.0}'}, {"weights": '{"dog": 0.5}'}),
+        (windows((0, 25), (0, 20)), windows((25, 50), (0, 20))),
+        ({"cross_start": pd.NA, "params": '{"cross_replace_steps": {"dog": 1}}'}, {"cross_start": pd.NA}),
+    ],
+)
+def test_rows_that_differ_in_a_setting_are_never_averaged(one: dict, other: dict) -> None:
+    base = {**p2p(0.2), "tau": np.nan}
+    frame = pd.DataFrame([make_row("cat-dog", 0, "p2p", **{**base, **settings}) for settings in (one, other)])
+    table = main_table(joined(frame, [0.0, 1.0]), [METRIC]).query("edit_type == 'all'")
+    assert sorted(table["mean"]) == [0.0, 1.0]
+    context = ["model", "guidance_scale", "setting"]
+    assert len(table.drop_duplicates(context)) == 2, "the rows cannot be told apart"
+
+
+def test_the_same_tau_with_two_self_windows_makes_two_labels() -> None:
+    rows = [{**p2p(0.2), "self_end": end} for end in (10, 20)]
+    frame = pd.DataFrame([make_row("cat-dog", 0, "p2p", **row) for row in rows])
+    table = main_table(joined(frame), [METRIC]).query("edit_type == 'all'")
+    assert table["setting"].tolist() == ["cross 0–40, self 0–10 (τ 0.2)", "cross 0–40, self 0–20 (τ 0.2)"]
+
+
+def test_windows_that_no_tau_describes_are_told_by_their_steps() -> None:
+    shown = [
+        ((0, 0), (0, 0), 1.0),
+        ((0, 40), (0, 0), np.nan),
+        ((0, 0), (0, 20), np.nan),
+        ((10, 50), (10, 30), np.nan),
+    ]
+    frame = pd.DataFrame(
+        [make_row("cat-dog", 0, "p2p", **windows(cross, own), tau=tau) for cross, own, tau in shown]
+    )
+    labels = main_table(joined(frame), [METRIC]).query("edit_type == 'all'")["setting"].tolist()
+    assert labels == ["none (τ 1)", "self 0–20", "cross 0–40", "cross 10–50, self 10–30"]
+
+
+def test_a_failed_image_is_missing_not_zero() -> None:
+    frame = pd.DataFrame([make_row("cat-dog", seed, "p2p", **p2p(0.2)) for seed in range(3)])
+    table = main_table(joined(frame, [0.5, 0.5, np.nan], ["", "", "generation failed"]), [METRIC])
+    assert table["mean"].tolist() == [0.5, 0.5]
+    assert table["n_missing"].tolist() == [1, 1]
+    assert table["reasons"].iloc[0] == {"generation failed": 1}
+
+
+def test_a_users_edit_type_called_all_is_not_the_row_over_all() -> None:
+    frame = pd.DataFrame(
+        [make_row("x", 0, "p2p", edit_type="all"), make_row("y", 0, "p2p", edit_type="swap")]
+    )
+    table = main_table(joined(frame, [0.0, 1.0]), [METRIC])
+    assert dict(zip(table["edit_type"], table["mean"])) == {"all": 0.5, "'all'": 0.0, "swap": 1.0}
+
+
+def reweighted(weights: dict[str, float], **settings: object) -> dict[str, object]:
+    return make_row("cat-dog", 0, "p2p", **{**p2p(0.2), "weights": json.dumps(weights), **settings})
+
+
+def test_reweighting_is_the_effect_against_the_same_edit_with_weight_one() -> None:
+    plain = make_row("cat-dog", 0, "p2p", **p2p(0.2))
+    distractors = [make_row("cat-dog", 0, "p2p", **p2p(0.4)), make_row("cat-dog", 1, "p2p", **p2p(0.2))]
+    frame = pd.DataFrame([reweighted({"dog": 2.0}), reweighted({"dog": 0.5}), plain, *distractors])
+    table = reweight_table(joined(frame, [0.7, 0.1, 0.3, 9.0, 9.0]), [METRIC]).query("edit_type == 'all'")
+    assert dict(zip(table["weighting"], table["mean"])) == pytest.approx({"×0.5": -0.2, "×2": 0.4})
+
+
+def test_with_equal_prompts_the_source_image_is_weight_one() -> None:
+    same = {"source_prompt": "a dog", "target_prompt": "a dog"}
+    frame = pd.DataFrame([reweighted({"dog": 2.0}, **same), make_row("cat-dog", 0, "source", **same)])
+    table = reweight_table(joined(frame, [0.7, 0.2]), [METRIC])
+    assert table["mean"].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_an_effect_without_weight_one_is_missing_with_a_reason() -> None:
+    source = make_row("cat-dog", 0, "source")
+    table = reweight_table(joined(pd.DataFrame([reweighted({"dog": 2.0}), source])), [METRIC])
+    assert np.isnan(table["mean"]).all()
+    assert table["reasons"].iloc[0] == {"no row with weight 1 to compare with": 1}
+    plain = make_row("cat-dog", 0, "p2p", **p2p(0.2))
+    frame = joined(pd.DataFrame([reweighted({"dog": 2.0}), plain]), [1.0, np.nan], ["", "prompts are equal"])
+    assert reweight_table(frame, [METRIC])["reasons"].iloc[0] == {
+        "of the image with weight 1: prompts are equal": 1
+    }
+
+
+def test_differences_are_paired_with_the_fixed_seed() -> None:
+    frame = make_frame(["cat-dog", "house-2", "house-10"])
+    values = frame["seed"] + frame["pair_id"].str.len() + frame["method"].eq("p2p") * 0.5
+    table = difference_table(joined(frame, values), [METRIC]).query("edit_type == 'all'")
+    p2p_rows, sdedit = table.query("method == 'p2p'"), table.query("method == 'sdedit'")
+    assert p2p_rows[["mean", "low", "high"]].to_numpy() == pytest.approx(0.5)
+    assert sdedit[["mean", "low", "high"]].to_numpy() == pytest.approx(0.0)
+    assert not set(table["method"]) & {"source", "fixed_seed"}
+    assert difference_table(joined(frame, values), [METRIC], reference="absent").empty

@@ -1,0 +1,80 @@
+"""The arrows experiments -> {p2p, evaluation, results}; Hydra and W&B are known to one file each."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("p2p", "experiments", "evaluation", "results")
+LEAVES = ("p2p", "evaluation", "results")
+ONLY_IN = {
+    "hydra": "experiments/run.py",
+    "omegaconf": "experiments/run.py",
+    "wandb": "results/tracking.py",
+}
+
+
+def imported(source: str) -> Iterator[str]:
+    """Yield the top-level name of every import of a module, at whatever depth it stands."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (name.name.split(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in (
+            "import_module",
+            "__import__",
+        ):
+            yield from (str(a.value).split(".")[0] for a in node.args if isinstance(a, ast.Constant))
+
+
+@cache
+def imports(package: str) -> dict[str, set[str]]:
+    """Map the path of each of a package's files to what it imports."""
+    files = sorted((ROOT / package).rglob("*.py"))
+    return {
+        file.relative_to(ROOT).as_posix(): set(imported(file.read_text(encoding="utf-8"))) for file in files
+    }
+
+
+@pytest.mark.parametrize("package", LEAVES)
+def test_leaf_packages_import_nothing_of_ours(package: str) -> None:
+    others = {*PACKAGES, "tests"} - {package}
+    assert {path: names & others for path, names in imports(package).items() if names & others} == {}
+
+
+def test_experiments_do_not_import_tests() -> None:
+    assert [path for path, names in imports("experiments").items() if "tests" in names] == []
+
+
+@pytest.mark.parametrize(("library", "home"), ONLY_IN.items())
+def test_one_file_knows_the_library(library: str, home: str) -> None:
+    knowing = [path for package in PACKAGES for path, names in imports(package).items() if library in names]
+    assert set(knowing) <= {home}
+
+
+def test_no_file_collects_leftovers() -> None:
+    paths = [path for package in PACKAGES for path in imports(package)]
+    assert [path for path in paths if Path(path).stem in ("utils", "util", "helpers", "misc", "common")] == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import wandb",
+        "import os, wandb.sdk as sdk",
+        "from wandb.sdk import x",
+        "def f():\n    import wandb",
+        "if TYPE_CHECKING:\n    import wandb",
+        "importlib.import_module('wandb.sdk')",
+    ],
+)
+def test_every_way_to_import_is_seen(source: str) -> None:
+    assert "wandb" in imported(source)
+
+
+def test_names_that_only_look_alike_are_not_imports() -> None:
+    assert list(imported("wandb = 1\nfrom . import wandb\nprint('import wandb')")) == []
