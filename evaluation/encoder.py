@@ -130,7 +130,7 @@ def check_folder(name: str, folder: Path) -> None:
     require_files(name, folder, (CONFIG, WEIGHTS))
     tokenizer = _text_cfg(folder).get("hf_tokenizer_name")
     if not tokenizer:
-        raise ValueError(f"{name}: text_cfg of {folder / CONFIG} names no hf_tokenizer_name, a folder beside it")
+        raise ValueError(f"{name}: text_cfg in {folder / CONFIG} lacks hf_tokenizer_name")
     require_files(name, folder, (f"{tokenizer}/tokenizer_config.json",))
 
 

@@ -1,0 +1,20 @@
+"""Prompt-to-Prompt editing of diffusers pipelines (Hertz et al., ICLR 2023): `edit(model, source_prompt, edits, seed)`."""
+
+from p2p.baselines import FixedSeed, SDEdit
+from p2p.edits import PromptToPrompt
+from p2p.engine import Edited, Group, Sampling, edit, generate
+from p2p.loading import StableDiffusionSpec
+from p2p.stable_diffusion import StableDiffusion
+
+__all__ = [
+    "Edited",
+    "FixedSeed",
+    "Group",
+    "PromptToPrompt",
+    "SDEdit",
+    "Sampling",
+    "StableDiffusion",
+    "StableDiffusionSpec",
+    "edit",
+    "generate",
+]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from p2p.attention import BatchInjection, SourceBank, injection_processors
-from p2p.baselines import sdedit_start
-from p2p.edits import Trajectory
+from p2p.baselines import FixedSeed, SDEdit, sdedit_start
+from p2p.edits import PromptToPrompt, Trajectory
 from p2p.stable_diffusion import StableDiffusion
 from p2p.tree import Node, build_tree, count_evaluations
 
@@ -89,6 +89,20 @@ def generate(model: StableDiffusion, groups: Sequence[Group], sampling: Sampling
                 raise
             torch.cuda.empty_cache()
             limit //= 2
+
+
+def edit(
+    model: StableDiffusion,
+    source_prompt: str,
+    edits: Sequence[tuple[str, PromptToPrompt | FixedSeed | SDEdit]],
+    seed: int = 0,
+    sampling: Sampling | None = None,
+) -> Edited:
+    """Return the image of a prompt and a seed, and its edits, each a target prompt and a method."""
+    sampling = sampling or Sampling()
+    steps = sampling.num_inference_steps
+    trajectories = (method.trajectory(source_prompt, target, {}, model.tokenizer, steps) for target, method in edits)
+    return generate(model, [Group(source_prompt, seed, tuple(trajectories))], sampling)[0]
 
 
 def batches(groups: Sequence[Group], sampling: Sampling) -> Iterator[list[int]]:

@@ -48,8 +48,8 @@ class StableDiffusionSpec:
     width: int | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "float16", "bfloat16"):
-            raise ValueError(f"dtype: {self.dtype!r} is not one of 'float32', 'float16', 'bfloat16'")
+        if self.dtype not in ("float64", "float32", "float16", "bfloat16"):
+            raise ValueError(f"dtype: {self.dtype!r} is not one of 'float64', 'float32', 'float16', 'bfloat16'")
         if self.scheduler is not None and not hasattr(diffusers, self.scheduler):
             raise ValueError(f"scheduler: {self.scheduler!r} is no scheduler of diffusers, allowed are names such as 'DDIMScheduler'")
         if self.scheduler_config and self.scheduler is None:

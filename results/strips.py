@@ -56,7 +56,7 @@ def _draw(
         lefts.append(left)
         left += side + _GAP
     width = left - _GAP + _MARGIN
-    captions = {name: _caption(rows.iloc[0], width - 2 * _MARGIN, label) for name, rows in lines.items()}
+    captions = {name: _caption(rows, width - 2 * _MARGIN, label) for name, rows in lines.items()}
     labels = [_setting_lines(setting, side) for _, setting in columns]
     header = _HEADER + 15 * max(len(lines) for lines in labels)
     heights = [_LINE * len(text) + 6 + side + 16 for text in captions.values()]
@@ -168,8 +168,10 @@ def _picture(run_dir: Path, rows: pd.DataFrame, side: int) -> Image.Image | None
     return None
 
 
-def _caption(row: pd.Series, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
-    """Wrap "source → target (edit type)" to the width of the strip, three lines at most."""
+def _caption(rows: pd.DataFrame, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    """Wrap "source → target, edit type, seed" to the width of the strip, three lines at most."""
+    # The target prompt of the source image is its own prompt.
+    row = rows.loc[rows["method"].eq("source").sort_values(kind="stable").index].iloc[0]
     text = f"“{_line(row.source_prompt)}”  →  “{_line(row.target_prompt)}”"
     text += f"   {_line(row.edit_type)}, seed {row.seed}" if row.edit_type else f"   seed {row.seed}"
     lines = wrap(text, max(12, int(width / font.getlength("n"))))

@@ -84,6 +84,7 @@ class Wandb:
                 str(error).splitlines()[0],
                 run_dir / "wandb",
             )
+            wandb.teardown()  # else the failed attempt still holds the run's id
             return init("offline")
 
 

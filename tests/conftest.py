@@ -2,9 +2,13 @@
 
 import os
 import socket
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from p2p import StableDiffusion
 
 # Read by the libraries when they are imported, which is after this file.
 os.environ.update(
@@ -41,3 +45,19 @@ def _only_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", connect_here)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Stable-Diffusion pipeline on disk."""
+    from tests.tiny import save_tiny_pipeline
+
+    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder: Path) -> "StableDiffusion":
+    """The same pipeline in double precision, so that what should be equal is; attention at 16x16 and 8x8."""
+    from p2p import StableDiffusionSpec
+
+    return StableDiffusionSpec("tiny", str(tiny_folder), self_max_side=16, blend_side=16, dtype="float64", device="cpu").load()

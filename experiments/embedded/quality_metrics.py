@@ -6,13 +6,13 @@ Held out: scenes with an object in a place that training never shows it in. Seed
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+from evaluation.clip import Clip
 from experiments.embedded.augment import to_float
 from experiments.embedded.judge import Judge
 from experiments.embedded.render import SIDE, Layout, draw_layout, place_thing, render
@@ -23,16 +23,6 @@ NOISE = (0.02, 0.05, 0.1, 0.2)  # standard deviations
 BLUR = (0.5, 1.0, 1.5, 2.5)  # standard deviations in pixels
 SMALL_CHANGE = ("shifted", "recoloured", "tinted")
 OBJECT_CHANGE = ("resized", "other object", "other scene")
-
-
-class TextImageEncoder(Protocol):
-    """What `evaluation.encoder.load_folder` returns: unit vectors of images (N, 3, H, W) and of prompts."""
-
-    def images(self, images: Tensor) -> Tensor:
-        """Encode images in [0, 1]."""
-
-    def prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Encode prompts."""
 
 
 def objects_named(judge: Judge, images: Tensor, scenes: Sequence[Scene]) -> Tensor:
@@ -68,29 +58,30 @@ def judge_held_out(judge: Judge, n: int = 1000) -> dict[str, float]:
 
 
 def clip_retrieval(
-    clip: TextImageEncoder, images: Tensor, captions: Sequence[str], size: int = 64
-) -> dict[str, float]:
-    """Return top-1 retrieval both ways in full batches of `size` with no two equal captions.
+    clip: Clip, images: Tensor, captions: Sequence[str], size: int = 64
+) -> tuple[float, float]:
+    """Return how often an image finds its caption and a caption its image, among `size`.
 
-    Raises ValueError where not even one batch can be filled.
+    No two captions of a batch are equal; what fills no batch is left out. Raises ValueError where none fills.
     """
     groups = [group for group in _distinct_batches(captions, size) if len(group) == size]
     if not groups:
         raise ValueError(f"captions: {len(set(captions))} different ones, needed are {size}")
-    image_features, text_features = clip.images(images), clip.prompts(captions)
+    image_features, text_features = clip.encoder.images(images), clip.encoder.prompts(captions)
     to_text, to_image = [], []
     for group in groups:
         similarity = image_features[group] @ text_features[group].T
         to_text.append(similarity.argmax(1) == torch.arange(size))
         to_image.append(similarity.argmax(0) == torch.arange(size))
-    return {"caption of image": _share(torch.cat(to_text)), "image of caption": _share(torch.cat(to_image))}
+    return _share(torch.cat(to_text)), _share(torch.cat(to_image))
 
 
-def clip_held_out(clip: TextImageEncoder, n: int = 2000) -> dict[str, float]:
+def clip_held_out(clip: Clip, n: int = 2000) -> dict[str, float]:
     """Return `clip_retrieval` on held-out renders."""
     drawn = draw_scenes(n, (7, 2), held_out=True)
     captions = [scene.caption() for scene in drawn.scenes]
-    return clip_retrieval(clip, to_float(torch.from_numpy(drawn.images)), captions)
+    to_text, to_image = clip_retrieval(clip, to_float(torch.from_numpy(drawn.images)), captions)
+    return {"an image's caption found": to_text, "a caption's image found": to_image}
 
 
 def lpips_ranking(lpips: torch.nn.Module, n: int = 500) -> dict[str, float]:

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from evaluation.encoder import CONFIG, load_folder
+from evaluation.clip import Clip
+from evaluation.encoder import CONFIG
 from evaluation.encoder import WEIGHTS as WEIGHTS_FILE
 from experiments.embedded.augment import degrade, shift_and_mirror, to_float
 from experiments.embedded.quality_metrics import clip_held_out
@@ -56,7 +57,7 @@ def build(folder: Path) -> tuple[open_clip.CLIP, open_clip.tokenizer.HFTokenizer
     return open_clip.CLIP(**config["model_cfg"]), open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
-def main(steps: int = 1000, batch_size: int = 192, shards: int = 4) -> None:
+def main(steps: int = 600, batch_size: int = 192, shards: int = 4) -> None:
     """Train, measure on held-out scenes, save fp16 weights and a model card."""
     torch.manual_seed(0)
     folder = WEIGHTS / "clip"
@@ -84,7 +85,7 @@ def main(steps: int = 1000, batch_size: int = 192, shards: int = 4) -> None:
     seconds = run_steps("clip", steps, model, optimizer, cosine, loss_of_step, save_every=100)
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     save_file({k: v.contiguous() for k, v in state.items()}, folder / WEIGHTS_FILE)
-    quality = clip_held_out(load_folder(folder, "cpu", batch_size=64))
+    quality = clip_held_out(Clip("embedded", folder=folder.resolve()))
     write_card(
         folder,
         "CLIP of the embedded world",
@@ -101,5 +102,5 @@ def main(steps: int = 1000, batch_size: int = 192, shards: int = 4) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=600)
     main(steps=parser.parse_args().steps)

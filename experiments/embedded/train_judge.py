@@ -28,7 +28,7 @@ def targets(scenes: tuple[Scene, ...]) -> tuple[Tensor, Tensor]:
     return shown, torch.tensor(places)
 
 
-def main(steps: int = 1600, batch_size: int = 48, shards: int = 4) -> None:
+def main(steps: int = 1200, batch_size: int = 48, shards: int = 4) -> None:
     """Train, measure on held-out scenes, save fp16 weights and a model card."""
     torch.manual_seed(0)
     judge = Judge().to(memory_format=torch.channels_last)
@@ -72,5 +72,5 @@ def main(steps: int = 1600, batch_size: int = 48, shards: int = 4) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=1200)
     main(steps=parser.parse_args().steps)

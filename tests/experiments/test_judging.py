@@ -84,6 +84,7 @@ def test_pictures_and_labels_move_alike(drawn: Scenes) -> None:
 
 
 def test_judge_answers_in_the_shapes_and_ranges_it_states(judge: Judge, images: Tensor) -> None:
+    images = images[:6]
     objects, places, masks = judge.objects(images), judge.places(images), judge.masks(images)
     assert objects.shape == (len(images), len(OBJECTS))
     assert objects.min() >= 0
@@ -98,8 +99,8 @@ def test_judge_answers_in_the_shapes_and_ranges_it_states(judge: Judge, images: 
 
 
 def test_a_judgement_does_not_depend_on_the_batch(judge: Judge, images: Tensor) -> None:
-    many = images[:8].repeat(9, 1, 1, 1)
-    assert_close(judge.objects(many)[64:], judge.objects(images[:8]), rtol=1e-4, atol=1e-5)  # float32 order
+    many = images[:33].repeat(2, 1, 1, 1)
+    assert_close(judge.objects(many)[33:], judge.objects(images[:33]), rtol=1e-4, atol=1e-5)  # float32 order
 
 
 def test_judge_refuses_other_shapes_and_names(judge: Judge) -> None:
@@ -148,7 +149,11 @@ def test_a_batch_without_repeats_keeps_each_caption_once() -> None:
 
 
 class Lookup:
-    """A perfect encoder: an image's first pixel and a caption's number give the same unit vector."""
+    """A perfect CLIP: an image's first pixel and a caption's number give the same unit vector."""
+
+    @property
+    def encoder(self) -> "Lookup":
+        return self
 
     def images(self, images: Tensor) -> Tensor:
         return torch.eye(200)[(images[:, 0, 0, 0] * 1000).round().long()]
@@ -161,7 +166,7 @@ def test_retrieval_is_one_for_a_perfect_model_whatever_repeats() -> None:
     numbers = [i % 150 for i in range(190)]
     pictures = (torch.tensor(numbers) / 1000).view(-1, 1, 1, 1).expand(-1, 3, 64, 64)
     result = quality_metrics.clip_retrieval(Lookup(), pictures, [str(n) for n in numbers])
-    assert set(result.values()) == {1.0}
+    assert result == (1, 1)
     with pytest.raises(ValueError, match="captions: 10 different ones"):
         quality_metrics.clip_retrieval(Lookup(), pictures, [str(n % 10) for n in numbers])
 

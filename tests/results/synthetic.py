@@ -89,7 +89,10 @@ def make_frame(pairs: list[str], seeds: range = range(2)) -> pd.DataFrame:
     """Records of a small sweep."""
     rows = []
     for pair_id, seed in itertools.product(pairs, seeds):
-        rows += [make_row(pair_id, seed, "source"), make_row(pair_id, seed, "fixed_seed")]
+        rows += [
+            make_row(pair_id, seed, "source", target_prompt=PAIRS[pair_id][0]),
+            make_row(pair_id, seed, "fixed_seed"),
+        ]
         rows += [make_row(pair_id, seed, "p2p", **p2p(tau)) for tau in TAUS]
         rows += [
             make_row(pair_id, seed, "sdedit", strength=s, params=json.dumps({"strength": s}))

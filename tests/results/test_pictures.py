@@ -95,6 +95,14 @@ def test_a_strip_shows_the_runs_pictures_enlarged_by_a_whole_factor(finished_run
     np.testing.assert_array_equal(picture, again)
 
 
+def test_the_caption_tells_the_target_prompt(finished_run: Path) -> None:
+    frame = load(finished_run).query("pair_id == 'cat-dog'")
+    edited = frame["method"].ne("source")
+    other = frame.assign(target_prompt=frame["target_prompt"].mask(edited, "a horse"))
+    shown = [np.asarray(strips.strip(finished_run, rows, ["cat-dog"])) for rows in (frame, other)]
+    assert (shown[0] != shown[1]).any()
+
+
 def test_strips_survive_failures_missing_files_large_pictures_and_any_prompt(tmp_path: Path) -> None:
     frame = make_frame(["cat-dog"], seeds=range(1)).assign(target_prompt="猫 \x00\n‮" + "un chien très " * 40)
     frame.loc[3, ["status", "error", "image"]] = ["failed", "out of memory", ""]

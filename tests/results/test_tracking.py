@@ -79,12 +79,11 @@ def test_an_offline_run_holds_config_table_and_picture_once(tmp_path: Path) -> N
     assert first == second, "the id comes from the config"
     config, history, files = logged(tmp_path)
     assert (config["seed"], config["tau"]) == (3, [0, 0.5])
-    table = json.loads((files / history["tables/main"]["path"]).read_text())
+    table = json.loads((files / history["tables/main.path"]).read_text())
     assert table["columns"] == ["metric", "mean", "low", "reasons"]
     assert table["data"] == [["lpips@1", 0.5, None, '{"equal": 2}']]
-    picture = history["strips/pairs"]
-    assert (picture["width"], picture["height"]) == (200, 50)
-    assert (files / picture["path"]).is_file()
+    assert (history["strips/pairs.width"], history["strips/pairs.height"]) == (200, 50)
+    assert (files / history["strips/pairs.path"]).is_file()
     assert {path.name for path in tmp_path.iterdir()} <= {"wandb", "strip.png", "home"}
     assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
 
@@ -94,7 +93,7 @@ def test_without_a_server_it_goes_on_offline_with_a_warning(tmp_path: Path) -> N
     server = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
     _, errors = log(tmp_path, "online", **server)
     assert "W&B cannot be reached" in errors
-    assert "tables/main" in logged(tmp_path)[1]
+    assert "tables/main.path" in logged(tmp_path)[1]
 
 
 def test_an_unknown_mode_is_refused() -> None:

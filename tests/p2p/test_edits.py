@@ -1,0 +1,149 @@
+"""PromptToPrompt's effective windows, its linear form, and its attention against the materialised definition."""
+
+from typing import Any
+
+import pytest
+import torch
+from p2p import FixedSeed, PromptToPrompt, SDEdit
+from p2p.alignment import alignment_matrix, equalizer
+from p2p.attention import BatchInjection, SourceBank, inject_cross, inject_self
+from torch import Tensor
+
+SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a striped cat on a bench"
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (PromptToPrompt(), (0.2, 0, 40, 0, 20)),
+        (PromptToPrompt(tau=0.2), (0.2, 0, 40, 0, 20)),
+        (PromptToPrompt(cross_replace_steps=0.8), (0.2, 0, 40, 0, 20)),
+        (PromptToPrompt(tau=0), (0, 0, 51, 0, 20)),
+        (PromptToPrompt(tau=1), (1, 0, 0, 0, 0)),
+        (PromptToPrompt(tau=0.9), (0.9, 0, 5, 0, 5)),  # the window of self-attention is capped
+        (PromptToPrompt(cross_replace_steps=1, self_replace_steps=0), (None, 0, 51, 0, 0)),
+        (PromptToPrompt(cross_replace_steps=(0.2, 1.0)), (None, 10, 51, 0, 20)),
+    ],
+)
+def test_records_carry_the_effective_windows(method: PromptToPrompt, expected: tuple[Any, ...], clip_tokenizer: Any) -> None:
+    record = method.trajectory(SOURCE, SWAP, {}, clip_tokenizer, 50).record
+    assert (record["tau"], *(record[k] for k in ("cross_start", "cross_end", "self_start", "self_end"))) == expected
+
+
+def test_equal_edits_have_equal_digests(clip_tokenizer: Any) -> None:
+    def digest(method: Any, target: str = SWAP) -> str:
+        return method.trajectory(SOURCE, target, {}, clip_tokenizer, 50).digest()
+
+    assert digest(PromptToPrompt(tau=0.2)) == digest(PromptToPrompt(cross_replace_steps=0.8)) == digest(PromptToPrompt(operator="replace"))
+    assert digest(PromptToPrompt(tau=1)) == digest(PromptToPrompt(tau=1.0)) == digest(FixedSeed())
+    assert digest(PromptToPrompt(tau=0.2, weights={"dog": 1.0})) == digest(PromptToPrompt(tau=0.2))
+    different = [PromptToPrompt(tau=0.2), PromptToPrompt(tau=0.22), PromptToPrompt(operator="refine"), FixedSeed(), SDEdit(0.5), SDEdit(0.6)]
+    assert len({digest(method) for method in different}) == len(different)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"operator": "swap"}, "operator: 'swap' is not one of"),
+        ({"tau": 0.2, "cross_replace_steps": 0.8}, "allowed is one of them"),
+        ({"tau": 1.2}, "tau"),
+        ({"self_replace_steps": -0.1}, "self_replace_steps"),
+    ],
+)
+def test_bad_settings_are_errors_at_construction(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PromptToPrompt(**arguments)
+
+
+@pytest.mark.parametrize("strength", [0, -0.1, 1.1])
+def test_strengths_outside_the_range_are_errors(strength: float) -> None:
+    with pytest.raises(ValueError, match="strength"):
+        SDEdit(strength)
+
+
+def test_a_strength_without_a_step_is_an_error(clip_tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match=r"strength: 0.01 of 50 steps is no step"):
+        SDEdit(0.01).trajectory(SOURCE, SWAP, {}, clip_tokenizer, 50)
+    assert SDEdit(0.58).trajectory(SOURCE, SWAP, {}, clip_tokenizer, 50).strength == 0.58
+
+
+def test_a_weighted_word_that_is_not_there_is_an_error(clip_tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="horse"):
+        PromptToPrompt(weights={"horse": 2}).trajectory(SOURCE, SWAP, {}, clip_tokenizer, 50)
+
+
+def test_per_word_windows_gate_their_own_tokens_only(clip_tokenizer: Any) -> None:
+    method = PromptToPrompt(cross_replace_steps={"default_": 1.0, "dog": 0.4})
+    injections = method.trajectory(SOURCE, SWAP, {}, clip_tokenizer, 50).injections
+    early, late = injections[0], injections[30]
+    assert early is not None
+    assert late is not None
+    assert early.cross is not None
+    assert late.cross is not None
+    assert not early.cross.own_share.any()
+    assert late.cross.own_share.nonzero().flatten().tolist() == [2]  # "dog" stands after BOS and "a"
+    assert not late.cross.source_mix[:, 2].any()
+
+
+def materialised(query: Tensor, key: Tensor) -> Tensor:
+    return (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
+
+
+@pytest.mark.parametrize(("operator", "target"), [("replace", SWAP), ("refine", ADD), ("refine", SWAP), ("identity", SOURCE)])
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_linear_form_equals_mixing_probability_maps(operator: Any, target: str, gated: bool, clip_tokenizer: Any) -> None:
+    """The definition (semantics of google/prompt-to-prompt): align the source's map, scale it, gate it per token."""
+    matrix, aligned = alignment_matrix(operator, SOURCE, target, clip_tokenizer)
+    word = target.split()[-1]
+    weights = {word: -1.5}
+    steps = {"default_": 1.0, word: 0.0} if gated else 1.0
+    method = PromptToPrompt(operator="auto" if operator == "identity" else operator, cross_replace_steps=steps, weights=weights)
+    injection = method.trajectory(SOURCE, target, {}, clip_tokenizer, 50).injections[0]
+    assert injection is not None
+    assert injection.cross is not None
+    rng = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, 3, n, 8, generator=rng, dtype=torch.float64) for n in (10, 77))
+    value = torch.randn(2, 3, 77, 8, generator=rng, dtype=torch.float64)
+    source, own = materialised(query, key)
+    gate = torch.ones(77, dtype=torch.float64)
+    if gated:
+        gate[equalizer(target, weights, clip_tokenizer) != 1] = 0
+    replaced = (source @ matrix.double()) * aligned + own * (1 - aligned)
+    edited = replaced * equalizer(target, weights, clip_tokenizer) * gate + own * (1 - gate)
+    expected = torch.stack([source @ value[0], edited @ value[1]])
+    output = inject_cross("layer", query, key, value, _batch(injection.cross.source_mix, injection.cross.own_share), 8**-0.5)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-12)
+
+
+def test_self_attention_takes_the_sources_map_in_small_layers_only() -> None:
+    rng = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 16, 8, generator=rng, dtype=torch.float64)
+    source, own = materialised(query, key)
+    batch = _batch(torch.eye(16), torch.zeros(16))
+    output = inject_self("layer", query, key, value, batch, 8**-0.5)
+    torch.testing.assert_close(output[1], source @ value[1], rtol=0, atol=1e-12)
+    query = torch.randn(2, 4, 17, 8, generator=rng, dtype=torch.float64)
+    output = inject_self("large", query, key, value, batch, 8**-0.5)
+    torch.testing.assert_close(output[1], materialised(query, key)[1] @ value[1], rtol=0, atol=1e-12)
+
+
+def _batch(mix: Tensor, own: Tensor) -> BatchInjection:
+    """Row 1 edited, row 0 its source."""
+    row, slot, none = torch.tensor([1]), torch.tensor([0]), torch.empty(0, dtype=torch.int64)
+    whole = not own.any()
+    return BatchInjection(
+        source_rows=torch.tensor([0]),
+        replaced_rows=row if whole else none,
+        replaced_slots=slot if whole else none,
+        replaced_mix=mix[None].double(),
+        mixed_rows=none if whole else row,
+        mixed_slots=none if whole else slot,
+        mixed_mix=mix[None].double(),
+        mixed_own=own[None].double(),
+        self_rows=row,
+        self_slots=slot,
+        self_max_pixels=16,
+        any_cross=True,
+        any_self=True,
+        bank=SourceBank(),
+    )
