@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from evaluation.edits import Edits
-from evaluation.metric import Metric
-from results.records import load_metrics, load_records, write_metrics
 from tqdm import tqdm
 
+from evaluation.edits import Edits
+from evaluation.metric import Metric
 from experiments.generate import read_png
+from results.records import load_metrics, load_records, write_metrics
 
 
 def check_metrics(metrics: Sequence[Metric]) -> None:
@@ -60,7 +60,14 @@ def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:
         target_prompts=tuple(map(str, rows["target_prompt"])),
     )
     parts = [
-        pd.DataFrame({"key": rows["key"].to_numpy(), "metric": name, "value": scores.values.numpy(), "reason": scores.reasons})
+        pd.DataFrame(
+            {
+                "key": rows["key"].to_numpy(),
+                "metric": name,
+                "value": scores.values.numpy(),
+                "reason": scores.reasons,
+            }
+        )
         for name, scores in metric(edits).items()
     ]
     return pd.concat(parts, ignore_index=True)

@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from p2p.edits import Trajectory
-from p2p.engine import Edited, batches, generate
-from p2p.stable_diffusion import StableDiffusion
 from PIL import Image
-from results.records import load_records, write_records
 from torch import Tensor
 from tqdm import tqdm
 
 from experiments.datasets.pair import Pair, slug
 from experiments.plan import Branch, GroupPlan, Plan, without
+from p2p.edits import Trajectory
+from p2p.engine import Edited, batches, generate
+from p2p.stable_diffusion import StableDiffusion
+from results.records import load_records, write_records
 
 _SOURCE = Trajectory("", ())
 _NOTHING: Mapping[str, Any] = {
@@ -58,7 +58,8 @@ def remaining(plan: Plan, run_dir: Path) -> Plan:
 def run_plan(plan: Plan, model: StableDiffusion, info: RunInfo) -> int:
     """Make every image of the plan and its records; return the number of groups that failed.
 
-    A batch that fails is tried again group by group, so that one bad group is recorded with its cause and the others go on.
+    A batch that fails is tried again group by group, so that one bad group is recorded with its cause and the
+    others go on.
     """
     failed = 0
     with tqdm(total=plan.evaluations, desc="generating", unit="eval", smoothing=0.05) as bar:
@@ -79,7 +80,9 @@ def _make(groups: Sequence[GroupPlan], plan: Plan, model: StableDiffusion, info:
         _save(group, edited, plan, info, seconds)
 
 
-def _one_by_one(groups: Sequence[GroupPlan], plan: Plan, model: StableDiffusion, info: RunInfo, bar: tqdm) -> int:
+def _one_by_one(
+    groups: Sequence[GroupPlan], plan: Plan, model: StableDiffusion, info: RunInfo, bar: tqdm
+) -> int:
     failed = 0
     for group in groups:
         try:
@@ -105,7 +108,9 @@ def _save(group: GroupPlan, edited: Edited, plan: Plan, info: RunInfo, seconds: 
             rows.append(_source_row(group, pair, plan, info, sources[pair.id]))
         path = str(folder / f"{branch.method}-{branch.key[:16]}.png")
         write_png(image, info.run_dir / path)
-        rows.append(_row(group, branch, plan, info, path, sources[pair.id], "", seconds / len(group.branches)))
+        rows.append(
+            _row(group, branch, plan, info, path, sources[pair.id], "", seconds / len(group.branches))
+        )
     write_records(info.run_dir, group.id, pd.DataFrame(rows))
 
 
@@ -124,7 +129,14 @@ def read_png(path: Path) -> np.ndarray:
 
 
 def _row(
-    group: GroupPlan, branch: Branch, plan: Plan, info: RunInfo, image: str, source: str, error: str, seconds: float
+    group: GroupPlan,
+    branch: Branch,
+    plan: Plan,
+    info: RunInfo,
+    image: str,
+    source: str,
+    error: str,
+    seconds: float,
 ) -> dict[str, Any]:
     effective = {**_NOTHING, **branch.trajectory.record}
     strength, steps = branch.trajectory.strength, plan.sampling.num_inference_steps
@@ -158,5 +170,11 @@ def _row(
 
 def _source_row(group: GroupPlan, pair: Pair, plan: Plan, info: RunInfo, path: str) -> dict[str, Any]:
     """Return the record of the source image itself: its target prompt is its own prompt."""
-    branch = Branch(Pair(pair.id, pair.source_prompt, pair.source_prompt, pair.edit_type, pair.difficulty), "source", {}, _SOURCE, group.source_key)
+    branch = Branch(
+        Pair(pair.id, pair.source_prompt, pair.source_prompt, pair.edit_type, pair.difficulty),
+        "source",
+        {},
+        _SOURCE,
+        group.source_key,
+    )
     return _row(group, branch, plan, info, path, path, "", 0.0)

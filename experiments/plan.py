@@ -1,4 +1,6 @@
-"""From pairs x seeds x methods to groups of branches, with content keys and the exact cost, before anything runs."""
+"""From pairs x seeds x methods to groups of branches, with content keys and the exact cost, before anything
+runs.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from experiments.datasets.pair import Pair, raise_problems, slug
 from p2p.edits import Trajectory
 from p2p.engine import Group, Sampling, plan_evaluations
-
-from experiments.datasets.pair import Pair, raise_problems, slug
 
 
 class Method(Protocol):
@@ -80,8 +81,15 @@ class Plan:
         """What the same branches cost one at a time, each with its own source."""
         rows = 2 if self.sampling.guided else 1
         steps = self.sampling.num_inference_steps
-        own = {b.key: 2 * self.calls for g in self.groups for b in g.branches if b.trajectory.strength is None}
-        noised = {b.key: int(steps * b.trajectory.strength) for g in self.groups for b in g.branches if b.trajectory.strength}
+        own = {
+            b.key: 2 * self.calls for g in self.groups for b in g.branches if b.trajectory.strength is None
+        }
+        noised = {
+            b.key: int(steps * b.trajectory.strength)
+            for g in self.groups
+            for b in g.branches
+            if b.trajectory.strength
+        }
         return rows * (sum(own.values()) + sum(noised.values()))
 
     @property
@@ -95,9 +103,11 @@ class Plan:
 
 
 def expand(axes: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-    """Return the parameter sets of a method's grid: the product of its axes, or the union of several such grids.
+    """Return the parameter sets of a method's grid: the product of its axes, or the union of several such
+    grids.
 
-    A list is an axis, anything else one value; a window is therefore written as a list in a list, `[[0.2, 1.0]]`.
+    A list is an axis, anything else one value; a window is therefore written as a list in a list, `[[0.2,
+    1.0]]`.
     """
     if not isinstance(axes, Mapping):
         return [params for part in axes or [{}] for params in expand(part)] if axes is not None else [{}]
@@ -116,8 +126,9 @@ def make_plan(
 ) -> Plan:
     """Plan every pair x seed x method.
 
-    `methods` are (method, its parameters as given); `identity` stands for the model in the content keys. Raises one ValueError
-    that lists every pair and method that cannot be combined. Branches that would give the same image twice are kept once.
+    `methods` are (method, its parameters as given); `identity` stands for the model in the content keys.
+    Raises one ValueError that lists every pair and method that cannot be combined. Branches that would give
+    the same image twice are kept once.
     """
     seeds = _check_seeds(seeds)
     trajectories, problems = {}, []
@@ -125,10 +136,16 @@ def make_plan(
         for number, (method, params) in enumerate(methods):
             try:
                 trajectories[pair.id, number] = method.trajectory(
-                    pair.source_prompt, pair.target_prompt, pair.weights, tokenizer, sampling.num_inference_steps
+                    pair.source_prompt,
+                    pair.target_prompt,
+                    pair.weights,
+                    tokenizer,
+                    sampling.num_inference_steps,
                 )
             except ValueError as error:
-                problems.append(f"pair {pair.id!r}, {method.name} {json.dumps(dict(params), default=str)}: {error}")
+                problems.append(
+                    f"pair {pair.id!r}, {method.name} {json.dumps(dict(params), default=str)}: {error}"
+                )
     raise_problems(problems, "the plan")
     base = [identity, sampling.num_inference_steps, float(sampling.guidance_scale), sampling.negative_prompt]
     groups: dict[tuple[str, int], list[Branch]] = {}
@@ -142,14 +159,18 @@ def make_plan(
                 seen.add((pair.id, method.name, key))
                 branches.append(Branch(pair, method.name, params, trajectory, key))
     plans = [
-        GroupPlan(prompt, seed, _hash([*base, prompt, seed, "source"]), tuple(branches)) for (prompt, seed), branches in groups.items()
+        GroupPlan(prompt, seed, _hash([*base, prompt, seed, "source"]), tuple(branches))
+        for (prompt, seed), branches in groups.items()
     ]
     return Plan(tuple(plans), calls, sampling)
 
 
 def without(plan: Plan, done: Callable[[Branch], bool]) -> Plan:
     """Return the plan with the branches that are not done yet; groups with none left are dropped."""
-    left = [GroupPlan(g.source_prompt, g.seed, g.source_key, tuple(b for b in g.branches if not done(b))) for g in plan.groups]
+    left = [
+        GroupPlan(g.source_prompt, g.seed, g.source_key, tuple(b for b in g.branches if not done(b)))
+        for g in plan.groups
+    ]
     return Plan(tuple(group for group in left if group.branches), plan.calls, plan.sampling)
 
 

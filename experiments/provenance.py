@@ -13,12 +13,25 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "lpips", "torchmetrics", "hydra-core", "pandas", "numpy")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "open_clip_torch",
+    "lpips",
+    "torchmetrics",
+    "hydra-core",
+    "pandas",
+    "numpy",
+)
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def write_provenance(run_dir: Path, config: dict[str, Any], identity: str) -> None:
-    """Append this call to the run folder's `provenance.json` (a list: a run may take several calls), atomically."""
+    """Append this call to the run folder's `provenance.json` (a list: a run may take several calls),
+    atomically.
+    """
     file = run_dir / "provenance.json"
     calls = json.loads(file.read_text()) if file.exists() else []
     calls.append(
@@ -30,7 +43,9 @@ def write_provenance(run_dir: Path, config: dict[str, Any], identity: str) -> No
             "versions": {name: _version(name) for name in PACKAGES},
             "python": platform.python_version(),
             "platform": platform.platform(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu x {os.cpu_count()}",
+            "device": torch.cuda.get_device_name()
+            if torch.cuda.is_available()
+            else f"cpu x {os.cpu_count()}",
             "tf32": torch.backends.cuda.matmul.allow_tf32,
         }
     )
@@ -49,7 +64,9 @@ def _version(name: str) -> str:
 
 def _git() -> dict[str, Any]:
     def run(*args: str) -> str:
-        return subprocess.run(("git", *args), cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ("git", *args), cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return {"commit": run("rev-parse", "HEAD"), "dirty": bool(run("status", "--porcelain"))}

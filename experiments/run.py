@@ -1,24 +1,25 @@
 """The command line, `p2p-bench run | plan | ls`, and the only file that knows Hydra.
 
-Configs are composed, instantiated into plain objects, and handed to plain functions; no DictConfig goes further.
+Configs are composed, instantiated into plain objects, and handed to plain functions; no DictConfig goes
+further.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers.utils.logging
 import hydra
+import transformers.utils.logging
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from p2p.engine import Sampling
-from p2p.loading import StableDiffusionSpec
-from results.summary import summarise
 
 from experiments.datasets.dataset import Dataset
 from experiments.evaluate import check_metrics, evaluate_run
@@ -26,16 +27,20 @@ from experiments.generate import RunInfo, remaining, run_plan
 from experiments.plan import Method, Plan, expand, make_plan, shard
 from experiments.provenance import write_provenance
 from experiments.timing import describe, estimate
+from p2p.engine import Sampling
+from p2p.loading import StableDiffusionSpec
+from results.summary import summarise
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("experiment", "model", "dataset", "method", "grid", "metrics", "tracking")
 USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
 
-  p2p-bench run  [overrides]   make, score and tabulate the images of a configuration; continues where it stood
+  p2p-bench run  [overrides]   make, score and tabulate images; continues where it stood
   p2p-bench plan [overrides]   show what that would cost, and compute nothing
   p2p-bench ls                 list the experiments, models, data sets, methods, grids and metrics there are
 
-Overrides are Hydra's: experiment=tau_sweep, dataset.limit=5, seed=0, -m tau=0,0.2,0.5; `p2p-bench run --help` shows all keys."""
+Overrides are Hydra's: experiment=tau_sweep, dataset.limit=5, seed=0, -m tau=0,0.2,0.5;
+`p2p-bench run --help` shows all keys."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,9 @@ class Job:
 
 def main() -> None:
     """Run a subcommand; exit code 1 where something failed, 2 where the input was wrong."""
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # Hydra shows the INFO of every library
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("-h", "--help"):
         print(USAGE)
@@ -64,7 +72,12 @@ def main() -> None:
     elif command in ("run", "plan"):
         del sys.argv[1]
         if command == "plan":  # leaves no trace on disk
-            sys.argv += ["hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+            sys.argv += [
+                "hydra.run.dir=.",
+                "hydra.output_subdir=null",
+                "hydra/job_logging=none",
+                "hydra/hydra_logging=none",
+            ]
         task = run if command == "run" else plan
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task(task))()
     else:
@@ -93,7 +106,9 @@ def build(config: DictConfig) -> Job:
     """Turn a composed configuration into plain objects. Raises ValueError for what cannot be."""
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
-    made = {key: _instantiate(key, plain[key]) for key in ("model", "dataset", "metrics", "tracking", "sampling")}
+    made = {
+        key: _instantiate(key, plain[key]) for key in ("model", "dataset", "metrics", "tracking", "sampling")
+    }
     seeds = plain["grid"]["seeds"] if config.seed is None else plain["seed"]
     index, count = (int(part) for part in str(config.shard).split("/"))
     if not 0 <= index < count:
@@ -115,9 +130,13 @@ def build(config: DictConfig) -> Job:
 def _methods(config: Mapping[Any, Any]) -> list[tuple[Method, dict[str, Any]]]:
     """Return every method of the grid with every set of its parameters.
 
-    The top-level `tau`, `strength`, ... of the command line replace the grid's axis in every method that has the parameter.
+    The top-level `tau`, `strength`, ... of the command line replace the grid's axis in every method that has
+    the parameter.
     """
-    overrides = {name: config[name] for name in ("operator", "tau", "cross_replace_steps", "self_replace_steps", "weights", "strength")}
+    overrides = {
+        name: config[name]
+        for name in ("operator", "tau", "cross_replace_steps", "self_replace_steps", "weights", "strength")
+    }
     overrides = {name: value for name, value in overrides.items() if value is not None}
     methods, used = [], set()
     for name, axes in config["grid"]["methods"].items():
@@ -125,7 +144,9 @@ def _methods(config: Mapping[Any, Any]) -> list[tuple[Method, dict[str, Any]]]:
         unknown = {axis for part in expand(axes) for axis in part} - set(defaults)
         if unknown:
             known = ", ".join(key for key in defaults if key != "_target_")
-            raise ValueError(f"grid.methods.{name}: {', '.join(sorted(unknown))} is no parameter, allowed are {known}")
+            raise ValueError(
+                f"grid.methods.{name}: {', '.join(sorted(unknown))} is no parameter, allowed are {known}"
+            )
         seen = []
         for params in expand(axes):
             chosen = {key: value for key, value in overrides.items() if key in defaults}
@@ -165,7 +186,9 @@ def _option(group: str, name: str) -> dict[str, Any]:
 def make(job: Job) -> Plan:
     """Load the pairs and plan the whole job; nothing but the tokenizer and the scheduler is loaded."""
     tokenizer, calls = job.model.load_tokenizer(), job.model.unet_calls(job.sampling.num_inference_steps)
-    return make_plan(job.dataset.load(), job.seeds, job.methods, job.model.identity(), tokenizer, calls, job.sampling)
+    return make_plan(
+        job.dataset.load(), job.seeds, job.methods, job.model.identity(), tokenizer, calls, job.sampling
+    )
 
 
 def plan(job: Job) -> int:
@@ -207,7 +230,11 @@ def list_options() -> str:
     for group in GROUPS:
         lines.append(f"{group}:")
         for file in sorted((CONF / group).glob("*.yaml")):
-            notes = [line[1:].strip() for line in file.read_text().splitlines() if line.startswith("#") and "@package" not in line]
+            notes = [
+                line[1:].strip()
+                for line in file.read_text().splitlines()
+                if line.startswith("#") and "@package" not in line
+            ]
             lines.append(f"  {file.stem:20} {notes[0] if notes else ''}")
     return "\n".join(lines)
 

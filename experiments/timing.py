@@ -7,10 +7,10 @@ from collections import Counter
 from datetime import timedelta
 
 import torch
-from p2p.loading import StableDiffusionSpec
-from p2p.stable_diffusion import StableDiffusion
 
 from experiments.plan import Plan
+from p2p.loading import StableDiffusionSpec
+from p2p.stable_diffusion import StableDiffusion
 
 
 def describe(whole: Plan, left: Plan) -> str:
@@ -21,24 +21,31 @@ def describe(whole: Plan, left: Plan) -> str:
     lines = [
         f"{len(pairs)} pairs x {len(seeds)} seeds: {len(whole.groups)} groups, {whole.images} edited images "
         f"({', '.join(f'{n} {method}' for method, n in sorted(by_method.items()))})",
-        f"{whole.evaluations:,} UNet evaluations ({whole.unshared_evaluations:,} if every branch ran by itself)",
+        f"{whole.evaluations:,} UNet evaluations "
+        f"({whole.unshared_evaluations:,} if every branch ran by itself)",
     ]
     if left.images < whole.images:
-        lines.append(f"{whole.images - left.images} images are there already; {left.evaluations:,} evaluations are left")
+        lines.append(
+            f"{whole.images - left.images} images are there already; "
+            f"{left.evaluations:,} evaluations are left"
+        )
     return "\n".join(lines)
 
 
 def estimate(spec: StableDiffusionSpec, plan: Plan) -> str:
-    """Return how long the plan will take here, or that it cannot be known because the weights are not here."""
+    """Return how long the plan will take, or that it cannot be known without the weights."""
     if spec.local_folder() is None:
         return f"time unknown: the weights of {spec.path!r} are not on this machine"
     seconds = seconds_per_evaluation(spec.load(), plan.sampling.max_batch) * plan.evaluations
-    return f"about {timedelta(seconds=round(seconds))} of denoising on this machine; decoding and metrics come on top"
+    duration = timedelta(seconds=round(seconds))
+    return f"about {duration} of denoising on this machine; decoding and metrics come on top"
 
 
 def seconds_per_evaluation(model: StableDiffusion, rows: int) -> float:
     """Measure one UNet evaluation (a row) in a call of `rows`: the best of three."""
-    latents = torch.zeros(rows, *model.latent_shape, device=model.pipeline.device, dtype=model.pipeline.unet.dtype)
+    latents = torch.zeros(
+        rows, *model.latent_shape, device=model.pipeline.device, dtype=model.pipeline.unet.dtype
+    )
     embeds = model.encode_prompts([""]).expand(rows, -1, -1)
     timestep = torch.tensor(500, device=model.pipeline.device)
     times = []

@@ -1,4 +1,6 @@
-"""Prompt-to-Prompt editing of diffusers pipelines (Hertz et al., ICLR 2023): `edit(model, source_prompt, edits, seed)`."""
+"""Prompt-to-Prompt editing of diffusers pipelines (Hertz et al., ICLR 2023): `edit(model, source_prompt,
+edits, seed)`.
+"""
 
 from p2p.baselines import FixedSeed, SDEdit
 from p2p.edits import PromptToPrompt

@@ -1,7 +1,7 @@
 """Attention processors that inject the source's attention, without ever forming a probability matrix.
 
-Every edit of Hertz et al. 2022 is linear in the source's and the target's own attention probabilities, so it is one or two calls
-of `scaled_dot_product_attention` with mixed values. Nothing is renormalised.
+Every edit of Hertz et al. 2022 is linear in the source's and the target's own attention probabilities, so it
+is one or two calls of `scaled_dot_product_attention` with mixed values. Nothing is renormalised.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from torch.nn.functional import scaled_dot_product_attention
 
 @dataclass
 class SourceBank:
-    """The source rows' queries and keys of one step, by layer, kept for the chunks of a batch that come after."""
+    """The source rows' queries and keys of one step, by layer, kept for the chunks of a batch that come
+    after.
+    """
 
     layers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def add(self, layer: str, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the rows of this chunk and return all of the layer so far; a row's position is its group's slot."""
+        """Append the rows of this chunk and return all of the layer so far; a row's position is its group's
+        slot.
+        """
         if layer in self.layers:
             old_query, old_key = self.layers[layer]
             query, key = torch.cat([old_query, query]), torch.cat([old_key, key])
@@ -34,7 +38,9 @@ class SourceBank:
 
 @dataclass(frozen=True)
 class BatchInjection:
-    """What each row of one UNet call takes from a source. Rows and slots are int64 tensors on the call's device."""
+    """What each row of one UNet call takes from a source. Rows and slots are int64 tensors on the call's
+    device.
+    """
 
     source_rows: Tensor  # the rows of this call that are sources, in the order of their slots
     replaced_rows: Tensor  # cross-attention wholly from the source
@@ -82,11 +88,19 @@ class InjectionProcessor:
         elif attn.norm_cross:
             encoder_hidden_states = attn.norm_encoder_hidden_states(encoder_hidden_states)
         if attention_mask is not None:
-            raise ValueError(f"attention_mask: given at {self.layer}, but Stable-Diffusion-shaped UNets have none")
+            raise ValueError(
+                f"attention_mask: given at {self.layer}, but Stable-Diffusion-shaped UNets have none"
+            )
 
         query, key, value = (
-            projected.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (rows, heads, pixels or tokens, channels)
-            for projected in (attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states))
+            projected.unflatten(-1, (attn.heads, -1)).transpose(
+                1, 2
+            )  # (rows, heads, pixels or tokens, channels)
+            for projected in (
+                attn.to_q(hidden_states),
+                attn.to_k(encoder_hidden_states),
+                attn.to_v(encoder_hidden_states),
+            )
         )
         if attn.norm_q is not None:
             query = attn.norm_q(query)
@@ -109,14 +123,19 @@ class InjectionProcessor:
         return output / attn.rescale_output_factor
 
 
-def inject_cross(layer: str, query: Tensor, key: Tensor, value: Tensor, injection: BatchInjection, scale: float) -> Tensor:
+def inject_cross(
+    layer: str, query: Tensor, key: Tensor, value: Tensor, injection: BatchInjection, scale: float
+) -> Tensor:
     """Return cross-attention (rows, heads, pixels, channels) in which edited rows use their source's maps.
 
-    `softmax(Q_s K_s^T) (W V_t) + softmax(Q_t K_t^T) (w * V_t)`; where w is 0 throughout, the second call is not made.
+    `softmax(Q_s K_s^T) (W V_t) + softmax(Q_t K_t^T) (w * V_t)`; where w is 0 throughout, the second call is
+    not made.
     """
     if not injection.any_cross:
         return scaled_dot_product_attention(query, key, value, scale=scale)
-    source_query, source_key = injection.bank.add(layer, query[injection.source_rows], key[injection.source_rows])
+    source_query, source_key = injection.bank.add(
+        layer, query[injection.source_rows], key[injection.source_rows]
+    )
     if len(injection.replaced_rows):
         rows, slots = injection.replaced_rows, injection.replaced_slots
         mixed = torch.einsum("nst,nhtd->nhsd", injection.replaced_mix, value[rows])
@@ -134,10 +153,16 @@ def inject_cross(layer: str, query: Tensor, key: Tensor, value: Tensor, injectio
     return output.index_add(0, rows, from_source)
 
 
-def inject_self(layer: str, query: Tensor, key: Tensor, value: Tensor, injection: BatchInjection, scale: float) -> Tensor:
-    """Return self-attention (rows, heads, pixels, channels): `softmax(Q_s K_s^T) V_t` in edited rows of small enough layers."""
+def inject_self(
+    layer: str, query: Tensor, key: Tensor, value: Tensor, injection: BatchInjection, scale: float
+) -> Tensor:
+    """Return self-attention (rows, heads, pixels, channels): `softmax(Q_s K_s^T) V_t` in edited rows of small
+    enough layers.
+    """
     if injection.any_self and query.shape[2] <= injection.self_max_pixels:
-        source_query, source_key = injection.bank.add(layer, query[injection.source_rows], key[injection.source_rows])
+        source_query, source_key = injection.bank.add(
+            layer, query[injection.source_rows], key[injection.source_rows]
+        )
         if len(injection.self_rows):
             query = query.index_copy(0, injection.self_rows, source_query[injection.self_slots])
             key = key.index_copy(0, injection.self_rows, source_key[injection.self_slots])
@@ -146,14 +171,18 @@ def inject_self(layer: str, query: Tensor, key: Tensor, value: Tensor, injection
 
 @contextmanager
 def injection_processors(unet: UNet2DConditionModel) -> Iterator[tuple[str, ...]]:
-    """Install the processors on every attention layer, give the layers' names, and put the old processors back.
+    """Install the processors on every attention layer, give the layers' names, and put the old processors
+    back.
 
     Raises ValueError where a layer has a processor whose computation would be lost (an IP-Adapter, say).
     """
     original = dict(unet.attn_processors)
     for layer, processor in original.items():
         if type(processor) not in (AttnProcessor, AttnProcessor2_0):
-            raise ValueError(f"{layer}: processor {type(processor).__name__} cannot be combined with injection, allowed are the default ones")
+            raise ValueError(
+                f"{layer}: processor {type(processor).__name__} cannot be combined with injection, "
+                "allowed are the default ones"
+            )
     unet.set_attn_processor({layer: InjectionProcessor(layer) for layer in original})
     try:
         yield tuple(original)

@@ -17,7 +17,7 @@ from p2p.edits import Trajectory
 
 @dataclass(frozen=True)
 class FixedSeed:
-    """Generate the target prompt from the source's seed with nothing injected: tau = 1 of Prompt-to-Prompt."""
+    """Generate the target prompt from the source's seed, nothing injected: P2P at tau = 1."""
 
     name: ClassVar[str] = "fixed_seed"
 
@@ -36,7 +36,8 @@ class FixedSeed:
 
 @dataclass(frozen=True)
 class SDEdit:
-    """Noise the source image to an intermediate step and denoise it with the target prompt (Meng et al. 2022).
+    """Noise the source image to an intermediate step and denoise it with the target prompt (Meng et al.
+    2022).
 
     As diffusers' img2img: of T steps the last `min(int(T * strength), T)` are run, so 0.58 of 50 is 28 steps.
     """
@@ -56,10 +57,15 @@ class SDEdit:
         tokenizer: PreTrainedTokenizerBase,
         num_inference_steps: int,
     ) -> Trajectory:
-        """Return plain denoising from the noised source image. Raises ValueError for a strength without a step."""
+        """Return plain denoising from the noised source image. Raises ValueError for a strength without a
+        step.
+        """
         word_tokens(target_prompt, tokenizer)  # validates the prompt
         if not int(num_inference_steps * self.strength):
-            raise ValueError(f"strength: {self.strength} of {num_inference_steps} steps is no step, allowed is 1/{num_inference_steps} or more")
+            raise ValueError(
+                f"strength: {self.strength} of {num_inference_steps} steps is no step, "
+                f"allowed is 1/{num_inference_steps} or more"
+            )
         record = {"strength": float(self.strength)}
         return Trajectory(target_prompt, (None,) * (num_inference_steps + 1), float(self.strength), record)
 

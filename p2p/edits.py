@@ -59,8 +59,9 @@ class Trajectory:
 class PromptToPrompt:
     """Edit by injecting the source's attention.
 
-    Give `tau` or `cross_replace_steps`, not both; with neither, cross_replace_steps = 0.8. `weights` re-weights words of the
-    target prompt: a mapping, or a number that replaces the factor of every word the pair re-weights, or None for the pair's own.
+    Give `tau` or `cross_replace_steps`, not both; with neither, cross_replace_steps = 0.8. `weights`
+    re-weights words of the target prompt: a mapping, or a number that replaces the factor of every word the
+    pair re-weights, or None for the pair's own.
     """
 
     operator: str = "auto"
@@ -75,7 +76,10 @@ class PromptToPrompt:
         if self.operator not in ("auto", "replace", "refine"):
             raise ValueError(f"operator: {self.operator!r} is not one of 'auto', 'replace', 'refine'")
         if self.tau is not None and self.cross_replace_steps is not None:
-            raise ValueError(f"tau: {self.tau!r} and cross_replace_steps: {self.cross_replace_steps!r} given, allowed is one of them")
+            raise ValueError(
+                f"tau: {self.tau!r} and cross_replace_steps: {self.cross_replace_steps!r} given, "
+                "allowed is one of them"
+            )
         self._windows()
 
     def _windows(self) -> tuple[Steps | Mapping[str, Steps], Steps]:
@@ -92,14 +96,19 @@ class PromptToPrompt:
         tokenizer: PreTrainedTokenizerBase,
         num_inference_steps: int,
     ) -> Trajectory:
-        """Return what to inject at each step. Raises ValueError for words or prompts the edit cannot be made with."""
+        """Return what to inject at each step. Raises ValueError for words or prompts the edit cannot be made
+        with.
+        """
         cross_steps, self_steps = self._windows()
         operator = resolve_operator(self.operator, source_prompt, target_prompt)
         matrix, aligned = alignment_matrix(operator, source_prompt, target_prompt, tokenizer, self.tail)
         if isinstance(self.weights, Mapping):
             weights = dict(self.weights)
         else:
-            weights = {word: factor if self.weights is None else float(self.weights) for word, factor in pair_weights.items()}
+            weights = {
+                word: factor if self.weights is None else float(self.weights)
+                for word, factor in pair_weights.items()
+            }
         factors = equalizer(target_prompt, weights, tokenizer)
         gate = cross_gate(cross_steps, target_prompt, tokenizer, num_inference_steps)
         self_start, self_end = self_window(self_steps, num_inference_steps)

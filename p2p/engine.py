@@ -1,6 +1,7 @@
 """The denoising loop: groups of edits in, images out, everything shared that can be.
 
-`Group` -> tree of states (tree.py) -> one batched loop in which targets read their source's attention (attention.py).
+`Group` -> tree of states (tree.py) -> one batched loop in which targets read their source's attention
+(attention.py).
 """
 
 from __future__ import annotations
@@ -56,29 +57,46 @@ class Group:
     def trajectories(self) -> tuple[Trajectory, ...]:
         """Return the source and the edits that start from its noise."""
         tree = [edit for edit in self.edits if edit.strength is None]
-        source = Trajectory(self.source_prompt, (None,) * max((len(e.injections) for e in self.edits), default=0))
+        source = Trajectory(
+            self.source_prompt, (None,) * max((len(e.injections) for e in self.edits), default=0)
+        )
         return (source, *tree)
 
 
 @dataclass(frozen=True)
 class Edited:
-    """The images of a group, (3, height, width) float32 in [0, 1] with 8-bit values, edits in the group's order."""
+    """The images of a group, (3, height, width) float32 in [0, 1] with 8-bit values, edits in the group's
+    order.
+    """
 
     source: Tensor
     images: tuple[Tensor, ...]
 
 
 def plan_evaluations(groups: Sequence[Group], calls: int, sampling: Sampling) -> int:
-    """Return the exact number of UNet evaluations (rows) that `generate` makes, for a scheduler with `calls` UNet calls."""
-    tree = sum(count_evaluations(build_tree([_rows(group, calls)], calls), sampling.guided) for group in groups)
-    starts = [sdedit_start(e.strength, sampling.num_inference_steps) for g in groups for e in g.edits if e.strength is not None]
+    """Return the exact number of UNet evaluations (rows) that `generate` makes, for a scheduler with `calls`
+    UNet calls.
+    """
+    tree = sum(
+        count_evaluations(build_tree([_rows(group, calls)], calls), sampling.guided) for group in groups
+    )
+    starts = [
+        sdedit_start(e.strength, sampling.num_inference_steps)
+        for g in groups
+        for e in g.edits
+        if e.strength is not None
+    ]
     return tree + sum(calls - start for start in starts) * (2 if sampling.guided else 1)
 
 
-def generate(model: StableDiffusion, groups: Sequence[Group], sampling: Sampling, on_rows: Counter = lambda rows: None) -> list[Edited]:
-    """Return the images of the groups, denoised together in lockstep in calls of at most `sampling.max_batch` rows.
+def generate(
+    model: StableDiffusion, groups: Sequence[Group], sampling: Sampling, on_rows: Counter = lambda rows: None
+) -> list[Edited]:
+    """Return the images of the groups, denoised together in lockstep in calls of at most `sampling.max_batch`
+    rows.
 
-    `on_rows` is told the UNet rows of each call. Where memory runs out, calls are halved and the groups denoised again.
+    `on_rows` is told the UNet rows of each call. Where memory runs out, calls are halved and the groups
+    denoised again.
     """
     limit = sampling.max_batch
     while True:
@@ -101,7 +119,9 @@ def edit(
     """Return the image of a prompt and a seed, and its edits, each a target prompt and a method."""
     sampling = sampling or Sampling()
     steps = sampling.num_inference_steps
-    trajectories = (method.trajectory(source_prompt, target, {}, model.tokenizer, steps) for target, method in edits)
+    trajectories = (
+        method.trajectory(source_prompt, target, {}, model.tokenizer, steps) for target, method in edits
+    )
     return generate(model, [Group(source_prompt, seed, tuple(trajectories))], sampling)[0]
 
 
@@ -126,20 +146,28 @@ def _rows(group: Group, calls: int) -> list[Trajectory]:
 
 
 @torch.no_grad()
-def _edit(model: StableDiffusion, groups: Sequence[Group], sampling: Sampling, limit: int, on_rows: Counter) -> list[Edited]:
+def _edit(
+    model: StableDiffusion, groups: Sequence[Group], sampling: Sampling, limit: int, on_rows: Counter
+) -> list[Edited]:
     generators = [torch.Generator().manual_seed(group.seed) for group in groups]
     calls = len(model.new_scheduler(sampling.num_inference_steps).timesteps)
     levels = build_tree([_rows(group, calls) for group in groups], calls)
     scheduler = model.new_scheduler(sampling.num_inference_steps)
     latents = model.draw_noise(generators) * scheduler.init_noise_sigma
     latents = denoise(model, latents, levels, scheduler, 0, generators, sampling, limit, on_rows)
-    images = {(node.group, branch): image for node, image in zip(levels[-1], model.decode(latents), strict=True) for branch in node.branches}
+    images = {
+        (node.group, branch): image
+        for node, image in zip(levels[-1], model.decode(latents), strict=True)
+        for branch in node.branches
+    }
     sources = torch.stack([images[g, 0] for g in range(len(groups))])
     noised = _edit_sources(model, groups, sources, sampling, limit, on_rows)
     edited = []
     for g, group in enumerate(groups):
         from_tree = iter([images[g, branch] for branch in range(1, len(group.trajectories()))])
-        edits = tuple(next(from_tree) if e.strength is None else noised[g, i] for i, e in enumerate(group.edits))
+        edits = tuple(
+            next(from_tree) if e.strength is None else noised[g, i] for i, e in enumerate(group.edits)
+        )
         edited.append(Edited(sources[g], edits))
     return edited
 
@@ -155,23 +183,39 @@ def denoise(
     limit: int,
     on_rows: Counter,
 ) -> Tensor:
-    """Denoise the states of a tree in lockstep from step `start`; return latents (last nodes, channels, height, width).
+    """Denoise the states of a tree in lockstep from step `start`; return latents (last nodes, channels,
+    height, width).
 
-    `latents` (groups, ...) are the states at `start`, `levels` the nodes of each remaining step, `generators` one per group:
-    every branch of a group gets the same draw. Raises FloatingPointError where latents stop being finite.
+    `latents` (groups, ...) are the states at `start`, `levels` the nodes of each remaining step, `generators`
+    one per group: every branch of a group gets the same draw. Raises FloatingPointError where latents stop
+    being finite.
     """
     prompts = sorted({node.prompt for level in levels for node in level} | {sampling.negative_prompt})
-    embeds = dict(zip(prompts, torch.cat([model.encode_prompts([prompt]) for prompt in prompts]), strict=True))
+    embeds = dict(
+        zip(prompts, torch.cat([model.encode_prompts([prompt]) for prompt in prompts]), strict=True)
+    )
     with injection_processors(model.pipeline.unet) as layers:
         for level, timestep in zip(levels, scheduler.timesteps[start:], strict=True):
             parents = torch.tensor([node.parent for node in level], device=latents.device)
             _fork(scheduler, parents, latents)
             latents = latents[parents]
-            noise_pred = _predict(model, latents, level, scheduler, timestep, embeds, layers, sampling, limit, on_rows)
-            latents = _step(scheduler, noise_pred, timestep, latents, [node.group for node in level], generators)
+            noise_pred = _predict(
+                model, latents, level, scheduler, timestep, embeds, layers, sampling, limit, on_rows
+            )
+            latents = _step(
+                scheduler, noise_pred, timestep, latents, [node.group for node in level], generators
+            )
     if not latents.isfinite().all():
-        broken = sorted({node.prompt for node, ok in zip(levels[-1], latents.isfinite().flatten(1).all(1), strict=True) if not ok})
-        raise FloatingPointError(f"latents: not finite for prompts {broken}; half precision may overflow, try dtype=float32")
+        broken = sorted(
+            {
+                node.prompt
+                for node, ok in zip(levels[-1], latents.isfinite().flatten(1).all(1), strict=True)
+                if not ok
+            }
+        )
+        raise FloatingPointError(
+            f"latents: not finite for prompts {broken}; half precision may overflow, try dtype=float32"
+        )
     return latents
 
 
@@ -187,7 +231,9 @@ def _predict(
     limit: int,
     on_rows: Counter,
 ) -> Tensor:
-    """Return the guided noise prediction of every node, in chunks of at most `limit` rows; sources come first."""
+    """Return the guided noise prediction of every node, in chunks of at most `limit` rows; sources come
+    first.
+    """
     per_node = 2 if sampling.guided else 1
     size = max(1, limit // per_node)
     bank = SourceBank()
@@ -201,7 +247,9 @@ def _predict(
         injection = _injection(level, begin, nodes, per_node, bank, model)
         output = model.predict(rows, timestep, torch.stack(texts), injection)
         if injection and sorted(injection.visited) != sorted(layers):
-            raise RuntimeError(f"attention: {len(set(layers) - set(injection.visited))} layers did not call their processor")
+            raise RuntimeError(
+                f"attention: {len(set(layers) - set(injection.visited))} layers did not call their processor"
+            )
         on_rows(len(rows))
         if sampling.guided:
             uncond, text = output.chunk(2)
@@ -210,8 +258,17 @@ def _predict(
     return torch.cat(predictions)
 
 
-def _injection(level: Sequence[Node], begin: int, nodes: Sequence[Node], per_node: int, bank: SourceBank, model: StableDiffusion) -> BatchInjection | None:
-    """Return what the rows of one chunk take from the sources, or None where nobody in this step takes anything."""
+def _injection(
+    level: Sequence[Node],
+    begin: int,
+    nodes: Sequence[Node],
+    per_node: int,
+    bank: SourceBank,
+    model: StableDiffusion,
+) -> BatchInjection | None:
+    """Return what the rows of one chunk take from the sources, or None where nobody in this step takes
+    anything.
+    """
     injections = [node.injection for node in level]
     any_cross = any(i is not None and i.cross is not None for i in injections)
     any_self = any(i is not None and i.self_attention for i in injections)
@@ -219,7 +276,11 @@ def _injection(level: Sequence[Node], begin: int, nodes: Sequence[Node], per_nod
         return None
     device, dtype = model.pipeline.device, model.pipeline.unet.dtype
     first = (per_node - 1) * len(nodes)  # conditional rows come after unconditional ones
-    cross = [(first + i, n.group, n.injection.cross) for i, n in enumerate(nodes) if n.injection and n.injection.cross]
+    cross = [
+        (first + i, n.group, n.injection.cross)
+        for i, n in enumerate(nodes)
+        if n.injection and n.injection.cross
+    ]
     replaced = [entry for entry in cross if not entry[2].own_share.any()]
     mixed = [entry for entry in cross if entry[2].own_share.any()]
     itself = [(first + i, n.group) for i, n in enumerate(nodes) if n.injection and n.injection.self_attention]
@@ -249,7 +310,9 @@ def _injection(level: Sequence[Node], begin: int, nodes: Sequence[Node], per_nod
 
 
 def _fork(scheduler: Any, parents: Tensor, latents: Tensor) -> None:
-    """Give every node its parent's part of a multistep scheduler's history (tensors shaped like the latents, or lists of them)."""
+    """Give every node its parent's part of a multistep scheduler's history (tensors shaped like the latents,
+    or lists of them).
+    """
 
     def fork(value: Any) -> Any:
         if isinstance(value, Tensor) and value.shape == latents.shape:
@@ -263,7 +326,14 @@ def _fork(scheduler: Any, parents: Tensor, latents: Tensor) -> None:
             setattr(scheduler, name, fork(value))
 
 
-def _step(scheduler: Any, noise_pred: Tensor, timestep: Tensor, latents: Tensor, groups: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+def _step(
+    scheduler: Any,
+    noise_pred: Tensor,
+    timestep: Tensor,
+    latents: Tensor,
+    groups: Sequence[int],
+    generators: Sequence[torch.Generator],
+) -> Tensor:
     """Take one scheduler step; a stochastic scheduler draws once per group, the same for each of its rows."""
     if "generator" not in inspect.signature(scheduler.step).parameters:
         return scheduler.step(noise_pred, timestep, latents, return_dict=False)[0]
@@ -278,11 +348,23 @@ def _step(scheduler: Any, noise_pred: Tensor, timestep: Tensor, latents: Tensor,
 
 
 def _edit_sources(
-    model: StableDiffusion, groups: Sequence[Group], sources: Tensor, sampling: Sampling, limit: int, on_rows: Counter
+    model: StableDiffusion,
+    groups: Sequence[Group],
+    sources: Tensor,
+    sampling: Sampling,
+    limit: int,
+    on_rows: Counter,
 ) -> dict[tuple[int, int], Tensor]:
-    """Return SDEdit's images by (group, edit): all edits of one strength are denoised together from the noised sources."""
+    """Return SDEdit's images by (group, edit): all edits of one strength are denoised together from the
+    noised sources.
+    """
     images: dict[tuple[int, int], Tensor] = {}
-    wanted = [(g, i, edit) for g, group in enumerate(groups) for i, edit in enumerate(group.edits) if edit.strength is not None]
+    wanted = [
+        (g, i, edit)
+        for g, group in enumerate(groups)
+        for i, edit in enumerate(group.edits)
+        if edit.strength is not None
+    ]
     for strength in sorted({edit.strength for _, _, edit in wanted if edit.strength is not None}):
         rows = [(g, i, edit) for g, i, edit in wanted if edit.strength == strength]
         scheduler = model.new_scheduler(sampling.num_inference_steps)
@@ -293,8 +375,12 @@ def _edit_sources(
         generators = [torch.Generator().manual_seed(derived_seed(groups[g].seed)) for g, _, _ in rows]
         noise = model.draw_noise(generators)
         latents = model.encode(sources[[g for g, _, _ in rows]])
-        latents = scheduler.add_noise(latents, noise, scheduler.timesteps[start : start + 1].repeat(len(rows)))
-        levels = [[Node(n, n, edit.prompt, None, (0,)) for n, (_, _, edit) in enumerate(rows)]] * len(scheduler.timesteps[start:])
+        latents = scheduler.add_noise(
+            latents, noise, scheduler.timesteps[start : start + 1].repeat(len(rows))
+        )
+        levels = [[Node(n, n, edit.prompt, None, (0,)) for n, (_, _, edit) in enumerate(rows)]] * len(
+            scheduler.timesteps[start:]
+        )
         latents = denoise(model, latents, levels, scheduler, start, generators, sampling, limit, on_rows)
         for (g, i, _), image in zip(rows, model.decode(latents), strict=True):
             images[g, i] = image
@@ -302,5 +388,7 @@ def _edit_sources(
 
 
 def derived_seed(seed: int) -> int:
-    """Return SDEdit's noise seed: a function of the seed, yet independent of the noise the source was drawn from."""
+    """Return SDEdit's noise seed: a function of the seed, yet independent of the noise the source was drawn
+    from.
+    """
     return (seed * 6364136223846793005 + 1442695040888963407) % 2**63

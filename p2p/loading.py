@@ -1,4 +1,6 @@
-"""Where a pipeline comes from, and what of it is needed before its weights are: tokenizer, scheduler, identity."""
+"""Where a pipeline comes from, and what of it is needed before its weights are: tokenizer, scheduler,
+identity.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,9 @@ SEMANTICS_VERSION = 1  # raised whenever the same edit would give other pixels
 class StableDiffusionSpec:
     """Where a pipeline comes from and how it is run; `load()` gives the `StableDiffusion`.
 
-    `path` is a folder or a model-hub name. `device` "auto" is the GPU where there is one. `scheduler` is the name of a diffusers
-    scheduler class, built from `scheduler_config` alone; without it the pipeline's own is used. `clip_tokenizer` says that the
-    tokenizer is CLIP's, so that planning needs no download.
+    `path` is a folder or a model-hub name. `device` "auto" is the GPU where there is one. `scheduler` is the
+    name of a diffusers scheduler class, built from `scheduler_config` alone; without it the pipeline's own is
+    used. `clip_tokenizer` says that the tokenizer is CLIP's, so that planning needs no download.
     """
 
     name: str
@@ -49,9 +51,14 @@ class StableDiffusionSpec:
 
     def __post_init__(self) -> None:
         if self.dtype not in ("float64", "float32", "float16", "bfloat16"):
-            raise ValueError(f"dtype: {self.dtype!r} is not one of 'float64', 'float32', 'float16', 'bfloat16'")
+            raise ValueError(
+                f"dtype: {self.dtype!r} is not one of 'float64', 'float32', 'float16', 'bfloat16'"
+            )
         if self.scheduler is not None and not hasattr(diffusers, self.scheduler):
-            raise ValueError(f"scheduler: {self.scheduler!r} is no scheduler of diffusers, allowed are names such as 'DDIMScheduler'")
+            raise ValueError(
+                f"scheduler: {self.scheduler!r} is no scheduler of diffusers, "
+                "allowed are names such as 'DDIMScheduler'"
+            )
         if self.scheduler_config and self.scheduler is None:
             raise ValueError("scheduler_config: given without scheduler, which it configures")
 
@@ -66,7 +73,9 @@ class StableDiffusionSpec:
             return None
 
     def load_tokenizer(self) -> CLIPTokenizer:
-        """Return the tokenizer, from the pipeline's folder or, for CLIP's, from the vocabulary that open_clip ships."""
+        """Return the tokenizer, from the pipeline's folder or, for CLIP's, from the vocabulary that open_clip
+        ships.
+        """
         folder = self.local_folder()
         if folder is not None:
             return CLIPTokenizer.from_pretrained(folder / "tokenizer")
@@ -91,7 +100,9 @@ class StableDiffusionSpec:
         return len(scheduler.timesteps)
 
     def identity(self) -> str:
-        """Return a hash of all that the model contributes to the pixels; of its name where the weights are not here yet."""
+        """Return a hash of all that the model contributes to the pixels; of its name where the weights are
+        not here yet.
+        """
         folder = self.local_folder()
         scheduler = self.load_scheduler()
         config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
@@ -132,8 +143,11 @@ class StableDiffusionSpec:
 def clip_tokenizer() -> CLIPTokenizer:
     """Return CLIP's tokenizer from the vocabulary file that ships with open_clip (merges; 49,408 tokens)."""
     spec = importlib.util.find_spec("open_clip")
-    assert spec is not None and spec.origin is not None
-    with gzip.open(Path(spec.origin).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8") as file:
+    assert spec is not None
+    assert spec.origin is not None
+    with gzip.open(
+        Path(spec.origin).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8"
+    ) as file:
         lines = file.read().split("\n")[1 : 49152 - 256 - 2 + 1]
     merges = [(left, right) for left, right in (line.split() for line in lines)]
     letters = list(_byte_letters().values())
@@ -151,10 +165,17 @@ def _byte_letters() -> dict[int, str]:
 
 @cache
 def _hash_files(folder: Path) -> str:
-    """Return a hash of the pipeline's weights and configs; the hub's cache already names large files by their hash."""
+    """Return a hash of the pipeline's weights and configs; the hub's cache already names large files by their
+    hash.
+    """
     digest = hashlib.sha256()
     parts = ("text_encoder", "tokenizer", "unet", "vae")
-    for file in sorted(file for part in parts for file in (folder / part).rglob("*") if file.suffix in (".safetensors", ".json", ".txt")):
+    for file in sorted(
+        file
+        for part in parts
+        for file in (folder / part).rglob("*")
+        if file.suffix in (".safetensors", ".json", ".txt")
+    ):
         blob = file.resolve().name
         named = file.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob)
         content = blob if named else hashlib.sha256(file.read_bytes()).hexdigest()

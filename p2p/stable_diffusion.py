@@ -1,6 +1,7 @@
 """The adapter for Stable-Diffusion-shaped pipelines of diffusers: SD 1.x and the embedded model.
 
-It says how prompts are encoded, which attention layers there are, how noise is predicted and how images are coded.
+It says how prompts are encoded, which attention layers there are, how noise is predicted and how images are
+coded.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ class StableDiffusion:
         sides = self.attention_sides()
         for name in ("self_max_side", "blend_side"):
             if getattr(self, name) not in sides:
-                raise ValueError(f"{name}: {getattr(self, name)} is no side of an attention layer, allowed are {', '.join(map(str, sides))}")
+                raise ValueError(
+                    f"{name}: {getattr(self, name)} is no side of an attention layer, "
+                    f"allowed are {', '.join(map(str, sides))}"
+                )
 
     @property
     def tokenizer(self) -> Any:
@@ -55,7 +59,9 @@ class StableDiffusion:
         sides = set()
         for layer in self.pipeline.unet.attn_processors:
             block, index = layer.split(".")[:2]
-            level = {"down_blocks": lambda i: i, "up_blocks": lambda i: levels - 1 - i}.get(block, lambda _: levels - 1)
+            level = {"down_blocks": lambda i: i, "up_blocks": lambda i: levels - 1 - i}.get(
+                block, lambda _: levels - 1
+            )
             sides.add(height >> level(int(index) if index.isdigit() else 0))
         return sorted(sides, reverse=True)
 
@@ -64,25 +70,40 @@ class StableDiffusion:
         return self.pipeline.encode_prompt(list(prompts), self.pipeline.device, 1, False)[0]
 
     def new_scheduler(self, num_inference_steps: int) -> Any:
-        """Return a fresh scheduler with its timesteps set. Raises ValueError for one that P2P's T + 1 table does not fit."""
+        """Return a fresh scheduler with its timesteps set. Raises ValueError for one that P2P's T + 1 table
+        does not fit.
+        """
         scheduler = copy.deepcopy(self.pipeline.scheduler)
         scheduler.set_timesteps(num_inference_steps, device=self.pipeline.device)
         calls = len(scheduler.timesteps)
         if calls not in (num_inference_steps, num_inference_steps + 1):
             name = type(scheduler).__name__
-            raise ValueError(f"scheduler: {name} calls the UNet {calls} times for {num_inference_steps} steps, allowed are T or T + 1")
+            raise ValueError(
+                f"scheduler: {name} calls the UNet {calls} times for {num_inference_steps} steps, "
+                "allowed are T or T + 1"
+            )
         return scheduler
 
     def draw_noise(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """Return standard normal latents (generators, channels, height, width), each from its own CPU generator."""
+        """Return standard normal latents (generators, channels, height, width), each from its own CPU
+        generator.
+        """
         shape = (1, *self.latent_shape)
         dtype = self.pipeline.unet.dtype
         return torch.cat([randn_tensor(shape, g, self.pipeline.device, dtype) for g in generators])
 
-    def predict(self, latents: Tensor, timestep: Tensor, prompt_embeds: Tensor, injection: BatchInjection | None) -> Tensor:
+    def predict(
+        self, latents: Tensor, timestep: Tensor, prompt_embeds: Tensor, injection: BatchInjection | None
+    ) -> Tensor:
         """Return the denoiser's output for each row."""
         kwargs = {"injection": injection} if injection else None
-        return self.pipeline.unet(latents, timestep, encoder_hidden_states=prompt_embeds, cross_attention_kwargs=kwargs, return_dict=False)[0]
+        return self.pipeline.unet(
+            latents,
+            timestep,
+            encoder_hidden_states=prompt_embeds,
+            cross_attention_kwargs=kwargs,
+            return_dict=False,
+        )[0]
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -96,4 +117,6 @@ class StableDiffusion:
         """Return scaled latent means of images (N, 3, height, width) in [0, 1]."""
         vae = self.pipeline.vae
         rows = images.to(vae.device, vae.dtype) * 2 - 1
-        return torch.cat([vae.encode(row[None]).latent_dist.mode() for row in rows]) * vae.config.scaling_factor
+        return (
+            torch.cat([vae.encode(row[None]).latent_dist.mode() for row in rows]) * vae.config.scaling_factor
+        )

@@ -29,7 +29,11 @@ def build_tree(groups: Sequence[Sequence[Trajectory]], steps: int) -> list[list[
     """
     levels: list[list[Node]] = []
     for step in range(steps):
-        parents = levels[-1] if levels else [Node(g, g, "", None, tuple(range(len(b)))) for g, b in enumerate(groups)]
+        parents = (
+            levels[-1]
+            if levels
+            else [Node(g, g, "", None, tuple(range(len(b)))) for g, b in enumerate(groups)]
+        )
         sources: list[Node] = []
         edits: list[Node] = []
         for position, parent in enumerate(parents):

@@ -7,7 +7,9 @@ import re
 from collections.abc import Mapping
 
 HIGHER_IS_BETTER: dict[str, bool] = {
-    "clip_": True,
+    "clip_target": True,
+    "clip_directional": True,
+    "clip_image": True,
     "ms_ssim": True,
     "ssim": True,
     "psnr": True,

@@ -77,14 +77,20 @@ def write_metrics(
 
 
 def load_records(run_dir: Path) -> pd.DataFrame:
-    """Return all records, one row per image; FileNotFoundError where there are none."""
+    """Return all records, one row per image; FileNotFoundError where there are none.
+
+    Groups that overlap (a source made again for new edits, a failure made good) may record an image twice: a
+    successful row comes before a failed one, and the first stays.
+    """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise FileNotFoundError(f"{run_dir}: no such run folder")
     files = sorted((run_dir / "records").glob("*.parquet"))
     if not files:
         raise FileNotFoundError(f"{run_dir}: the run has no records yet")
-    return _read(files, RECORD_TYPES)
+    records = _read(files, RECORD_TYPES)
+    failures_last = records.sort_values("status", key=lambda status: status.ne("ok"), kind="stable")
+    return failures_last.drop_duplicates(RECORD_IDENTITY).sort_index(ignore_index=True)
 
 
 def load_metrics(run_dir: Path) -> pd.DataFrame:

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import pandas as pd
 from PIL import Image
 
 _log = logging.getLogger(__name__)
-_MODES = ("offline", "online", "disabled")
+Mode = Literal["offline", "online", "disabled"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Wandb:
     """Where and how to log; ValueError for a `mode` other than offline, online, disabled."""
 
     project: str
-    mode: str = "offline"
+    mode: Mode = "offline"
     entity: str | None = None
     group: str | None = None
     job_type: str | None = None
@@ -35,8 +35,8 @@ class Wandb:
     timeout: float = 30.0  # seconds to wait for the server, at the start and at the end
 
     def __post_init__(self) -> None:
-        if self.mode not in _MODES:
-            raise ValueError(f"tracking.mode: {self.mode!r} is not one of {', '.join(_MODES)}")
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"tracking.mode: {self.mode!r} is not one of {', '.join(get_args(Mode))}")
         object.__setattr__(self, "tags", tuple(self.tags))  # a YAML list arrives as a list
 
     def log_run(
@@ -67,7 +67,7 @@ class Wandb:
     def _start(self, run_dir: Path, config: dict[str, Any], run_id: str) -> Any:
         import wandb
 
-        def init(mode: str) -> Any:
+        def init(mode: Mode) -> Any:
             return wandb.init(
                 project=self.project, entity=self.entity, group=self.group, job_type=self.job_type,
                 tags=list(self.tags), name=run_dir.name, id=run_id, config=config, mode=mode,

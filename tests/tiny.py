@@ -1,11 +1,14 @@
-"""A tiny random Stable-Diffusion pipeline of the real diffusers classes: 32-pixel images, 16x16 latents, CLIP's tokenizer."""
+"""A tiny random Stable-Diffusion pipeline of the real diffusers classes: 32-pixel images, 16x16 latents,
+CLIP's tokenizer.
+"""
 
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from p2p.loading import clip_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
+
+from p2p.loading import clip_tokenizer
 
 
 def save_tiny_pipeline(folder: Path) -> Path:
@@ -25,7 +28,9 @@ def save_tiny_pipeline(folder: Path) -> Path:
     )
     with torch.no_grad():  # at its usual initialisation a random UNet hardly looks at its prompt
         for name, parameter in unet.named_parameters():
-            if "attn" in name and name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")):
+            if "attn" in name and name.endswith(
+                ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")
+            ):
                 parameter.mul_(4)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,

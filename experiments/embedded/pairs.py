@@ -1,4 +1,5 @@
-"""The `embedded` data set: scene pairs over all edit types, with the ideal edit and its mask where a scene is rendered.
+"""The `embedded` data set: scene pairs over all edit types, with the ideal edit and its mask where a scene is
+rendered.
 
 Every target prompt holds an object in a place that training never showed together (world.py).
 """
@@ -13,9 +14,29 @@ import numpy as np
 from experiments.datasets.dataset import Dataset
 from experiments.datasets.pair import Pair
 from experiments.embedded.render import Layout, render
-from experiments.embedded.world import COLOURS, HEADGEAR, OBJECTS, PLACES, SIZES, STYLES, TIMES, Scene, Thing, reserved
+from experiments.embedded.world import (
+    COLOURS,
+    HEADGEAR,
+    OBJECTS,
+    PLACES,
+    SIZES,
+    STYLES,
+    TIMES,
+    Scene,
+    Thing,
+    reserved,
+)
 
-COUNTS = {"swap": 32, "add": 16, "remove": 14, "attribute": 16, "place": 12, "time": 8, "style": 10, "reweight": 12}
+COUNTS = {
+    "swap": 32,
+    "add": 16,
+    "remove": 14,
+    "attribute": 16,
+    "place": 12,
+    "time": 8,
+    "style": 10,
+    "reweight": 12,
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +51,9 @@ class ScenePair:
 
     @property
     def difficulty(self) -> str:
-        """How much the target caption says beside one object and its place: nothing easy, one thing medium, more hard."""
+        """How much the target caption says beside one object and its place: nothing easy, one thing medium,
+        more hard.
+        """
         scene = self.target
         said = sum(bool(word) for t in scene.things for word in (t.size, t.colour, t.pattern, t.wearing))
         said += 2 * (len(scene.things) - 1) + bool(scene.time) + scene.fog + bool(scene.style)
@@ -38,12 +61,21 @@ class ScenePair:
 
     def pair(self) -> Pair:
         """Return the pair as every data set gives it."""
-        return Pair(self.id, self.source.caption(), self.target.caption(), self.edit_type, self.difficulty, dict(self.weights))
+        return Pair(
+            self.id,
+            self.source.caption(),
+            self.target.caption(),
+            self.edit_type,
+            self.difficulty,
+            dict(self.weights),
+        )
 
 
 @dataclass(frozen=True)
 class RenderedPair:
-    """A rendered edit, (64, 64, 3) uint8 each: the source, the ideal result, and the area they differ in (64, 64) bool."""
+    """A rendered edit, (64, 64, 3) uint8 each: the source, the ideal result, and the area they differ in (64,
+    64) bool.
+    """
 
     source: np.ndarray
     ideal: np.ndarray
@@ -53,8 +85,8 @@ class RenderedPair:
 def render_pair(pair: ScenePair, layout: Layout) -> RenderedPair:
     """Render source and ideal edit with the same free factors.
 
-    The mask is where the two differ: the things concerned and their shadows, or everything for a global edit. Raises
-    ValueError for a re-weighting: its ideal is not a scene.
+    The mask is where the two differ: the things concerned and their shadows, or everything for a global edit.
+    Raises ValueError for a re-weighting: its ideal is not a scene.
     """
     if pair.weights:
         raise ValueError(f"pair {pair.id}: a re-weighting has no ideal image")
@@ -76,7 +108,9 @@ class Embedded(Dataset):
         return [pair.pair() for pair in scene_pairs(self.per_type)]
 
 
-def scene_pairs(per_type: int | None = None, counts: dict[str, int] | None = None, seed: int = 0) -> list[ScenePair]:
+def scene_pairs(
+    per_type: int | None = None, counts: dict[str, int] | None = None, seed: int = 0
+) -> list[ScenePair]:
     """Draw the data set's pairs; the first `per_type` of each edit type."""
     drawn = []
     for number, (edit_type, count) in enumerate((counts or COUNTS).items()):
@@ -97,7 +131,9 @@ Edit = tuple[Scene, Scene, tuple[tuple[str, float], ...]]
 
 
 def _base(rng: np.random.Generator) -> Scene:
-    """Draw a target: one thing in a place it was never trained in, in a third of the cases with something more said."""
+    """Draw a target: one thing in a place it was never trained in, in a third of the cases with something
+    more said.
+    """
     place = str(rng.choice(tuple(PLACES)))
     name = str(rng.choice([name for name in OBJECTS if reserved(name, place)]))
     scene = Scene((Thing(name),), place)

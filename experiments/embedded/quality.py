@@ -1,6 +1,8 @@
-"""What the embedded models show on held-out scenes and prompts: `make quality` measures every figure and writes QUALITY.md.
+"""What the embedded models show on held-out scenes and prompts: `make quality` measures every figure and
+writes QUALITY.md.
 
-Every seed and prompt is fixed here, before any model is looked at. Where a goal stands beside a figure, missing it fails.
+Every seed and prompt is fixed here, before any model is looked at. Where a goal stands beside a figure,
+missing it fails.
 """
 
 from __future__ import annotations
@@ -10,17 +12,16 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from evaluation.clip import Clip
-from evaluation.perceptual import Lpips
-from p2p import FixedSeed, Group, PromptToPrompt, Sampling, StableDiffusion, StableDiffusionSpec, generate
-from p2p.engine import batches
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from evaluation.clip import Clip
+from evaluation.perceptual import Lpips
 from experiments.embedded import quality_metrics
 from experiments.embedded.judge import Judge
 from experiments.embedded.pairs import scene_pairs
@@ -28,7 +29,9 @@ from experiments.embedded.scenes import draw_scenes
 from experiments.embedded.train_diffusion import RecordingProcessor, thing_masks, thing_tokens
 from experiments.embedded.train_vae import psnr, to_model
 from experiments.embedded.training import ROOT, WEIGHTS
-from experiments.embedded.world import OBJECTS, PLACES, Scene, Thing, draw_scene
+from experiments.embedded.world import OBJECTS, PLACES, Scene, draw_scene
+from p2p import FixedSeed, Group, PromptToPrompt, Sampling, StableDiffusion, StableDiffusionSpec, generate
+from p2p.engine import batches
 
 SPEC = StableDiffusionSpec("embedded", str(WEIGHTS / "pipeline"), self_max_side=16, blend_side=16)
 SAMPLING = Sampling()
@@ -65,7 +68,9 @@ def _generate(model: StableDiffusion, groups: Sequence[Group]) -> list:
 
 
 def naming(model: StableDiffusion, judge: Judge, clip: Clip) -> list[Figure]:
-    """200 images of held-out prompts, half of one object and half of two: does the judge see what the prompt says?"""
+    """200 images of held-out prompts, half of one object and half of two: does the judge see what the prompt
+    says?
+    """
     rng = np.random.default_rng((11, 0))
     scenes: list[Scene] = []
     while len(scenes) < 200:
@@ -78,12 +83,20 @@ def naming(model: StableDiffusion, judge: Judge, clip: Clip) -> list[Figure]:
     for scene, row in zip(scenes, presence, strict=True):
         named = {OBJECTS[i] for i in row.topk(len(scene.things)).indices.tolist()}
         right.append(named == {thing.name for thing in scene.things})
-    placed = [tuple(PLACES)[int(row.argmax())] == scene.place for scene, row in zip(scenes, places, strict=True)]
+    placed = [
+        tuple(PLACES)[int(row.argmax())] == scene.place for scene, row in zip(scenes, places, strict=True)
+    ]
     captions = [scene.caption() for scene in scenes]
     to_text, to_image = quality_metrics.clip_retrieval(clip, images, captions)
     return [
-        Figure("generated: object of single-object prompts named right (100 images)", float(np.mean(right[:100])), ">= 0.92"),
-        Figure("generated: both objects of two named right (100 images)", float(np.mean(right[100:])), ">= 0.75"),
+        Figure(
+            "generated: object of single-object prompts named right (100 images)",
+            float(np.mean(right[:100])),
+            ">= 0.92",
+        ),
+        Figure(
+            "generated: both objects of two named right (100 images)", float(np.mean(right[100:])), ">= 0.75"
+        ),
         Figure("generated: place named right (200 images)", float(np.mean(placed)), ">= 0.98"),
         Figure("embedded CLIP, generated images: top-1 caption in batches of 64", to_text, ">= 0.85"),
         Figure("embedded CLIP, generated images: top-1 image in batches of 64", to_image, ">= 0.85"),
@@ -92,14 +105,17 @@ def naming(model: StableDiffusion, judge: Judge, clip: Clip) -> list[Figure]:
 
 @torch.no_grad()
 def pointing_game(model: StableDiffusion, timesteps: Sequence[int] = (300, 600, 800)) -> list[Figure]:
-    """128 held-out renders, noised: does the object word's map at 16x16 peak inside the object's bounding box?
+    """128 held-out renders, noised: does the object word's map at 16x16 peak inside the object's bounding
+    box?
 
     The map is the conditional row's mean over heads and the 16x16 layers.
     """
     drawn = draw_scenes(128, (12, 0), held_out=True)
     unet, scheduler = model.pipeline.unet, model.pipeline.scheduler
     latents = model.encode((to_model(torch.from_numpy(drawn.images)) + 1) / 2)
-    ids = model.tokenizer([s.caption() for s in drawn.scenes], padding="max_length", return_tensors="pt").input_ids
+    ids = model.tokenizer(
+        [s.caption() for s in drawn.scenes], padding="max_length", return_tensors="pt"
+    ).input_ids
     tokens = thing_tokens(drawn, ids, model.tokenizer)
     masks = thing_masks(torch.from_numpy(drawn.labels), drawn, torch.arange(128))
     original = dict(unet.attn_processors)
@@ -110,7 +126,9 @@ def pointing_game(model: StableDiffusion, timesteps: Sequence[int] = (300, 600, 
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(t))
         noisy = scheduler.add_noise(latents, noise, torch.full((128,), t))
         unet(noisy, t, model.encode_prompts([s.caption() for s in drawn.scenes]))
-        maps = torch.stack([r.probabilities for r in recorders.values() if r.probabilities.shape[1] == 256]).mean(0)
+        maps = torch.stack(
+            [r.probabilities for r in recorders.values() if r.probabilities.shape[1] == 256]
+        ).mean(0)
         hits = []
         for row in range(128):
             for j in range(len(drawn.scenes[row].things)):
@@ -119,7 +137,13 @@ def pointing_game(model: StableDiffusion, timesteps: Sequence[int] = (300, 600, 
                 if len(cells):
                     (top, left), (bottom, right) = cells.min(0).values.tolist(), cells.max(0).values.tolist()
                     hits.append(top <= peak // 16 <= bottom and left <= peak % 16 <= right)
-        figures.append(Figure(f"pointing game at t = {t} ({len(hits)} objects)", float(np.mean(hits)), ">= 0.95" if t == 600 else ""))
+        figures.append(
+            Figure(
+                f"pointing game at t = {t} ({len(hits)} objects)",
+                float(np.mean(hits)),
+                ">= 0.95" if t == 600 else "",
+            )
+        )
     unet.set_attn_processor(original)
     return figures
 
@@ -127,8 +151,9 @@ def pointing_game(model: StableDiffusion, timesteps: Sequence[int] = (300, 600, 
 def reweighting(model: StableDiffusion) -> list[Figure]:
     """24 (word, seed) cases: does the word's effect rise with its weight 0, 0.5, 1, 2?
 
-    The effect of a colour is the mean of its channel contrast over the image, of night the darkness, of sunset red minus blue,
-    of fog minus the standard deviation, of big the judge's object area. P2P on equal prompts at tau 0, self window 0.4.
+    The effect of a colour is the mean of its channel contrast over the image, of night the darkness, of
+    sunset red minus blue, of fog minus the standard deviation, of big the judge's object area. P2P on equal
+    prompts at tau 0, self window 0.4.
     """
     judge = Judge.load(WEIGHTS / "judge")
     cases = [
@@ -144,19 +169,26 @@ def reweighting(model: StableDiffusion) -> list[Figure]:
     weights, seeds = (0.0, 0.5, 1.0, 2.0), (0, 1, 2)
     groups = []
     for word, prompt, _ in cases:
-        edits = [PromptToPrompt(tau=0, weights={word: w}).trajectory(prompt, prompt, {}, model.tokenizer, 50) for w in weights]
+        edits = [
+            PromptToPrompt(tau=0, weights={word: w}).trajectory(prompt, prompt, {}, model.tokenizer, 50)
+            for w in weights
+        ]
         groups += [Group(prompt, seed, tuple(edits)) for seed in seeds]
     monotone = []
-    for edited, (_, _, effect) in zip(_generate(model, groups), [case for case in cases for _ in seeds], strict=True):
+    for edited, (_, _, effect) in zip(
+        _generate(model, groups), [case for case in cases for _ in seeds], strict=True
+    ):
         values = [float(effect(image)) for image in edited.images]
-        monotone.append(all(a < b for a, b in zip(values, values[1:], strict=False)))
+        monotone.append(all(a < b for a, b in pairwise(values)))
     return [Figure("re-weighting monotone in 0, 0.5, 1, 2 (24 cases)", float(np.mean(monotone)), ">= 0.9")]
 
 
 def preservation(model: StableDiffusion, judge: Judge) -> list[Figure]:
-    """64 held-out word swaps x 2 seeds at tau 0.2, default self window: error outside the objects, P2P against fixed seed.
+    """64 held-out word swaps x 2 seeds at tau 0.2, default self window: error outside the objects, P2P
+    against fixed seed.
 
-    The area is the union of the judge's object masks on source, P2P and fixed-seed image, grown by 2 pixels; the same for both.
+    The area is the union of the judge's object masks on source, P2P and fixed-seed image, grown by 2 pixels;
+    the same for both.
     """
     pairs = [p for p in scene_pairs(counts={"swap": 64}, seed=1) if p.edit_type == "swap"]
     groups, names = [], []
@@ -164,7 +196,13 @@ def preservation(model: StableDiffusion, judge: Judge) -> list[Figure]:
         for pair in pairs:
             source, target = pair.source.caption(), pair.target.caption()
             methods = (PromptToPrompt(tau=0.2), FixedSeed())
-            groups.append(Group(source, seed, tuple(m.trajectory(source, target, {}, model.tokenizer, 50) for m in methods)))
+            groups.append(
+                Group(
+                    source,
+                    seed,
+                    tuple(m.trajectory(source, target, {}, model.tokenizer, 50) for m in methods),
+                )
+            )
             names.append(pair.target.things[0].name)
     ratios, errors, named, excluded = [], [], [], 0
     for edited, name in zip(_generate(model, groups), names, strict=True):
@@ -180,7 +218,11 @@ def preservation(model: StableDiffusion, judge: Judge) -> list[Figure]:
         errors.append((p2p, fixed))
     medians = np.median(np.array(errors), 0)
     return [
-        Figure(f"P2P / fixed seed, median ratio of error outside the objects ({len(ratios)} edits)", float(np.median(ratios)), "<= 0.6"),
+        Figure(
+            f"P2P / fixed seed, median ratio of error outside the objects ({len(ratios)} edits)",
+            float(np.median(ratios)),
+            "<= 0.6",
+        ),
         Figure("P2P: median squared error outside the objects", float(medians[0])),
         Figure("fixed seed: median squared error outside the objects", float(medians[1])),
         Figure("edits left out because objects cover more than half", float(excluded)),
@@ -195,8 +237,22 @@ def measure() -> list[Figure]:
     clip = Clip(backbone="embedded", folder=str(WEIGHTS / "clip"))
     lpips = Lpips(net="embedded", folder=str(WEIGHTS / "lpips"))
     model = SPEC.load()
-    figures = [Figure("VAE reconstruction PSNR, dB (1,000 renders)", psnr(vae, draw_scenes(1000, (7, 0), held_out=True)), ">= 28")]
+    figures = [
+        Figure(
+            "VAE reconstruction PSNR, dB (1,000 renders)",
+            psnr(vae, draw_scenes(1000, (7, 0), held_out=True)),
+            ">= 28",
+        )
+    ]
     figures += pointing_game(model)
+    figures += [
+        Figure(f"judge, renders: {name}", value)
+        for name, value in quality_metrics.judge_held_out(judge).items()
+    ]
+    for kind, share in quality_metrics.lpips_ranking(lpips.model).items():
+        figures.append(Figure(f"embedded LPIPS: {kind} ranks below another scene (500)", share, ">= 0.99"))
+    for kind, share in quality_metrics.lpips_monotone(lpips.model).items():
+        figures.append(Figure(f"embedded LPIPS: grows with {kind} at every rung (500 scenes)", share))
     renders = draw_scenes(640, (13, 0), held_out=True)
     images = (to_model(torch.from_numpy(renders.images)) + 1) / 2
     to_text, to_image = quality_metrics.clip_retrieval(clip, images, [s.caption() for s in renders.scenes])
@@ -212,7 +268,12 @@ def measure() -> list[Figure]:
 
 def report(figures: Sequence[Figure], seconds: float) -> str:
     """Return the figures as a Markdown table."""
-    lines = ["# What the embedded models show", "", f"`make quality`, {seconds / 60:.0f} min on {torch.get_num_threads()} CPU threads.", ""]
+    lines = [
+        "# What the embedded models show",
+        "",
+        f"`make quality`, {seconds / 60:.0f} min on {torch.get_num_threads()} CPU threads.",
+        "",
+    ]
     lines += ["| figure | measured | goal |", "|---|---|---|"]
     lines += [f"| {f.name} | {f.value:.4g} | {f.goal}{'' if f.met else ' **missed**'} |" for f in figures]
     return "\n".join(lines) + "\n"

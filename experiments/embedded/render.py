@@ -1,4 +1,5 @@
-"""The embedded world's pictures: `render(scene, layout)` paints what the caption says over what it leaves open.
+"""The embedded world's pictures: `render(scene, layout)` paints what the caption says over what it leaves
+open.
 
 The same layout under two scenes gives a source and its ideal edit: all that the captions do not change stays.
 """
@@ -14,7 +15,13 @@ from experiments.embedded.world import HEADGEAR, OBJECTS, PLACES, Scene, Thing
 
 SIDE = 64
 _Y, _X = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
-_RGB = {"red": (225, 40, 40), "blue": (45, 95, 235), "green": (45, 170, 60), "yellow": (250, 215, 40), "purple": (150, 60, 200)}
+_RGB = {
+    "red": (225, 40, 40),
+    "blue": (45, 95, 235),
+    "green": (45, 170, 60),
+    "yellow": (250, 215, 40),
+    "purple": (150, 60, 200),
+}
 _DIAMETER = {  # pixels, (smallest, largest), for a thing alone and for one of two
     "": ((24, 42), (22, 29)),
     "big": ((38, 48), (28, 32)),
@@ -64,10 +71,15 @@ def draw_layout(rng: np.random.Generator, things: int) -> Layout:
     def triples(n: int) -> tuple[tuple[float, float, float], ...]:
         return tuple((float(a), float(b), float(c)) for a, b, c in rng.random((n, 3)))
 
-    slots = [Slot(*map(float, rng.random(3)), bool(rng.random() < 0.5), float(rng.uniform(-12, 12))) for _ in range(things)]
+    slots = [
+        Slot(*rng.random(3).tolist(), bool(rng.random() < 0.5), float(rng.uniform(-12, 12)))
+        for _ in range(things)
+    ]
     if things == 2:  # one thing in each half
         left = float(rng.random() < 0.5)
-        slots = [replace(s, x=0.75 * side + 0.25 * s.x) for s, side in zip(slots, (left, 1 - left), strict=True)]
+        slots = [
+            replace(s, x=0.75 * side + 0.25 * s.x) for s, side in zip(slots, (left, 1 - left), strict=True)
+        ]
     return Layout(
         place=str(rng.choice(tuple(PLACES))),
         horizon=float(rng.random()),
@@ -90,11 +102,17 @@ def render(scene: Scene, layout: Layout) -> Rendering:
     place = scene.place or layout.place
     canvas = _BACKGROUNDS[place](layout, scene.time)
     masks = np.zeros((len(scene.things), SIDE, SIDE), np.float32)
-    boxes = [place_thing(thing, slot, layout) for thing, slot in zip(scene.things, layout.slots, strict=False)]
+    boxes = [
+        place_thing(thing, slot, layout) for thing, slot in zip(scene.things, layout.slots, strict=False)
+    ]
     order = np.argsort([box[1] + box[2] / 2 for box in boxes])  # what stands lower is nearer
     for i in order:
         thing, slot, (x, y, diameter) = scene.things[i], layout.slots[i], boxes[i]
-        _blend(canvas, np.exp(-(((_X - x) / (0.42 * diameter)) ** 4) - ((_Y - y - 0.47 * diameter) / 2.2) ** 4) * 0.35, (20, 20, 40))
+        _blend(
+            canvas,
+            np.exp(-(((_X - x) / (0.42 * diameter)) ** 4) - ((_Y - y - 0.47 * diameter) / 2.2) ** 4) * 0.35,
+            (20, 20, 40),
+        )
         rgb, alpha = _sprite(thing, slot, x, y, diameter, layout.strength)
         canvas += (rgb - canvas) * alpha[..., None]
         masks *= 1 - alpha
@@ -140,13 +158,25 @@ def _vertical(top: tuple[float, ...], bottom: tuple[float, ...], end: float) -> 
 def _sky(layout: Layout, time: str) -> np.ndarray:
     hue, light = layout.sky
     if time == "night":
-        canvas = _vertical(_mix((10, 12, 45), (35, 15, 70), hue), _mix((35, 45, 110), (70, 50, 120), light), _horizon(layout))
+        canvas = _vertical(
+            _mix((10, 12, 45), (35, 15, 70), hue), _mix((35, 45, 110), (70, 50, 120), light), _horizon(layout)
+        )
         for x, y, size in layout.marks:
-            _blend(canvas, _edge(0.4 + 0.7 * size - np.hypot(_X - SIDE * x, _Y - 30 * y)) * 0.9, (250, 250, 220))
+            _blend(
+                canvas, _edge(0.4 + 0.7 * size - np.hypot(_X - SIDE * x, _Y - 30 * y)) * 0.9, (250, 250, 220)
+            )
     elif time == "sunset":
-        canvas = _vertical(_mix((95, 50, 130), (200, 80, 90), hue), _mix((255, 150, 60), (255, 200, 110), light), _horizon(layout))
+        canvas = _vertical(
+            _mix((95, 50, 130), (200, 80, 90), hue),
+            _mix((255, 150, 60), (255, 200, 110), light),
+            _horizon(layout),
+        )
     else:
-        canvas = _vertical(_mix((60, 130, 235), (90, 195, 235), hue), _mix((170, 215, 250), (235, 240, 245), light), _horizon(layout))
+        canvas = _vertical(
+            _mix((60, 130, 235), (90, 195, 235), hue),
+            _mix((170, 215, 250), (235, 240, 245), light),
+            _horizon(layout),
+        )
     x, y = 6 + 52 * layout.sun[0], 6 + 12 * layout.sun[1]
     if time == "night":
         disc = np.hypot(_X - x, _Y - y)
@@ -161,7 +191,11 @@ def _sky(layout: Layout, time: str) -> np.ndarray:
     for x, y, size in layout.clouds:
         radius = 3 + 4 * size
         puffs = [np.hypot((_X - SIDE * x - dx * radius) / 1.5, _Y - 3 - 20 * y) for dx in (-1.2, 0, 1.3)]
-        _blend(canvas, 0.85 * np.max([_edge(radius * k - p) for p, k in zip(puffs, (0.6, 1, 0.7), strict=True)], 0), white)
+        _blend(
+            canvas,
+            0.85 * np.max([_edge(radius * k - p) for p, k in zip(puffs, (0.6, 1, 0.7), strict=True)], 0),
+            white,
+        )
     return canvas
 
 
@@ -172,7 +206,9 @@ def _hills(layout: Layout, amplitude: float) -> np.ndarray:
     return _horizon(layout) + amplitude * (0.4 + e) * wave
 
 
-def _ground(canvas: np.ndarray, top: np.ndarray | float, near: tuple[float, ...], far: tuple[float, ...]) -> None:
+def _ground(
+    canvas: np.ndarray, top: np.ndarray | float, near: tuple[float, ...], far: tuple[float, ...]
+) -> None:
     colours = _vertical(far, near, SIDE)
     canvas += (colours - canvas) * _edge(_Y - top)[..., None]
 
@@ -182,7 +218,9 @@ def _beach(layout: Layout, time: str) -> np.ndarray:
     hue, light = layout.ground
     sea = _mix((20, 90, 175), (40, 175, 190), layout.variant)
     _ground(canvas, _horizon(layout) - 7, _mix(sea, (255, 255, 255), 0.2), sea)
-    shore = _horizon(layout) + 2 + 5 * light + 1.2 * np.sin(_X * (0.1 + 0.2 * layout.blocks[0][0]) + 6.28 * hue)
+    shore = (
+        _horizon(layout) + 2 + 5 * light + 1.2 * np.sin(_X * (0.1 + 0.2 * layout.blocks[0][0]) + 6.28 * hue)
+    )
     _ground(canvas, shore - 1.5, (245, 250, 250), (245, 250, 250))
     sand = _mix((225, 190, 120), (245, 225, 165), hue)
     _ground(canvas, shore, _mix(sand, (255, 235, 190), light), sand)
@@ -196,8 +234,17 @@ def _snow(layout: Layout, time: str) -> np.ndarray:
         width, foot = 2.5 + 3 * size, _horizon(layout) + 1 + 3 * y
         height = 3.2 * width
         inside = np.minimum(_Y - foot + height, foot - _Y)
-        _blend(canvas, _edge(np.minimum(inside, (_Y - foot + height) * width / height - np.abs(_X - SIDE * x))), _mix((25, 80, 60), (60, 110, 80), y))
-    _ground(canvas, _hills(layout, 1.5), _mix((250, 250, 255), (225, 235, 250), hue), _mix((215, 228, 245), (240, 244, 250), light))
+        _blend(
+            canvas,
+            _edge(np.minimum(inside, (_Y - foot + height) * width / height - np.abs(_X - SIDE * x))),
+            _mix((25, 80, 60), (60, 110, 80), y),
+        )
+    _ground(
+        canvas,
+        _hills(layout, 1.5),
+        _mix((250, 250, 255), (225, 235, 250), hue),
+        _mix((215, 228, 245), (240, 244, 250), light),
+    )
     return canvas
 
 
@@ -207,10 +254,16 @@ def _field(layout: Layout, time: str) -> np.ndarray:
     green = _mix((60, 140, 50), (140, 180, 50), hue)
     if layout.variant > 0.4:
         _ground(canvas, _hills(layout, 4) - 3, _mix(green, (30, 90, 90), 0.4), _mix(green, (30, 90, 90), 0.5))
-    _ground(canvas, _hills(layout, 1), _mix(green, (200, 220, 90), 0.4 * light), _mix(green, (20, 70, 30), 0.3))
+    _ground(
+        canvas, _hills(layout, 1), _mix(green, (200, 220, 90), 0.4 * light), _mix(green, (20, 70, 30), 0.3)
+    )
     for x, y, size in layout.marks[: int(10 * light)]:
         cy = _horizon(layout) + 4 + (SIDE - _horizon(layout)) * y
-        _blend(canvas, _edge(1.0 + size - np.hypot(_X - SIDE * x, _Y - cy)), _mix((255, 250, 235), (250, 190, 80), hue))
+        _blend(
+            canvas,
+            _edge(1.0 + size - np.hypot(_X - SIDE * x, _Y - cy)),
+            _mix((255, 250, 235), (250, 190, 80), hue),
+        )
     return canvas
 
 
@@ -220,7 +273,9 @@ def _desert(layout: Layout, time: str) -> np.ndarray:
     sand = _mix((215, 150, 80), (235, 190, 110), hue)
     if layout.variant > 0.5:  # table mountains behind
         for width, height, at in layout.blocks[4:7]:
-            inside = np.minimum(7 + 8 * width - np.abs(_X - SIDE * at), _Y - _horizon(layout) + 4 + 10 * height)
+            inside = np.minimum(
+                7 + 8 * width - np.abs(_X - SIDE * at), _Y - _horizon(layout) + 4 + 10 * height
+            )
             _blend(canvas, _edge(inside), _mix((175, 90, 60), (200, 120, 80), light))
     _ground(canvas, _hills(layout, 3.5) - 1, _mix(sand, (120, 60, 30), 0.15), _mix(sand, (120, 60, 30), 0.25))
     _ground(canvas, _hills(layout, 2) + 5 + 5 * light, _mix(sand, (255, 230, 170), 0.3 * light), sand)
@@ -243,7 +298,12 @@ def _city(layout: Layout, time: str) -> np.ndarray:
                     draw.rectangle((column, row, column + 1, row + 1), fill=lit)
         x += w
     canvas = np.asarray(draw_on, np.float32).copy()
-    _ground(canvas, base, _mix((85, 85, 92), (130, 125, 125), light), _mix((120, 120, 125), (160, 155, 150), light))
+    _ground(
+        canvas,
+        base,
+        _mix((85, 85, 92), (130, 125, 125), light),
+        _mix((120, 120, 125), (160, 155, 150), light),
+    )
     lane = _horizon(layout) + (SIDE - _horizon(layout)) * (0.45 + 0.3 * hue)
     dashes = np.minimum(0.9 - np.abs(_Y - lane), 3 - np.abs((_X + 14 * layout.blocks[0][0]) % 14 - 7))
     _blend(canvas, _edge(dashes), (235, 230, 200))
@@ -266,13 +326,20 @@ def _room(layout: Layout, time: str) -> np.ndarray:
         _blend(canvas, _edge(np.minimum(inside - 1.5, np.abs(_X - x) - 0.7)), view)
     floor = _mix((110, 65, 40), (190, 140, 95), layout.ground[0])
     _ground(canvas, _horizon(layout) - 1.5, (240, 235, 230), (240, 235, 230))
-    _ground(canvas, _horizon(layout), _mix(floor, (255, 220, 180), 0.2 * layout.ground[1]), _mix(floor, (40, 20, 10), 0.2))
+    _ground(
+        canvas,
+        _horizon(layout),
+        _mix(floor, (255, 220, 180), 0.2 * layout.ground[1]),
+        _mix(floor, (40, 20, 10), 0.2),
+    )
     return canvas
 
 
 def _under_water(layout: Layout, time: str) -> np.ndarray:
     hue, light = layout.sky
-    canvas = _vertical(_mix((40, 130, 220), (60, 190, 190), hue), _mix((10, 50, 120), (10, 90, 110), light), SIDE)
+    canvas = _vertical(
+        _mix((40, 130, 220), (60, 190, 190), hue), _mix((10, 50, 120), (10, 90, 110), light), SIDE
+    )
     if layout.variant > 0.4:  # rays of light
         rays = np.sin((_X + 0.6 * _Y) * (0.12 + 0.12 * layout.blocks[0][0]) + 6.28 * layout.sun[0])
         _blend(canvas, np.clip(rays, 0, 1) * np.clip(1 - _Y / 50, 0, 1) * 0.3, (220, 245, 255))
@@ -281,10 +348,19 @@ def _under_water(layout: Layout, time: str) -> np.ndarray:
         stem = np.minimum(1.6 - np.abs(_X - sway), _Y - 34 - 20 * size)
         _blend(canvas, _edge(stem), _mix((20, 110, 70), (60, 150, 60), size))
     floor = _mix((190, 170, 120), (120, 130, 130), layout.ground[0])
-    _ground(canvas, _hills(layout, 1) * 0.3 + 0.7 * 56 - 6 * layout.ground[1], floor, _mix(floor, (20, 60, 120), 0.4))
+    _ground(
+        canvas,
+        _hills(layout, 1) * 0.3 + 0.7 * 56 - 6 * layout.ground[1],
+        floor,
+        _mix(floor, (20, 60, 120), 0.4),
+    )
     for x, y, size in layout.marks[: int(10 * light)]:
         distance, radius = np.hypot(_X - SIDE * x, _Y - 50 * y), 1 + 2 * size
-        _blend(canvas, _edge(radius - distance) * 0.35 + _edge(0.8 - np.abs(distance - radius)) * 0.5, (225, 245, 255))
+        _blend(
+            canvas,
+            _edge(radius - distance) * 0.35 + _edge(0.8 - np.abs(distance - radius)) * 0.5,
+            (225, 245, 255),
+        )
     return canvas
 
 
@@ -317,12 +393,18 @@ def _dressed(name: str, wearing: str) -> Image.Image:
     left, top, right, _ = sprite.getbbox() or (0, 0, 64, 64)
     hat = _atlas()[wearing].resize((38, 38), Image.Resampling.LANCZOS)
     alpha = np.asarray(sprite)[top : top + 6, :, 3].max(0)
-    centre = int(np.average(np.arange(64), weights=alpha.astype(float) + 1e-3)) if alpha.any() else (left + right) // 2
+    centre = (
+        int(np.average(np.arange(64), weights=alpha.astype(float) + 1e-3))
+        if alpha.any()
+        else (left + right) // 2
+    )
     canvas.alpha_composite(hat, (min(max(centre - 19, 0), 26), max(32 + top - 27, 0)))
     return canvas
 
 
-def _sprite(thing: Thing, slot: Slot, x: float, y: float, diameter: float, strength: float) -> tuple[np.ndarray, np.ndarray]:
+def _sprite(
+    thing: Thing, slot: Slot, x: float, y: float, diameter: float, strength: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Return colours (64, 64, 3) and alpha (64, 64) of a thing at its place in the picture."""
     sprite = _dressed(thing.name, thing.wearing)
     if slot.mirror:
@@ -330,7 +412,9 @@ def _sprite(thing: Thing, slot: Slot, x: float, y: float, diameter: float, stren
     foot = sprite.height - 32  # the middle of the object itself
     sprite = sprite.rotate(slot.angle, Image.Resampling.BICUBIC, center=(32, foot))
     scale = diameter / 64
-    small = sprite.convert("RGBa").resize((round(64 * scale), round(sprite.height * scale)), Image.Resampling.BILINEAR)
+    small = sprite.convert("RGBa").resize(
+        (round(64 * scale), round(sprite.height * scale)), Image.Resampling.BILINEAR
+    )
     pasted = Image.new("RGBa", (SIDE, SIDE))
     pasted.paste(small, (round(x - diameter / 2), round(y + diameter / 2 - small.height)))
     pixels = np.asarray(pasted, np.float32)
@@ -369,7 +453,9 @@ def _style(canvas: np.ndarray, style: str) -> np.ndarray:
         return (ink[..., None] * np.array([250, 246, 236])).astype(np.uint8)
     if style == "watercolor":
         soft = np.asarray(image.filter(ImageFilter.GaussianBlur(0.8)), np.float32)
-        return np.clip(soft * 0.75 + np.array([70, 68, 64]) - 6 * np.sin(_X / 5 + _Y / 7)[..., None], 0, 255).astype(np.uint8)
+        return np.clip(
+            soft * 0.75 + np.array([70, 68, 64]) - 6 * np.sin(_X / 5 + _Y / 7)[..., None], 0, 255
+        ).astype(np.uint8)
     if style == "pixel art":
         blocks = image.resize((32, 32), Image.Resampling.BOX).resize((64, 64), Image.Resampling.NEAREST)
         return (np.round(np.asarray(blocks, np.float32) / 36.4) * 36.4).clip(0, 255).astype(np.uint8)

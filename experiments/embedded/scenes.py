@@ -1,7 +1,8 @@
 """Training scenes of the embedded world, rendered once and kept as plain arrays.
 
-A shard holds `images.npy` (n, 64, 64, 3) uint8, `labels.npy` (n, 64, 64) uint8 (what each pixel shows: 0 background,
-1 + its index in OBJECTS for a thing) and `scenes.json`. A shard depends on its number only, so any number of machines may render.
+A shard holds `images.npy` (n, 64, 64, 3) uint8, `labels.npy` (n, 64, 64) uint8 (what each pixel shows: 0
+background, 1 + its index in OBJECTS for a thing) and `scenes.json`. A shard depends on its number only, so
+any number of machines may render.
 """
 
 import json
@@ -30,7 +31,7 @@ class Scenes:
 
 
 def draw_scenes(n: int, seed: Sequence[int], held_out: bool = False) -> Scenes:
-    """Draw and render n scenes, from the training distribution or (`held_out`) of the reserved combinations."""
+    """Draw and render n scenes of the training distribution or (`held_out`) reserved combinations."""
     rng = np.random.default_rng(seed)
     images = np.empty((n, 64, 64, 3), np.uint8)
     labels = np.zeros((n, 64, 64), np.uint8)
@@ -46,15 +47,26 @@ def draw_scenes(n: int, seed: Sequence[int], held_out: bool = False) -> Scenes:
 
 
 def load_training_scenes(folder: Path, shards: int, first: int = 0, workers: int = 2) -> Scenes:
-    """Load training shards `first` to `first + shards - 1` from a folder, rendering those that are not there yet."""
+    """Load training shards `first` to `first + shards - 1` from a folder, rendering those that are not there
+    yet.
+    """
     wanted = range(first, first + shards)
     missing = [i for i in wanted if not (folder / f"{i:03d}" / "scenes.json").exists()]
     if missing:
         with ProcessPoolExecutor(workers) as pool:
-            list(tqdm(pool.map(partial(_render_shard, folder), missing), total=len(missing), desc="rendering", unit="shard"))
+            list(
+                tqdm(
+                    pool.map(partial(_render_shard, folder), missing),
+                    total=len(missing),
+                    desc="rendering",
+                    unit="shard",
+                )
+            )
     arrays = [np.load(folder / f"{i:03d}" / "images.npy", mmap_mode="r") for i in wanted]
     labels = [np.load(folder / f"{i:03d}" / "labels.npy", mmap_mode="r") for i in wanted]
-    scenes = [_scene(row) for i in wanted for row in json.loads((folder / f"{i:03d}" / "scenes.json").read_text())]
+    scenes = [
+        _scene(row) for i in wanted for row in json.loads((folder / f"{i:03d}" / "scenes.json").read_text())
+    ]
     return Scenes(np.concatenate(arrays), np.concatenate(labels), tuple(scenes))
 
 

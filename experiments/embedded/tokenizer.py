@@ -1,4 +1,5 @@
-"""The embedded pipeline's tokenizer: CLIP's byte-level BPE, with a vocabulary learnt from the world's captions.
+"""The embedded pipeline's tokenizer: CLIP's byte-level BPE, with a vocabulary learnt from the world's
+captions.
 
 Every word of the world is one token; any other text is spelt out in smaller pieces, never an unknown token.
 """
@@ -17,7 +18,17 @@ BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 def world_words() -> list[str]:
     """Return every word a caption can hold."""
-    phrases = (*OBJECTS, *PLACES.values(), *TIMES.values(), *STYLES, *COLOURS, *PATTERNS, *SIZES, *HEADGEAR, "a an and of with in the fog")
+    phrases = (
+        *OBJECTS,
+        *PLACES.values(),
+        *TIMES.values(),
+        *STYLES,
+        *COLOURS,
+        *PATTERNS,
+        *SIZES,
+        *HEADGEAR,
+        "a an and of with in the fog",
+    )
     return sorted({word for phrase in phrases for word in phrase.split()})
 
 
@@ -28,7 +39,9 @@ def build_tokenizer() -> CLIPTokenizer:
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     bpe.train_from_iterator(
         [" ".join(world_words())] * 2,
-        trainers.BpeTrainer(vocab_size=10_000, min_frequency=2, end_of_word_suffix="</w>", show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=10_000, min_frequency=2, end_of_word_suffix="</w>", show_progress=False
+        ),
     )
     merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
     pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(m) for m in merges), BOS, EOS]

@@ -1,7 +1,8 @@
 """Train the embedded pipeline's denoiser and text encoder on the latents of rendered scenes.
 
-The text encoder is context-free (its self-attention is zeroed and frozen): in a jointly trained causal encoder a word's
-meaning moves into the words after it, and the word's own attention map is inverted. Run `make train-diffusion`.
+The text encoder is context-free (its self-attention is zeroed and frozen): in a jointly trained causal
+encoder a word's meaning moves into the words after it, and the word's own attention map is inverted. Run
+`make train-diffusion`.
 """
 
 import argparse
@@ -62,7 +63,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Return the noise schedule; beta_end 0.018 because 0.012 leaves a readable mean in latents this small."""
+    """Return the noise schedule; beta_end 0.018 as 0.012 leaves a readable mean in latents this small."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.018,
@@ -81,13 +82,21 @@ def skip_attention(encoder: CLIPTextModel) -> None:
 
 
 class RecordingProcessor(AttnProcessor):
-    """Materialised attention (its CPU backward is faster than SDPA's) that keeps the probabilities of its last call."""
+    """Materialised attention (its CPU backward is faster than SDPA's) that keeps the probabilities of its
+    last call.
+    """
 
-    probabilities: Tensor | None = None
+    probabilities: Tensor
 
-    def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: object) -> Tensor:
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: object
+    ) -> Tensor:
         """Attend from (batch, pixels, channels) to (batch, tokens, channels)."""
-        query, key, value = attn.to_q(hidden_states), attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
+        query, key, value = (
+            attn.to_q(hidden_states),
+            attn.to_k(encoder_hidden_states),
+            attn.to_v(encoder_hidden_states),
+        )
         query, key, value = map(attn.head_to_batch_dim, (query, key, value))
         scores = torch.bmm(query, key.transpose(1, 2)) * attn.scale
         probabilities = scores.softmax(-1)
@@ -97,9 +106,11 @@ class RecordingProcessor(AttnProcessor):
 
 
 def grounding_loss(probabilities: Tensor, tokens: Tensor, masks: Tensor) -> Tensor:
-    """Return (1 - share of a thing's attention inside its mask)^2 per thing (TokenCompose, Wang et al. 2024, Eq. 3).
+    """Return (1 - share of a thing's attention inside its mask)^2 per thing (TokenCompose, Wang et al. 2024,
+    Eq. 3).
 
-    `probabilities` (batch, pixels, tokens); `tokens` (batch, things), 0 where there is no thing; `masks` (batch, things, 16, 16).
+    `probabilities` (batch, pixels, tokens); `tokens` (batch, things), 0 where there is no thing; `masks`
+    (batch, things, 16, 16).
     """
     pixels = probabilities.shape[1]
     side = int(pixels**0.5)
@@ -160,9 +171,9 @@ def main(steps: int = 10_000, batch_size: int = 32, shards: int = 10) -> None:
     tokens = thing_tokens(scenes, input_ids, tokenizer)
     labels = torch.from_numpy(scenes.labels)
 
-    model = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)})
+    unet, text_encoder = build_unet().to(memory_format=torch.channels_last), build_text_encoder(tokenizer)
+    model = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
     average = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)})
-    unet, text_encoder = model["unet"].to(memory_format=torch.channels_last), model["text_encoder"]
     ema = Ema(model, average)
     skip_attention(text_encoder)
     cross = {name: RecordingProcessor() for name in unet.attn_processors if "attn2" in name}
@@ -219,8 +230,10 @@ def main(steps: int = 10_000, batch_size: int = 32, shards: int = 10) -> None:
         folder,
         "Diffusion pipeline of the embedded world",
         {
-            "data": f"{len(captions)} rendered, captioned scenes of 64x64 pixels; sprites from Noto Emoji (Apache-2.0, see NOTICE)",
-            "recipe": f"{steps} steps of {batch_size}, AdamW 8e-4, min-SNR 5, grounding loss {ATTENTION_WEIGHT}, EMA 0.999, bf16",
+            "data": f"{len(captions)} rendered, captioned scenes of 64x64 pixels",
+            "sprites": "Noto Emoji image resources (Apache-2.0, see NOTICE)",
+            "recipe": f"{steps} steps of {batch_size}, AdamW 8e-4 flat then cosine, min-SNR 5, "
+            f"grounding loss {ATTENTION_WEIGHT}, EMA 0.999, bf16",
             "time": f"{seconds / 60:.0f} min on {torch.get_num_threads()} CPU threads",
             "quality": "see QUALITY.md, written by `make quality`",
         },

@@ -64,7 +64,10 @@ def main(steps: int = 9000, batch_size: int = 10, shards: int = 4) -> None:
             posterior = vae.encode(batch).latent_dist
             noise = torch.Generator().manual_seed(step)
             output = vae.decode(posterior.sample(noise)).sample
-        return {"image": reconstruction_loss(output.float(), batch), "kl": 2e-4 * posterior.kl().mean() / 1024}
+        return {
+            "image": reconstruction_loss(output.float(), batch),
+            "kl": 2e-4 * posterior.kl().mean() / 1024,
+        }
 
     seconds = run_steps("vae", steps, vae, optimizer, cosine, loss_of_step)
     with torch.no_grad():

@@ -26,9 +26,10 @@ def run_steps(
 ) -> float:
     """Minimise the sum of `loss_of_step(step)`; return the seconds spent, over all resumed runs.
 
-    `schedule` maps progress in [0, 1] to a factor on every group's base learning rate. The state is kept every `save_every`
-    steps in `checkpoints/embedded/<name>.pt` and read back (tensors only, no pickled code) when the script is started again.
-    Each step's randomness must come from the step number, so that a resumed run sees what an unbroken one would.
+    `schedule` maps progress in [0, 1] to a factor on every group's base learning rate. The state is kept
+    every `save_every` steps in `checkpoints/embedded/<name>.pt` and read back (tensors only, no pickled code)
+    when the script is started again. Each step's randomness must come from the step number, so that a resumed
+    run sees what an unbroken one would.
     """
     file = CHECKPOINTS / f"{name}.pt"
     start, spent = 0, 0.0

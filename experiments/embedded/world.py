@@ -1,6 +1,7 @@
 """The embedded world's language: what a scene may contain, and the caption that says so.
 
-A `Scene` is everything a caption tells; everything it leaves open (position, palette, clouds, ...) is a `Layout` (render.py).
+A `Scene` is everything a caption tells; everything it leaves open (position, palette, clouds, ...) is a
+`Layout` (render.py).
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +10,19 @@ import numpy as np
 
 OBJECTS = (
     *("cat", "dog", "fox", "panda", "frog", "pig", "owl", "octopus", "crab", "lion", "car", "bus", "boat"),
-    *("pizza", "burger", "apple", "lemon", "watermelon", "donut", "cake", "tree", "cactus", "house", "flower"),
+    *(
+        "pizza",
+        "burger",
+        "apple",
+        "lemon",
+        "watermelon",
+        "donut",
+        "cake",
+        "tree",
+        "cactus",
+        "house",
+        "flower",
+    ),
     *("mushroom", "pumpkin", "snowman", "robot", "ghost", "ball", "balloon", "castle"),
 )
 PLACES = {
@@ -74,7 +87,9 @@ class Scene:
         _check("style", self.style, ("", *STYLES))
 
     def caption(self) -> str:
-        """Return the scene's only caption, e.g. `a sketch of a cat and a dog in the snow at night in the fog`."""
+        """Return the scene's only caption, e.g. `a sketch of a cat and a dog in the snow at night in the
+        fog`.
+        """
         style = f"a {self.style} of " if self.style else ""
         things = " and ".join(thing.words() for thing in self.things)
         tail = (PLACES.get(self.place, ""), TIMES.get(self.time, ""), "in the fog" if self.fog else "")
@@ -83,7 +98,8 @@ class Scene:
     def reserved(self) -> bool:
         """Say whether this scene is kept out of all training: an object in a place it is never trained in.
 
-        Four objects per place, 28 of the 224 combinations, so that a test prompt is a new combination of known words.
+        Four objects per place, 28 of the 224 combinations, so that a test prompt is a new combination of
+        known words.
         """
         return bool(self.place) and any(reserved(thing.name, self.place) for thing in self.things)
 

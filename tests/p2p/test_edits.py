@@ -1,13 +1,14 @@
-"""PromptToPrompt's effective windows, its linear form, and its attention against the materialised definition."""
+"""PromptToPrompt's effective windows, and its linear form against the materialised definition."""
 
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from p2p import FixedSeed, PromptToPrompt, SDEdit
 from p2p.alignment import alignment_matrix, equalizer
 from p2p.attention import BatchInjection, SourceBank, inject_cross, inject_self
-from torch import Tensor
 
 SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a striped cat on a bench"
 
@@ -25,19 +26,35 @@ SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a striped cat on a 
         (PromptToPrompt(cross_replace_steps=(0.2, 1.0)), (None, 10, 51, 0, 20)),
     ],
 )
-def test_records_carry_the_effective_windows(method: PromptToPrompt, expected: tuple[Any, ...], clip_tokenizer: Any) -> None:
+def test_records_carry_the_effective_windows(
+    method: PromptToPrompt, expected: tuple[Any, ...], clip_tokenizer: Any
+) -> None:
     record = method.trajectory(SOURCE, SWAP, {}, clip_tokenizer, 50).record
-    assert (record["tau"], *(record[k] for k in ("cross_start", "cross_end", "self_start", "self_end"))) == expected
+    assert (
+        record["tau"],
+        *(record[k] for k in ("cross_start", "cross_end", "self_start", "self_end")),
+    ) == expected
 
 
 def test_equal_edits_have_equal_digests(clip_tokenizer: Any) -> None:
     def digest(method: Any, target: str = SWAP) -> str:
         return method.trajectory(SOURCE, target, {}, clip_tokenizer, 50).digest()
 
-    assert digest(PromptToPrompt(tau=0.2)) == digest(PromptToPrompt(cross_replace_steps=0.8)) == digest(PromptToPrompt(operator="replace"))
+    assert (
+        digest(PromptToPrompt(tau=0.2))
+        == digest(PromptToPrompt(cross_replace_steps=0.8))
+        == digest(PromptToPrompt(operator="replace"))
+    )
     assert digest(PromptToPrompt(tau=1)) == digest(PromptToPrompt(tau=1.0)) == digest(FixedSeed())
     assert digest(PromptToPrompt(tau=0.2, weights={"dog": 1.0})) == digest(PromptToPrompt(tau=0.2))
-    different = [PromptToPrompt(tau=0.2), PromptToPrompt(tau=0.22), PromptToPrompt(operator="refine"), FixedSeed(), SDEdit(0.5), SDEdit(0.6)]
+    different = [
+        PromptToPrompt(tau=0.2),
+        PromptToPrompt(tau=0.22),
+        PromptToPrompt(operator="refine"),
+        FixedSeed(),
+        SDEdit(0.5),
+        SDEdit(0.6),
+    ]
     assert len({digest(method) for method in different}) == len(different)
 
 
@@ -89,15 +106,23 @@ def materialised(query: Tensor, key: Tensor) -> Tensor:
     return (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
 
 
-@pytest.mark.parametrize(("operator", "target"), [("replace", SWAP), ("refine", ADD), ("refine", SWAP), ("identity", SOURCE)])
+@pytest.mark.parametrize(
+    ("operator", "target"), [("replace", SWAP), ("refine", ADD), ("refine", SWAP), ("identity", SOURCE)]
+)
 @pytest.mark.parametrize("gated", [False, True])
-def test_the_linear_form_equals_mixing_probability_maps(operator: Any, target: str, gated: bool, clip_tokenizer: Any) -> None:
-    """The definition (semantics of google/prompt-to-prompt): align the source's map, scale it, gate it per token."""
+def test_the_linear_form_equals_mixing_probability_maps(
+    operator: Any, target: str, gated: bool, clip_tokenizer: Any
+) -> None:
+    """The definition (semantics of google/prompt-to-prompt): align the source's map, scale it, gate it per
+    token.
+    """
     matrix, aligned = alignment_matrix(operator, SOURCE, target, clip_tokenizer)
     word = target.split()[-1]
     weights = {word: -1.5}
     steps = {"default_": 1.0, word: 0.0} if gated else 1.0
-    method = PromptToPrompt(operator="auto" if operator == "identity" else operator, cross_replace_steps=steps, weights=weights)
+    method = PromptToPrompt(
+        operator="auto" if operator == "identity" else operator, cross_replace_steps=steps, weights=weights
+    )
     injection = method.trajectory(SOURCE, target, {}, clip_tokenizer, 50).injections[0]
     assert injection is not None
     assert injection.cross is not None
@@ -111,14 +136,16 @@ def test_the_linear_form_equals_mixing_probability_maps(operator: Any, target: s
     replaced = (source @ matrix.double()) * aligned + own * (1 - aligned)
     edited = replaced * equalizer(target, weights, clip_tokenizer) * gate + own * (1 - gate)
     expected = torch.stack([source @ value[0], edited @ value[1]])
-    output = inject_cross("layer", query, key, value, _batch(injection.cross.source_mix, injection.cross.own_share), 8**-0.5)
+    output = inject_cross(
+        "layer", query, key, value, _batch(injection.cross.source_mix, injection.cross.own_share), 8**-0.5
+    )
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-12)
 
 
 def test_self_attention_takes_the_sources_map_in_small_layers_only() -> None:
     rng = torch.Generator().manual_seed(0)
     query, key, value = torch.randn(3, 2, 4, 16, 8, generator=rng, dtype=torch.float64)
-    source, own = materialised(query, key)
+    source, _ = materialised(query, key)
     batch = _batch(torch.eye(16), torch.zeros(16))
     output = inject_self("layer", query, key, value, batch, 8**-0.5)
     torch.testing.assert_close(output[1], source @ value[1], rtol=0, atol=1e-12)

@@ -1,4 +1,6 @@
-"""The engine against plain diffusers, against itself in other batches, and against the definition of the edits."""
+"""The engine against plain diffusers, against itself in other batches, and against the definition of the
+edits.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,13 +17,18 @@ from diffusers import (
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
 )
+from torch import Tensor
+
 from p2p import FixedSeed, Group, PromptToPrompt, Sampling, SDEdit, StableDiffusion, edit, generate
 from p2p.engine import batches, derived_seed, plan_evaluations
-from torch import Tensor
 
 STEPS = 6
 SAMPLING = Sampling(num_inference_steps=STEPS, guidance_scale=5.0)
-SOURCE, SWAP, ADD = "a cat sitting on a bench", "a dog sitting on a bench", "a cat with a hat sitting on a bench"
+SOURCE, SWAP, ADD = (
+    "a cat sitting on a bench",
+    "a dog sitting on a bench",
+    "a cat with a hat sitting on a bench",
+)
 ROUNDING = 1.01 / 255  # images are 8-bit: the last digits of a double may turn one level, here and there
 
 
@@ -33,7 +40,9 @@ def group(
     steps: int = STEPS,
     weights: Mapping[str, float] | None = None,
 ) -> Group:
-    return Group(source, seed, tuple(m.trajectory(source, t, weights or {}, model.tokenizer, steps) for t, m in edits))
+    return Group(
+        source, seed, tuple(m.trajectory(source, t, weights or {}, model.tokenizer, steps) for t, m in edits)
+    )
 
 
 def plain(model: StableDiffusion, prompt: str, seed: int, sampling: Sampling = SAMPLING) -> Tensor:
@@ -57,28 +66,49 @@ def assert_same(image: Tensor, other: Tensor) -> None:
     assert (image != other).float().mean() < 0.01
 
 
-@pytest.mark.parametrize("sampling", [SAMPLING, replace(SAMPLING, guidance_scale=1.0), replace(SAMPLING, negative_prompt="fog")])
+@pytest.mark.parametrize(
+    "sampling", [SAMPLING, replace(SAMPLING, guidance_scale=1.0), replace(SAMPLING, negative_prompt="fog")]
+)
 def test_source_and_fixed_seed_equal_plain_diffusers(tiny_model: StableDiffusion, sampling: Sampling) -> None:
-    [edited] = generate(tiny_model, [group(tiny_model, [(SWAP, FixedSeed()), (SWAP, PromptToPrompt(tau=0))], seed=3)], sampling)
+    [edited] = generate(
+        tiny_model,
+        [group(tiny_model, [(SWAP, FixedSeed()), (SWAP, PromptToPrompt(tau=0))], seed=3)],
+        sampling,
+    )
     assert_same(edited.source, plain(tiny_model, SOURCE, 3, sampling))
     assert_same(edited.images[0], plain(tiny_model, SWAP, 3, sampling))
     assert (edited.images[1] - edited.images[0]).abs().max() > 10 * ROUNDING
 
 
 @pytest.mark.parametrize(
-    "kind", [PNDMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, EulerAncestralDiscreteScheduler, DDPMScheduler]
+    "kind",
+    [
+        PNDMScheduler,
+        DPMSolverMultistepScheduler,
+        EulerDiscreteScheduler,
+        EulerAncestralDiscreteScheduler,
+        DDPMScheduler,
+    ],
 )
-def test_every_scheduler_equals_plain_diffusers_and_splits_its_history(tiny_model: StableDiffusion, kind: Any) -> None:
+def test_every_scheduler_equals_plain_diffusers_and_splits_its_history(
+    tiny_model: StableDiffusion, kind: Any
+) -> None:
     original = tiny_model.pipeline.scheduler
     plms = {"skip_prk_steps": True} if kind is PNDMScheduler else {}
     tiny_model.pipeline.scheduler = kind.from_config(original.config, **plms)
     try:
-        edits = [(SWAP, FixedSeed()), (SWAP, PromptToPrompt(tau=0.5, self_replace_steps=0.2)), (ADD, PromptToPrompt(tau=0.2))]
+        edits = [
+            (SWAP, FixedSeed()),
+            (SWAP, PromptToPrompt(tau=0.5, self_replace_steps=0.2)),
+            (ADD, PromptToPrompt(tau=0.2)),
+        ]
         [edited] = generate(tiny_model, [group(tiny_model, edits, seed=3)], SAMPLING)
         assert_same(edited.source, plain(tiny_model, SOURCE, 3))
         assert_same(edited.images[0], plain(tiny_model, SWAP, 3))
         for one, image in zip(edits, edited.images, strict=True):  # what shares a tree equals what runs alone
-            assert_same(generate(tiny_model, [group(tiny_model, [one], seed=3)], SAMPLING)[0].images[0], image)
+            assert_same(
+                generate(tiny_model, [group(tiny_model, [one], seed=3)], SAMPLING)[0].images[0], image
+            )
     finally:
         tiny_model.pipeline.scheduler = original
 
@@ -101,7 +131,9 @@ def test_sdedit_equals_img2img_with_the_same_noise(tiny_model: StableDiffusion, 
     scheduler = tiny_model.new_scheduler(STEPS)
     start = STEPS - int(STEPS * strength)
     noise = tiny_model.draw_noise([torch.Generator().manual_seed(derived_seed(5))])
-    latents = scheduler.add_noise(tiny_model.encode(edited.source[None]), noise, scheduler.timesteps[start : start + 1])
+    latents = scheduler.add_noise(
+        tiny_model.encode(edited.source[None]), noise, scheduler.timesteps[start : start + 1]
+    )
     img2img.prepare_latents = lambda *_, **__: latents
     images = img2img(SWAP, edited.source[None], strength, STEPS, guidance_scale=5.0, output_type="pt").images
     assert_same(edited.images[0], quantised(images[0]))
@@ -113,7 +145,14 @@ def test_sdedit_noise_is_not_the_noise_of_the_source(tiny_model: StableDiffusion
     assert len({derived_seed(seed) for seed in range(1000)}) == 1000
 
 
-@pytest.mark.parametrize("method", [PromptToPrompt(tau=0, self_replace_steps=1.0), PromptToPrompt(cross_replace_steps=(0.2, 0.7)), FixedSeed()])
+@pytest.mark.parametrize(
+    "method",
+    [
+        PromptToPrompt(tau=0, self_replace_steps=1.0),
+        PromptToPrompt(cross_replace_steps=(0.2, 0.7)),
+        FixedSeed(),
+    ],
+)
 def test_identical_prompts_give_the_source(tiny_model: StableDiffusion, method: Any) -> None:
     [edited] = generate(tiny_model, [group(tiny_model, [(SOURCE, method)])], SAMPLING)
     assert_same(edited.images[0], edited.source)
@@ -123,7 +162,13 @@ def test_weights_of_one_change_nothing_and_others_do(tiny_model: StableDiffusion
     def weigh(**weights: float) -> PromptToPrompt:
         return PromptToPrompt(tau=0, weights=weights)
 
-    edits = [(SOURCE, weigh(cat=1.0)), (SOURCE, weigh(cat=3.0)), (SOURCE, weigh(cat=-1.0, bench=2.0)), (SWAP, PromptToPrompt(tau=0)), (SWAP, weigh(dog=0.0))]
+    edits = [
+        (SOURCE, weigh(cat=1.0)),
+        (SOURCE, weigh(cat=3.0)),
+        (SOURCE, weigh(cat=-1.0, bench=2.0)),
+        (SWAP, PromptToPrompt(tau=0)),
+        (SWAP, weigh(dog=0.0)),
+    ]
     [edited] = generate(tiny_model, [group(tiny_model, edits)], SAMPLING)
     one, three, several, swap, without = edited.images
     assert_same(one, edited.source)
@@ -133,19 +178,35 @@ def test_weights_of_one_change_nothing_and_others_do(tiny_model: StableDiffusion
 
 def test_the_pairs_own_weights_are_used_or_replaced_by_a_number(tiny_model: StableDiffusion) -> None:
     pair = {"bench": 3.0}
-    methods = [PromptToPrompt(tau=0), PromptToPrompt(tau=0, weights={"bench": 3.0}), PromptToPrompt(tau=0, weights=0.5)]
+    methods = [
+        PromptToPrompt(tau=0),
+        PromptToPrompt(tau=0, weights={"bench": 3.0}),
+        PromptToPrompt(tau=0, weights=0.5),
+    ]
     trajectories = [m.trajectory(SOURCE, SOURCE, pair, tiny_model.tokenizer, STEPS) for m in methods]
     assert trajectories[0].digest() == trajectories[1].digest() != trajectories[2].digest()
     assert trajectories[2].record["weights"] == {"bench": 0.5}
 
 
 def test_one_seed_is_one_image_whatever_rides_along(tiny_model: StableDiffusion) -> None:
-    edits = [(SWAP, PromptToPrompt(tau=t)) for t in (0.0, 0.4, 1.0)] + [(ADD, PromptToPrompt(tau=0.2)), (SWAP, SDEdit(0.5))]
-    groups = [group(tiny_model, edits, seed=1), group(tiny_model, edits[:2], "a cat sitting on a sofa bench", 1)]
-    groups = [groups[0], group(tiny_model, [("a red car", PromptToPrompt(tau=0.2))], "a blue car", 2), group(tiny_model, edits[3:], seed=7)]
+    edits = [(SWAP, PromptToPrompt(tau=t)) for t in (0.0, 0.4, 1.0)] + [
+        (ADD, PromptToPrompt(tau=0.2)),
+        (SWAP, SDEdit(0.5)),
+    ]
+    groups = [
+        group(tiny_model, edits, seed=1),
+        group(tiny_model, edits[:2], "a cat sitting on a sofa bench", 1),
+    ]
+    groups = [
+        groups[0],
+        group(tiny_model, [("a red car", PromptToPrompt(tau=0.2))], "a blue car", 2),
+        group(tiny_model, edits[3:], seed=7),
+    ]
     together = generate(tiny_model, groups, SAMPLING)
     for limit in (2, 6):  # chunks: the source's queries and keys outlive their own call
-        for one, other in zip(generate(tiny_model, groups, replace(SAMPLING, max_batch=limit)), together, strict=True):
+        for one, other in zip(
+            generate(tiny_model, groups, replace(SAMPLING, max_batch=limit)), together, strict=True
+        ):
             assert_same(one.source, other.source)
             for image, same in zip(one.images, other.images, strict=True):
                 assert_same(image, same)
@@ -158,12 +219,23 @@ def test_one_seed_is_one_image_whatever_rides_along(tiny_model: StableDiffusion)
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 def test_the_plan_says_what_the_loop_counts(tiny_model: StableDiffusion, guidance_scale: float) -> None:
     sampling = replace(SAMPLING, guidance_scale=guidance_scale)
-    methods = [PromptToPrompt(tau=t) for t in (0, 0.25, 0.5, 0.75, 1)] + [FixedSeed(), SDEdit(0.5), SDEdit(0.9)]
-    groups = [group(tiny_model, [(SWAP, m) for m in methods]), group(tiny_model, [(ADD, m) for m in methods], seed=1)]
+    methods = [PromptToPrompt(tau=t) for t in (0, 0.25, 0.5, 0.75, 1)] + [
+        FixedSeed(),
+        SDEdit(0.5),
+        SDEdit(0.9),
+    ]
+    groups = [
+        group(tiny_model, [(SWAP, m) for m in methods]),
+        group(tiny_model, [(ADD, m) for m in methods], seed=1),
+    ]
     counted: list[int] = []
     generate(tiny_model, groups, sampling, counted.append)
     assert sum(counted) == plan_evaluations(groups, STEPS, sampling)
-    separately = sum(plan_evaluations([Group(g.source_prompt, g.seed, (e,))], STEPS, sampling) for g in groups for e in g.edits)
+    separately = sum(
+        plan_evaluations([Group(g.source_prompt, g.seed, (e,))], STEPS, sampling)
+        for g in groups
+        for e in g.edits
+    )
     assert sum(counted) < 0.6 * separately
 
 
@@ -180,7 +252,9 @@ def test_batches_hold_every_group_once_and_fit(tiny_model: StableDiffusion) -> N
     assert numbers == [[0, 1], [2, 3], [4, 5], [6]]
 
 
-def test_processors_are_restored_even_after_an_error(tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processors_are_restored_even_after_an_error(
+    tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = {name: type(processor) for name, processor in tiny_model.pipeline.unet.attn_processors.items()}
 
     def fail(*_: object) -> Tensor:
@@ -189,17 +263,23 @@ def test_processors_are_restored_even_after_an_error(tiny_model: StableDiffusion
     monkeypatch.setattr(tiny_model, "predict", fail)
     with pytest.raises(RuntimeError, match="no noise today"):
         generate(tiny_model, [group(tiny_model, [])], SAMPLING)
-    assert {name: type(processor) for name, processor in tiny_model.pipeline.unet.attn_processors.items()} == before
+    assert {
+        name: type(processor) for name, processor in tiny_model.pipeline.unet.attn_processors.items()
+    } == before
 
 
-def test_a_layer_that_bypasses_its_processor_is_an_error(tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_bypasses_its_processor_is_an_error(
+    tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layer = tiny_model.pipeline.unet.mid_block.attentions[0].transformer_blocks[0].attn2
     monkeypatch.setattr(layer, "forward", lambda hidden_states, **_: torch.zeros_like(hidden_states))
     with pytest.raises(RuntimeError, match="1 layers did not call their processor"):
         generate(tiny_model, [group(tiny_model, [(SWAP, PromptToPrompt(tau=0))])], SAMPLING)
 
 
-def test_images_that_are_not_finite_are_an_error(tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_that_are_not_finite_are_an_error(
+    tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tiny_model, "predict", lambda latents, *_: latents * float("nan"))
     with pytest.raises(FloatingPointError, match="not finite"):
         generate(tiny_model, [group(tiny_model, [])], SAMPLING)
@@ -213,5 +293,7 @@ def test_edit_is_generate_for_one_group(tiny_model: StableDiffusion) -> None:
 
 
 def test_a_side_that_no_layer_has_is_an_error(tiny_model: StableDiffusion) -> None:
-    with pytest.raises(ValueError, match="self_max_side: 32 is no side of an attention layer, allowed are 16, 8"):
+    with pytest.raises(
+        ValueError, match="self_max_side: 32 is no side of an attention layer, allowed are 16, 8"
+    ):
         StableDiffusion(tiny_model.pipeline, self_max_side=32, blend_side=16)

@@ -1,0 +1,264 @@
+"""The command line end to end on a tiny random pipeline: what it writes, resumes, refuses and survives."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+import experiments.generate
+import experiments.run
+from results.records import load, load_records
+
+Cli = Callable[..., int]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Call `p2p-bench` in this process; return its exit code."""
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["p2p-bench", *arguments])
+        GlobalHydra.instance().clear()
+        try:
+            experiments.run.main()
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else 1
+        return 0
+
+    return call
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path, tmp_path: Path) -> list[str]:
+    """Overrides for a run of one pair on the tiny pipeline."""
+    return [
+        *(
+            "model=folder",
+            f"model.path={tiny_folder}",
+            "model.self_max_side=16",
+            "device=cpu",
+            "sampling.num_inference_steps=4",
+        ),
+        *(
+            "dataset=inline",
+            "dataset.source_prompt=a cat on a bench",
+            "dataset.target_prompt=a dog on a bench",
+        ),
+        *("grid=trade_off", "grid.seeds=[0]", "metrics=pixel", f"run_dir={tmp_path / 'run'}"),
+        *("grid.methods.p2p.tau=[0,1]", "grid.methods.sdedit.strength=[0.5]"),
+    ]
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def forbid_generating(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("nothing was left to generate")
+
+    monkeypatch.setattr(experiments.run, "run_plan", fail)
+
+
+def test_a_run_leaves_images_records_metrics_tables_and_its_folder_as_last_line(
+    cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("run", *tiny) == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1] == str(run_dir)
+    records = load(run_dir)
+    assert sorted(records["method"]) == ["fixed_seed", "p2p", "p2p", "sdedit", "source"]
+    assert all((run_dir / image).is_file() for image in records["image"])
+    assert records.loc[records["method"] != "source", "mse@1"].notna().all()
+    assert (run_dir / "tables" / "main.csv").is_file()
+    assert (
+        json.loads((run_dir / "provenance.json").read_text())[0]["config"]["sampling"]["num_inference_steps"]
+        == 4
+    )
+    assert len(pd.read_parquet(run_dir / "records")) == 5
+    by_method = records.set_index(["method", "tau"])["key"]
+    assert by_method["fixed_seed"].iloc[0] == by_method["p2p", 1.0]  # one image, two names
+
+
+def test_a_finished_run_computes_nothing_and_a_lost_picture_comes_back(
+    cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("run", *tiny) == 0
+    before = load(run_dir)
+    lost = run_dir / before.loc[before["method"] == "sdedit", "image"].iloc[0]
+    content = lost.read_bytes()
+    lost.unlink()
+    assert cli("run", *tiny) == 0
+    assert lost.read_bytes() == content
+    with monkeypatch.context() as patch:
+        forbid_generating(patch)
+        assert cli("run", *tiny) == 0
+    order = ["key", "method"]
+    after = load(run_dir).sort_values(order, ignore_index=True)
+    pd.testing.assert_frame_equal(
+        after[[*order, "mse@1"]], before.sort_values(order, ignore_index=True)[[*order, "mse@1"]]
+    )
+
+
+def test_runs_that_share_cells_share_work_and_multirun_fills_the_same_store(
+    cli: Cli, tiny: list[str], run_dir: Path
+) -> None:
+    assert cli("run", *tiny) == 0
+    first = load_records(run_dir)
+    assert cli("run", "-m", *tiny, "tau=0,0.5,1", "seed=0,1", f"hydra.sweep.dir={run_dir}/hydra") == 0
+    both = load_records(run_dir)
+    assert sorted(both.loc[both["method"] == "p2p", "tau"].unique()) == [0, 0.5, 1]
+    assert set(first["key"]) < set(both["key"])
+    assert not both.duplicated(["key", "pair_id", "method", "group"]).any()
+    p2p = both[both["method"] == "p2p"]
+    assert len(p2p) == len(p2p.drop_duplicates(["seed", "tau"])) == 6
+
+
+def test_a_failing_group_is_recorded_the_others_go_on_and_the_next_call_retries(
+    cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = experiments.generate.generate
+
+    def fail_on_seed_one(model, groups, *rest):  # type: ignore[no-untyped-def]
+        if any(group.seed == 1 for group in groups):
+            raise FloatingPointError("latents: not finite")
+        return generate(model, groups, *rest)
+
+    seeds = ["seed=[0,1,2]"]
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments.generate, "generate", fail_on_seed_one)
+        assert cli("run", *tiny, *seeds) == 1
+    records = load_records(run_dir)
+    failed = records[records["status"] == "failed"]
+    assert set(failed["seed"]) == {1}
+    assert set(failed["error"]) == {"FloatingPointError: latents: not finite"}
+    assert set(records.loc[records["status"] == "ok", "seed"]) == {0, 2}
+    assert cli("run", *tiny, *seeds) == 0
+    records = load_records(run_dir)
+    assert set(records["status"]) == {"ok"}
+    assert set(records["seed"]) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dataset.target_prompt=a dog on a sunny bench", "operator"),
+        ("dataset.weights={horse: 2}", "horse"),
+        ("tau=1.5", "tau"),
+        ("strength=0.01", "is no step"),
+        ("model.path=/nowhere", "no weights at '/nowhere'"),
+        ("+grid.methods.p2p.steps=3", "steps is no parameter, allowed are operator"),
+        ("+grid.methods.imagic={}", "no method 'imagic', allowed are fixed_seed, p2p, sdedit"),
+        ("seed=-1", "seeds: -1"),
+        ("shard=3/2", "shard"),
+        ("sampling.num_inference_steps=0", "num_inference_steps"),
+        ("model.self_max_side=7", "self_max_side: 7 is no side"),
+    ],
+)
+def test_bad_input_is_one_clear_error_before_anything_is_computed(
+    override: str, message: str, cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["operator=replace"] if message == "operator" else []
+    assert cli("run", *tiny, override, *more) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-3:]
+    assert message in "\n".join(error)
+    assert not (run_dir / "records").exists()
+
+
+def test_plan_prints_the_cost_and_writes_nothing(
+    cli: Cli,
+    tiny: list[str],
+    run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli("plan", *tiny) == 0
+    out = capsys.readouterr().out
+    assert "1 pairs x 1 seeds: 1 groups, 4 edited images" in out
+    assert "UNet evaluations" in out
+    assert not run_dir.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shards_part_the_groups(cli: Cli, tiny: list[str], run_dir: Path) -> None:
+    for index in range(2):
+        assert cli("run", *tiny, "seed=[0,1,2]", f"shard={index}/2") == 0
+        assert set(load_records(run_dir)["seed"]) == ({0, 2} if index == 0 else {0, 1, 2})
+
+
+def test_the_papers_templates_run_on_a_pipeline_from_disk(cli: Cli, tiny_folder: Path, run_dir: Path) -> None:
+    tiny = [
+        f"model.path={tiny_folder}",
+        "model.self_max_side=16",
+        "device=cpu",
+        "sampling.num_inference_steps=4",
+        "metrics=pixel",
+    ]
+    grid = [
+        "grid.seeds=[0]",
+        "dataset.per_template=1",
+        "grid.methods.p2p.tau=[0.2]",
+        "grid.methods.sdedit.strength=[0.5]",
+    ]
+    assert cli("run", "experiment=paper_templates", *tiny, *grid, f"run_dir={run_dir}") == 0
+    records = load_records(run_dir)
+    assert records["pair_id"].nunique() == 7
+    assert set(records.loc[records["method"] == "p2p", "operator"]) == {"replace", "refine"}
+
+
+def test_the_papers_templates_plan_without_the_weights(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("plan", "experiment=paper_templates") == 0
+    out = capsys.readouterr().out
+    assert "140 pairs x 2 seeds" in out
+    assert "the weights of 'CompVis/stable-diffusion-v1-4' are not on this machine" in out
+
+
+def _options() -> list[str]:
+    conf = experiments.run.CONF
+    return [
+        f"{group}={file.stem}"
+        for group in experiments.run.GROUPS
+        if group != "method"
+        for file in sorted((conf / group).glob("*.yaml"))
+    ]
+
+
+@pytest.mark.parametrize("option", _options())
+def test_every_option_composes_and_instantiates(option: str) -> None:
+    GlobalHydra.instance().clear()
+    needed = {
+        "dataset=inline": ["dataset.source_prompt=a", "dataset.target_prompt=b"],
+        "dataset=table": ["dataset.path=pairs.csv"],
+        "model=folder": ["model.path=somewhere"],
+    }
+    with initialize_config_dir(str(experiments.run.CONF), version_base="1.3"):
+        config = compose("config", overrides=[option, *needed.get(option, [])])
+    OmegaConf.set_struct(config, False)
+    plain = OmegaConf.to_container(
+        OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True
+    )
+    assert isinstance(plain, dict)
+    for key in ("model", "dataset", "metrics", "tracking", "sampling"):
+        experiments.run._instantiate(key, plain[key])
+
+
+def test_ls_lists_every_option_with_its_first_line(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("ls") == 0
+    out = capsys.readouterr().out
+    for option in _options():
+        assert option.split("=")[1] in out
+    assert all(len(line.split()) > 3 for line in out.splitlines() if line.startswith("  "))
+
+
+def test_help_and_unknown_commands(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("--help") == 0
+    assert "p2p-bench run" in capsys.readouterr().out
+    assert cli("edit") == 1
