@@ -103,8 +103,7 @@ class Plan:
 
 
 def expand(axes: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-    """Return the parameter sets of a method's grid: the product of its axes, or the union of several such
-    grids.
+    """Return the parameter sets of a method's grid: the product of its axes, or the union of such grids.
 
     A list is an axis, anything else one value; a window is therefore written as a list in a list, `[[0.2,
     1.0]]`.

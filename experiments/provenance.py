@@ -29,9 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def write_provenance(run_dir: Path, config: dict[str, Any], identity: str) -> None:
-    """Append this call to the run folder's `provenance.json` (a list: a run may take several calls),
-    atomically.
-    """
+    """Append this call to `provenance.json` (a list: a run may take several calls), atomically."""
     file = run_dir / "provenance.json"
     calls = json.loads(file.read_text()) if file.exists() else []
     calls.append(

@@ -19,16 +19,12 @@ from torch.nn.functional import scaled_dot_product_attention
 
 @dataclass
 class SourceBank:
-    """The source rows' queries and keys of one step, by layer, kept for the chunks of a batch that come
-    after.
-    """
+    """The sources' queries and keys of one step, by layer, kept for the later chunks of a batch."""
 
     layers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def add(self, layer: str, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the rows of this chunk and return all of the layer so far; a row's position is its group's
-        slot.
-        """
+        """Append this chunk's rows, return all of the layer so far; a row's position is its group's slot."""
         if layer in self.layers:
             old_query, old_key = self.layers[layer]
             query, key = torch.cat([old_query, query]), torch.cat([old_key, key])
@@ -38,9 +34,7 @@ class SourceBank:
 
 @dataclass(frozen=True)
 class BatchInjection:
-    """What each row of one UNet call takes from a source. Rows and slots are int64 tensors on the call's
-    device.
-    """
+    """What each row of one UNet call takes from a source; rows and slots are int64 tensors."""
 
     source_rows: Tensor  # the rows of this call that are sources, in the order of their slots
     replaced_rows: Tensor  # cross-attention wholly from the source
@@ -156,9 +150,7 @@ def inject_cross(
 def inject_self(
     layer: str, query: Tensor, key: Tensor, value: Tensor, injection: BatchInjection, scale: float
 ) -> Tensor:
-    """Return self-attention (rows, heads, pixels, channels): `softmax(Q_s K_s^T) V_t` in edited rows of small
-    enough layers.
-    """
+    """Return self-attention with `softmax(Q_s K_s^T) V_t` in edited rows of small enough layers."""
     if injection.any_self and query.shape[2] <= injection.self_max_pixels:
         source_query, source_key = injection.bank.add(
             layer, query[injection.source_rows], key[injection.source_rows]
@@ -171,8 +163,7 @@ def inject_self(
 
 @contextmanager
 def injection_processors(unet: UNet2DConditionModel) -> Iterator[tuple[str, ...]]:
-    """Install the processors on every attention layer, give the layers' names, and put the old processors
-    back.
+    """Install the processors on every attention layer, give the layers' names, restore the old ones.
 
     Raises ValueError where a layer has a processor whose computation would be lost (an IP-Adapter, say).
     """

@@ -36,8 +36,7 @@ class FixedSeed:
 
 @dataclass(frozen=True)
 class SDEdit:
-    """Noise the source image to an intermediate step and denoise it with the target prompt (Meng et al.
-    2022).
+    """Noise the source image to a middle step, denoise it with the target prompt (Meng et al. 2022).
 
     As diffusers' img2img: of T steps the last `min(int(T * strength), T)` are run, so 0.58 of 50 is 28 steps.
     """
@@ -57,9 +56,7 @@ class SDEdit:
         tokenizer: PreTrainedTokenizerBase,
         num_inference_steps: int,
     ) -> Trajectory:
-        """Return plain denoising from the noised source image. Raises ValueError for a strength without a
-        step.
-        """
+        """Return plain denoising of the noised source. Raises ValueError for a strength without a step."""
         word_tokens(target_prompt, tokenizer)  # validates the prompt
         if not int(num_inference_steps * self.strength):
             raise ValueError(

@@ -96,9 +96,7 @@ class PromptToPrompt:
         tokenizer: PreTrainedTokenizerBase,
         num_inference_steps: int,
     ) -> Trajectory:
-        """Return what to inject at each step. Raises ValueError for words or prompts the edit cannot be made
-        with.
-        """
+        """Return what to inject at each step. Raises ValueError where words or prompts do not allow it."""
         cross_steps, self_steps = self._windows()
         operator = resolve_operator(self.operator, source_prompt, target_prompt)
         matrix, aligned = alignment_matrix(operator, source_prompt, target_prompt, tokenizer, self.tail)

@@ -65,18 +65,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Edited:
-    """The images of a group, (3, height, width) float32 in [0, 1] with 8-bit values, edits in the group's
-    order.
-    """
+    """A group's images, (3, height, width) float32 in [0, 1] with 8-bit values, in the order of its edits."""
 
     source: Tensor
     images: tuple[Tensor, ...]
 
 
 def plan_evaluations(groups: Sequence[Group], calls: int, sampling: Sampling) -> int:
-    """Return the exact number of UNet evaluations (rows) that `generate` makes, for a scheduler with `calls`
-    UNet calls.
-    """
+    """Return the exact number of UNet evaluations (rows) of `generate`, at `calls` calls a trajectory."""
     tree = sum(
         count_evaluations(build_tree([_rows(group, calls)], calls), sampling.guided) for group in groups
     )
@@ -92,8 +88,7 @@ def plan_evaluations(groups: Sequence[Group], calls: int, sampling: Sampling) ->
 def generate(
     model: StableDiffusion, groups: Sequence[Group], sampling: Sampling, on_rows: Counter = lambda rows: None
 ) -> list[Edited]:
-    """Return the images of the groups, denoised together in lockstep in calls of at most `sampling.max_batch`
-    rows.
+    """Return the images of the groups, denoised in lockstep in calls of at most `sampling.max_batch` rows.
 
     `on_rows` is told the UNet rows of each call. Where memory runs out, calls are halved and the groups
     denoised again.
@@ -183,8 +178,7 @@ def denoise(
     limit: int,
     on_rows: Counter,
 ) -> Tensor:
-    """Denoise the states of a tree in lockstep from step `start`; return latents (last nodes, channels,
-    height, width).
+    """Denoise a tree's states from step `start`; return latents (last nodes, channels, height, width).
 
     `latents` (groups, ...) are the states at `start`, `levels` the nodes of each remaining step, `generators`
     one per group: every branch of a group gets the same draw. Raises FloatingPointError where latents stop
@@ -231,9 +225,7 @@ def _predict(
     limit: int,
     on_rows: Counter,
 ) -> Tensor:
-    """Return the guided noise prediction of every node, in chunks of at most `limit` rows; sources come
-    first.
-    """
+    """Return every node's guided noise prediction, in chunks of at most `limit` rows, sources first."""
     per_node = 2 if sampling.guided else 1
     size = max(1, limit // per_node)
     bank = SourceBank()
@@ -266,9 +258,7 @@ def _injection(
     bank: SourceBank,
     model: StableDiffusion,
 ) -> BatchInjection | None:
-    """Return what the rows of one chunk take from the sources, or None where nobody in this step takes
-    anything.
-    """
+    """Return what one chunk's rows take from the sources, or None where nobody takes anything this step."""
     injections = [node.injection for node in level]
     any_cross = any(i is not None and i.cross is not None for i in injections)
     any_self = any(i is not None and i.self_attention for i in injections)
@@ -310,9 +300,7 @@ def _injection(
 
 
 def _fork(scheduler: Any, parents: Tensor, latents: Tensor) -> None:
-    """Give every node its parent's part of a multistep scheduler's history (tensors shaped like the latents,
-    or lists of them).
-    """
+    """Give every node its parent's part of a multistep scheduler's history (latent-shaped tensors)."""
 
     def fork(value: Any) -> Any:
         if isinstance(value, Tensor) and value.shape == latents.shape:
@@ -355,9 +343,7 @@ def _edit_sources(
     limit: int,
     on_rows: Counter,
 ) -> dict[tuple[int, int], Tensor]:
-    """Return SDEdit's images by (group, edit): all edits of one strength are denoised together from the
-    noised sources.
-    """
+    """Return SDEdit's images by (group, edit); all edits of one strength are denoised together."""
     images: dict[tuple[int, int], Tensor] = {}
     wanted = [
         (g, i, edit)
@@ -388,7 +374,5 @@ def _edit_sources(
 
 
 def derived_seed(seed: int) -> int:
-    """Return SDEdit's noise seed: a function of the seed, yet independent of the noise the source was drawn
-    from.
-    """
+    """Return SDEdit's noise seed: a function of the seed, independent of the source's own noise."""
     return (seed * 6364136223846793005 + 1442695040888963407) % 2**63

@@ -73,9 +73,7 @@ class StableDiffusionSpec:
             return None
 
     def load_tokenizer(self) -> CLIPTokenizer:
-        """Return the tokenizer, from the pipeline's folder or, for CLIP's, from the vocabulary that open_clip
-        ships.
-        """
+        """Return the tokenizer, from the pipeline's folder or, for CLIP's, from open_clip's vocabulary."""
         folder = self.local_folder()
         if folder is not None:
             return CLIPTokenizer.from_pretrained(folder / "tokenizer")
@@ -100,9 +98,7 @@ class StableDiffusionSpec:
         return len(scheduler.timesteps)
 
     def identity(self) -> str:
-        """Return a hash of all that the model contributes to the pixels; of its name where the weights are
-        not here yet.
-        """
+        """Return a hash of all the model contributes to the pixels; of its name where it is not here yet."""
         folder = self.local_folder()
         scheduler = self.load_scheduler()
         config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
@@ -165,9 +161,7 @@ def _byte_letters() -> dict[int, str]:
 
 @cache
 def _hash_files(folder: Path) -> str:
-    """Return a hash of the pipeline's weights and configs; the hub's cache already names large files by their
-    hash.
-    """
+    """Return a hash of weights and configs; the hub's cache already names large files by theirs."""
     digest = hashlib.sha256()
     parts = ("text_encoder", "tokenizer", "unet", "vae")
     for file in sorted(

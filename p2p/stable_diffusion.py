@@ -70,9 +70,7 @@ class StableDiffusion:
         return self.pipeline.encode_prompt(list(prompts), self.pipeline.device, 1, False)[0]
 
     def new_scheduler(self, num_inference_steps: int) -> Any:
-        """Return a fresh scheduler with its timesteps set. Raises ValueError for one that P2P's T + 1 table
-        does not fit.
-        """
+        """Return a fresh scheduler, timesteps set. Raises ValueError where the T + 1 table does not fit."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)
         scheduler.set_timesteps(num_inference_steps, device=self.pipeline.device)
         calls = len(scheduler.timesteps)
@@ -85,9 +83,7 @@ class StableDiffusion:
         return scheduler
 
     def draw_noise(self, generators: Sequence[torch.Generator]) -> Tensor:
-        """Return standard normal latents (generators, channels, height, width), each from its own CPU
-        generator.
-        """
+        """Return standard normal latents (generators, channels, height, width), each from its generator."""
         shape = (1, *self.latent_shape)
         dtype = self.pipeline.unet.dtype
         return torch.cat([randn_tensor(shape, g, self.pipeline.device, dtype) for g in generators])

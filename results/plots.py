@@ -6,7 +6,6 @@ Every function returns a matplotlib Figure and touches no global state; `save` w
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill
 
 import matplotlib
 import numpy as np
@@ -185,7 +184,7 @@ def _point_labels(axes: Axes, curve: _Curve, x: pd.Series, y: pd.Series) -> None
     column = {"τ": "tau", "strength": "strength"}.get(curve.along)
     for (_, cell), at_x, at_y in zip(curve.cells.iterrows(), x, y):
         if np.isfinite(at_x + at_y):
-            text = f"{cell[column]:g}" if column else fill(cell["setting"], 20)
+            text = f"{cell[column]:g}" if column else cell["setting"].replace(", ", ",\n")
             axes.annotate(
                 escape_mathtext(text), (at_x, at_y), xytext=(6, -4), textcoords="offset points", va="top",
                 fontsize=_SIZE - 2, color=curve.color,

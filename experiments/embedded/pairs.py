@@ -51,9 +51,7 @@ class ScenePair:
 
     @property
     def difficulty(self) -> str:
-        """How much the target caption says beside one object and its place: nothing easy, one thing medium,
-        more hard.
-        """
+        """Easy, medium or hard: the target says nothing, one thing or more beside object and place."""
         scene = self.target
         said = sum(bool(word) for t in scene.things for word in (t.size, t.colour, t.pattern, t.wearing))
         said += 2 * (len(scene.things) - 1) + bool(scene.time) + scene.fog + bool(scene.style)
@@ -73,9 +71,7 @@ class ScenePair:
 
 @dataclass(frozen=True)
 class RenderedPair:
-    """A rendered edit, (64, 64, 3) uint8 each: the source, the ideal result, and the area they differ in (64,
-    64) bool.
-    """
+    """A rendered edit: source and ideal result (64, 64, 3) uint8, where they differ (64, 64) bool."""
 
     source: np.ndarray
     ideal: np.ndarray
@@ -131,9 +127,7 @@ Edit = tuple[Scene, Scene, tuple[tuple[str, float], ...]]
 
 
 def _base(rng: np.random.Generator) -> Scene:
-    """Draw a target: one thing in a place it was never trained in, in a third of the cases with something
-    more said.
-    """
+    """Draw a target: one thing in a place it was never trained in, at times with a time of day."""
     place = str(rng.choice(tuple(PLACES)))
     name = str(rng.choice([name for name in OBJECTS if reserved(name, place)]))
     scene = Scene((Thing(name),), place)

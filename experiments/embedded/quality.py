@@ -68,9 +68,7 @@ def _generate(model: StableDiffusion, groups: Sequence[Group]) -> list:
 
 
 def naming(model: StableDiffusion, judge: Judge, clip: Clip) -> list[Figure]:
-    """200 images of held-out prompts, half of one object and half of two: does the judge see what the prompt
-    says?
-    """
+    """200 held-out prompts, half with one object, half with two: does the judge see what they say?"""
     rng = np.random.default_rng((11, 0))
     scenes: list[Scene] = []
     while len(scenes) < 200:
@@ -105,8 +103,7 @@ def naming(model: StableDiffusion, judge: Judge, clip: Clip) -> list[Figure]:
 
 @torch.no_grad()
 def pointing_game(model: StableDiffusion, timesteps: Sequence[int] = (300, 600, 800)) -> list[Figure]:
-    """128 held-out renders, noised: does the object word's map at 16x16 peak inside the object's bounding
-    box?
+    """128 noised held-out renders: does an object word's map at 16x16 peak inside the object's box?
 
     The map is the conditional row's mean over heads and the 16x16 layers.
     """
@@ -184,8 +181,7 @@ def reweighting(model: StableDiffusion) -> list[Figure]:
 
 
 def preservation(model: StableDiffusion, judge: Judge) -> list[Figure]:
-    """64 held-out word swaps x 2 seeds at tau 0.2, default self window: error outside the objects, P2P
-    against fixed seed.
+    """64 held-out swaps x 2 seeds at tau 0.2, default self window: error outside the objects' area.
 
     The area is the union of the judge's object masks on source, P2P and fixed-seed image, grown by 2 pixels;
     the same for both.

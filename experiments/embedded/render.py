@@ -72,8 +72,8 @@ def draw_layout(rng: np.random.Generator, things: int) -> Layout:
         return tuple((float(a), float(b), float(c)) for a, b, c in rng.random((n, 3)))
 
     slots = [
-        Slot(*rng.random(3).tolist(), bool(rng.random() < 0.5), float(rng.uniform(-12, 12)))
-        for _ in range(things)
+        Slot(float(x), float(y), float(size), bool(rng.random() < 0.5), float(rng.uniform(-12, 12)))
+        for x, y, size in (rng.random(3) for _ in range(things))
     ]
     if things == 2:  # one thing in each half
         left = float(rng.random() < 0.5)

@@ -35,16 +35,21 @@ def world_words() -> list[str]:
 def build_tokenizer() -> CLIPTokenizer:
     """Learn the merges and return the tokenizer (36 tokens, padded with the end token like CLIP's)."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters += [letter + "</w>" for letter in letters]
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     bpe.train_from_iterator(
         [" ".join(world_words())] * 2,
         trainers.BpeTrainer(
-            vocab_size=10_000, min_frequency=2, end_of_word_suffix="</w>", show_progress=False
+            vocab_size=10_000,
+            min_frequency=2,
+            end_of_word_suffix="</w>",
+            special_tokens=letters,  # numbered first: numbers rank equally frequent pairs
+            show_progress=False,
         ),
     )
     merges = [tuple(m) for m in json.loads(bpe.to_str())["model"]["merges"]]
-    pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(m) for m in merges), BOS, EOS]
+    pieces = [*letters, *("".join(m) for m in merges), BOS, EOS]
     vocab = {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MAX_LENGTH)
 

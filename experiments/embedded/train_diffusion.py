@@ -82,9 +82,7 @@ def skip_attention(encoder: CLIPTextModel) -> None:
 
 
 class RecordingProcessor(AttnProcessor):
-    """Materialised attention (its CPU backward is faster than SDPA's) that keeps the probabilities of its
-    last call.
-    """
+    """Materialised attention that keeps its last probabilities; its CPU backward is faster than SDPA's."""
 
     probabilities: Tensor
 
@@ -106,8 +104,7 @@ class RecordingProcessor(AttnProcessor):
 
 
 def grounding_loss(probabilities: Tensor, tokens: Tensor, masks: Tensor) -> Tensor:
-    """Return (1 - share of a thing's attention inside its mask)^2 per thing (TokenCompose, Wang et al. 2024,
-    Eq. 3).
+    """Return (1 - share of a thing's attention inside its mask)^2 per thing (TokenCompose, Eq. 3).
 
     `probabilities` (batch, pixels, tokens); `tokens` (batch, things), 0 where there is no thing; `masks`
     (batch, things, 16, 16).

@@ -87,9 +87,7 @@ class Scene:
         _check("style", self.style, ("", *STYLES))
 
     def caption(self) -> str:
-        """Return the scene's only caption, e.g. `a sketch of a cat and a dog in the snow at night in the
-        fog`.
-        """
+        """Return the scene's only caption, e.g. `a sketch of a cat and a dog in the snow at night`."""
         style = f"a {self.style} of " if self.style else ""
         things = " and ".join(thing.words() for thing in self.things)
         tail = (PLACES.get(self.place, ""), TIMES.get(self.time, ""), "in the fog" if self.fog else "")
