@@ -9,6 +9,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from experiments.datasets.pair import Pair, raise_problems, slug
@@ -71,7 +72,7 @@ class Plan:
     calls: int  # UNet calls of one trajectory
     sampling: Sampling
 
-    @property
+    @cached_property
     def evaluations(self) -> int:
         """The exact number of UNet evaluations (batch rows)."""
         return plan_evaluations([group.group() for group in self.groups], self.calls, self.sampling)

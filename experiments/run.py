@@ -32,7 +32,7 @@ from p2p.loading import StableDiffusionSpec
 from results.summary import summarise
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-GROUPS = ("experiment", "model", "dataset", "method", "grid", "metrics", "tracking")
+GROUPS = ("experiment", "model", "dataset", "method", "grid", "metrics", "executor", "tracking")
 USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
 
   p2p-bench run  [overrides]   make, score and tabulate images; continues where it stood

@@ -1,6 +1,7 @@
 """The command line end to end on a tiny random pipeline: what it writes, resumes, refuses and survives."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -219,6 +220,17 @@ def test_the_papers_templates_plan_without_the_weights(cli: Cli, capsys: pytest.
     out = capsys.readouterr().out
     assert "140 pairs x 2 seeds" in out
     assert "the weights of 'CompVis/stable-diffusion-v1-4' are not on this machine" in out
+
+
+def test_a_run_is_copied_to_wandb_where_asked_for(cli: Cli, tiny: list[str], run_dir: Path) -> None:
+    assert cli("run", *tiny, "tracking=wandb") == 0
+    assert len(list(run_dir.glob("wandb/offline-run-*/*.wandb"))) == 1
+
+
+def test_nothing_of_wandb_is_imported_otherwise(tiny: list[str], run_dir: Path) -> None:
+    code = "import sys; from experiments.run import main; main(); assert 'wandb' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, "run", *tiny], check=True, capture_output=True)
+    assert (run_dir / "tables" / "main.csv").is_file()
 
 
 def _options() -> list[str]:
