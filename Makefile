@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 EXTRAS ?= dev
 ARGS   ?=
+COMMA  := ,
 BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.installed
+STAMP  := $(VENV)/.installed-$(subst $(COMMA),-,$(EXTRAS))
 CODE   := p2p experiments evaluation results tests
 
 .PHONY: help setup demo test check bench quality train-vae train-diffusion train-clip train-lpips train-judge
@@ -15,7 +16,7 @@ help:
 	@echo 'make demo      set up, then run the main job on the embedded model; the last line is the run folder'
 	@echo 'make test      set up, then run the tests'
 	@echo 'make check     ruff and mypy'
-	@echo 'make bench     speed and memory against plain and naive engines'
+	@echo 'make bench     what sharing saves and the engine costs, as ratios'
 	@echo 'make quality   what the embedded models show on held-out scenes'
 	@echo 'make train-vae, train-diffusion, train-clip, train-lpips, train-judge'
 	@echo 'Options: PYTHON=python3.12 VENV=.venv EXTRAS=dev,ray for the set-up, ARGS=... for what is run'

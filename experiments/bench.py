@@ -1,7 +1,6 @@
 """Speed as ratios measured in one run: `make bench` prints a Markdown table and writes runs/bench/bench.json.
 
-Machines are noisy, so nothing here is an absolute time; every ratio alternates what it compares and keeps
-each one's best.
+Machines are noisy, so nothing here is an absolute time: what a ratio compares is measured in turn.
 """
 
 from __future__ import annotations

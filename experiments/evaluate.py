@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from evaluation.metric import Metric
 from experiments.generate import read_png
 from results.records import load_metrics, load_records, write_metrics
 
+_log = logging.getLogger(__name__)
+
 
 def check_metrics(metrics: Sequence[Metric]) -> None:
     """Raise in one line where a metric's weights cannot be had, or two metrics give the same column."""
@@ -26,27 +29,34 @@ def check_metrics(metrics: Sequence[Metric]) -> None:
         metric.check()
 
 
-def evaluate_run(run_dir: Path, metrics: Sequence[Metric], batch_size: int = 64) -> int:
-    """Compute what is missing, group by group, from the 8-bit pictures; return the number of images scored.
+def evaluate_run(
+    run_dir: Path, metrics: Sequence[Metric], keys: Collection[str], batch_size: int = 64
+) -> int:
+    """Compute what the images of these keys lack, group by group, from the 8-bit pictures.
 
-    Only successful records are scored. Values that are there stay.
+    Values that are there stay. A group that fails is logged and left for the next call; returns how many did.
     """
+    if not (run_dir / "records").is_dir():
+        return 0
     records = load_records(run_dir)
-    records = records[records["status"] == "ok"].drop_duplicates("key")
+    records = records[(records["status"] == "ok") & records["key"].isin(list(keys))].drop_duplicates("key")
     known = load_metrics(run_dir)
     todo = []
     for metric in metrics:
         done = known[known["metric"].isin(metric.names)].groupby("key")["metric"].nunique()
         whole = set(done[done == len(metric.names)].index)
-        todo += [(metric, rows[~rows["key"].isin(whole)]) for _, rows in records.groupby("group", sort=False)]
-    todo = [(metric, rows) for metric, rows in todo if len(rows)]
-    scored: set[str] = set()
-    for metric, rows in tqdm(todo, desc="evaluating", unit="group", disable=not todo):
-        for start in range(0, len(rows), batch_size):
-            part = rows.iloc[start : start + batch_size]
-            write_metrics(run_dir, metric.name, str(part["group"].iloc[0]), score(run_dir, metric, part))
-            scored |= set(part["key"])
-    return len(scored)
+        left = records[~records["key"].isin(whole)]
+        todo += [(metric, str(group), rows) for group, rows in left.groupby("group", sort=False)]
+    failed = 0
+    for metric, group, rows in tqdm(todo, desc="evaluating", unit="group", disable=not todo):
+        try:
+            batches = [rows.iloc[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+            values = pd.concat([score(run_dir, metric, batch) for batch in batches])
+            write_metrics(run_dir, metric.name, group, values)
+        except Exception:  # one group that cannot be scored must not lose the others
+            failed += 1
+            _log.warning("%s of %s failed", metric.name, group, exc_info=True)
+    return failed
 
 
 def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from p2p.engine import Edited, batches, generate
 from p2p.stable_diffusion import StableDiffusion
 from results.records import load_records, write_records
 
+_log = logging.getLogger(__name__)
 _SOURCE = Trajectory("", ())
 _NOTHING: Mapping[str, Any] = {
     "operator": "",
@@ -50,8 +52,8 @@ def remaining(plan: Plan, run_dir: Path) -> Plan:
         return plan
     records = load_records(run_dir)
     ok = records[records["status"] == "ok"]
-    rows = zip(ok["key"], ok["pair_id"], ok["method"], ok["image"], strict=True)
-    done = {(key, pair_id, method) for key, pair_id, method, image in rows if (run_dir / image).exists()}
+    rows = ok[["key", "pair_id", "method", "image", "source_image"]].itertuples(index=False, name=None)
+    done = {tuple(row[:3]) for row in rows if all((run_dir / image).exists() for image in row[3:])}
     return without(plan, lambda branch: (branch.key, branch.pair.id, branch.method) in done)
 
 
@@ -68,6 +70,7 @@ def run_plan(plan: Plan, model: StableDiffusion, info: RunInfo) -> int:
             try:
                 _make(groups, plan, model, info, bar)
             except Exception:  # whatever breaks one group must not lose the others
+                _log.warning("a batch of %d groups failed, each is tried alone", len(groups), exc_info=True)
                 failed += _one_by_one(groups, plan, model, info, bar)
     return failed
 
@@ -103,7 +106,7 @@ def _save(group: GroupPlan, edited: Edited, plan: Plan, info: RunInfo, seconds: 
         pair = branch.pair
         folder = Path("images") / slug(pair.id) / str(group.seed)
         if pair.id not in sources:
-            sources[pair.id] = str(folder / "source.png")
+            sources[pair.id] = str(folder / f"source-{group.source_key[:16]}.png")
             write_png(edited.source, info.run_dir / sources[pair.id])
             rows.append(_source_row(group, pair, plan, info, sources[pair.id]))
         path = str(folder / f"{branch.method}-{branch.key[:16]}.png")
@@ -139,7 +142,7 @@ def _row(
     seconds: float,
 ) -> dict[str, Any]:
     effective = {**_NOTHING, **branch.trajectory.record}
-    strength, steps = branch.trajectory.strength, plan.sampling.num_inference_steps
+    start, steps = branch.trajectory.start, plan.sampling.num_inference_steps
     pair = branch.pair
     return {
         "key": branch.key,
@@ -155,7 +158,7 @@ def _row(
         "method": branch.method,
         **effective,
         "weights": json.dumps(effective["weights"], sort_keys=True),
-        "effective_steps": steps if strength is None else min(int(steps * strength), steps),
+        "effective_steps": steps - (start or 0),
         "num_inference_steps": steps,
         "guidance_scale": float(plan.sampling.guidance_scale),
         "params": json.dumps(dict(branch.params), sort_keys=True),

@@ -10,27 +10,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from experiments.datasets.pair import Pair, raise_problems, slug
-from p2p.edits import Trajectory
+from p2p.alignment import encode
+from p2p.edits import Method, Trajectory
 from p2p.engine import Group, Sampling, plan_evaluations
 
-
-class Method(Protocol):
-    """What a method of `conf/method` is: a name, and the trajectory of an edit."""
-
-    name: str
-
-    def trajectory(
-        self,
-        source_prompt: str,
-        target_prompt: str,
-        pair_weights: Mapping[str, float],
-        tokenizer: Any,
-        num_inference_steps: int,
-    ) -> Trajectory:
-        """Return how the edited image is denoised; ValueError where the edit cannot be made."""
+RECORD = ("operator", "tau", "cross_start", "cross_end", "self_start", "self_end", "weights", "strength")
 
 
 @dataclass(frozen=True)
@@ -80,18 +67,9 @@ class Plan:
     @property
     def unshared_evaluations(self) -> int:
         """What the same branches cost one at a time, each with its own source."""
-        rows = 2 if self.sampling.guided else 1
-        steps = self.sampling.num_inference_steps
-        own = {
-            b.key: 2 * self.calls for g in self.groups for b in g.branches if b.trajectory.strength is None
-        }
-        noised = {
-            b.key: int(steps * b.trajectory.strength)
-            for g in self.groups
-            for b in g.branches
-            if b.trajectory.strength
-        }
-        return rows * (sum(own.values()) + sum(noised.values()))
+        branches = [branch.trajectory for group in self.groups for branch in group.branches]
+        calls = [2 * self.calls if t.start is None else 2 * self.calls - t.start for t in branches]
+        return sum(calls) * (2 if self.sampling.guided else 1)
 
     @property
     def images(self) -> int:
@@ -131,11 +109,18 @@ def make_plan(
     the same image twice are kept once.
     """
     seeds = _check_seeds(seeds)
-    trajectories, problems = {}, []
+    problems = []
+    for prompt in dict.fromkeys([sampling.negative_prompt, *(pair.source_prompt for pair in pairs)]):
+        try:
+            encode(prompt, tokenizer)
+        except ValueError as error:
+            problems.append(str(error))
+    trajectories: dict[tuple[str, int], Trajectory] = {}
     for pair in pairs:
+        problems += [f"pair {pair.id!r}: {text}" for text in _unsupported(pair)]
         for number, (method, params) in enumerate(methods):
             try:
-                trajectories[pair.id, number] = method.trajectory(
+                trajectory = method.trajectory(
                     pair.source_prompt,
                     pair.target_prompt,
                     pair.weights,
@@ -146,7 +131,11 @@ def make_plan(
                 problems.append(
                     f"pair {pair.id!r}, {method.name} {json.dumps(dict(params), default=str)}: {error}"
                 )
-    raise_problems(problems, "the plan")
+                continue
+            if unknown := sorted(set(trajectory.record) - set(RECORD)):
+                problems.append(f"{method.name}: records {unknown}, allowed are {', '.join(RECORD)}")
+            trajectories[pair.id, number] = trajectory
+    raise_problems(dict.fromkeys(problems), "the plan")
     base = [identity, sampling.num_inference_steps, float(sampling.guidance_scale), sampling.negative_prompt]
     groups: dict[tuple[str, int], list[Branch]] = {}
     for seed, pair in itertools.product(seeds, pairs):
@@ -179,13 +168,23 @@ def shard(plan: Plan, index: int, count: int) -> Plan:
     return Plan(plan.groups[index::count], plan.calls, plan.sampling)
 
 
+def _unsupported(pair: Pair) -> list[str]:
+    """Return what the pair asks for and would be ignored: an error is better."""
+    texts = {
+        "image": "editing real images",
+        "mask": "editing inside a mask",
+        "blend_words": "blending by words",
+    }
+    return [f"{name}: {what} is not available yet" for name, what in texts.items() if getattr(pair, name)]
+
+
 def _check_seeds(seeds: Iterable[int]) -> list[int]:
     checked = list(seeds)
     if not checked:
         raise ValueError("seeds: none given, at least one is needed")
     for seed in checked:
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise ValueError(f"seeds: {seed!r} is not a whole number in [0, 2^63)")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise ValueError(f"seeds: {seed!r} is not a whole number in [0, 2^32)")
     return checked
 
 

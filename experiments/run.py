@@ -20,17 +20,22 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from evaluation.weights import WeightsUnavailable
 from experiments.datasets.dataset import Dataset
 from experiments.evaluate import check_metrics, evaluate_run
 from experiments.generate import RunInfo, remaining, run_plan
-from experiments.plan import Method, Plan, expand, make_plan, shard
+from experiments.plan import Plan, expand, make_plan, shard
 from experiments.provenance import write_provenance
 from experiments.timing import describe, estimate
+from p2p.edits import Method
 from p2p.engine import Sampling
 from p2p.loading import StableDiffusionSpec
+from p2p.stable_diffusion import StableDiffusion
 from results.summary import summarise
 
+CROSS = "cross_replace_steps"
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("experiment", "model", "dataset", "method", "grid", "metrics", "executor", "tracking")
 USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
@@ -78,22 +83,26 @@ def main() -> None:
                 "hydra/job_logging=none",
                 "hydra/hydra_logging=none",
             ]
-        task = run if command == "run" else plan
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task(task))()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task(command))()
     else:
-        sys.exit(f"p2p-bench: unknown command {command!r}, allowed are run, plan, ls")
+        print(f"p2p-bench: unknown command {command!r}, allowed are run, plan, ls", file=sys.stderr)
+        sys.exit(2)
 
 
-def _task(function: Any) -> Any:
+def _task(command: str) -> Any:
     def task(config: DictConfig) -> None:
         multirun = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
-            failed = function(build(config))
-        except (ValueError, OSError, RuntimeError) as error:
+            job = build(config)
+            whole = prepare(job, fetch=command == "run")
+            left = remaining(shard(whole, *job.shard), job.run_dir)
+            model = job.model.load() if command == "run" and left.groups else None
+        except (ValueError, OSError, WeightsUnavailable) as error:
             if multirun:
                 raise  # the other jobs go on, and Hydra exits with 1
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        failed = run(job, whole, left, model, multirun) if command == "run" else plan(job, whole, left)
         if failed and multirun:
             raise RuntimeError(f"{failed} groups failed, see the records")
         if failed:
@@ -104,7 +113,10 @@ def _task(function: Any) -> Any:
 
 def build(config: DictConfig) -> Job:
     """Turn a composed configuration into plain objects. Raises ValueError for what cannot be."""
-    plain = OmegaConf.to_container(config, resolve=True)
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(str(error).splitlines()[0]) from error
     assert isinstance(plain, dict)
     made = {
         key: _instantiate(key, plain[key]) for key in ("model", "dataset", "metrics", "tracking", "sampling")
@@ -131,7 +143,7 @@ def _methods(config: Mapping[Any, Any]) -> list[tuple[Method, dict[str, Any]]]:
     """Return every method of the grid with every set of its parameters.
 
     The top-level `tau`, `strength`, ... of the command line replace the grid's axis in every method that has
-    the parameter.
+    the parameter; a list is an axis, as in the grid.
     """
     overrides = {
         name: config[name]
@@ -147,18 +159,17 @@ def _methods(config: Mapping[Any, Any]) -> list[tuple[Method, dict[str, Any]]]:
             raise ValueError(
                 f"grid.methods.{name}: {', '.join(sorted(unknown))} is no parameter, allowed are {known}"
             )
+        chosen = {key: value for key, value in overrides.items() if key in defaults}
+        used |= set(chosen)
+        dropped = {a for a, b in (("tau", CROSS), (CROSS, "tau")) if b in chosen}
         seen = []
         for params in expand(axes):
-            chosen = {key: value for key, value in overrides.items() if key in defaults}
-            used |= set(chosen)
-            if "tau" in chosen:
-                params = {key: value for key, value in params.items() if key != "cross_replace_steps"}
-            if "cross_replace_steps" in chosen:
-                params = {key: value for key, value in params.items() if key != "tau"}
-            params = {**params, **chosen}
-            if params not in seen:
-                seen.append(params)
-                methods.append((_instantiate(f"grid.methods.{name}", {**defaults, **params}), params))
+            kept = {key: value for key, value in params.items() if key not in dropped}
+            for each in expand({**kept, **chosen}):
+                if each not in seen:
+                    seen.append(each)
+                    method = _instantiate(f"grid.methods.{name}", {**defaults, **each})
+                    methods.append((method, each))
     if missing := set(overrides) - used:
         raise ValueError(f"{', '.join(sorted(missing))}: no method of the grid has this parameter")
     return methods
@@ -183,38 +194,41 @@ def _option(group: str, name: str) -> dict[str, Any]:
     raise ValueError(f"grid.methods: no {group} {name!r}, allowed are {there}")
 
 
-def make(job: Job) -> Plan:
-    """Load the pairs and plan the whole job; nothing but the tokenizer and the scheduler is loaded."""
-    tokenizer, calls = job.model.load_tokenizer(), job.model.unet_calls(job.sampling.num_inference_steps)
-    return make_plan(
-        job.dataset.load(), job.seeds, job.methods, job.model.identity(), tokenizer, calls, job.sampling
-    )
+def prepare(job: Job, fetch: bool) -> Plan:
+    """Check and plan the whole job; of the model only tokenizer and scheduler are loaded.
+
+    With `fetch`, what has to be downloaded is, before anything is computed.
+    """
+    pairs = job.dataset.load()
+    if fetch:
+        check_metrics(job.metrics)
+        job.model.fetch()
+    steps = job.sampling.num_inference_steps
+    tokenizer, calls = job.model.load_tokenizer(), job.model.unet_calls(steps)
+    return make_plan(pairs, job.seeds, job.methods, job.model.identity(), tokenizer, calls, job.sampling)
 
 
-def plan(job: Job) -> int:
+def plan(job: Job, whole: Plan, left: Plan) -> int:
     """Print the job's groups, branches and cost."""
-    whole = make(job)
-    left = remaining(whole, job.run_dir)
     print(describe(whole, left))
     print(estimate(job.model, left))
     return 0
 
 
-def run(job: Job) -> int:
-    """Generate, evaluate, summarise; return the number of groups that failed."""
-    whole = make(job)
-    check_metrics(job.metrics)
-    if job.shard[1] > 1:
-        whole = shard(whole, *job.shard)
-    left = remaining(whole, job.run_dir)
-    print(describe(whole, left))
+def run(job: Job, whole: Plan, left: Plan, model: StableDiffusion | None, multirun: bool) -> int:
+    """Generate what is left, evaluate, summarise; return the number of groups that failed.
+
+    The tables are of the whole plan, whatever shard this is; of all that is in the store under multirun.
+    """
+    part = shard(whole, *job.shard)
+    print(describe(part, left))
     write_provenance(job.run_dir, job.config, job.model.identity())
     failed = 0
-    if left.groups:
-        failed = run_plan(left, job.model.load(), RunInfo(job.run_dir, job.dataset.name, job.model.name))
-    evaluate_run(job.run_dir, job.metrics)
+    if model is not None:
+        failed = run_plan(left, model, RunInfo(job.run_dir, job.dataset.name, job.model.name))
+    failed += evaluate_run(job.run_dir, job.metrics, part.keys())
     directions = {name: up for metric in job.metrics for name, up in metric.higher_is_better.items()}
-    summary = summarise(job.run_dir, keys=whole.keys(), directions=directions)
+    summary = summarise(job.run_dir, keys=None if multirun else whole.keys(), directions=directions)
     if job.tracking is not None:
         job.tracking.log_run(job.run_dir, job.config, summary.tables, summary.images)
     print(summary.markdown)

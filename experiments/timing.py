@@ -34,6 +34,8 @@ def describe(whole: Plan, left: Plan) -> str:
 
 def estimate(spec: StableDiffusionSpec, plan: Plan) -> str:
     """Return how long the plan will take, or that it cannot be known without the weights."""
+    if not plan.groups:
+        return "nothing is left to compute"
     if spec.local_folder() is None:
         return f"time unknown: the weights of {spec.path!r} are not on this machine"
     seconds = seconds_per_evaluation(spec.load(), plan.sampling.max_batch) * plan.evaluations

@@ -52,7 +52,7 @@ def word_tokens(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[list[in
     that walk is right: it goes astray at "#" and at characters of several tokens, which here is a ValueError.
     """
     words = split_words(prompt)
-    encoding = _encode(prompt, tokenizer)
+    encoding = encode(prompt, tokenizer)
     own = [i for i, special in enumerate(encoding["special_tokens_mask"]) if not special]
     if tokenizer.is_fast:
         owners = _owners_by_offset([encoding["offset_mapping"][i] for i in own], words)
@@ -131,8 +131,8 @@ def refinement_mapper(
     word, even after a removal; tail="google" keeps the reference's j.
     """
     _check_tail(tail)
-    source = _encode(source_prompt, tokenizer)["input_ids"]
-    target = _encode(target_prompt, tokenizer)["input_ids"]
+    source = encode(source_prompt, tokenizer)["input_ids"]
+    target = encode(target_prompt, tokenizer)["input_ids"]
     padding = torch.arange(len(target), token_limit(tokenizer))
     if tail == "shifted":
         padding = (padding + len(source) - len(target)).clamp(max=token_limit(tokenizer) - 1)
@@ -179,7 +179,7 @@ def alignment_matrix(
     if operator == "identity":
         if source_prompt != target_prompt:
             raise ValueError(f"'identity' needs equal prompts, got {source_prompt!r} and {target_prompt!r}")
-        _encode(source_prompt, tokenizer)
+        encode(source_prompt, tokenizer)
         return torch.eye(n), torch.ones(n)
     raise ValueError(f"operator must be one of {', '.join(get_args(Operator))}, got {operator!r}")
 
@@ -197,7 +197,7 @@ def equalizer(prompt: str, weights: Mapping[str, float], tokenizer: PreTrainedTo
     return factors
 
 
-def _encode(prompt: str, tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
+def encode(prompt: str, tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
     encoding: BatchEncoding = tokenizer(
         prompt,
         return_special_tokens_mask=True,

@@ -25,6 +25,8 @@ class SourceBank:
 
     def add(self, layer: str, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Append this chunk's rows, return all of the layer so far; a row's position is its group's slot."""
+        if layer in self.layers and not len(query):
+            return self.layers[layer]
         if layer in self.layers:
             old_query, old_key = self.layers[layer]
             query, key = torch.cat([old_query, query]), torch.cat([old_key, key])

@@ -31,7 +31,7 @@ class FixedSeed:
     ) -> Trajectory:
         """Return plain denoising of the target prompt; weights have nothing to act on."""
         word_tokens(target_prompt, tokenizer)  # validates the prompt
-        return Trajectory(target_prompt, (None,) * (num_inference_steps + 1))
+        return Trajectory(target_prompt, ())
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,11 @@ class SDEdit:
     ) -> Trajectory:
         """Return plain denoising of the noised source. Raises ValueError for a strength without a step."""
         word_tokens(target_prompt, tokenizer)  # validates the prompt
-        if not int(num_inference_steps * self.strength):
+        steps = min(int(num_inference_steps * self.strength), num_inference_steps)
+        if not steps:
             raise ValueError(
                 f"strength: {self.strength} of {num_inference_steps} steps is no step, "
                 f"allowed is 1/{num_inference_steps} or more"
             )
         record = {"strength": float(self.strength)}
-        return Trajectory(target_prompt, (None,) * (num_inference_steps + 1), float(self.strength), record)
-
-
-def sdedit_start(strength: float, num_inference_steps: int) -> int:
-    """Return the first step that SDEdit runs."""
-    return num_inference_steps - min(int(num_inference_steps * strength), num_inference_steps)
+        return Trajectory(target_prompt, (), num_inference_steps - steps, record)

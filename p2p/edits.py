@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -45,14 +45,33 @@ class Trajectory:
     """How one image is denoised: the prompt, what is injected at each step, and where it starts."""
 
     prompt: str
-    injections: tuple[Injection | None, ...]  # one per row of the T + 1 table; None = plain denoising
-    strength: float | None = None  # None: from the seed's noise; else from the noised source image (SDEdit)
+    injections: tuple[Injection | None, ...]  # one per row of the T + 1 table; None, or (), = plain denoising
+    start: int | None = None  # None: from the seed's noise; else from the source image, noised to this step
     record: Mapping[str, Any] = field(default_factory=dict)  # the effective operator, for tables
 
     def digest(self) -> str:
         """Return a hash of all that determines the pixels, given model, sampling settings and source."""
-        parts = [self.prompt, repr(self.strength), *(i.key if i else "" for i in self.injections)]
+        injected = [f"{step}:{i.key}" for step, i in enumerate(self.injections) if i]
+        parts = [self.prompt, repr(self.start), *injected]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+class Method(Protocol):
+    """What every method is: a name, and the trajectory of an edit."""
+
+    @property
+    def name(self) -> str:
+        """The method's name in records and tables."""
+
+    def trajectory(
+        self,
+        source_prompt: str,
+        target_prompt: str,
+        pair_weights: Mapping[str, float],
+        tokenizer: PreTrainedTokenizerBase,
+        num_inference_steps: int,
+    ) -> Trajectory:
+        """Return how the edited image is denoised; ValueError where the edit cannot be made."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +142,7 @@ class PromptToPrompt:
             "operator": operator,
             "tau": self._tau(self_start, self_end, num_inference_steps),
             "cross_start": active[0] if active else 0,
-            "cross_end": active[-1] + 1 if active else 0,
+            "cross_end": min(active[-1] + 1, num_inference_steps) if active else 0,
             "self_start": self_start if self_start < self_end else 0,
             "self_end": self_end if self_start < self_end else 0,
             "weights": weights,

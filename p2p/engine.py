@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from p2p.attention import BatchInjection, SourceBank, injection_processors
-from p2p.baselines import FixedSeed, SDEdit, sdedit_start
-from p2p.edits import PromptToPrompt, Trajectory
+from p2p.edits import Method, Trajectory
 from p2p.stable_diffusion import StableDiffusion
-from p2p.tree import Node, build_tree, count_evaluations
+from p2p.tree import Node, build_tree
 
 Counter = Callable[[int], None]
 
@@ -54,13 +53,9 @@ class Group:
     seed: int
     edits: tuple[Trajectory, ...]
 
-    def trajectories(self) -> tuple[Trajectory, ...]:
+    def tree(self) -> tuple[Trajectory, ...]:
         """Return the source and the edits that start from its noise."""
-        tree = [edit for edit in self.edits if edit.strength is None]
-        source = Trajectory(
-            self.source_prompt, (None,) * max((len(e.injections) for e in self.edits), default=0)
-        )
-        return (source, *tree)
+        return (Trajectory(self.source_prompt, ()), *(e for e in self.edits if e.start is None))
 
 
 @dataclass(frozen=True)
@@ -73,16 +68,10 @@ class Edited:
 
 def plan_evaluations(groups: Sequence[Group], calls: int, sampling: Sampling) -> int:
     """Return the exact number of UNet evaluations (rows) of `generate`, at `calls` calls a trajectory."""
-    tree = sum(
-        count_evaluations(build_tree([_rows(group, calls)], calls), sampling.guided) for group in groups
-    )
-    starts = [
-        sdedit_start(e.strength, sampling.num_inference_steps)
-        for g in groups
-        for e in g.edits
-        if e.strength is not None
-    ]
-    return tree + sum(calls - start for start in starts) * (2 if sampling.guided else 1)
+    per_node = 2 if sampling.guided else 1
+    tree = sum(len(level) for group in groups for level in build_tree([group.tree()], calls))
+    noised = sum(calls - edit.start for group in groups for edit in group.edits if edit.start is not None)
+    return (tree + noised) * per_node
 
 
 def generate(
@@ -107,7 +96,7 @@ def generate(
 def edit(
     model: StableDiffusion,
     source_prompt: str,
-    edits: Sequence[tuple[str, PromptToPrompt | FixedSeed | SDEdit]],
+    edits: Sequence[tuple[str, Method]],
     seed: int = 0,
     sampling: Sampling | None = None,
 ) -> Edited:
@@ -125,7 +114,7 @@ def batches(groups: Sequence[Group], sampling: Sampling) -> Iterator[list[int]]:
     batch: list[int] = []
     rows = 0
     for number, group in enumerate(groups):
-        wanted = len(group.trajectories()) * (2 if sampling.guided else 1)
+        wanted = len(group.tree()) * (2 if sampling.guided else 1)
         if batch and rows + wanted > sampling.max_batch:
             yield batch
             batch, rows = [], 0
@@ -135,19 +124,13 @@ def batches(groups: Sequence[Group], sampling: Sampling) -> Iterator[list[int]]:
         yield batch
 
 
-def _rows(group: Group, calls: int) -> list[Trajectory]:
-    none = (None,) * (calls + 1)
-    return [t if t.injections else Trajectory(t.prompt, none) for t in group.trajectories()]
-
-
 @torch.no_grad()
 def _edit(
     model: StableDiffusion, groups: Sequence[Group], sampling: Sampling, limit: int, on_rows: Counter
 ) -> list[Edited]:
     generators = [torch.Generator().manual_seed(group.seed) for group in groups]
-    calls = len(model.new_scheduler(sampling.num_inference_steps).timesteps)
-    levels = build_tree([_rows(group, calls) for group in groups], calls)
     scheduler = model.new_scheduler(sampling.num_inference_steps)
+    levels = build_tree([group.tree() for group in groups], len(scheduler.timesteps))
     latents = model.draw_noise(generators) * scheduler.init_noise_sigma
     latents = denoise(model, latents, levels, scheduler, 0, generators, sampling, limit, on_rows)
     images = {
@@ -156,13 +139,11 @@ def _edit(
         for branch in node.branches
     }
     sources = torch.stack([images[g, 0] for g in range(len(groups))])
-    noised = _edit_sources(model, groups, sources, sampling, limit, on_rows)
+    noised = _sdedit(model, groups, sources, sampling, limit, on_rows)
     edited = []
     for g, group in enumerate(groups):
-        from_tree = iter([images[g, branch] for branch in range(1, len(group.trajectories()))])
-        edits = tuple(
-            next(from_tree) if e.strength is None else noised[g, i] for i, e in enumerate(group.edits)
-        )
+        from_tree = iter([images[g, branch] for branch in range(1, len(group.tree()))])
+        edits = tuple(next(from_tree) if e.start is None else noised[g, i] for i, e in enumerate(group.edits))
         edited.append(Edited(sources[g], edits))
     return edited
 
@@ -292,7 +273,7 @@ def _injection(
         mixed_own=stack([c.own_share for _, _, c in mixed]),
         self_rows=index([row for row, _ in itself]),
         self_slots=index([slot for _, slot in itself]),
-        self_max_pixels=model.self_max_side**2,
+        self_max_pixels=model.pixels(model.self_max_side),
         any_cross=any_cross,
         any_self=any_self,
         bank=bank,
@@ -335,7 +316,7 @@ def _step(
     return latents
 
 
-def _edit_sources(
+def _sdedit(
     model: StableDiffusion,
     groups: Sequence[Group],
     sources: Tensor,
@@ -343,33 +324,27 @@ def _edit_sources(
     limit: int,
     on_rows: Counter,
 ) -> dict[tuple[int, int], Tensor]:
-    """Return SDEdit's images by (group, edit); all edits of one strength are denoised together."""
+    """Return SDEdit's images by (group, edit); all edits that start at one step go together."""
+    by_start: dict[int, list[tuple[int, int, str]]] = {}
+    for g, group in enumerate(groups):
+        for i, edit in enumerate(group.edits):
+            if edit.start is not None:
+                by_start.setdefault(edit.start, []).append((g, i, edit.prompt))
     images: dict[tuple[int, int], Tensor] = {}
-    wanted = [
-        (g, i, edit)
-        for g, group in enumerate(groups)
-        for i, edit in enumerate(group.edits)
-        if edit.strength is not None
-    ]
-    for strength in sorted({edit.strength for _, _, edit in wanted if edit.strength is not None}):
-        rows = [(g, i, edit) for g, i, edit in wanted if edit.strength == strength]
+    for start, rows in by_start.items():
         scheduler = model.new_scheduler(sampling.num_inference_steps)
-        start = sdedit_start(strength, sampling.num_inference_steps)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(start)
         # One draw per group, not the source's own x_T: SDEdit does not know the source's noise.
         generators = [torch.Generator().manual_seed(derived_seed(groups[g].seed)) for g, _, _ in rows]
         noise = model.draw_noise(generators)
+        timesteps = scheduler.timesteps[start:]
         latents = model.encode(sources[[g for g, _, _ in rows]])
-        latents = scheduler.add_noise(
-            latents, noise, scheduler.timesteps[start : start + 1].repeat(len(rows))
-        )
-        levels = [[Node(n, n, edit.prompt, None, (0,)) for n, (_, _, edit) in enumerate(rows)]] * len(
-            scheduler.timesteps[start:]
-        )
+        latents = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(rows)))
+        level = [Node(n, n, prompt, None, (0,)) for n, (_, _, prompt) in enumerate(rows)]
+        levels = [level] * len(timesteps)
         latents = denoise(model, latents, levels, scheduler, start, generators, sampling, limit, on_rows)
-        for (g, i, _), image in zip(rows, model.decode(latents), strict=True):
-            images[g, i] = image
+        images |= {(g, i): image for (g, i, _), image in zip(rows, model.decode(latents), strict=True)}
     return images
 
 

@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from diffusers import StableDiffusionPipeline
 from huggingface_hub import snapshot_download
 from transformers import CLIPTokenizer
 
-from p2p.stable_diffusion import StableDiffusion
+from p2p.stable_diffusion import StableDiffusion, set_timesteps
 
 SEMANTICS_VERSION = 1  # raised whenever the same edit would give other pixels
 
@@ -31,8 +31,8 @@ class StableDiffusionSpec:
     """Where a pipeline comes from and how it is run; `load()` gives the `StableDiffusion`.
 
     `path` is a folder or a model-hub name. `device` "auto" is the GPU where there is one. `scheduler` is the
-    name of a diffusers scheduler class, built from `scheduler_config` alone; without it the pipeline's own is
-    used. `clip_tokenizer` says that the tokenizer is CLIP's, so that planning needs no download.
+    name of a diffusers scheduler class; its config is the pipeline's own with `scheduler_config` on top.
+    `clip_tokenizer` says that the tokenizer is CLIP's, so that planning needs no download.
     """
 
     name: str
@@ -59,8 +59,6 @@ class StableDiffusionSpec:
                 f"scheduler: {self.scheduler!r} is no scheduler of diffusers, "
                 "allowed are names such as 'DDIMScheduler'"
             )
-        if self.scheduler_config and self.scheduler is None:
-            raise ValueError("scheduler_config: given without scheduler, which it configures")
 
     def local_folder(self) -> Path | None:
         """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
@@ -83,19 +81,30 @@ class StableDiffusionSpec:
 
     def load_scheduler(self) -> Any:
         """Return the scheduler, timesteps not set."""
-        if self.scheduler is not None:
-            return getattr(diffusers, self.scheduler)(**self.scheduler_config)
         folder = self.local_folder()
-        if folder is None:
-            raise self._unavailable("it is not on this machine, and the model names no scheduler of its own")
-        kind = json.loads((folder / "model_index.json").read_text())["scheduler"][1]
-        return getattr(diffusers, kind).from_pretrained(folder / "scheduler")
+        if folder is None and not (self.scheduler and self.scheduler_config):
+            raise self._unavailable("it is not on this machine, and the model states no whole scheduler")
+        own: dict[str, Any] = {}
+        if folder is not None:
+            own = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+        kind = getattr(diffusers, self.scheduler or own["_class_name"])
+        return kind.from_config(own, **self.scheduler_config)
 
     def unet_calls(self, num_inference_steps: int) -> int:
         """Return how often one trajectory calls the UNet."""
-        scheduler = self.load_scheduler()
-        scheduler.set_timesteps(num_inference_steps)
-        return len(scheduler.timesteps)
+        return set_timesteps(self.load_scheduler(), num_inference_steps)
+
+    def fetch(self) -> None:
+        """Bring the weights to this machine, so that `identity` speaks of them. Raises OSError."""
+        if self.local_folder() is None:
+            self._checked(
+                StableDiffusionPipeline.download,
+                self.path,
+                revision=self.revision,
+                variant=self.variant,
+                safety_checker=None,
+                use_safetensors=True,
+            )
 
     def identity(self) -> str:
         """Return a hash of all the model contributes to the pixels; of its name where it is not here yet."""
@@ -106,31 +115,35 @@ class StableDiffusionSpec:
             "semantics": SEMANTICS_VERSION,
             "weights": _hash_files(folder) if folder else [self.path, self.revision, self.variant],
             "scheduler": [type(scheduler).__name__, config],
-            "run": [self.dtype, self.self_max_side, self.height, self.width],
+            "run": [self.dtype, self.variant, self.self_max_side, self.height, self.width],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
     def load(self) -> StableDiffusion:
         """Load the weights. Raises OSError in one line where they cannot be had."""
         device = self.device if self.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            pipeline = StableDiffusionPipeline.from_pretrained(
-                self.local_folder() or self.path,
-                dtype=getattr(torch, self.dtype),
-                revision=self.revision,
-                variant=self.variant,
-                safety_checker=None,
-                requires_safety_checker=False,
-                use_safetensors=True,
-            )
-        except (OSError, ValueError) as error:
-            raise self._unavailable(str(error).strip().splitlines()[0]) from error
+        pipeline = self._checked(
+            StableDiffusionPipeline.from_pretrained,
+            self.local_folder() or self.path,
+            dtype=getattr(torch, self.dtype),
+            revision=self.revision,
+            variant=self.variant,
+            safety_checker=None,
+            requires_safety_checker=False,
+            use_safetensors=True,
+        )
         pipeline.scheduler = self.load_scheduler()
         pipeline.set_progress_bar_config(disable=True)
         pipeline.to(device)
         for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             part.requires_grad_(False).eval()
         return StableDiffusion(pipeline, self.self_max_side, self.blend_side, self.height, self.width)
+
+    def _checked(self, get: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return get(*args, **kwargs)
+        except (OSError, ValueError) as error:
+            raise self._unavailable(str(error).strip().splitlines()[0]) from error
 
     def _unavailable(self, cause: str) -> OSError:
         return OSError(f"model {self.name}: no weights at {self.path!r} ({cause})")
@@ -164,14 +177,15 @@ def _hash_files(folder: Path) -> str:
     """Return a hash of weights and configs; the hub's cache already names large files by theirs."""
     digest = hashlib.sha256()
     parts = ("text_encoder", "tokenizer", "unet", "vae")
-    for file in sorted(
-        file
-        for part in parts
-        for file in (folder / part).rglob("*")
-        if file.suffix in (".safetensors", ".json", ".txt")
-    ):
+    for file in sorted(file for part in parts for file in (folder / part).rglob("*") if _determines(file)):
         blob = file.resolve().name
         named = file.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob)
         content = blob if named else hashlib.sha256(file.read_bytes()).hexdigest()
         digest.update(f"{file.relative_to(folder)}:{content}\n".encode())
     return digest.hexdigest()
+
+
+def _determines(file: Path) -> bool:
+    """Say whether a file of a pipeline has a part in its pixels; a model card has none."""
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
+    return file.suffix == ".safetensors" or file.name in names

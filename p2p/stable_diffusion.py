@@ -17,6 +17,7 @@ from diffusers import StableDiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from p2p.alignment import encode
 from p2p.attention import BatchInjection
 
 
@@ -65,21 +66,21 @@ class StableDiffusion:
             sides.add(height >> level(int(index) if index.isdigit() else 0))
         return sorted(sides, reverse=True)
 
+    def pixels(self, side: int) -> int:
+        """Return the tokens of the layer with this height: `side` x `side` for square images."""
+        _, height, width = self.latent_shape
+        return side * round(side * width / height)
+
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Return embeddings (prompts, tokens, channels). Lengths are checked when the edit is planned."""
+        """Return embeddings (prompts, tokens, channels). Raises ValueError for a prompt that is too long."""
+        for prompt in prompts:
+            encode(prompt, self.tokenizer)
         return self.pipeline.encode_prompt(list(prompts), self.pipeline.device, 1, False)[0]
 
     def new_scheduler(self, num_inference_steps: int) -> Any:
         """Return a fresh scheduler, timesteps set. Raises ValueError where the T + 1 table does not fit."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)
-        scheduler.set_timesteps(num_inference_steps, device=self.pipeline.device)
-        calls = len(scheduler.timesteps)
-        if calls not in (num_inference_steps, num_inference_steps + 1):
-            name = type(scheduler).__name__
-            raise ValueError(
-                f"scheduler: {name} calls the UNet {calls} times for {num_inference_steps} steps, "
-                "allowed are T or T + 1"
-            )
+        set_timesteps(scheduler, num_inference_steps, self.pipeline.device)
         return scheduler
 
     def draw_noise(self, generators: Sequence[torch.Generator]) -> Tensor:
@@ -106,6 +107,8 @@ class StableDiffusion:
         """Return images (N, 3, height, width) float32 in [0, 1], rounded to 8 bits as a PNG would be."""
         vae = self.pipeline.vae
         images = [vae.decode(row[None] / vae.config.scaling_factor, return_dict=False)[0] for row in latents]
+        if not all(image.isfinite().all() for image in images):
+            raise FloatingPointError("images: the autoencoder's output is not finite, try dtype=float32")
         return ((torch.cat(images).float() / 2 + 0.5).clamp(0, 1) * 255).round().cpu() / 255
 
     @torch.no_grad()
@@ -116,3 +119,15 @@ class StableDiffusion:
         return (
             torch.cat([vae.encode(row[None]).latent_dist.mode() for row in rows]) * vae.config.scaling_factor
         )
+
+
+def set_timesteps(scheduler: Any, num_inference_steps: int, device: Any = None) -> int:
+    """Set the timesteps and return their number. Raises ValueError where the T + 1 table does not fit."""
+    scheduler.set_timesteps(num_inference_steps, device=device)
+    calls = len(scheduler.timesteps)
+    if calls not in (num_inference_steps, num_inference_steps + 1):
+        raise ValueError(
+            f"scheduler: {type(scheduler).__name__} calls the UNet {calls} times for {num_inference_steps} "
+            "steps, allowed are T or T + 1"
+        )
+    return calls

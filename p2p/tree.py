@@ -25,8 +25,12 @@ class Node:
 def build_tree(groups: Sequence[Sequence[Trajectory]], steps: int) -> list[list[Node]]:
     """Return the nodes of each step. Each group's first trajectory is its source and comes before its edits.
 
-    At every step, node i < len(groups) is the one that carries the source of group i.
+    At every step, node i < len(groups) is the one that carries the source of group i. A trajectory without
+    injections is plain throughout. Raises ValueError for one that was made for another number of steps.
     """
+    wrong = {len(t.injections) for group in groups for t in group} - {0, steps, steps + 1}
+    if wrong:
+        raise ValueError(f"trajectories: made for {min(wrong) - 1} steps, denoised in {steps}")
     levels: list[list[Node]] = []
     for step in range(steps):
         parents = (
@@ -39,17 +43,15 @@ def build_tree(groups: Sequence[Sequence[Trajectory]], steps: int) -> list[list[
         for position, parent in enumerate(parents):
             split: dict[tuple[str, str], list[int]] = {}
             for branch in parent.branches:
-                trajectory = groups[parent.group][branch]
-                injection = trajectory.injections[step]
-                split.setdefault((trajectory.prompt, injection.key if injection else ""), []).append(branch)
+                prompt, injection = _operator(groups[parent.group][branch], step)
+                split.setdefault((prompt, injection.key if injection else ""), []).append(branch)
             for (prompt, _), branches in split.items():
-                injection = groups[parent.group][branches[0]].injections[step]
+                injection = _operator(groups[parent.group][branches[0]], step)[1]
                 node = Node(parent.group, position, prompt, injection, tuple(branches))
                 (sources if 0 in branches else edits).append(node)
         levels.append(sources + edits)
     return levels
 
 
-def count_evaluations(levels: Sequence[Sequence[Node]], guided: bool) -> int:
-    """Return the UNet evaluations (batch rows) that a tree costs; guidance doubles them."""
-    return sum(map(len, levels)) * (2 if guided else 1)
+def _operator(trajectory: Trajectory, step: int) -> tuple[str, Injection | None]:
+    return trajectory.prompt, trajectory.injections[step] if trajectory.injections else None

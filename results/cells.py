@@ -22,7 +22,7 @@ def with_cells(frame: pd.DataFrame) -> pd.DataFrame:
     """Add `weighting` (factors: "×2"), `variant` (other parameters that differ) and `setting` (a label)."""
     frame = frame.assign(
         tau=frame["tau"].round(9),  # 1 - 0.8 is 0.2
-        weighting=frame["weights"].map(_weighting),
+        weighting=frame["weights"].map(_weighting).mask(_unchanged(frame), "×1"),
         variant=_variants(frame),
         # A user's edit type may have the name of the row over all of them.
         edit_type=frame["edit_type"].where(frame["edit_type"].ne(ALL), "'all'"),
@@ -90,6 +90,12 @@ def _windows_follow_tau(frame: pd.DataFrame) -> pd.Series:
     )
 
 
+def _unchanged(frame: pd.DataFrame) -> pd.Series:
+    """Mark what methods without weights make of a re-weighting: not an edit, so not part of their mean."""
+    same_prompt = frame["source_prompt"].eq(frame["target_prompt"])
+    return same_prompt & frame["weights"].eq("{}") & frame["method"].ne("source")
+
+
 def _weighting(weights: str) -> str:
     factors = sorted({float(factor) for factor in json.loads(weights).values()})
     return ", ".join(f"×{factor:g}" for factor in factors)
@@ -101,7 +107,12 @@ def _variants(frame: pd.DataFrame) -> pd.Series:
     hidden = [_DESCRIBED | _IN_STEPS if windows else _DESCRIBED for windows in known]
     params = pd.Series(
         [
-            {name: _spelled(value) for name, value in json.loads(text).items() if name not in out}
+            {
+                name: _spelled(value)
+                for name, value in json.loads(text).items()
+                # A window per word is more than the columns say.
+                if name not in out or (isinstance(value, dict) and name != "weights")
+            }
             for text, out in zip(frame["params"], hidden)
         ],
         index=frame.index,

@@ -7,8 +7,6 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -50,10 +48,9 @@ def write_records(run_dir: Path, group: str, frame: pd.DataFrame, *, replace: bo
     rows = _checked(frame, RECORD_TYPES, RECORD_IDENTITY, f"records of {group}")
     _check_record_rows(rows, group)
     path = Path(run_dir) / "records" / f"{_safe(group)}.parquet"
-    with _exclusive(path.parent):
-        old = _read([path], RECORD_TYPES) if path.exists() else rows.iloc[:0]
-        settled = old["status"].eq("ok")
-        _write(path, _merged(old, rows, RECORD_IDENTITY, settled, replace), RECORD_TYPES)
+    old = _read([path], RECORD_TYPES) if path.exists() else rows.iloc[:0]
+    settled = old["status"].eq("ok")
+    _write(path, _merged(old, rows, RECORD_IDENTITY, settled, replace), RECORD_TYPES)
 
 
 def write_metrics(
@@ -70,10 +67,9 @@ def write_metrics(
         raise ValueError(f"{family} of {group}: {int(unexplained.sum())} missing values have no reason")
     folder = Path(run_dir, "metrics", *(_safe(part) for part in family.split("/")))
     path = folder / f"{_safe(group)}.parquet"
-    with _exclusive(path.parent):
-        old = _read([path], METRIC_TYPES) if path.exists() else rows.iloc[:0]
-        settled = old["value"].notna()
-        _write(path, _merged(old, rows, METRIC_IDENTITY, settled, replace), METRIC_TYPES)
+    old = _read([path], METRIC_TYPES) if path.exists() else rows.iloc[:0]
+    settled = old["value"].notna()
+    _write(path, _merged(old, rows, METRIC_IDENTITY, settled, replace), METRIC_TYPES)
 
 
 def load_records(run_dir: Path) -> pd.DataFrame:
@@ -203,6 +199,7 @@ def _read(files: list[Path], types: dict[str, str]) -> pd.DataFrame:
 def _write(path: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:
     schema = pa.schema([(name, _ARROW[kind]) for name, kind in types.items()])
     table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
     # A leading dot: neither pandas nor pyarrow reads it as part of the folder.
     handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
     try:
@@ -215,20 +212,3 @@ def _write(path: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """Hold the folder for one read-merge-replace, so that two workers adding to one group lose no rows.
-
-    Readers need no lock. Where the file system or platform has none, the last writer of a group wins.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "wb") as lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except (ImportError, OSError):
-            pass
-        yield

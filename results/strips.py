@@ -21,8 +21,13 @@ _MOST = {"p2p": 7, "sdedit": 5}
 
 
 def choose_pairs(frame: pd.DataFrame, limit: int = 8) -> list[str]:
-    """Choose pairs in a fixed way: per edit type the first id with the most pictures, then the second."""
-    done = frame[frame["status"].eq("ok")].groupby(["edit_type", "pair_id"]).size().reset_index(name="images")
+    """Choose pairs in a fixed way: per edit type the first id with the most pictures, then the second.
+
+    Only pairs with an edited picture to show; a strip shows no re-weighting.
+    """
+    cells = with_cells(frame)
+    shown = cells["status"].eq("ok") & is_plain(cells) & cells["method"].ne("source")
+    done = frame[shown].groupby(["edit_type", "pair_id"]).size().reset_index(name="images")
     done["order"] = done["pair_id"].map(natural_order)
     done = done.sort_values(["edit_type", "images", "order"], ascending=[True, False, True], kind="stable")
     done["turn"] = done.groupby("edit_type").cumcount()

@@ -52,7 +52,9 @@ def summarise(
     pictures = _strips(run_dir, frame)
     text = state(frame)
     if metrics:
-        text += "\n" + writers.to_markdown(made["main"], directions, by_edit_type=False)
+        plain = made["main"][is_plain(made["main"])]
+        text += "\n" + writers.to_markdown(plain, directions, by_edit_type=False)
+        text += "\nRe-weighting: see tables/reweight.md.\n" if "reweight" in made else ""
     (run_dir / "tables" / "summary.md").write_text(text, encoding="utf-8")
     images = {
         f"{path.parent.name}/{path.stem}": path for path in [*figures, *pictures] if path.suffix == ".png"

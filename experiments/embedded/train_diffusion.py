@@ -6,6 +6,7 @@ encoder a word's meaning moves into the words after it, and the word's own atten
 """
 
 import argparse
+import hashlib
 
 import numpy as np
 import torch
@@ -119,7 +120,8 @@ def grounding_loss(probabilities: Tensor, tokens: Tensor, masks: Tensor) -> Tens
 
 def encode_latents(vae: AutoencoderKL, scenes: Scenes) -> Tensor:
     """Return scaled latent means (n, 4, 16, 16) fp16, from a file if they were computed before."""
-    file = CHECKPOINTS / "latents.npy"
+    weights = (WEIGHTS / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
+    file = CHECKPOINTS / f"latents-{hashlib.sha256(weights).hexdigest()[:8]}.npy"
     if file.exists() and len(np.load(file, mmap_mode="r")) == len(scenes.scenes):
         return torch.from_numpy(np.load(file))
     vae = vae.to(memory_format=torch.channels_last)
@@ -153,7 +155,7 @@ def thing_masks(labels: Tensor, scenes: Scenes, index: Tensor) -> Tensor:
     return nn.functional.avg_pool2d(covered.float(), 4)
 
 
-def main(steps: int = 10_000, batch_size: int = 32, shards: int = 10) -> None:
+def main(steps: int = 6_000, batch_size: int = 32, shards: int = 10) -> None:
     """Train, then save the whole pipeline in fp16 with a model card."""
     torch.manual_seed(0)
     folder = WEIGHTS / "pipeline"
@@ -239,5 +241,5 @@ def main(steps: int = 10_000, batch_size: int = 32, shards: int = 10) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=6_000)
     main(steps=parser.parse_args().steps)

@@ -51,7 +51,7 @@ def psnr(vae: AutoencoderKL, scenes: Scenes) -> float:
     return float(torch.cat(values).mean())
 
 
-def main(steps: int = 9000, batch_size: int = 10, shards: int = 4) -> None:
+def main(steps: int = 5500, batch_size: int = 10, shards: int = 4) -> None:
     """Train, measure on held-out scenes, save fp16 weights and a model card."""
     torch.manual_seed(0)
     vae = build_vae().to(memory_format=torch.channels_last)
@@ -91,5 +91,5 @@ def main(steps: int = 9000, batch_size: int = 10, shards: int = 4) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=9000)
+    parser.add_argument("--steps", type=int, default=5500)
     main(steps=parser.parse_args().steps)

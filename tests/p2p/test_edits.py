@@ -19,11 +19,11 @@ SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a striped cat on a 
         (PromptToPrompt(), (0.2, 0, 40, 0, 20)),
         (PromptToPrompt(tau=0.2), (0.2, 0, 40, 0, 20)),
         (PromptToPrompt(cross_replace_steps=0.8), (0.2, 0, 40, 0, 20)),
-        (PromptToPrompt(tau=0), (0, 0, 51, 0, 20)),
+        (PromptToPrompt(tau=0), (0, 0, 50, 0, 20)),
         (PromptToPrompt(tau=1), (1, 0, 0, 0, 0)),
         (PromptToPrompt(tau=0.9), (0.9, 0, 5, 0, 5)),  # the window of self-attention is capped
-        (PromptToPrompt(cross_replace_steps=1, self_replace_steps=0), (None, 0, 51, 0, 0)),
-        (PromptToPrompt(cross_replace_steps=(0.2, 1.0)), (None, 10, 51, 0, 20)),
+        (PromptToPrompt(cross_replace_steps=1, self_replace_steps=0), (None, 0, 50, 0, 0)),
+        (PromptToPrompt(cross_replace_steps=(0.2, 1.0)), (None, 10, 50, 0, 20)),
     ],
 )
 def test_records_carry_the_effective_windows(
@@ -81,7 +81,7 @@ def test_strengths_outside_the_range_are_errors(strength: float) -> None:
 def test_a_strength_without_a_step_is_an_error(clip_tokenizer: Any) -> None:
     with pytest.raises(ValueError, match=r"strength: 0.01 of 50 steps is no step"):
         SDEdit(0.01).trajectory(SOURCE, SWAP, {}, clip_tokenizer, 50)
-    assert SDEdit(0.58).trajectory(SOURCE, SWAP, {}, clip_tokenizer, 50).strength == 0.58
+    assert SDEdit(0.58).trajectory(SOURCE, SWAP, {}, clip_tokenizer, 50).start == 22
 
 
 def test_a_weighted_word_that_is_not_there_is_an_error(clip_tokenizer: Any) -> None:

@@ -139,14 +139,16 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         load_records(tmp_path)
 
 
-def test_workers_that_add_to_one_group_lose_nothing_and_readers_see_whole_files(tmp_path: Path) -> None:
+def test_workers_write_their_groups_without_a_lock_and_readers_see_whole_files(tmp_path: Path) -> None:
     shares = np.linspace(0, 1, 12).reshape(4, 3)
     write_records(tmp_path, "cat-dog-0", rows(0.55))
+    shared = rows(0.55).assign(group="shared")  # a group that all of them make: the same rows
     problems: list[Exception] = []
 
     def work(taus: np.ndarray) -> None:
         for tau in taus:
-            write_records(tmp_path, "cat-dog-0", rows(float(tau)))
+            write_records(tmp_path, f"tau-{tau:.3f}", rows(float(tau)).assign(group=f"tau-{tau:.3f}"))
+            write_records(tmp_path, "shared", shared)
 
     def read(done: threading.Event) -> None:
         seen = 0

@@ -32,9 +32,13 @@ def test_one_row_per_method_setting_edit_type_and_metric() -> None:
     assert not table.duplicated(["method", "setting", "edit_type", "metric"]).any()
     p2p_rows = table.query("method == 'p2p' and weighting == '' and metric == @METRIC")
     assert p2p_rows.query("edit_type == 'all'")["setting"].tolist() == [f"τ {tau:g}" for tau in TAUS]
-    assert set(p2p_rows["edit_type"]) == {"all", "swap", "add", "reweight"}
-    assert p2p_rows.query("edit_type == 'all'")["n"].tolist() == [4] * len(TAUS)
+    assert set(p2p_rows["edit_type"]) == {"all", "swap", "add"}
+    assert p2p_rows.query("edit_type == 'all'")["n"].tolist() == [3] * len(TAUS)
     assert p2p_rows.query("edit_type == 'add'")["n_images"].tolist() == [4] * len(TAUS)
+    plain = table.query("method != 'source' and weighting == '' and edit_type == 'all' and metric == @METRIC")
+    assert set(plain["n"]) == {
+        3
+    }  # every method over the same pairs: a re-weighting's unchanged image is no edit
 
 
 def test_the_order_of_rows_does_not_matter() -> None:
