@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from experiments.embedded.quality import SPEC, pointing_game
+from experiments.embedded.quality import SPEC
 from experiments.embedded.scenes import draw_scenes
 from experiments.embedded.train_vae import psnr
-from experiments.embedded.training import ROOT, WEIGHTS
+from experiments.embedded.training import WEIGHTS
 from p2p import FixedSeed, PromptToPrompt, Sampling, StableDiffusion, edit
 
 
@@ -39,11 +39,6 @@ def test_the_autoencoder_keeps_pictures(model: StableDiffusion) -> None:
     assert psnr(model.pipeline.vae, draw_scenes(100, (7, 5), held_out=True)) > 28
 
 
-def test_a_words_map_points_at_its_object(model: StableDiffusion) -> None:
-    [figure] = pointing_game(model, timesteps=(600,))
-    assert figure.value >= 0.95
-
-
 def test_the_text_encoder_is_blind_to_context(model: StableDiffusion) -> None:
     """Else a word's meaning moves into the words after it, and re-weighting acts on the wrong map."""
     first, second = model.encode_prompts(["a cat in the snow", "a dog in the snow"])
@@ -63,10 +58,3 @@ def test_injection_keeps_the_picture(model: StableDiffusion) -> None:
             p2p, fixed = ((image - edited.source).square().mean() for image in edited.images)
             kept.append(p2p < fixed)
     assert torch.stack(kept).float().mean() >= 0.75
-
-
-def test_the_measured_figures_are_those_of_the_report() -> None:
-    figures = json.loads((ROOT / "quality.json").read_text())
-    report = (ROOT / "QUALITY.md").read_text()
-    for name, value in figures.items():
-        assert f"| {name} | {value:.4g} |" in report
