@@ -32,7 +32,6 @@ class Judge(nn.Module):
         self.to_middle = nn.Sequential(_conv(c + b, b), _conv(b, b))
         self.to_fine = nn.Sequential(_conv(b + a, a), _conv(a, a))
         self.classes = nn.Sequential(nn.Conv2d(a, 4 * (1 + len(OBJECTS)), 1), nn.PixelShuffle(2))
-        self.presence = nn.Linear(2 * c, len(OBJECTS))
         self.place = nn.Linear(2 * c, len(PLACES))
 
     @classmethod
@@ -48,8 +47,8 @@ class Judge(nn.Module):
         state = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
         save_file({k: v.contiguous() for k, v in state.items()}, folder / FILE)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits: (N, 33, 64, 64) of each pixel's class, (N, 32) of presence, (N, 7) of the place."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits: (N, 33, 64, 64) of each pixel's class, (N, 7) of the place."""
         if images.shape[1:] != (3, SIDE, SIDE):
             raise ValueError(f"images: shape {tuple(images.shape)}, allowed is (N, 3, {SIDE}, {SIDE})")
         fine = self.fine(images * 4 - 2)
@@ -58,15 +57,18 @@ class Judge(nn.Module):
         pooled = torch.cat([coarse.mean((2, 3)), coarse.amax((2, 3))], 1)
         middle = self.to_middle(torch.cat([_double(coarse), middle], 1))
         fine = self.to_fine(torch.cat([_double(middle), fine], 1))
-        return self.classes(fine), self.presence(pooled), self.place(pooled)
+        return self.classes(fine), self.place(pooled)
 
     def objects(self, images: Tensor) -> Tensor:
-        """Return how probable each of OBJECTS is to be shown: (N, 32), each in [0, 1]."""
-        return torch.cat([self._judged(part)[1].sigmoid() for part in images.split(64)])
+        """Return the evidence that each of OBJECTS is shown: (N, 32), each in [0, 1].
+
+        It is the largest mean probability of the object's pixels over any 7x7 square of the picture.
+        """
+        return torch.cat([_evidence(self._judged(part)[0]) for part in images.split(64)])
 
     def places(self, images: Tensor) -> Tensor:
         """Return how probable each of PLACES is: (N, 7), rows sum to 1."""
-        return torch.cat([self._judged(part)[2].softmax(1) for part in images.split(64)])
+        return torch.cat([self._judged(part)[1].softmax(1) for part in images.split(64)])
 
     def classes_of_pixels(self, images: Tensor) -> Tensor:
         """Return each pixel's class: (N, 64, 64) integers, 0 for background, 1 + index in OBJECTS."""
@@ -83,8 +85,12 @@ class Judge(nn.Module):
         return self.classes_of_pixels(images) == 1 + OBJECTS.index(name)
 
     @torch.inference_mode()
-    def _judged(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _judged(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self(images)
+
+
+def _evidence(classes: Tensor) -> Tensor:
+    return nn.functional.avg_pool2d(classes.softmax(1)[:, 1:], 7, 1).amax((2, 3))
 
 
 def _conv(channels: int, to: int, stride: int = 1) -> nn.Sequential:

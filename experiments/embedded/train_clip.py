@@ -10,8 +10,9 @@ from typing import Any
 
 import open_clip
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from evaluation.clip import Clip
 from evaluation.encoder import CONFIG
@@ -21,7 +22,17 @@ from experiments.embedded.quality_metrics import clip_held_out
 from experiments.embedded.render import SIDE
 from experiments.embedded.scenes import load_training_scenes
 from experiments.embedded.tokenizer import MAX_LENGTH, save_tokenizer
-from experiments.embedded.training import CHECKPOINTS, WEIGHTS, batches, cosine, run_steps, write_card
+from experiments.embedded.training import (
+    CHECKPOINTS,
+    WEIGHTS,
+    batches,
+    cosine,
+    earlier,
+    mixed_precision,
+    precision,
+    run_steps,
+    write_card,
+)
 
 MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 
@@ -50,35 +61,47 @@ def without_repeats(indices: Tensor, captions: list[str]) -> Tensor:
     return torch.tensor(list({captions[i]: i for i in reversed(indices.tolist())}.values())[::-1])
 
 
-def build(folder: Path) -> tuple[open_clip.CLIP, open_clip.tokenizer.HFTokenizer]:
-    """Write configuration and tokenizer into the folder and return the untrained model with its tokenizer."""
-    config = model_config(vocabulary=len(save_tokenizer(folder)))
+def build(folder: Path, further: bool) -> tuple[open_clip.CLIP, open_clip.tokenizer.HFTokenizer]:
+    """Write configuration and tokenizer into the folder and return the untrained model with its tokenizer.
+
+    `further` keeps the folder's tokenizer and loads its weights.
+    """
+    tokenizer = CLIPTokenizer.from_pretrained(folder) if further else save_tokenizer(folder)
+    config = model_config(vocabulary=len(tokenizer))
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
-    return open_clip.CLIP(**config["model_cfg"]), open_clip.get_tokenizer(f"local-dir:{folder}")
+    model = open_clip.CLIP(**config["model_cfg"])
+    if further:
+        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    return model, open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
-def main(steps: int = 600, batch_size: int = 192, shards: int = 4) -> None:
-    """Train, measure on held-out scenes, save fp16 weights and a model card."""
+def main(
+    steps: int = 600, batch_size: int = 192, shards: int = 4, lr: float = 1.5e-3, further: bool = False
+) -> None:
+    """Train, measure on held-out scenes, save fp16 weights and a model card.
+
+    `further` starts from the shipped weights; give it a lower `lr`.
+    """
     torch.manual_seed(0)
     folder = WEIGHTS / "clip"
-    model, tokenizer = build(folder)
+    model, tokenizer = build(folder, further)
     model = model.train().to(memory_format=torch.channels_last)
     loss = open_clip.loss.ClipLoss()
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1.5e-3, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
     scenes = load_training_scenes(CHECKPOINTS / "scenes", shards)
     images, captions = torch.from_numpy(scenes.images), [scene.caption() for scene in scenes.scenes]
     tokens = tokenizer(captions)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(step)
-        chosen = without_repeats(batches(len(images), batch_size, step, seed=3), captions)
+        generator = torch.Generator().manual_seed(step + (7_000_003 if further else 0))
+        chosen = without_repeats(batches(len(images), batch_size, step, seed=6 if further else 3), captions)
         where = shift_and_mirror(len(chosen), SIDE, generator)
         batch = degrade(to_float(images[chosen][where]), generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             image_features, text_features, scale = model((batch - mean) / std, tokens[chosen])
         return {"contrast": loss(image_features.float(), text_features.float(), scale.clamp(max=100))}
 
@@ -91,8 +114,10 @@ def main(steps: int = 600, batch_size: int = 192, shards: int = 4) -> None:
         "CLIP of the embedded world",
         {
             "data": f"{len(images)} captioned renders, degraded in training; no generated picture",
-            "recipe": f"{steps} steps of {batch_size} (no equal captions), ClipLoss, AdamW 1.5e-3, bf16",
-            "time": f"{seconds / 60:.0f} min on {torch.get_num_threads()} CPU threads",
+            "recipe": f"{steps} steps of {batch_size} (no equal captions), ClipLoss, AdamW {lr:g} cosine, "
+            f"{precision()}{earlier(folder, 'recipe') if further else ''}",
+            "time": f"{seconds / 60:.0f} min on {torch.get_num_threads()} CPU threads"
+            f"{earlier(folder, 'time') if further else ''}",
             "measured on": "top-1 retrieval in batches of 64 held-out renders with no two equal captions",
             **quality,
         },
@@ -103,4 +128,7 @@ def main(steps: int = 600, batch_size: int = 192, shards: int = 4) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=600)
-    main(steps=parser.parse_args().steps)
+    parser.add_argument("--shards", type=int, default=4, help="of 10,000 scenes each")
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--further", action="store_true", help="start from the shipped weights")
+    main(**vars(parser.parse_args()))

@@ -13,16 +13,31 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from experiments.embedded.scenes import Scenes, load_training_scenes
 from experiments.embedded.tokenizer import save_tokenizer
 from experiments.embedded.train_vae import to_model
-from experiments.embedded.training import CHECKPOINTS, WEIGHTS, Ema, batches, cosine, run_steps, write_card
+from experiments.embedded.training import (
+    CHECKPOINTS,
+    WEIGHTS,
+    Ema,
+    batches,
+    cosine,
+    earlier,
+    mixed_precision,
+    precision,
+    run_steps,
+    write_card,
+)
 from experiments.embedded.world import OBJECTS
 
 CAPTION_DROPOUT = 0.1
-ATTENTION_WEIGHT = 0.02  # of the grounding loss, beside a denoising loss of about 0.1
+THING_WEIGHT = (
+    3  # of the error where a thing is, over that of the place: things are small and hold the detail
+)
+ATTENTION_WEIGHT = 0.05  # of the grounding loss, beside a denoising loss of about 0.1
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -126,8 +141,8 @@ def encode_latents(vae: AutoencoderKL, scenes: Scenes) -> Tensor:
         return torch.from_numpy(np.load(file))
     vae = vae.to(memory_format=torch.channels_last)
     parts = []
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        for images in torch.from_numpy(scenes.images).split(250):
+    with torch.no_grad(), mixed_precision():
+        for images in tqdm(torch.from_numpy(scenes.images).split(250), desc="encoding", mininterval=10):
             latents = vae.encode(to_model(images)).latent_dist.mode()
             parts.append((latents.float() * vae.config.scaling_factor).half())
     np.save(file, torch.cat(parts).numpy())
@@ -155,14 +170,20 @@ def thing_masks(labels: Tensor, scenes: Scenes, index: Tensor) -> Tensor:
     return nn.functional.avg_pool2d(covered.float(), 4)
 
 
-def main(steps: int = 6_000, batch_size: int = 32, shards: int = 10) -> None:
-    """Train, then save the whole pipeline in fp16 with a model card."""
+def main(
+    steps: int = 6_000, batch_size: int = 32, shards: int = 10, lr: float = 8e-4, further: bool = False
+) -> None:
+    """Train, then save the whole pipeline in fp16 with a model card.
+
+    `further` starts from the shipped weights and lets the learning rate decay from the first step on; give it
+    a lower `lr`.
+    """
     torch.manual_seed(0)
     folder = WEIGHTS / "pipeline"
     scenes = load_training_scenes(CHECKPOINTS / "scenes", shards)
-    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
     latents = encode_latents(vae, scenes)
-    tokenizer = save_tokenizer(folder / "tokenizer")
+    tokenizer = (CLIPTokenizer.from_pretrained if further else save_tokenizer)(folder / "tokenizer")
     captions = [scene.caption() for scene in scenes.scenes]
     encode = {"padding": "max_length", "return_tensors": "pt"}
     input_ids = tokenizer(captions, **encode).input_ids.to(torch.int32)
@@ -172,6 +193,9 @@ def main(steps: int = 6_000, batch_size: int = 32, shards: int = 10) -> None:
 
     unet, text_encoder = build_unet().to(memory_format=torch.channels_last), build_text_encoder(tokenizer)
     model = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
+    if further:
+        unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").state_dict())
+        text_encoder.load_state_dict(CLIPTextModel.from_pretrained(folder / "text_encoder").state_dict())
     average = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)})
     ema = Ema(model, average)
     skip_attention(text_encoder)
@@ -183,15 +207,15 @@ def main(steps: int = 6_000, batch_size: int = 32, shards: int = 10) -> None:
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.01},
             {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
         ],
-        lr=8e-4,
+        lr=lr,
         betas=(0.9, 0.99),
     )
     scheduler = build_scheduler()
     alphas = scheduler.alphas_cumprod
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
-        rng = torch.Generator().manual_seed(10_000_019 + step)
-        index = batches(len(latents), batch_size, step, seed=2)
+        rng = torch.Generator().manual_seed((20_000_003 if further else 10_000_019) + step)
+        index = batches(len(latents), batch_size, step, seed=3 if further else 2)
         dropped = torch.rand(batch_size, generator=rng) < CAPTION_DROPOUT
         ids = torch.where(dropped[:, None], empty, input_ids[index])
         clean = latents[index].float()
@@ -199,21 +223,23 @@ def main(steps: int = 6_000, batch_size: int = 32, shards: int = 10) -> None:
         stratum = (torch.arange(batch_size) + torch.rand(batch_size, generator=rng)) / batch_size
         timesteps = (stratum * 1000).long().clamp(max=999)
         noisy = scheduler.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             prediction = unet(noisy, timesteps, text_encoder(ids).last_hidden_state).sample
         snr = alphas[timesteps] / (1 - alphas[timesteps])
         weight = snr.clamp(max=5) / snr  # min-SNR (Hang et al. 2023), gamma 5
-        denoising = ((prediction.float() - noise).square().mean((1, 2, 3)) * weight).mean()
-        where = tokens[index] * ~dropped[:, None]
-        masks = thing_masks(labels, scenes, index)
         told = (1 - timesteps / 1000)[:, None]  # in pure noise there is nothing to point at
+        masks = thing_masks(labels, scenes, index)
+        emphasis = 1 + THING_WEIGHT * told[..., None] * masks.sum(1)  # (batch, 16, 16)
+        error = (prediction.float() - noise).square().mean(1) * emphasis
+        denoising = (error.mean((1, 2)) * weight).mean()
+        where = tokens[index] * ~dropped[:, None]
         grounding = [(grounding_loss(p.probabilities, where, masks) * told).mean() for p in cross.values()]
         return {"denoising": denoising, "grounding": ATTENTION_WEIGHT * torch.stack(grounding).mean()}
 
     def schedule(progress: float) -> float:
-        return cosine(progress, flat=0.35, warm_up=0.03)
+        return cosine(progress, flat=0.0 if further else 0.35, warm_up=0.03)
 
-    seconds = run_steps("diffusion", steps, model, optimizer, schedule, loss_of_step, ema)
+    seconds = run_steps("diffusion", steps, model, optimizer, schedule, loss_of_step, ema, save_every=100)
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=average["text_encoder"],
@@ -231,9 +257,11 @@ def main(steps: int = 6_000, batch_size: int = 32, shards: int = 10) -> None:
         {
             "data": f"{len(captions)} rendered, captioned scenes of 64x64 pixels",
             "sprites": "Noto Emoji image resources (Apache-2.0, see NOTICE)",
-            "recipe": f"{steps} steps of {batch_size}, AdamW 8e-4 flat then cosine, min-SNR 5, "
-            f"grounding loss {ATTENTION_WEIGHT}, EMA 0.999, bf16",
-            "time": f"{seconds / 60:.0f} min on {torch.get_num_threads()} CPU threads",
+            "recipe": f"{steps} steps of {batch_size}, AdamW {lr:g} {'' if further else 'flat then '}cosine, "
+            f"min-SNR 5, thing weight {THING_WEIGHT}, grounding loss {ATTENTION_WEIGHT}, EMA 0.999, "
+            f"{precision()}{earlier(folder, 'recipe') if further else ''}",
+            "time": f"{seconds / 60:.0f} min on {torch.get_num_threads()} CPU threads"
+            f"{earlier(folder, 'time') if further else ''}",
             "quality": "see QUALITY.md, written by `make quality`",
         },
     )
@@ -242,4 +270,8 @@ def main(steps: int = 6_000, batch_size: int = 32, shards: int = 10) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=6_000)
-    main(steps=parser.parse_args().steps)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--shards", type=int, default=10, help="of 10,000 scenes each")
+    parser.add_argument("--lr", type=float, default=8e-4)
+    parser.add_argument("--further", action="store_true", help="start from the shipped weights")
+    main(**vars(parser.parse_args()))

@@ -22,7 +22,15 @@ from experiments.embedded.quality_metrics import (
     lpips_ranking,
 )
 from experiments.embedded.scenes import load_training_scenes
-from experiments.embedded.training import CHECKPOINTS, WEIGHTS, batches, cosine, run_steps, write_card
+from experiments.embedded.training import (
+    CHECKPOINTS,
+    WEIGHTS,
+    batches,
+    cosine,
+    mixed_precision,
+    run_steps,
+    write_card,
+)
 from experiments.embedded.world import (
     COLOURS,
     HEADGEAR,
@@ -116,7 +124,7 @@ def main(steps: int = 1000, batch_size: int = 64, shards: int = 4, ranked: int =
         chosen = batches(len(images), batch_size, step, seed=4)
         where = shift_and_mirror(batch_size, images.shape[1], generator)
         batch = degrade(to_float(images[chosen][where]), generator)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             logits = reader(batch)
         wanted = words[chosen]
         known = (wanted >= 0).float()

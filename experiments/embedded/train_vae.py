@@ -11,7 +11,16 @@ from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
 from experiments.embedded.scenes import Scenes, draw_scenes, load_training_scenes
-from experiments.embedded.training import CHECKPOINTS, WEIGHTS, batches, cosine, run_steps, write_card
+from experiments.embedded.training import (
+    CHECKPOINTS,
+    WEIGHTS,
+    batches,
+    cosine,
+    mixed_precision,
+    precision,
+    run_steps,
+    write_card,
+)
 
 
 def build_vae() -> AutoencoderKL:
@@ -60,7 +69,7 @@ def main(steps: int = 5500, batch_size: int = 10, shards: int = 4) -> None:
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         batch = to_model(images[batches(len(images), batch_size, step, seed=1)])
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             posterior = vae.encode(batch).latent_dist
             noise = torch.Generator().manual_seed(step)
             output = vae.decode(posterior.sample(noise)).sample
@@ -81,7 +90,7 @@ def main(steps: int = 5500, batch_size: int = 10, shards: int = 4) -> None:
         "Autoencoder of the embedded world",
         {
             "data": f"{len(images)} rendered scenes",
-            "recipe": f"{steps} steps of {batch_size}, AdamW 2e-3 cosine, bf16",
+            "recipe": f"{steps} steps of {batch_size}, AdamW 2e-3 cosine, {precision()}",
             "time": f"{seconds / 60:.0f} min on {torch.get_num_threads()} CPU threads",
             "quality": f"PSNR {quality:.2f} dB on 1,000 held-out scenes",
         },

@@ -69,6 +69,16 @@ def run_steps(
     return spent + time.monotonic() - began
 
 
+def native_bf16() -> bool:
+    """Say whether the processor computes in bfloat16; emulated, it is several times slower than float32."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def mixed_precision() -> torch.autocast:
+    """Return a bfloat16 autocast where that is native, else one that does nothing."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=native_bf16())
+
+
 class Ema:
     """An exponential moving average of a model's parameters; `average` holds it."""
 
@@ -101,6 +111,17 @@ def batches(n: int, size: int, step: int, seed: int) -> Tensor:
     epoch, position = divmod(step, per_epoch)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 100_003 + epoch))
     return order[position * size : (position + 1) * size]
+
+
+def earlier(folder: Path, key: str) -> str:
+    """Return, for further training's card, what the card of the weights it started from says, or nothing."""
+    file = folder / "card.json"
+    return f"; before that: {json.loads(file.read_text())[key]}" if file.exists() else ""
+
+
+def precision() -> str:
+    """Return what `mixed_precision` computes in, for a model card."""
+    return "bf16" if native_bf16() else "fp32"
 
 
 def write_card(folder: Path, title: str, facts: dict[str, object]) -> None:

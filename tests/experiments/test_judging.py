@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from evaluation import encoder, small_lpips
 from experiments.embedded import quality_metrics, train_clip, train_judge, train_lpips, training
 from experiments.embedded.augment import _coarse_blocks, degrade, shift_and_mirror, to_float
-from experiments.embedded.judge import FILE, Judge
+from experiments.embedded.judge import FILE, Judge, _evidence
 from experiments.embedded.scenes import Scenes, draw_scenes
 from experiments.embedded.world import OBJECTS, PLACES, Scene, Thing
 
@@ -128,12 +128,32 @@ def test_named_objects_are_the_most_probable_ones(images: Tensor) -> None:
     assert named.tolist() == [True, False, True, False]
 
 
-def test_targets_are_what_the_caption_says() -> None:
-    shown, places = train_judge.targets(
-        (Scene((Thing("cat"), Thing("castle"))), Scene((Thing("dog"),), "snow"))
-    )
-    assert shown.nonzero().tolist() == [[0, 0], [0, len(OBJECTS) - 1], [1, 1]]
+def test_an_object_is_evident_where_its_pixels_are() -> None:
+    """A square of seven pixels is full evidence; a stray pixel is next to none."""
+    logits = torch.zeros(1, 1 + len(OBJECTS), 64, 64)
+    logits[:, 0] = 40.0
+    logits[0, 3, 10:17, 20:27] = 80.0
+    logits[0, 5, 50, 50] = 80.0
+    evidence = _evidence(logits)[0]
+    assert evidence[2] == pytest.approx(1)
+    assert evidence[4] == pytest.approx(1 / 49)
+    assert evidence.argsort(descending=True)[:2].tolist() == [2, 4]
+
+
+def test_places_are_what_the_caption_says() -> None:
+    places = train_judge.named_places((Scene((Thing("cat"),)), Scene((Thing("dog"),), "snow")))
     assert places.tolist() == [train_judge.UNNAMED, 1]
+
+
+def test_further_training_starts_from_the_shipped_weights(small_training: Path, monkeypatch) -> None:
+    train_judge.main(steps=1, batch_size=8)
+    before = load_file(small_training / "weights" / "judge" / FILE)
+    monkeypatch.setattr(training, "CHECKPOINTS", small_training / "again")
+    train_judge.main(steps=1, batch_size=8, lr=0.0, further=True)
+    after = load_file(small_training / "weights" / "judge" / FILE)
+    for key, value in before.items():
+        if "running" not in key and "num_batches" not in key:  # statistics move whatever the learning rate
+            assert_close(after[key], value, rtol=0, atol=0, msg=key)
 
 
 def test_attributes_are_what_the_caption_says() -> None:
