@@ -15,7 +15,7 @@ import torch
 
 from experiments.embedded.pairs import scene_pairs
 from experiments.embedded.training import WEIGHTS
-from p2p import Group, PromptToPrompt, Sampling, StableDiffusion, StableDiffusionSpec, generate
+from p2p import EditRequest, Group, PromptToPrompt, Sampling, StableDiffusion, StableDiffusionSpec, generate
 from p2p.attention import injection_processors
 from p2p.engine import plan_evaluations
 
@@ -40,7 +40,8 @@ def sweep(model: StableDiffusion, pairs: int, sampling: Sampling) -> dict[str, f
         source, target = pair.source.caption(), pair.target.caption()
         methods = [PromptToPrompt(tau=tau) for tau in TAUS]
         edits = tuple(
-            m.trajectory(source, target, {}, model.tokenizer, sampling.num_inference_steps) for m in methods
+            m.trajectory(EditRequest(source, target), model.tokenizer, sampling.num_inference_steps)
+            for m in methods
         )
         groups.append(Group(source, 0, edits))
     alone = [Group(g.source_prompt, g.seed, (edit,)) for g in groups for edit in g.edits]

@@ -14,8 +14,9 @@ from typing import Any
 
 from experiments.datasets.pair import Pair, raise_problems, slug
 from p2p.alignment import encode
-from p2p.edits import Method, Trajectory
-from p2p.engine import Group, Sampling, plan_evaluations
+from p2p.denoise import Sampling
+from p2p.edits import EditRequest, Method, Trajectory
+from p2p.engine import Group, plan_evaluations
 
 RECORD = ("operator", "tau", "cross_start", "cross_end", "self_start", "self_end", "weights", "strength")
 
@@ -118,15 +119,10 @@ def make_plan(
     trajectories: dict[tuple[str, int], Trajectory] = {}
     for pair in pairs:
         problems += [f"pair {pair.id!r}: {text}" for text in _unsupported(pair)]
+        request = EditRequest(pair.source_prompt, pair.target_prompt, pair.weights)
         for number, (method, params) in enumerate(methods):
             try:
-                trajectory = method.trajectory(
-                    pair.source_prompt,
-                    pair.target_prompt,
-                    pair.weights,
-                    tokenizer,
-                    sampling.num_inference_steps,
-                )
+                trajectory = method.trajectory(request, tokenizer, sampling.num_inference_steps)
             except ValueError as error:
                 problems.append(
                     f"pair {pair.id!r}, {method.name} {json.dumps(dict(params), default=str)}: {error}"

@@ -29,8 +29,8 @@ from experiments.generate import RunInfo, remaining, run_plan
 from experiments.plan import Plan, expand, make_plan, shard
 from experiments.provenance import write_provenance
 from experiments.timing import describe, estimate
+from p2p.denoise import Sampling
 from p2p.edits import Method
-from p2p.engine import Sampling
 from p2p.loading import StableDiffusionSpec
 from p2p.stable_diffusion import StableDiffusion
 from results.summary import summarise

@@ -5,14 +5,13 @@ Both answer `trajectory(...)` as `p2p.edits.PromptToPrompt` does; that is all a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
 from p2p.alignment import word_tokens
-from p2p.edits import Trajectory
+from p2p.edits import EditRequest, Trajectory
 
 
 @dataclass(frozen=True)
@@ -22,16 +21,11 @@ class FixedSeed:
     name: ClassVar[str] = "fixed_seed"
 
     def trajectory(
-        self,
-        source_prompt: str,
-        target_prompt: str,
-        pair_weights: Mapping[str, float],
-        tokenizer: PreTrainedTokenizerBase,
-        num_inference_steps: int,
+        self, request: EditRequest, tokenizer: PreTrainedTokenizerBase, num_inference_steps: int
     ) -> Trajectory:
         """Return plain denoising of the target prompt; weights have nothing to act on."""
-        word_tokens(target_prompt, tokenizer)  # validates the prompt
-        return Trajectory(target_prompt, ())
+        word_tokens(request.target_prompt, tokenizer)  # validates the prompt
+        return Trajectory(request.target_prompt, ())
 
 
 @dataclass(frozen=True)
@@ -49,15 +43,10 @@ class SDEdit:
             raise ValueError(f"strength: {self.strength!r} is not in (0, 1]")
 
     def trajectory(
-        self,
-        source_prompt: str,
-        target_prompt: str,
-        pair_weights: Mapping[str, float],
-        tokenizer: PreTrainedTokenizerBase,
-        num_inference_steps: int,
+        self, request: EditRequest, tokenizer: PreTrainedTokenizerBase, num_inference_steps: int
     ) -> Trajectory:
         """Return plain denoising of the noised source. Raises ValueError for a strength without a step."""
-        word_tokens(target_prompt, tokenizer)  # validates the prompt
+        word_tokens(request.target_prompt, tokenizer)  # validates the prompt
         steps = min(int(num_inference_steps * self.strength), num_inference_steps)
         if not steps:
             raise ValueError(
@@ -65,4 +54,4 @@ class SDEdit:
                 f"allowed is 1/{num_inference_steps} or more"
             )
         record = {"strength": float(self.strength)}
-        return Trajectory(target_prompt, (), num_inference_steps - steps, record)
+        return Trajectory(request.target_prompt, (), num_inference_steps - steps, record)

@@ -56,6 +56,15 @@ class Trajectory:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class EditRequest:
+    """What is to be edited, whatever the method: two prompts, and factors for words of the target prompt."""
+
+    source_prompt: str
+    target_prompt: str
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+
 class Method(Protocol):
     """What every method is: a name, and the trajectory of an edit."""
 
@@ -64,12 +73,7 @@ class Method(Protocol):
         """The method's name in records and tables."""
 
     def trajectory(
-        self,
-        source_prompt: str,
-        target_prompt: str,
-        pair_weights: Mapping[str, float],
-        tokenizer: PreTrainedTokenizerBase,
-        num_inference_steps: int,
+        self, request: EditRequest, tokenizer: PreTrainedTokenizerBase, num_inference_steps: int
     ) -> Trajectory:
         """Return how the edited image is denoised; ValueError where the edit cannot be made."""
 
@@ -80,7 +84,7 @@ class PromptToPrompt:
 
     Give `tau` or `cross_replace_steps`, not both; with neither, cross_replace_steps = 0.8. `weights`
     re-weights words of the target prompt: a mapping, or a number that replaces the factor of every word the
-    pair re-weights, or None for the pair's own.
+    request re-weights, or None for the request's own.
     """
 
     operator: str = "auto"
@@ -108,15 +112,11 @@ class PromptToPrompt:
         return 0.8 if self.cross_replace_steps is None else self.cross_replace_steps, self.self_replace_steps
 
     def trajectory(
-        self,
-        source_prompt: str,
-        target_prompt: str,
-        pair_weights: Mapping[str, float],
-        tokenizer: PreTrainedTokenizerBase,
-        num_inference_steps: int,
+        self, request: EditRequest, tokenizer: PreTrainedTokenizerBase, num_inference_steps: int
     ) -> Trajectory:
         """Return what to inject at each step. Raises ValueError where words or prompts do not allow it."""
         cross_steps, self_steps = self._windows()
+        source_prompt, target_prompt = request.source_prompt, request.target_prompt
         operator = resolve_operator(self.operator, source_prompt, target_prompt)
         matrix, aligned = alignment_matrix(operator, source_prompt, target_prompt, tokenizer, self.tail)
         if isinstance(self.weights, Mapping):
@@ -124,7 +124,7 @@ class PromptToPrompt:
         else:
             weights = {
                 word: factor if self.weights is None else float(self.weights)
-                for word, factor in pair_weights.items()
+                for word, factor in request.weights.items()
             }
         factors = equalizer(target_prompt, weights, tokenizer)
         gate = cross_gate(cross_steps, target_prompt, tokenizer, num_inference_steps)

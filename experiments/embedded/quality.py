@@ -30,7 +30,16 @@ from experiments.embedded.train_diffusion import RecordingProcessor, thing_masks
 from experiments.embedded.train_vae import psnr, to_model
 from experiments.embedded.training import ROOT, WEIGHTS
 from experiments.embedded.world import OBJECTS, PLACES, Scene, draw_scene
-from p2p import FixedSeed, Group, PromptToPrompt, Sampling, StableDiffusion, StableDiffusionSpec, generate
+from p2p import (
+    EditRequest,
+    FixedSeed,
+    Group,
+    PromptToPrompt,
+    Sampling,
+    StableDiffusion,
+    StableDiffusionSpec,
+    generate,
+)
 from p2p.engine import batches
 
 SPEC = StableDiffusionSpec(
@@ -169,7 +178,9 @@ def reweighting(model: StableDiffusion) -> list[Figure]:
     groups = []
     for word, prompt, _ in cases:
         edits = [
-            PromptToPrompt(tau=0, weights={word: w}).trajectory(prompt, prompt, {}, model.tokenizer, 50)
+            PromptToPrompt(tau=0, weights={word: w}).trajectory(
+                EditRequest(prompt, prompt), model.tokenizer, 50
+            )
             for w in weights
         ]
         groups += [Group(prompt, seed, tuple(edits)) for seed in seeds]
@@ -198,7 +209,7 @@ def preservation(model: StableDiffusion, judge: Judge) -> list[Figure]:
                 Group(
                     source,
                     seed,
-                    tuple(m.trajectory(source, target, {}, model.tokenizer, 50) for m in methods),
+                    tuple(m.trajectory(EditRequest(source, target), model.tokenizer, 50) for m in methods),
                 )
             )
             names.append(pair.target.things[0].name)

@@ -19,7 +19,17 @@ from diffusers import (
 )
 from torch import Tensor
 
-from p2p import FixedSeed, Group, PromptToPrompt, Sampling, SDEdit, StableDiffusion, edit, generate
+from p2p import (
+    EditRequest,
+    FixedSeed,
+    Group,
+    PromptToPrompt,
+    Sampling,
+    SDEdit,
+    StableDiffusion,
+    edit,
+    generate,
+)
 from p2p.engine import batches, derived_seed, plan_evaluations
 
 STEPS = 6
@@ -41,7 +51,9 @@ def group(
     weights: Mapping[str, float] | None = None,
 ) -> Group:
     return Group(
-        source, seed, tuple(m.trajectory(source, t, weights or {}, model.tokenizer, steps) for t, m in edits)
+        source,
+        seed,
+        tuple(m.trajectory(EditRequest(source, t, weights or {}), model.tokenizer, steps) for t, m in edits),
     )
 
 
@@ -183,7 +195,9 @@ def test_the_pairs_own_weights_are_used_or_replaced_by_a_number(tiny_model: Stab
         PromptToPrompt(tau=0, weights={"bench": 3.0}),
         PromptToPrompt(tau=0, weights=0.5),
     ]
-    trajectories = [m.trajectory(SOURCE, SOURCE, pair, tiny_model.tokenizer, STEPS) for m in methods]
+    trajectories = [
+        m.trajectory(EditRequest(SOURCE, SOURCE, pair), tiny_model.tokenizer, STEPS) for m in methods
+    ]
     assert trajectories[0].digest() == trajectories[1].digest() != trajectories[2].digest()
     assert trajectories[2].record["weights"] == {"bench": 0.5}
 
