@@ -1,0 +1,212 @@
+"""The denoising loop: a tree's states in lockstep, each step one batched prediction and one scheduler step.
+
+Targets read their source's attention (attention.py) in the same call, or from a bank where a step takes
+several calls.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from p2p.attention import BatchInjection, SourceBank, injection_processors
+from p2p.stable_diffusion import StableDiffusion
+from p2p.tree import Node
+
+Counter = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How every image is denoised. Names and meanings as in diffusers: `guidance_scale` 1 is off."""
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+    negative_prompt: str = ""
+    max_batch: int = 64  # UNet rows per call; guidance takes two per image
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps: {self.num_inference_steps} is not at least 1")
+        if not self.guidance_scale >= 1:
+            raise ValueError(f"guidance_scale: {self.guidance_scale} is not at least 1 (1 is off)")
+        if self.max_batch < 2:
+            raise ValueError(f"max_batch: {self.max_batch} is not at least 2")
+
+    @property
+    def guided(self) -> bool:
+        """Whether unconditional rows are needed."""
+        return self.guidance_scale > 1
+
+
+def denoise(
+    model: StableDiffusion,
+    latents: Tensor,
+    levels: Sequence[Sequence[Node]],
+    scheduler: Any,
+    start: int,
+    generators: Sequence[torch.Generator],
+    sampling: Sampling,
+    limit: int,
+    on_rows: Counter,
+) -> Tensor:
+    """Denoise a tree's states from step `start`; return latents (last nodes, channels, height, width).
+
+    `latents` (groups, ...) are the states at `start`, `levels` the nodes of each remaining step, `generators`
+    one per group: every branch of a group gets the same draw. Raises FloatingPointError where latents stop
+    being finite.
+    """
+    prompts = sorted({node.prompt for level in levels for node in level} | {sampling.negative_prompt})
+    embeds = dict(
+        zip(prompts, torch.cat([model.encode_prompts([prompt]) for prompt in prompts]), strict=True)
+    )
+    with injection_processors(model.pipeline.unet) as layers:
+        for level, timestep in zip(levels, scheduler.timesteps[start:], strict=True):
+            parents = torch.tensor([node.parent for node in level], device=latents.device)
+            _fork(scheduler, parents, latents)
+            latents = latents[parents]
+            noise_pred = _predict(
+                model, latents, level, scheduler, timestep, embeds, layers, sampling, limit, on_rows
+            )
+            latents = _step(
+                scheduler, noise_pred, timestep, latents, [node.group for node in level], generators
+            )
+    if not latents.isfinite().all():
+        broken = sorted(
+            {
+                node.prompt
+                for node, ok in zip(levels[-1], latents.isfinite().flatten(1).all(1), strict=True)
+                if not ok
+            }
+        )
+        raise FloatingPointError(
+            f"latents: not finite for prompts {broken}; half precision may overflow, try dtype=float32"
+        )
+    return latents
+
+
+def _predict(
+    model: StableDiffusion,
+    latents: Tensor,
+    level: Sequence[Node],
+    scheduler: Any,
+    timestep: Tensor,
+    embeds: dict[str, Tensor],
+    layers: tuple[str, ...],
+    sampling: Sampling,
+    limit: int,
+    on_rows: Counter,
+) -> Tensor:
+    """Return every node's guided noise prediction, in chunks of at most `limit` rows, sources first."""
+    per_node = 2 if sampling.guided else 1
+    size = max(1, limit // per_node)
+    bank = SourceBank()
+    predictions = []
+    for begin in range(0, len(level), size):
+        nodes = level[begin : begin + size]
+        rows = scheduler.scale_model_input(latents[begin : begin + size], timestep).repeat(per_node, 1, 1, 1)
+        texts = [embeds[node.prompt] for node in nodes]
+        if sampling.guided:
+            texts = [embeds[sampling.negative_prompt]] * len(nodes) + texts
+        injection = _injection(level, begin, nodes, per_node, bank, model)
+        output = model.predict(rows, timestep, torch.stack(texts), injection)
+        if injection and sorted(injection.visited) != sorted(layers):
+            raise RuntimeError(
+                f"attention: {len(set(layers) - set(injection.visited))} layers did not call their processor"
+            )
+        on_rows(len(rows))
+        if sampling.guided:
+            uncond, text = output.chunk(2)
+            output = uncond + sampling.guidance_scale * (text - uncond)
+        predictions.append(output)
+    return torch.cat(predictions)
+
+
+def _injection(
+    level: Sequence[Node],
+    begin: int,
+    nodes: Sequence[Node],
+    per_node: int,
+    bank: SourceBank,
+    model: StableDiffusion,
+) -> BatchInjection | None:
+    """Return what one chunk's rows take from the sources, or None where nobody takes anything this step."""
+    injections = [node.injection for node in level]
+    any_cross = any(i is not None and i.cross is not None for i in injections)
+    any_self = any(i is not None and i.self_attention for i in injections)
+    if not (any_cross or any_self):
+        return None
+    device, dtype = model.pipeline.device, model.pipeline.unet.dtype
+    first = (per_node - 1) * len(nodes)  # conditional rows come after unconditional ones
+    cross = [
+        (first + i, n.group, n.injection.cross)
+        for i, n in enumerate(nodes)
+        if n.injection and n.injection.cross
+    ]
+    replaced = [entry for entry in cross if not entry[2].own_share.any()]
+    mixed = [entry for entry in cross if entry[2].own_share.any()]
+    itself = [(first + i, n.group) for i, n in enumerate(nodes) if n.injection and n.injection.self_attention]
+
+    def index(values: Sequence[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=device)
+
+    def stack(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(tensors)).to(device, dtype) if tensors else torch.empty(0, device=device)
+
+    return BatchInjection(
+        source_rows=index([first + i for i, node in enumerate(nodes) if 0 in node.branches]),
+        replaced_rows=index([row for row, _, _ in replaced]),
+        replaced_slots=index([slot for _, slot, _ in replaced]),
+        replaced_mix=stack([c.source_mix for _, _, c in replaced]),
+        mixed_rows=index([row for row, _, _ in mixed]),
+        mixed_slots=index([slot for _, slot, _ in mixed]),
+        mixed_mix=stack([c.source_mix for _, _, c in mixed]),
+        mixed_own=stack([c.own_share for _, _, c in mixed]),
+        self_rows=index([row for row, _ in itself]),
+        self_slots=index([slot for _, slot in itself]),
+        self_max_pixels=model.pixels(model.self_max_side),
+        any_cross=any_cross,
+        any_self=any_self,
+        bank=bank,
+    )
+
+
+def _fork(scheduler: Any, parents: Tensor, latents: Tensor) -> None:
+    """Give every node its parent's part of a multistep scheduler's history (latent-shaped tensors)."""
+
+    def fork(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.shape == latents.shape:
+            return value[parents]
+        if isinstance(value, list):
+            return [fork(item) for item in value]
+        return value
+
+    for name, value in vars(scheduler).items():
+        if isinstance(value, (Tensor, list)):
+            setattr(scheduler, name, fork(value))
+
+
+def _step(
+    scheduler: Any,
+    noise_pred: Tensor,
+    timestep: Tensor,
+    latents: Tensor,
+    groups: Sequence[int],
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """Take one scheduler step; a stochastic scheduler draws once per group, the same for each of its rows."""
+    if "generator" not in inspect.signature(scheduler.step).parameters:
+        return scheduler.step(noise_pred, timestep, latents, return_dict=False)[0]
+    states = [generator.get_state() for generator in generators]
+    rows = [torch.Generator() for _ in groups]
+    for row, group in zip(rows, groups, strict=True):
+        row.set_state(states[group])
+    latents = scheduler.step(noise_pred, timestep, latents, return_dict=False, generator=rows)[0]
+    for row, group in zip(rows, groups, strict=True):
+        generators[group].set_state(row.get_state())
+    return latents
