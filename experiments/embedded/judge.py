@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from experiments.embedded.render import SIDE
+from experiments.embedded.layout import SIDE
 from experiments.embedded.world import OBJECTS, PLACES
 
 FILE = "judge.safetensors"

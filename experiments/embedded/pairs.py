@@ -13,7 +13,8 @@ import numpy as np
 
 from experiments.datasets.dataset import Dataset
 from experiments.datasets.pair import Pair
-from experiments.embedded.render import Layout, render
+from experiments.embedded.layout import Layout
+from experiments.embedded.render import render
 from experiments.embedded.world import (
     COLOURS,
     HEADGEAR,

@@ -15,7 +15,8 @@ from torchvision.transforms.functional import gaussian_blur
 from evaluation.clip import Clip
 from experiments.embedded.augment import to_float
 from experiments.embedded.judge import Judge
-from experiments.embedded.render import SIDE, Layout, draw_layout, place_thing, render
+from experiments.embedded.layout import SIDE, Layout, draw_layout, place_thing
+from experiments.embedded.render import render
 from experiments.embedded.scenes import draw_scenes
 from experiments.embedded.world import OBJECTS, PLACES, Scene, draw_scene
 

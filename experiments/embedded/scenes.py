@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from experiments.embedded.render import draw_layout, render
+from experiments.embedded.layout import draw_layout
+from experiments.embedded.render import render
 from experiments.embedded.world import OBJECTS, Scene, Thing, draw_scene
 
 SHARD = 10_000

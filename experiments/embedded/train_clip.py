@@ -18,8 +18,8 @@ from evaluation.clip import Clip
 from evaluation.encoder import CONFIG
 from evaluation.encoder import WEIGHTS as WEIGHTS_FILE
 from experiments.embedded.augment import degrade, shift_and_mirror, to_float
+from experiments.embedded.layout import SIDE
 from experiments.embedded.quality_metrics import clip_held_out
-from experiments.embedded.render import SIDE
 from experiments.embedded.scenes import load_training_scenes
 from experiments.embedded.tokenizer import MAX_LENGTH, save_tokenizer
 from experiments.embedded.training import (

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from experiments.embedded import scenes as shards
-from experiments.embedded.render import SIDE, Layout, draw_layout, place_thing, render
+from experiments.embedded.layout import SIDE, Layout, draw_layout, place_thing
+from experiments.embedded.render import render
 from experiments.embedded.scenes import draw_scenes, load_training_scenes
 from experiments.embedded.tokenizer import build_tokenizer
 from experiments.embedded.world import (
