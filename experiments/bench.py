@@ -36,7 +36,7 @@ def best(functions: list[Callable[[], object]], repeats: int) -> list[float]:
 def sweep(model: StableDiffusion, pairs: int, sampling: Sampling) -> dict[str, float]:
     """Eleven values of tau on some swaps: the tree against one branch at a time, each with its own source."""
     groups = []
-    for pair in scene_pairs(pairs, {"swap": pairs}):
+    for pair in scene_pairs({"swap": pairs}):
         source, target = pair.source.caption(), pair.target.caption()
         methods = [PromptToPrompt(tau=tau) for tau in TAUS]
         edits = tuple(

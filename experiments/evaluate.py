@@ -14,7 +14,7 @@ from tqdm import tqdm
 from evaluation.edits import Edits
 from evaluation.metric import Metric
 from experiments.generate import read_png
-from results.records import load_metrics, load_records, write_metrics
+from results.records import has_records, load_metrics, load_records, write_metrics
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def evaluate_run(
 
     Values that are there stay. A group that fails is logged and left for the next call; returns how many did.
     """
-    if not (run_dir / "records").is_dir():
+    if not has_records(run_dir):
         return 0
     records = load_records(run_dir)
     records = records[(records["status"] == "ok") & records["key"].isin(list(keys))].drop_duplicates("key")

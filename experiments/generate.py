@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from experiments.plan import Branch, GroupPlan, Plan, without
 from p2p.edits import Trajectory
 from p2p.engine import Edited, batches, generate
 from p2p.stable_diffusion import StableDiffusion
-from results.records import load_records, write_records
+from results.records import has_records, load_records, write_records
 
 _log = logging.getLogger(__name__)
 _SOURCE = Trajectory("", ())
@@ -48,13 +49,13 @@ class RunInfo:
 
 def remaining(plan: Plan, run_dir: Path) -> Plan:
     """Return what of the plan has no successful record, or whose picture is gone."""
-    if not (run_dir / "records").is_dir() or not any((run_dir / "records").glob("*.parquet")):
+    if not has_records(run_dir):
         return plan
     records = load_records(run_dir)
     ok = records[records["status"] == "ok"]
     rows = ok[["key", "pair_id", "method", "image", "source_image"]].itertuples(index=False, name=None)
     done = {tuple(row[:3]) for row in rows if all((run_dir / image).exists() for image in row[3:])}
-    return without(plan, lambda branch: (branch.key, branch.pair.id, branch.method) in done)
+    return without(plan, lambda branch: branch.identity in done)
 
 
 def run_plan(plan: Plan, model: StableDiffusion, info: RunInfo) -> int:
@@ -120,7 +121,8 @@ def _save(group: GroupPlan, edited: Edited, plan: Plan, info: RunInfo, seconds: 
 def write_png(image: Tensor, path: Path) -> None:
     """Write an image (3, height, width) in [0, 1] as an 8-bit PNG, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    # A name of its own: another worker may be making the same source image.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(partial, format="PNG")
     partial.replace(path)
 
@@ -150,6 +152,7 @@ def _row(
         "pair_id": pair.id,
         "dataset": info.dataset,
         "model": info.model,
+        "setup": plan.setup,
         "edit_type": pair.edit_type,
         "difficulty": pair.difficulty,
         "source_prompt": pair.source_prompt,

@@ -7,8 +7,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,19 @@ from p2p.engine import Group, plan_evaluations
 RECORD = ("operator", "tau", "cross_start", "cross_end", "self_start", "self_end", "weights", "strength")
 
 
+Identity = tuple[str, str, str]
+"""What names a record: content key, pair, method."""
+
+
+@dataclass(frozen=True)
+class NamedMethod:
+    """A method with all its parameters, under the name of its YAML file, which records and tables use."""
+
+    name: str
+    method: Method
+    params: Mapping[str, Any]  # as given in the grid
+
+
 @dataclass(frozen=True)
 class Branch:
     """One image to make: an edit of one pair by one method with all its parameters."""
@@ -30,6 +43,11 @@ class Branch:
     params: Mapping[str, Any]
     trajectory: Trajectory
     key: str
+
+    @property
+    def identity(self) -> Identity:
+        """What names the branch's record."""
+        return self.key, self.pair.id, self.method
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,7 @@ class Plan:
     groups: tuple[GroupPlan, ...]
     calls: int  # UNet calls of one trajectory
     sampling: Sampling
+    setup: str  # a short hash of model, scheduler, precision and negative prompt, so that tables part them
 
     @cached_property
     def evaluations(self) -> int:
@@ -79,7 +98,12 @@ class Plan:
 
     def keys(self) -> set[str]:
         """Return the content keys of all images, sources included."""
-        return {b.key for g in self.groups for b in g.branches} | {g.source_key for g in self.groups}
+        return {key for key, _, _ in self.rows()}
+
+    def rows(self) -> set[Identity]:
+        """Return which records the plan makes, those of the source images included."""
+        sources = {(g.source_key, b.pair.id, "source") for g in self.groups for b in g.branches}
+        return sources | {b.identity for g in self.groups for b in g.branches}
 
 
 def expand(axes: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
@@ -97,7 +121,7 @@ def expand(axes: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> list
 def make_plan(
     pairs: Sequence[Pair],
     seeds: Iterable[int],
-    methods: Sequence[tuple[Method, Mapping[str, Any]]],
+    methods: Sequence[NamedMethod],
     identity: str,
     tokenizer: Any,
     calls: int,
@@ -105,9 +129,8 @@ def make_plan(
 ) -> Plan:
     """Plan every pair x seed x method.
 
-    `methods` are (method, its parameters as given); `identity` stands for the model in the content keys.
-    Raises one ValueError that lists every pair and method that cannot be combined. Branches that would give
-    the same image twice are kept once.
+    `identity` stands for the model in the content keys. Raises one ValueError that lists every pair and
+    method that cannot be combined. Branches that would give the same image twice are kept once.
     """
     seeds = _check_seeds(seeds)
     problems = []
@@ -120,34 +143,45 @@ def make_plan(
     for pair in pairs:
         problems += [f"pair {pair.id!r}: {text}" for text in _unsupported(pair)]
         request = EditRequest(pair.source_prompt, pair.target_prompt, pair.weights)
-        for number, (method, params) in enumerate(methods):
+        for number, named in enumerate(methods):
             try:
-                trajectory = method.trajectory(request, tokenizer, sampling.num_inference_steps)
+                trajectory = named.method.trajectory(request, tokenizer, sampling.num_inference_steps)
             except ValueError as error:
-                problems.append(
-                    f"pair {pair.id!r}, {method.name} {json.dumps(dict(params), default=str)}: {error}"
-                )
+                problems.append(f"pair {pair.id!r}, {named.name}: {error}")
                 continue
             if unknown := sorted(set(trajectory.record) - set(RECORD)):
-                problems.append(f"{method.name}: records {unknown}, allowed are {', '.join(RECORD)}")
+                problems.append(f"{named.name}: records {unknown}, allowed are {', '.join(RECORD)}")
             trajectories[pair.id, number] = trajectory
+    problems += _unused_weights(methods, trajectories)
     raise_problems(dict.fromkeys(problems), "the plan")
     base = [identity, sampling.num_inference_steps, float(sampling.guidance_scale), sampling.negative_prompt]
     groups: dict[tuple[str, int], list[Branch]] = {}
     for seed, pair in itertools.product(seeds, pairs):
         branches = groups.setdefault((pair.source_prompt, seed), [])
-        seen = {(b.pair.id, b.method, b.key) for b in branches}
-        for number, (method, params) in enumerate(methods):
+        seen = {branch.identity for branch in branches}
+        for number, named in enumerate(methods):
             trajectory = trajectories[pair.id, number]
             key = _hash([*base, pair.source_prompt, seed, trajectory.digest()])
-            if (pair.id, method.name, key) not in seen:
-                seen.add((pair.id, method.name, key))
-                branches.append(Branch(pair, method.name, params, trajectory, key))
+            branch = Branch(pair, named.name, named.params, trajectory, key)
+            if branch.identity not in seen:
+                seen.add(branch.identity)
+                branches.append(branch)
     plans = [
         GroupPlan(prompt, seed, _hash([*base, prompt, seed, "source"]), tuple(branches))
         for (prompt, seed), branches in groups.items()
     ]
-    return Plan(tuple(plans), calls, sampling)
+    return Plan(tuple(plans), calls, sampling, _hash([identity, sampling.negative_prompt])[:8])
+
+
+def _unused_weights(
+    methods: Sequence[NamedMethod], trajectories: Mapping[tuple[str, int], Trajectory]
+) -> Iterator[str]:
+    """Yield the methods whose number for the pairs' weights meets no pair that has any."""
+    for number, named in enumerate(methods):
+        if isinstance(named.params.get("weights"), (int, float)):
+            records = [t.record for (_, n), t in trajectories.items() if n == number]
+            if not any(record.get("weights") for record in records):
+                yield f"{named.name}: weights = {named.params['weights']}, but no pair re-weights a word"
 
 
 def without(plan: Plan, done: Callable[[Branch], bool]) -> Plan:
@@ -156,12 +190,12 @@ def without(plan: Plan, done: Callable[[Branch], bool]) -> Plan:
         GroupPlan(g.source_prompt, g.seed, g.source_key, tuple(b for b in g.branches if not done(b)))
         for g in plan.groups
     ]
-    return Plan(tuple(group for group in left if group.branches), plan.calls, plan.sampling)
+    return replace(plan, groups=tuple(group for group in left if group.branches))
 
 
 def shard(plan: Plan, index: int, count: int) -> Plan:
     """Return every `count`-th group from `index` on: what one of `count` machines does."""
-    return Plan(plan.groups[index::count], plan.calls, plan.sampling)
+    return replace(plan, groups=plan.groups[index::count])
 
 
 def _unsupported(pair: Pair) -> list[str]:
@@ -170,6 +204,7 @@ def _unsupported(pair: Pair) -> list[str]:
         "image": "editing real images",
         "mask": "editing inside a mask",
         "blend_words": "blending by words",
+        "ideal": "comparing with an ideal image",
     }
     return [f"{name}: {what} is not available yet" for name, what in texts.items() if getattr(pair, name)]
 

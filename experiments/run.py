@@ -26,13 +26,13 @@ from evaluation.weights import WeightsUnavailable
 from experiments.datasets.dataset import Dataset
 from experiments.evaluate import check_metrics, evaluate_run
 from experiments.generate import RunInfo, remaining, run_plan
-from experiments.plan import Plan, expand, make_plan, shard
+from experiments.plan import NamedMethod, Plan, expand, make_plan, shard
 from experiments.provenance import write_provenance
 from experiments.timing import describe, estimate
 from p2p.denoise import Sampling
-from p2p.edits import Method
 from p2p.loading import StableDiffusionSpec
 from p2p.stable_diffusion import StableDiffusion
+from results.records import has_records
 from results.summary import summarise
 
 CROSS = "cross_replace_steps"
@@ -55,7 +55,7 @@ class Job:
     run_dir: Path
     model: StableDiffusionSpec
     dataset: Dataset
-    methods: list[tuple[Method, dict[str, Any]]]
+    methods: list[NamedMethod]
     seeds: list[int]
     sampling: Sampling
     metrics: list[Any]
@@ -79,6 +79,8 @@ def main() -> None:
         if command == "plan":  # leaves no trace on disk
             sys.argv += [
                 "hydra.run.dir=.",
+                "hydra.sweep.dir=.",
+                "hydra.sweep.subdir=.",
                 "hydra.output_subdir=null",
                 "hydra/job_logging=none",
                 "hydra/hydra_logging=none",
@@ -96,13 +98,17 @@ def _task(command: str) -> Any:
             job = build(config)
             whole = prepare(job, fetch=command == "run")
             left = remaining(shard(whole, *job.shard), job.run_dir)
-            model = job.model.load() if command == "run" and left.groups else None
+            if command == "plan":
+                print(describe(whole, left))
+                print(estimate(job.model, left))
+                return
+            model = job.model.load() if left.groups else None
         except (ValueError, OSError, WeightsUnavailable) as error:
-            if multirun:
-                raise  # the other jobs go on, and Hydra exits with 1
             print(f"error: {error}", file=sys.stderr)
+            if multirun:  # the other jobs go on, and Hydra exits with 1
+                raise ValueError(str(error).splitlines()[0]) from None
             sys.exit(2)
-        failed = run(job, whole, left, model, multirun) if command == "run" else plan(job, whole, left)
+        failed = run(job, whole, left, model, multirun)
         if failed and multirun:
             raise RuntimeError(f"{failed} groups failed, see the records")
         if failed:
@@ -122,8 +128,8 @@ def build(config: DictConfig) -> Job:
         key: _instantiate(key, plain[key]) for key in ("model", "dataset", "metrics", "tracking", "sampling")
     }
     seeds = plain["grid"]["seeds"] if config.seed is None else plain["seed"]
-    index, count = (int(part) for part in str(config.shard).split("/"))
-    if not 0 <= index < count:
+    index, _, count = str(config.shard).partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise ValueError(f"shard: {config.shard} is not i/n with 0 <= i < n")
     return Job(
         run_dir=Path(config.run_dir),
@@ -134,12 +140,12 @@ def build(config: DictConfig) -> Job:
         sampling=made["sampling"],
         metrics=list((made["metrics"] or {}).values()),
         tracking=made["tracking"],
-        shard=(index, count),
+        shard=(int(index), int(count)),
         config={str(key): value for key, value in plain.items()},
     )
 
 
-def _methods(config: Mapping[Any, Any]) -> list[tuple[Method, dict[str, Any]]]:
+def _methods(config: Mapping[Any, Any]) -> list[NamedMethod]:
     """Return every method of the grid with every set of its parameters.
 
     The top-level `tau`, `strength`, ... of the command line replace the grid's axis in every method that has
@@ -151,6 +157,8 @@ def _methods(config: Mapping[Any, Any]) -> list[tuple[Method, dict[str, Any]]]:
     }
     overrides = {name: value for name, value in overrides.items() if value is not None}
     methods, used = [], set()
+    if not isinstance(config["grid"]["methods"], dict):
+        raise ValueError(f"grid.methods: {config['grid']['methods']!r} does not map methods to their axes")
     for name, axes in config["grid"]["methods"].items():
         defaults = _option("method", str(name))
         unknown = {axis for part in expand(axes) for axis in part} - set(defaults)
@@ -169,7 +177,7 @@ def _methods(config: Mapping[Any, Any]) -> list[tuple[Method, dict[str, Any]]]:
                 if each not in seen:
                     seen.append(each)
                     method = _instantiate(f"grid.methods.{name}", {**defaults, **each})
-                    methods.append((method, each))
+                    methods.append(NamedMethod(str(name), method, each))
     if missing := set(overrides) - used:
         raise ValueError(f"{', '.join(sorted(missing))}: no method of the grid has this parameter")
     return methods
@@ -208,13 +216,6 @@ def prepare(job: Job, fetch: bool) -> Plan:
     return make_plan(pairs, job.seeds, job.methods, job.model.identity(), tokenizer, calls, job.sampling)
 
 
-def plan(job: Job, whole: Plan, left: Plan) -> int:
-    """Print the job's groups, branches and cost."""
-    print(describe(whole, left))
-    print(estimate(job.model, left))
-    return 0
-
-
 def run(job: Job, whole: Plan, left: Plan, model: StableDiffusion | None, multirun: bool) -> int:
     """Generate what is left, evaluate, summarise; return the number of groups that failed.
 
@@ -227,8 +228,11 @@ def run(job: Job, whole: Plan, left: Plan, model: StableDiffusion | None, multir
     if model is not None:
         failed = run_plan(left, model, RunInfo(job.run_dir, job.dataset.name, job.model.name))
     failed += evaluate_run(job.run_dir, job.metrics, part.keys())
+    if not has_records(job.run_dir):  # a shard without groups, on a fresh folder
+        print(job.run_dir)
+        return failed
     directions = {name: up for metric in job.metrics for name, up in metric.higher_is_better.items()}
-    summary = summarise(job.run_dir, keys=None if multirun else whole.keys(), directions=directions)
+    summary = summarise(job.run_dir, rows=None if multirun else whole.rows(), directions=directions)
     if job.tracking is not None:
         job.tracking.log_run(job.run_dir, job.config, summary.tables, summary.images)
     print(summary.markdown)

@@ -39,7 +39,8 @@ class SDEdit:
     name: ClassVar[str] = "sdedit"
 
     def __post_init__(self) -> None:
-        if not 0 < self.strength <= 1:
+        number = isinstance(self.strength, (int, float)) and not isinstance(self.strength, bool)
+        if not number or not 0 < self.strength <= 1:
             raise ValueError(f"strength: {self.strength!r} is not in (0, 1]")
 
     def trajectory(

@@ -31,12 +31,17 @@ class Sampling:
     max_batch: int = 64  # UNet rows per call; guidance takes two per image
 
     def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps: {self.num_inference_steps} is not at least 1")
-        if not self.guidance_scale >= 1:
-            raise ValueError(f"guidance_scale: {self.guidance_scale} is not at least 1 (1 is off)")
-        if self.max_batch < 2:
-            raise ValueError(f"max_batch: {self.max_batch} is not at least 2")
+        for name, kind, least, note in (
+            ("num_inference_steps", int, 1, ""),
+            ("guidance_scale", (int, float), 1, " (1 is off)"),
+            ("max_batch", int, 2, ""),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kind) or not value >= least:
+                number = "a whole number" if kind is int else "a number"
+                raise ValueError(f"{name}: {value!r} is not {number} of at least {least}{note}")
+        if not isinstance(self.negative_prompt, str):
+            raise ValueError(f"negative_prompt: {self.negative_prompt!r} is not a text")
 
     @property
     def guided(self) -> bool:

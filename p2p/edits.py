@@ -104,6 +104,9 @@ class PromptToPrompt:
                 "allowed is one of them"
             )
         self._windows()
+        number = isinstance(self.weights, (int, float)) and not isinstance(self.weights, bool)
+        if not (self.weights is None or isinstance(self.weights, Mapping) or number):
+            raise ValueError(f"weights: {self.weights!r} is not a number or a mapping of words to numbers")
 
     def _windows(self) -> tuple[Steps | Mapping[str, Steps], Steps]:
         if self.tau is not None:

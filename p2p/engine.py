@@ -136,6 +136,7 @@ def _sdedit(
             if edit.start is not None:
                 by_start.setdefault(edit.start, []).append((g, i, edit.prompt))
     images: dict[tuple[int, int], Tensor] = {}
+    encoded = model.encode(sources) if by_start else sources
     for start, rows in by_start.items():
         scheduler = model.new_scheduler(sampling.num_inference_steps)
         if hasattr(scheduler, "set_begin_index"):
@@ -144,7 +145,7 @@ def _sdedit(
         generators = [torch.Generator().manual_seed(derived_seed(groups[g].seed)) for g, _, _ in rows]
         noise = model.draw_noise(generators)
         timesteps = scheduler.timesteps[start:]
-        latents = model.encode(sources[[g for g, _, _ in rows]])
+        latents = encoded[[g for g, _, _ in rows]]
         latents = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(rows)))
         level = [Node(n, n, prompt, None, (0,)) for n, (_, _, prompt) in enumerate(rows)]
         levels = [level] * len(timesteps)

@@ -54,7 +54,16 @@ class StableDiffusionSpec:
             raise ValueError(
                 f"dtype: {self.dtype!r} is not one of 'float64', 'float32', 'float16', 'bfloat16'"
             )
-        if self.scheduler is not None and not hasattr(diffusers, self.scheduler):
+        if self.device != "auto":
+            try:
+                torch.device(self.device)
+            except RuntimeError:
+                raise ValueError(
+                    f"device: {self.device!r} is not 'auto' or a device of torch such as 'cpu' or 'cuda:0'"
+                ) from None
+        if self.scheduler is not None and not hasattr(
+            getattr(diffusers, self.scheduler, None), "set_timesteps"
+        ):
             raise ValueError(
                 f"scheduler: {self.scheduler!r} is no scheduler of diffusers, "
                 "allowed are names such as 'DDIMScheduler'"
@@ -62,13 +71,16 @@ class StableDiffusionSpec:
 
     def local_folder(self) -> Path | None:
         """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
-        for folder in (Path(self.path), Path(__file__).resolve().parent.parent / self.path):
-            if (folder / "model_index.json").is_file():
-                return folder
+        if (folder := self._plain_folder()) is not None:
+            return folder
         try:
             return Path(snapshot_download(self.path, revision=self.revision, local_files_only=True))
         except (OSError, ValueError):
             return None
+
+    def _plain_folder(self) -> Path | None:
+        folders = (Path(self.path), Path(__file__).resolve().parent.parent / self.path)
+        return next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
 
     def load_tokenizer(self) -> CLIPTokenizer:
         """Return the tokenizer, from the pipeline's folder or, for CLIP's, from open_clip's vocabulary."""
@@ -95,8 +107,13 @@ class StableDiffusionSpec:
         return set_timesteps(self.load_scheduler(), num_inference_steps)
 
     def fetch(self) -> None:
-        """Bring the weights to this machine, so that `identity` speaks of them. Raises OSError."""
-        if self.local_folder() is None:
+        """Bring the weights to this machine, so that `identity` speaks of them. Raises OSError.
+
+        A download that broke off goes on; without a network, what is here has to do.
+        """
+        if self._plain_folder() is not None:
+            return
+        try:
             self._checked(
                 StableDiffusionPipeline.download,
                 self.path,
@@ -105,6 +122,9 @@ class StableDiffusionSpec:
                 safety_checker=None,
                 use_safetensors=True,
             )
+        except OSError:
+            if self.local_folder() is None:
+                raise
 
     def identity(self) -> str:
         """Return a hash of all the model contributes to the pixels; of its name where it is not here yet."""

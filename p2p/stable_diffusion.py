@@ -7,6 +7,7 @@ coded.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,13 +64,14 @@ class StableDiffusion:
             level = {"down_blocks": lambda i: i, "up_blocks": lambda i: levels - 1 - i}.get(
                 block, lambda _: levels - 1
             )
-            sides.add(height >> level(int(index) if index.isdigit() else 0))
+            sides.add(-(-height // 2 ** level(int(index) if index.isdigit() else 0)))  # strides round up
         return sorted(sides, reverse=True)
 
     def pixels(self, side: int) -> int:
         """Return the tokens of the layer with this height: `side` x `side` for square images."""
         _, height, width = self.latent_shape
-        return side * round(side * width / height)
+        level = round(math.log2(height / side))
+        return side * -(-width // 2**level)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
         """Return embeddings (prompts, tokens, channels). Raises ValueError for a prompt that is too long."""

@@ -15,7 +15,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 _TEXT = (
-    *("key", "group", "pair_id", "dataset", "model", "edit_type", "difficulty", "source_prompt"),
+    *("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty", "source_prompt"),
     *("target_prompt", "method", "operator", "weights", "params", "image", "source_image"),
     *("status", "error", "warnings"),
 )
@@ -70,6 +70,11 @@ def write_metrics(
     old = _read([path], METRIC_TYPES) if path.exists() else rows.iloc[:0]
     settled = old["value"].notna()
     _write(path, _merged(old, rows, METRIC_IDENTITY, settled, replace), METRIC_TYPES)
+
+
+def has_records(run_dir: Path) -> bool:
+    """Say whether the run has any record, failed ones included."""
+    return any((Path(run_dir) / "records").glob("*.parquet"))
 
 
 def load_records(run_dir: Path) -> pd.DataFrame:

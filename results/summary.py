@@ -14,7 +14,7 @@ import pandas as pd
 from results import plots, strips, tables, writers
 from results.cells import ALL, CONTEXT, free_windows, is_plain
 from results.naming import escape_markdown
-from results.records import load, metric_columns
+from results.records import RECORD_IDENTITY, load, metric_columns
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,21 @@ class Summary:
 
 
 def summarise(
-    run_dir: Path, *, keys: Collection[str] | None = None, directions: Mapping[str, bool] | None = None
+    run_dir: Path,
+    *,
+    rows: Collection[tuple[str, str, str]] | None = None,
+    directions: Mapping[str, bool] | None = None,
 ) -> Summary:
     """Write `tables/`, `plots/`, `strips/` under `run_dir`; return them and the main table as Markdown.
 
-    `keys` limits it to the cells of one plan, where the folder holds more. `directions` says for metrics of
-    unknown name whether higher is better. FileNotFoundError where the run has no records.
+    `rows` (key, pair, method) limits it to one plan's, where the folder holds more. `directions` says for
+    metrics of unknown name whether higher is better. FileNotFoundError where the run has no records.
     """
     run_dir = Path(run_dir)
     frame = load(run_dir)
-    if keys is not None:
-        frame = frame[frame["key"].isin(list(keys))].reset_index(drop=True)
+    if rows is not None:
+        identities = frame[RECORD_IDENTITY].itertuples(index=False, name=None)
+        frame = frame[[identity in rows for identity in identities]].reset_index(drop=True)
     metrics = metric_columns(frame)
     made = _tables(frame, metrics)
     paths = [

@@ -11,13 +11,14 @@ from experiments.datasets.pair import Pair, filter_pairs, validate_pairs
 class Dataset(ABC):
     """Pairs under a name. A child adds its own fields and `read`; constructing it touches no file.
 
-    limit, ids, edit_types: see `filter_pairs`; None = all.
+    limit, ids, edit_types, per_type: see `filter_pairs`; None = all.
     """
 
     name: str
     limit: int | None = None
     ids: Sequence[str | int] | str | None = None
     edit_types: Sequence[str] | str | None = None
+    per_type: int | None = None
 
     @abstractmethod
     def read(self) -> Iterable[Pair]:
@@ -27,4 +28,4 @@ class Dataset(ABC):
         """Read and check all pairs, then keep those asked for; ValueError lists everything that is wrong."""
         pairs = tuple(self.read())
         validate_pairs(pairs)
-        return filter_pairs(pairs, self.limit, self.ids, self.edit_types)
+        return filter_pairs(pairs, self.limit, self.ids, self.edit_types, self.per_type)

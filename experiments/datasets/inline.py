@@ -24,6 +24,8 @@ class Inline(Dataset):
     image: str | Path | None = None
 
     def read(self) -> tuple[Pair]:
+        if not isinstance(self.weights, Mapping | None):
+            raise ValueError(f"weights = {self.weights!r}: must map words to numbers, as in {{dog: 2}}")
         weights = dict(self.weights or {})
         words = None if self.blend_words is None else cast("tuple[str, str]", tuple(self.blend_words))
         content = (self.source_prompt, self.target_prompt, sorted(weights.items()), words, str(self.image))

@@ -56,14 +56,18 @@ def filter_pairs(
     limit: int | None = None,
     ids: Iterable[str | int] | str | None = None,
     edit_types: Iterable[str] | str | None = None,
+    per_type: int | None = None,
 ) -> tuple[Pair, ...]:
     """Keep the pairs with these ids and these edit types, in their own order, and of them the first `limit`.
+
+    `per_type` keeps the first so many of each edit type before that.
 
     A single string stands for a list of one. Raises ValueError on an id or edit type that no pair has, and if
     nothing is left.
     """
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ValueError(f"limit = {limit!r}: must be a whole number from 1, or null for all pairs")
+    for name, count in (("limit", limit), ("per_type", per_type)):
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise ValueError(f"{name} = {count!r}: must be a whole number from 1, or null for all pairs")
     kept = list(pairs)
     if ids is not None:
         wanted = _known("ids", ids, [pair.id for pair in pairs])
@@ -73,6 +77,10 @@ def filter_pairs(
         kept = [pair for pair in kept if pair.edit_type in wanted]
     if not kept:
         raise ValueError(f"no pair is left: ids = {ids!r}, edit_types = {edit_types!r} of {len(pairs)} pairs")
+    if per_type is not None:
+        types = dict.fromkeys(pair.edit_type for pair in kept)
+        first = {id(p) for t in types for p in [p for p in kept if p.edit_type == t][:per_type]}
+        kept = [pair for pair in kept if id(pair) in first]
     return tuple(kept[:limit])
 
 

@@ -94,21 +94,15 @@ def render_pair(pair: ScenePair, layout: Layout) -> RenderedPair:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded(Dataset):
-    """120 pairs; `per_type` keeps that many of each edit type, None all."""
-
-    per_type: int | None = None
+    """120 pairs. Their source images are generated; what is rendered, ideals included, is `render_pair`'s."""
 
     def read(self) -> Iterable[Pair]:
         """Give the pairs, edit types in a fixed order."""
-        if self.per_type is not None and self.per_type < 1:
-            raise ValueError(f"per_type = {self.per_type!r}: must be a whole number from 1, or null for all")
-        return [pair.pair() for pair in scene_pairs(self.per_type)]
+        return [pair.pair() for pair in scene_pairs()]
 
 
-def scene_pairs(
-    per_type: int | None = None, counts: dict[str, int] | None = None, seed: int = 0
-) -> list[ScenePair]:
-    """Draw the data set's pairs; the first `per_type` of each edit type."""
+def scene_pairs(counts: dict[str, int] | None = None, seed: int = 0) -> list[ScenePair]:
+    """Draw the data set's pairs: `counts` of each edit type, by default COUNTS."""
     drawn = []
     for number, (edit_type, count) in enumerate((counts or COUNTS).items()):
         rng = np.random.default_rng((seed, number))
@@ -119,9 +113,7 @@ def scene_pairs(
             if captions not in seen:
                 seen.add(captions)
                 drawn.append(ScenePair(f"{edit_type}-{len(seen):02d}", edit_type, source, target, weights))
-    if per_type is None:
-        return drawn
-    return [pair for pair in drawn if int(pair.id.split("-")[1]) <= per_type]
+    return drawn
 
 
 Edit = tuple[Scene, Scene, tuple[tuple[str, float], ...]]

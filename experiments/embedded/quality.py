@@ -199,7 +199,7 @@ def preservation(model: StableDiffusion, judge: Judge) -> list[Figure]:
     The area is the union of the judge's object masks on source, P2P and fixed-seed image, grown by 2 pixels;
     the same for both.
     """
-    pairs = [p for p in scene_pairs(counts={"swap": 64}, seed=1) if p.edit_type == "swap"]
+    pairs = scene_pairs({"swap": 64}, seed=1)
     groups, names = [], []
     for seed in (0, 1):
         for pair in pairs:

@@ -35,7 +35,7 @@ def test_per_type_keeps_the_first_of_each() -> None:
 @pytest.mark.parametrize("edit_type", [name for name in COUNTS if name != "reweight"])
 def test_the_ideal_edit_differs_inside_its_mask_and_nowhere_else(edit_type: str) -> None:
     rng = np.random.default_rng(0)
-    for pair in (p for p in scene_pairs(6) if p.edit_type == edit_type):
+    for pair in (p for p in scene_pairs(dict.fromkeys(COUNTS, 6)) if p.edit_type == edit_type):
         layout = draw_layout(rng, max(len(pair.source.things), len(pair.target.things)))
         rendered = render_pair(pair, layout)
         assert rendered.mask.any()
@@ -45,6 +45,6 @@ def test_the_ideal_edit_differs_inside_its_mask_and_nowhere_else(edit_type: str)
 
 
 def test_a_reweighting_has_no_ideal() -> None:
-    pair = next(p for p in scene_pairs(1) if p.weights)
+    pair = next(p for p in scene_pairs(dict.fromkeys(COUNTS, 1)) if p.weights)
     with pytest.raises(ValueError, match="no ideal image"):
         render_pair(pair, draw_layout(np.random.default_rng(0), 1))

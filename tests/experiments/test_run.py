@@ -167,7 +167,16 @@ def test_a_failing_group_is_recorded_the_others_go_on_and_the_next_call_retries(
         ("sampling.negative_prompt=" + "very " * 80 + "bad", "tokens, allowed are 77"),
         ("dataset.source_prompt=???", "source_prompt"),
         ("model.scheduler=HeunDiscreteScheduler", "HeunDiscreteScheduler calls the UNet 7 times"),
-        ("shard=3/2", "shard"),
+        ("shard=3/2", "shard: 3/2 is not i/n"),
+        ("shard=4", "shard: 4 is not i/n"),
+        ("weights=abc", "weights: 'abc' is not a number"),
+        ("weights=2", "weights = 2, but no pair re-weights a word"),
+        ("device=foo", "device: 'foo' is not"),
+        ("model.scheduler=UNet2DModel", "'UNet2DModel' is no scheduler"),
+        ("dataset.per_type=abc", "per_type = 'abc'"),
+        ("dataset.weights=2", "weights = 2"),
+        ("sampling.guidance_scale=abc", "guidance_scale: 'abc' is not a number of at least 1"),
+        ("strength=abc", "strength: 'abc'"),
         ("sampling.num_inference_steps=0", "num_inference_steps"),
         ("model.self_max_side=7", "self_max_side: 7 is no side"),
     ],
@@ -267,6 +276,49 @@ def test_nothing_of_wandb_is_imported_otherwise(tiny: list[str], run_dir: Path) 
     code = "import sys; from experiments.run import main; main(); assert 'wandb' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, "run", *tiny], check=True, capture_output=True)
     assert (run_dir / "tables" / "main.csv").is_file()
+
+
+def test_each_experiment_has_a_run_folder_of_its_own() -> None:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(experiments.run.CONF), version_base="1.3"):
+        for file in (experiments.run.CONF / "experiment").glob("*.yaml"):
+            assert compose("config", [f"experiment={file.stem}"]).run_dir == f"runs/{file.stem}"
+        assert compose("config", ["experiment=quickstart", "name=mine"]).run_dir == "runs/mine"
+
+
+def test_a_shard_without_groups_leaves_an_empty_folder(
+    cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("run", *tiny, "shard=1/2") == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1] == str(run_dir)
+
+
+def test_a_renamed_pair_is_not_counted_twice(cli: Cli, tiny: list[str], run_dir: Path) -> None:
+    for name in ("old", "new"):
+        assert cli("run", *tiny, f"dataset.id={name}") == 0
+    table = pd.read_csv(run_dir / "tables" / "main.csv")
+    assert set(table["n_images"] + table["n_missing"]) == {1}
+
+
+def test_other_schedulers_are_other_rows_of_a_table(cli: Cli, tiny: list[str], run_dir: Path) -> None:
+    multirun = [
+        "-m",
+        f"hydra.sweep.dir={run_dir}/hydra",
+        "model.scheduler=DDIMScheduler,EulerDiscreteScheduler",
+    ]
+    assert cli("run", *multirun, *tiny) == 0
+    table = pd.read_csv(run_dir / "tables" / "main.csv")
+    p2p = table.query("method == 'p2p' and metric == 'mse@1' and edit_type == 'all'")
+    assert p2p["setup"].nunique() == 2
+    assert set(p2p["n_images"]) == {1}
+
+
+def test_bad_input_under_multirun_says_so_in_one_line(
+    cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("run", "-m", *tiny, f"hydra.sweep.dir={run_dir}/hydra", "tau=0,2") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("error: ") and "tau" in line for line in lines) == 1
 
 
 def _options() -> list[str]:

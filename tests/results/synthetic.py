@@ -34,6 +34,7 @@ def make_row(pair_id: str, seed: int, method: str, **settings: object) -> dict[s
         **dict.fromkeys(name for name, kind in RECORD_TYPES.items() if kind == "string"),
         "dataset": "toy",
         "model": "tiny",
+        "setup": "0f3c",
         "edit_type": edit_type,
         "difficulty": "",
         "warnings": "",

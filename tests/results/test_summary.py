@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from results.records import load_records
+from results.records import RECORD_IDENTITY, load_records
 from results.summary import summarise
 from tests.results.synthetic import make_frame, make_metrics, write_run
 
@@ -29,8 +29,9 @@ def test_a_finished_run_gives_tables_plots_and_strips(finished_run: Path, tmp_pa
 
 def test_only_the_asked_for_cells_are_summarised(finished_run: Path, tmp_path: Path) -> None:
     run_dir = shutil.copytree(finished_run, tmp_path / "run")
-    keys = load_records(run_dir).query("method == 'source'")["key"]
-    summary = summarise(run_dir, keys=keys)
+    sources = load_records(run_dir).query("method == 'source'")
+    rows = set(sources[RECORD_IDENTITY].itertuples(index=False, name=None))
+    summary = summarise(run_dir, rows=rows)
     assert set(summary.tables["main"]["method"]) == {"source"}
 
 
