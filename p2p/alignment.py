@@ -19,6 +19,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 Operator = Literal["replace", "refine", "identity"]
 Tail = Literal["shifted", "google"]
+OPERATORS = ("auto", "replace", "refine")  # that may be asked for; "identity" is what equal prompts amount to
 
 
 def word_indices(prompt: str, word: str | int, tokenizer: PreTrainedTokenizerBase) -> list[int]:

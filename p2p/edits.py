@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from p2p.alignment import Tail, alignment_matrix, equalizer, resolve_operator
+from p2p.alignment import OPERATORS, Tail, alignment_matrix, equalizer, resolve_operator
 from p2p.schedule import Steps, cross_gate, self_window, windows_from_tau
 
 
@@ -96,8 +96,8 @@ class PromptToPrompt:
     name: ClassVar[str] = "p2p"
 
     def __post_init__(self) -> None:
-        if self.operator not in ("auto", "replace", "refine"):
-            raise ValueError(f"operator: {self.operator!r} is not one of 'auto', 'replace', 'refine'")
+        if self.operator not in OPERATORS:
+            raise ValueError(f"operator: {self.operator!r} is not one of {', '.join(map(repr, OPERATORS))}")
         if self.tau is not None and self.cross_replace_steps is not None:
             raise ValueError(
                 f"tau: {self.tau!r} and cross_replace_steps: {self.cross_replace_steps!r} given, "

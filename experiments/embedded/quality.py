@@ -29,7 +29,7 @@ from experiments.embedded.scenes import draw_scenes
 from experiments.embedded.train_diffusion import RecordingProcessor, thing_masks, thing_tokens
 from experiments.embedded.train_vae import psnr, to_model
 from experiments.embedded.training import ROOT, WEIGHTS
-from experiments.embedded.world import OBJECTS, PLACES, Scene, draw_scene
+from experiments.embedded.world import OBJECTS, Scene, draw_scene
 from p2p import (
     EditRequest,
     FixedSeed,
@@ -87,14 +87,8 @@ def naming(model: StableDiffusion, judge: Judge, clip: Clip) -> list[Figure]:
         if len(scene.things) == (1 if len(scenes) < 100 else 2):
             scenes.append(scene)
     images = generate_images(model, [scene.caption() for scene in scenes], range(1000, 1200))
-    presence, places = judge.objects(images), judge.places(images)
-    right = []
-    for scene, row in zip(scenes, presence, strict=True):
-        named = {OBJECTS[i] for i in row.topk(len(scene.things)).indices.tolist()}
-        right.append(named == {thing.name for thing in scene.things})
-    placed = [
-        tuple(PLACES)[int(row.argmax())] == scene.place for scene, row in zip(scenes, places, strict=True)
-    ]
+    right = quality_metrics.objects_named(judge, images, scenes).tolist()
+    placed = quality_metrics.places_named(judge, images, scenes).tolist()
     captions = [scene.caption() for scene in scenes]
     to_text, to_image = quality_metrics.clip_retrieval(clip, images, captions)
     return [
