@@ -34,6 +34,7 @@ _NOTHING: Mapping[str, Any] = {
     "self_start": None,
     "self_end": None,
     "weights": {},
+    "blend": {},
     "strength": None,
 }
 
@@ -161,6 +162,7 @@ def _row(
         "method": branch.method,
         **effective,
         "weights": json.dumps(effective["weights"], sort_keys=True),
+        "blend": json.dumps(effective["blend"], sort_keys=True),
         "effective_steps": steps - (start or 0),
         "num_inference_steps": steps,
         "guidance_scale": float(plan.sampling.guidance_scale),

@@ -18,7 +18,17 @@ from p2p.denoise import Sampling
 from p2p.edits import EditRequest, Method, Trajectory
 from p2p.engine import Group, plan_evaluations
 
-RECORD = ("operator", "tau", "cross_start", "cross_end", "self_start", "self_end", "weights", "strength")
+RECORD = (
+    "operator",
+    "tau",
+    "cross_start",
+    "cross_end",
+    "self_start",
+    "self_end",
+    "weights",
+    "blend",
+    "strength",
+)
 
 
 Identity = tuple[str, str, str]
@@ -142,7 +152,7 @@ def make_plan(
     trajectories: dict[tuple[str, int], Trajectory] = {}
     for pair in pairs:
         problems += [f"pair {pair.id!r}: {text}" for text in _unsupported(pair)]
-        request = EditRequest(pair.source_prompt, pair.target_prompt, pair.weights)
+        request = EditRequest(pair.source_prompt, pair.target_prompt, pair.weights, pair.blend_words)
         for number, named in enumerate(methods):
             try:
                 trajectory = named.method.trajectory(request, tokenizer, sampling.num_inference_steps)
@@ -203,7 +213,6 @@ def _unsupported(pair: Pair) -> list[str]:
     texts = {
         "image": "editing real images",
         "mask": "editing inside a mask",
-        "blend_words": "blending by words",
         "ideal": "comparing with an ideal image",
     }
     return [f"{name}: {what} is not available yet" for name, what in texts.items() if getattr(pair, name)]

@@ -48,10 +48,13 @@ class BatchInjection:
     mixed_own: Tensor  # w, (rows, target tokens)
     self_rows: Tensor
     self_slots: Tensor
-    self_max_pixels: int
+    self_max_pixels: Tensor  # of each of `self_rows`
     any_cross: bool  # of this step, in whichever chunk
-    any_self: bool
+    largest_self: int  # of self_max_pixels, in whichever chunk of this step; 0 for none
     bank: SourceBank
+    words: Tensor | None = None  # (rows, tokens, columns): sums of tokens whose maps are asked for
+    words_pixels: int = 0  # in the cross-attention layers of this size
+    maps: list[Tensor] = field(default_factory=list)  # of each: (rows, pixels, columns), mean over heads
     visited: list[str] = field(default_factory=list)
 
 
@@ -124,14 +127,32 @@ def inject_cross(
 ) -> Tensor:
     """Return cross-attention (rows, heads, pixels, channels) in which edited rows use their source's maps.
 
-    `softmax(Q_s K_s^T) (W V_t) + softmax(Q_t K_t^T) (w * V_t)`; where w is 0 throughout, the second call is
-    not made.
+    The maps of asked-for words are the same sum with the words' columns in place of the values.
     """
-    if not injection.any_cross:
+    source: tuple[Tensor, Tensor] | None = None
+    if injection.any_cross:
+        source = injection.bank.add(layer, query[injection.source_rows], key[injection.source_rows])
+    if injection.words is not None and query.shape[2] == injection.words_pixels:
+        columns = injection.words[:, None].expand(-1, query.shape[1], -1, -1)
+        injection.maps.append(_attend_edited(query, key, columns, source, injection, scale).mean(1))
+    return _attend_edited(query, key, value, source, injection, scale)
+
+
+def _attend_edited(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    source: tuple[Tensor, Tensor] | None,
+    injection: BatchInjection,
+    scale: float,
+) -> Tensor:
+    """Return `softmax(Q_s K_s^T) (W V_t) + softmax(Q_t K_t^T) (w * V_t)` in edited rows.
+
+    Where w is 0 throughout, the second call is not made.
+    """
+    if source is None:
         return scaled_dot_product_attention(query, key, value, scale=scale)
-    source_query, source_key = injection.bank.add(
-        layer, query[injection.source_rows], key[injection.source_rows]
-    )
+    source_query, source_key = source
     if len(injection.replaced_rows):
         rows, slots = injection.replaced_rows, injection.replaced_slots
         mixed = torch.einsum("nst,nhtd->nhsd", injection.replaced_mix, value[rows])
@@ -153,13 +174,15 @@ def inject_self(
     layer: str, query: Tensor, key: Tensor, value: Tensor, injection: BatchInjection, scale: float
 ) -> Tensor:
     """Return self-attention with `softmax(Q_s K_s^T) V_t` in edited rows of small enough layers."""
-    if injection.any_self and query.shape[2] <= injection.self_max_pixels:
+    if query.shape[2] <= injection.largest_self:
         source_query, source_key = injection.bank.add(
             layer, query[injection.source_rows], key[injection.source_rows]
         )
-        if len(injection.self_rows):
-            query = query.index_copy(0, injection.self_rows, source_query[injection.self_slots])
-            key = key.index_copy(0, injection.self_rows, source_key[injection.self_slots])
+        small = query.shape[2] <= injection.self_max_pixels
+        rows, slots = injection.self_rows[small], injection.self_slots[small]
+        if len(rows):
+            query = query.index_copy(0, rows, source_query[slots])
+            key = key.index_copy(0, rows, source_key[slots])
     return scaled_dot_product_attention(query, key, value, scale=scale)
 
 

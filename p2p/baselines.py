@@ -55,4 +55,4 @@ class SDEdit:
                 f"allowed is 1/{num_inference_steps} or more"
             )
         record = {"strength": float(self.strength)}
-        return Trajectory(request.target_prompt, (), num_inference_steps - steps, record)
+        return Trajectory(request.target_prompt, (), num_inference_steps - steps, record=record)

@@ -17,6 +17,7 @@ from torch import Tensor
 from p2p.attention import BatchInjection, SourceBank, injection_processors
 from p2p.stable_diffusion import StableDiffusion
 from p2p.tree import Node
+from p2p.word_maps import WordMaps
 
 Counter = Callable[[int], None]
 
@@ -71,16 +72,19 @@ def denoise(
         zip(prompts, torch.cat([model.encode_prompts([prompt]) for prompt in prompts]), strict=True)
     )
     with injection_processors(model.pipeline.unet) as layers:
+        maps = WordMaps.of(levels[0], model)
         for level, timestep in zip(levels, scheduler.timesteps[start:], strict=True):
             parents = torch.tensor([node.parent for node in level], device=latents.device)
             _fork(scheduler, parents, latents)
             latents = latents[parents]
+            maps.fork(level, parents)
             noise_pred = _predict(
-                model, latents, level, scheduler, timestep, embeds, layers, sampling, limit, on_rows
+                model, latents, level, scheduler, timestep, embeds, layers, sampling, limit, on_rows, maps
             )
             latents = _step(
                 scheduler, noise_pred, timestep, latents, [node.group for node in level], generators
             )
+            latents = maps.blend(level, latents)
     if not latents.isfinite().all():
         broken = sorted(
             {
@@ -106,6 +110,7 @@ def _predict(
     sampling: Sampling,
     limit: int,
     on_rows: Counter,
+    maps: WordMaps,
 ) -> Tensor:
     """Return every node's guided noise prediction, in chunks of at most `limit` rows, sources first."""
     per_node = 2 if sampling.guided else 1
@@ -118,12 +123,14 @@ def _predict(
         texts = [embeds[node.prompt] for node in nodes]
         if sampling.guided:
             texts = [embeds[sampling.negative_prompt]] * len(nodes) + texts
-        injection = _injection(level, begin, nodes, per_node, bank, model)
+        injection = _injection(level, begin, nodes, per_node, bank, model, maps)
         output = model.predict(rows, timestep, torch.stack(texts), injection)
         if injection and sorted(injection.visited) != sorted(layers):
             raise RuntimeError(
                 f"attention: {len(set(layers) - set(injection.visited))} layers did not call their processor"
             )
+        if injection:
+            maps.add(begin, len(nodes), injection)
         on_rows(len(rows))
         if sampling.guided:
             uncond, text = output.chunk(2)
@@ -139,12 +146,15 @@ def _injection(
     per_node: int,
     bank: SourceBank,
     model: StableDiffusion,
+    maps: WordMaps,
 ) -> BatchInjection | None:
     """Return what one chunk's rows take from the sources, or None where nobody takes anything this step."""
-    injections = [node.injection for node in level]
-    any_cross = any(i is not None and i.cross is not None for i in injections)
-    any_self = any(i is not None and i.self_attention for i in injections)
-    if not (any_cross or any_self):
+    injections = [node.injection for node in level if node.injection]
+    own_limit = model.pixels(model.self_max_side)
+    any_cross = any(i.cross is not None for i in injections)
+    largest_self = max((i.self_max_pixels or own_limit for i in injections if i.self_attention), default=0)
+    words = maps.words(begin, len(nodes), per_node)
+    if not (any_cross or largest_self or words is not None):
         return None
     device, dtype = model.pipeline.device, model.pipeline.unet.dtype
     first = (per_node - 1) * len(nodes)  # conditional rows come after unconditional ones
@@ -155,7 +165,11 @@ def _injection(
     ]
     replaced = [entry for entry in cross if not entry[2].own_share.any()]
     mixed = [entry for entry in cross if entry[2].own_share.any()]
-    itself = [(first + i, n.group) for i, n in enumerate(nodes) if n.injection and n.injection.self_attention]
+    itself = [
+        (first + i, n.group, n.injection.self_max_pixels or own_limit)
+        for i, n in enumerate(nodes)
+        if n.injection and n.injection.self_attention
+    ]
 
     def index(values: Sequence[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=device)
@@ -172,12 +186,14 @@ def _injection(
         mixed_slots=index([slot for _, slot, _ in mixed]),
         mixed_mix=stack([c.source_mix for _, _, c in mixed]),
         mixed_own=stack([c.own_share for _, _, c in mixed]),
-        self_rows=index([row for row, _ in itself]),
-        self_slots=index([slot for _, slot in itself]),
-        self_max_pixels=model.pixels(model.self_max_side),
+        self_rows=index([row for row, _, _ in itself]),
+        self_slots=index([slot for _, slot, _ in itself]),
+        self_max_pixels=index([limit for _, _, limit in itself]),
         any_cross=any_cross,
-        any_self=any_self,
+        largest_self=largest_self,
         bank=bank,
+        words=words,
+        words_pixels=model.pixels(model.blend_side),
     )
 
 

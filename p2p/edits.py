@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from p2p.alignment import OPERATORS, Tail, alignment_matrix, equalizer, resolve_operator
+from p2p.alignment import (
+    OPERATORS,
+    alignment_matrix,
+    equalizer,
+    resolve_operator,
+    token_limit,
+    word_indices,
+)
+from p2p.blend import COLUMNS, LocalBlend
+from p2p.profiles import profile
 from p2p.schedule import Steps, cross_gate, self_window, windows_from_tau
 
 
@@ -33,11 +42,13 @@ class Injection:
 
     cross: CrossInjection | None
     self_attention: bool
+    self_max_pixels: int | None = None  # None: the model's own
 
     @property
     def key(self) -> str:
         """A short text that is equal for equal injections."""
-        return f"{self.cross.key if self.cross else ''}/{int(self.self_attention)}"
+        itself = f"self{self.self_max_pixels or ''}" if self.self_attention else ""
+        return f"{self.cross.key if self.cross else ''}/{itself}"
 
 
 @dataclass(frozen=True)
@@ -47,12 +58,13 @@ class Trajectory:
     prompt: str
     injections: tuple[Injection | None, ...]  # one per row of the T + 1 table; None, or (), = plain denoising
     start: int | None = None  # None: from the seed's noise; else from the source image, noised to this step
+    blend: LocalBlend | None = None
     record: Mapping[str, Any] = field(default_factory=dict)  # the effective operator, for tables
 
     def digest(self) -> str:
         """Return a hash of all that determines the pixels, given model, sampling settings and source."""
         injected = [f"{step}:{i.key}" for step, i in enumerate(self.injections) if i]
-        parts = [self.prompt, repr(self.start), *injected]
+        parts = [self.prompt, repr(self.start), *injected, *([self.blend.key] if self.blend else [])]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -63,6 +75,7 @@ class EditRequest:
     source_prompt: str
     target_prompt: str
     weights: Mapping[str, float] = field(default_factory=dict)
+    blend_words: tuple[str, str] | None = None  # of the source prompt, of the target prompt
 
 
 class Method(Protocol):
@@ -84,7 +97,10 @@ class PromptToPrompt:
 
     Give `tau` or `cross_replace_steps`, not both; with neither, cross_replace_steps = 0.8. `weights`
     re-weights words of the target prompt: a mapping, or a number that replaces the factor of every word the
-    request re-weights, or None for the request's own.
+    request re-weights, or None for the request's own. With `local_blend`, the request's blend words bound the
+    edited area (blend.py): from `blend_start` of the steps on (None: the profile's), where their maps exceed
+    `blend_threshold` of their peak, without the area of `substruct_words` (of source and target prompt). A
+    request without blend words is not blended.
     """
 
     operator: str = "auto"
@@ -92,7 +108,12 @@ class PromptToPrompt:
     cross_replace_steps: Steps | Mapping[str, Steps] | None = None
     self_replace_steps: Steps = 0.4
     weights: float | Mapping[str, float] | None = None
-    tail: Tail = "shifted"
+    profile: str = "fixed"
+    local_blend: bool = True
+    blend_start: float | None = None
+    blend_threshold: float = 0.3
+    substruct_words: tuple[str, str] | None = None
+    substruct_threshold: float = 0.3
     name: ClassVar[str] = "p2p"
 
     def __post_init__(self) -> None:
@@ -107,6 +128,17 @@ class PromptToPrompt:
         number = isinstance(self.weights, (int, float)) and not isinstance(self.weights, bool)
         if not (self.weights is None or isinstance(self.weights, Mapping) or number):
             raise ValueError(f"weights: {self.weights!r} is not a number or a mapping of words to numbers")
+        start = profile(self.profile).blend_start if self.blend_start is None else self.blend_start
+        shares = {
+            "blend_start": start,
+            "blend_threshold": self.blend_threshold,
+            "substruct_threshold": self.substruct_threshold,
+        }
+        for name, share in shares.items():
+            if not 0 <= share < 1:
+                raise ValueError(f"{name}: {share!r} is not in [0, 1)")
+        if self.substruct_words is not None and len(self.substruct_words) != 2:
+            raise ValueError(f"substruct_words: {self.substruct_words!r} is no pair (source's, target's)")
 
     def _windows(self) -> tuple[Steps | Mapping[str, Steps], Steps]:
         if self.tau is not None:
@@ -119,9 +151,10 @@ class PromptToPrompt:
     ) -> Trajectory:
         """Return what to inject at each step. Raises ValueError where words or prompts do not allow it."""
         cross_steps, self_steps = self._windows()
+        chosen = profile(self.profile)
         source_prompt, target_prompt = request.source_prompt, request.target_prompt
         operator = resolve_operator(self.operator, source_prompt, target_prompt)
-        matrix, aligned = alignment_matrix(operator, source_prompt, target_prompt, tokenizer, self.tail)
+        matrix, aligned = alignment_matrix(operator, source_prompt, target_prompt, tokenizer, chosen.tail)
         if isinstance(self.weights, Mapping):
             weights = dict(self.weights)
         else:
@@ -129,6 +162,10 @@ class PromptToPrompt:
                 word: factor if self.weights is None else float(self.weights)
                 for word, factor in request.weights.items()
             }
+        if chosen.one_weight and len(set(weights.values())) > 1:
+            raise ValueError(
+                f"weights: {weights} are several factors, allowed is one under profile {self.profile!r}"
+            )
         factors = equalizer(target_prompt, weights, tokenizer)
         gate = cross_gate(cross_steps, target_prompt, tokenizer, num_inference_steps)
         self_start, self_end = self_window(self_steps, num_inference_steps)
@@ -138,7 +175,7 @@ class PromptToPrompt:
             bits = row.numpy().tobytes()
             if bits not in cross:
                 cross[bits] = _cross_injection(matrix, aligned, factors, row.float()) if row.any() else None
-            injected = Injection(cross[bits], self_start <= step < self_end)
+            injected = Injection(cross[bits], self_start <= step < self_end, chosen.self_max_pixels)
             injections.append(injected if injected.cross or injected.self_attention else None)
         active = gate.any(1).nonzero().flatten().tolist()
         record = {
@@ -150,7 +187,32 @@ class PromptToPrompt:
             "self_end": self_end if self_start < self_end else 0,
             "weights": weights,
         }
-        return Trajectory(target_prompt, tuple(injections), record=record)
+        blend = self._blend(request, tokenizer, num_inference_steps)
+        if blend is not None and request.blend_words is not None:
+            source_words, target_words = request.blend_words
+            record["blend"] = {
+                "source_words": source_words,
+                "target_words": target_words,
+                "start": blend.start,
+                "threshold": blend.threshold,
+            }
+        return Trajectory(target_prompt, tuple(injections), blend=blend, record=record)
+
+    def _blend(
+        self, request: EditRequest, tokenizer: PreTrainedTokenizerBase, num_inference_steps: int
+    ) -> LocalBlend | None:
+        if request.blend_words is None or not self.local_blend:
+            return None
+        prompts, words = (request.source_prompt, request.target_prompt), []
+        for index, prompt in enumerate(prompts):
+            columns = torch.zeros(token_limit(tokenizer), COLUMNS)
+            columns[word_indices(prompt, request.blend_words[index], tokenizer), 0] = 1
+            if self.substruct_words is not None:
+                columns[word_indices(prompt, self.substruct_words[index], tokenizer), 1] = 1
+            words.append(columns)
+        share = profile(self.profile).blend_start if self.blend_start is None else self.blend_start
+        start = int(share * num_inference_steps)
+        return LocalBlend(words[0], words[1], start, self.blend_threshold, self.substruct_threshold)
 
     def _tau(self, self_start: int, self_end: int, num_inference_steps: int) -> float | None:
         """Return the one number that describes both windows, or None."""
@@ -166,7 +228,8 @@ class PromptToPrompt:
 
 def _cross_injection(matrix: Tensor, aligned: Tensor, factors: Tensor, gate: Tensor) -> CrossInjection:
     """Return the linear form of replace or refine, equalizer and gate (tokens,) at one step."""
-    source_mix = matrix * (aligned * factors * gate)
+    matrix, aligned, factors, gate = (t.double() for t in (matrix, aligned, factors, gate))
+    source_mix = matrix * (aligned * factors * gate)  # in double: 1/3 of a word, five times, is not 5/3
     own_share = (1 - aligned) * factors * gate + (1 - gate)
     content = torch.cat([source_mix, own_share[None]]).numpy().tobytes()
     return CrossInjection(source_mix, own_share, hashlib.sha256(content).hexdigest()[:16])

@@ -98,19 +98,30 @@ def batches(groups: Sequence[Group], sampling: Sampling) -> Iterator[list[int]]:
 
 
 @torch.no_grad()
-def _edit(
-    model: StableDiffusion, groups: Sequence[Group], sampling: Sampling, limit: int, on_rows: Counter
-) -> list[Edited]:
+def tree_latents(
+    model: StableDiffusion,
+    groups: Sequence[Group],
+    sampling: Sampling,
+    limit: int | None = None,
+    on_rows: Counter = lambda rows: None,
+) -> dict[tuple[int, int], Tensor]:
+    """Return final latents by (group, branch), 0 the source, of all that starts from the source's noise."""
     generators = [torch.Generator().manual_seed(group.seed) for group in groups]
     scheduler = model.new_scheduler(sampling.num_inference_steps)
     levels = build_tree([group.tree() for group in groups], len(scheduler.timesteps))
     latents = model.draw_noise(generators) * scheduler.init_noise_sigma
+    limit = limit or sampling.max_batch
     latents = denoise(model, latents, levels, scheduler, 0, generators, sampling, limit, on_rows)
-    images = {
-        (node.group, branch): image
-        for node, image in zip(levels[-1], model.decode(latents), strict=True)
-        for branch in node.branches
-    }
+    nodes = zip(levels[-1], latents, strict=True)
+    return {(node.group, branch): row for node, row in nodes for branch in node.branches}
+
+
+@torch.no_grad()
+def _edit(
+    model: StableDiffusion, groups: Sequence[Group], sampling: Sampling, limit: int, on_rows: Counter
+) -> list[Edited]:
+    latents = tree_latents(model, groups, sampling, limit, on_rows)
+    images = dict(zip(latents, model.decode(torch.stack(list(latents.values()))), strict=True))
     sources = torch.stack([images[g, 0] for g in range(len(groups))])
     noised = _sdedit(model, groups, sources, sampling, limit, on_rows)
     edited = []

@@ -23,7 +23,7 @@ from transformers import CLIPTokenizer
 
 from p2p.stable_diffusion import StableDiffusion, set_timesteps
 
-SEMANTICS_VERSION = 1  # raised whenever the same edit would give other pixels
+SEMANTICS_VERSION = 2  # raised whenever the same edit would give other pixels
 
 
 @dataclass(frozen=True)

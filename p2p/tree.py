@@ -1,6 +1,7 @@
 """The sweep as a tree: which states to denoise at each step, shared until branches part.
 
-Two branches of a group share a state as long as prompt and injection have been equal at every step so far.
+Two branches of a group share a state as long as prompt, injection and blend have been equal at every step so
+far.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from p2p.blend import LocalBlend
 from p2p.edits import Injection, Trajectory
 
 
@@ -20,6 +22,8 @@ class Node:
     prompt: str
     injection: Injection | None
     branches: tuple[int, ...]  # of the group; 0 is the source
+    blend: LocalBlend | None = None  # after this step
+    watched: tuple[LocalBlend, ...] = ()  # the blends of its branches, now or later: whose maps it sums up
 
 
 def build_tree(groups: Sequence[Sequence[Trajectory]], steps: int) -> list[list[Node]]:
@@ -41,17 +45,30 @@ def build_tree(groups: Sequence[Sequence[Trajectory]], steps: int) -> list[list[
         sources: list[Node] = []
         edits: list[Node] = []
         for position, parent in enumerate(parents):
-            split: dict[tuple[str, str], list[int]] = {}
+            split: dict[tuple[str, str, str], list[int]] = {}
             for branch in parent.branches:
-                prompt, injection = _operator(groups[parent.group][branch], step)
-                split.setdefault((prompt, injection.key if injection else ""), []).append(branch)
-            for (prompt, _), branches in split.items():
-                injection = _operator(groups[parent.group][branches[0]], step)[1]
-                node = Node(parent.group, position, prompt, injection, tuple(branches))
+                prompt, injection, blend = _operator(groups[parent.group][branch], step)
+                key = (prompt, injection.key if injection else "", blend.key if blend else "")
+                split.setdefault(key, []).append(branch)
+            for branches in split.values():
+                trajectories = [groups[parent.group][branch] for branch in branches]
+                prompt, injection, blend = _operator(trajectories[0], step)
+                watched = {t.blend.key: t.blend for t in trajectories if t.blend}
+                node = Node(
+                    parent.group,
+                    position,
+                    prompt,
+                    injection,
+                    tuple(branches),
+                    blend,
+                    tuple(watched.values()),
+                )
                 (sources if 0 in branches else edits).append(node)
         levels.append(sources + edits)
     return levels
 
 
-def _operator(trajectory: Trajectory, step: int) -> tuple[str, Injection | None]:
-    return trajectory.prompt, trajectory.injections[step] if trajectory.injections else None
+def _operator(trajectory: Trajectory, step: int) -> tuple[str, Injection | None, LocalBlend | None]:
+    injection = trajectory.injections[step] if trajectory.injections else None
+    blend = trajectory.blend if trajectory.blend and step >= trajectory.blend.start else None
+    return trajectory.prompt, injection, blend

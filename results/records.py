@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 _TEXT = (
     *("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty", "source_prompt"),
-    *("target_prompt", "method", "operator", "weights", "params", "image", "source_image"),
+    *("target_prompt", "method", "operator", "weights", "blend", "params", "image", "source_image"),
     *("status", "error", "warnings"),
 )
 _WINDOWS = ("cross_start", "cross_end", "self_start", "self_end")
@@ -158,7 +158,7 @@ def _check_record_rows(rows: pd.DataFrame, group: str) -> None:
         for name in (row.image, row.source_image):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise ValueError(f"{where}: {name!r} is not a path inside the run folder")
-        for name, text in (("weights", row.weights), ("params", row.params)):
+        for name, text in (("weights", row.weights), ("blend", row.blend), ("params", row.params)):
             if not _is_json_object(text):
                 raise ValueError(f"{where}: {name} is not a JSON object: {text!r}")
 

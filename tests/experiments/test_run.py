@@ -163,7 +163,9 @@ def test_a_failing_group_is_recorded_the_others_go_on_and_the_next_call_retries(
         ("+grid.methods.imagic={}", "no method 'imagic', allowed are fixed_seed, p2p, sdedit"),
         ("seed=-1", "seeds: -1"),
         ("seed=4294967296", "seeds: 4294967296"),
-        ("dataset.blend_words=[cat, dog]", "blend_words: blending by words is not available yet"),
+        ("dataset.blend_words=[dog, dog]", "blend_words: 'dog' is not in source_prompt"),
+        ("+grid.methods.p2p.profile=community", "profile: 'community' is not one of 'google-stable'"),
+        ("+grid.methods.p2p.blend_threshold=1.5", "blend_threshold: 1.5 is not in"),
         ("sampling.negative_prompt=" + "very " * 80 + "bad", "tokens, allowed are 77"),
         ("dataset.source_prompt=???", "source_prompt"),
         ("model.scheduler=HeunDiscreteScheduler", "HeunDiscreteScheduler calls the UNet 7 times"),
@@ -232,6 +234,23 @@ def test_a_list_on_the_command_line_is_an_axis(cli: Cli, tiny: list[str], run_di
     records = load_records(run_dir)
     windows = records.loc[records["method"] == "p2p", ["cross_start", "cross_end"]]
     assert sorted(map(tuple, windows.to_numpy().tolist())) == [(0, 0), (2, 4)]
+
+
+def test_blend_words_bound_the_edit_and_are_recorded(cli: Cli, tiny: list[str], run_dir: Path) -> None:
+    settings = ["dataset.blend_words=[cat,dog]", "+grid.methods.p2p.local_blend=[true,false]"]
+    assert cli("run", *tiny, *settings, "+grid.methods.p2p.blend_threshold=0.9") == 0
+    records = load_records(run_dir)
+    p2p = records[records["method"] == "p2p"]
+    blended = p2p[p2p["blend"] != "{}"]
+    assert len(blended) == len(p2p) / 2 == 2
+    assert json.loads(blended["blend"].iloc[0]) == {
+        "source_words": "cat", "target_words": "dog", "start": 0, "threshold": 0.9,
+    }  # fmt: skip
+    error = load(run_dir).set_index("key")["mse@1"]
+    for tau in (0, 1):
+        rows = p2p[p2p["tau"] == tau]
+        inside, everywhere = rows[rows["blend"] != "{}"]["key"], rows[rows["blend"] == "{}"]["key"]
+        assert error[inside].max() < error[everywhere].min()
 
 
 def test_shards_part_the_groups(cli: Cli, tiny: list[str], run_dir: Path) -> None:

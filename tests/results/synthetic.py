@@ -48,6 +48,7 @@ def make_row(pair_id: str, seed: int, method: str, **settings: object) -> dict[s
         "group": f"{pair_id}-{seed}",
         "operator": "",
         "weights": "{}",
+        "blend": "{}",
         "params": "{}",
         "tau": np.nan,
         "strength": np.nan,

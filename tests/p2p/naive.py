@@ -1,0 +1,191 @@
+"""Prompt-to-Prompt as its reference describes it, slow on purpose and independent of the engine.
+
+Every attention layer forms its probability maps; a controller edits the conditional half of them; the maps of
+all steps are kept for LocalBlend. One source and one target, one UNet call a step.
+"""
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, max_pool2d
+
+from tests.p2p.reference import Reference
+
+
+@dataclass
+class Settings:
+    """One edit in the reference's terms. Windows are shares (start, end); words map to weights."""
+
+    source: str
+    target: str
+    operator: str
+    profile: str
+    cross: dict[str, tuple[float, float]]
+    itself: tuple[float, float]
+    self_limit: int
+    weights: dict[str, float] = field(default_factory=dict)
+    blend: tuple[str, str] | None = None
+    substruct: tuple[str, str] | None = None
+    blend_start: float = 0.2
+    threshold: tuple[float, float] = (0.3, 0.3)
+    blend_side: int = 16
+
+
+class Controller:
+    """What the reference's AttentionControlEdit, AttentionReweight and LocalBlend do, on formed maps."""
+
+    def __init__(self, settings: Settings, tokenizer, steps: int) -> None:
+        self.settings, self.steps, self.step = settings, steps, 0
+        self.reference = Reference(tokenizer)
+        self.n = tokenizer.model_max_length
+        self.kept: list[Tensor] = []  # this step's cross maps of the blend's layers
+        self.sums: Tensor | None = None
+        self.nearest = 1.0  # how near a blend value came to its threshold
+        self.alpha = torch.zeros(steps + 1, self.n, dtype=torch.float64)
+        default = settings.cross["default_"]
+        for word, (start, end) in {"default_": default, **settings.cross}.items():
+            columns = range(self.n) if word == "default_" else self.tokens(settings.target, word)
+            for column in columns:
+                self.alpha[:, column] = 0
+                self.alpha[int(start * (steps + 1)) : int(end * (steps + 1)), column] = 1
+        self.equalizer = torch.ones(self.n, dtype=torch.float64)
+        for word, weight in settings.weights.items():
+            self.equalizer[self.tokens(settings.target, word)] = weight
+
+    def tokens(self, prompt: str, word: str) -> list[int]:
+        words = prompt.split(" ")
+        return [t for k, w in enumerate(words) if w == word for t in self.reference.word_tokens(prompt, k)]
+
+    def aligned(self, source: Tensor, target: Tensor) -> Tensor:
+        s = self.settings
+        if s.operator == "replace":
+            return torch.einsum("hpw,wn->hpn", source, self.replacement().double())
+        mapper, alphas = self.refinement()
+        return source[..., mapper] * alphas + target * (1 - alphas)
+
+    def replacement(self) -> Tensor:
+        s = self.settings
+        mapper = self.reference.replacement(s.source, s.target)
+        pairs = list(zip(s.source.split(" "), s.target.split(" "), strict=True))
+        swapped = [k for k, (x, y) in enumerate(pairs) if x != y]
+        if s.profile == "fixed" and swapped:
+            i = self.reference.word_tokens(s.source, swapped[-1])[-1] + 1
+            j = self.reference.word_tokens(s.target, swapped[-1])[-1] + 1
+            mapper[:, j:] = 0
+            mapper[i:] = 0
+            for row in range(i, self.n):
+                mapper[row, min(row + j - i, self.n - 1)] = 1
+        return mapper
+
+    def refinement(self) -> tuple[Tensor, Tensor]:
+        s = self.settings
+        mapper, alphas = self.reference.refinement(s.source, s.target)
+        x, y = (len(self.reference.tokenizer.encode(p)) for p in (s.source, s.target))
+        if s.profile == "fixed":
+            for j in range(y, self.n):
+                mapper[j] = min(x + j - y, self.n - 1)
+        return mapper, alphas.double()
+
+    def __call__(self, maps: Tensor, is_cross: bool) -> Tensor:
+        """Edit the conditional maps (2, heads, pixels, keys): row 0 is the source's."""
+        source, target = maps[0], maps[1]
+        if is_cross:
+            alpha = self.alpha[self.step].to(maps.dtype)
+            edited = self.aligned(source.double(), target.double()) * self.equalizer
+            edited = edited.to(maps.dtype) * alpha + target * (1 - alpha)
+            maps = torch.stack([source, edited])
+            if maps.shape[2] == self.settings.blend_side**2:
+                self.kept.append(maps)
+            return maps
+        start, end = (int(self.steps * share) for share in self.settings.itself)
+        if start <= self.step < end and maps.shape[2] <= self.settings.self_limit:
+            return torch.stack([source, source])
+        return maps
+
+    def end_of_step(self, latents: Tensor) -> Tensor:
+        s = self.settings
+        self.step += 1
+        if s.blend is None:
+            return latents
+        step_maps = torch.stack(self.kept)
+        self.kept = []
+        self.sums = step_maps if self.sums is None else self.sums + step_maps
+        if self.step <= int(s.blend_start * self.steps):
+            return latents
+        mask = self.area(s.blend, True, s.threshold[0], latents)
+        if s.substruct is not None:
+            mask = mask & ~self.area(s.substruct, False, s.threshold[1], latents)
+        return latents[:1] + mask.to(latents.dtype) * (latents - latents[:1])
+
+    def area(self, words: tuple[str, str], pool: bool, threshold: float, latents: Tensor) -> Tensor:
+        assert self.sums is not None
+        s, side = self.settings, self.settings.blend_side
+        maps = []
+        for row, prompt in enumerate((s.source, s.target)):
+            columns = self.tokens(prompt, words[row])
+            maps.append(self.sums[:, row, :, :, columns].sum(-1).mean((0, 1)).view(1, side, side))
+        stacked = torch.stack(maps)
+        if pool:
+            stacked = max_pool2d(stacked, 3, 1, 1)
+        stacked = interpolate(stacked, size=latents.shape[2:])
+        stacked = stacked / stacked.amax((2, 3), keepdim=True)
+        self.nearest = min(self.nearest, float((stacked - threshold).abs().min()))
+        mask = stacked > threshold
+        return mask[:1] | mask
+
+
+class NaiveProcessor:
+    """Attention with formed probabilities, handed to the controller."""
+
+    def __init__(self, controller: Controller | None) -> None:
+        self.controller = controller
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, **_) -> Tensor:
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+        query, key, value = map(attn.head_to_batch_dim, (query, key, value))
+        maps = (query @ key.transpose(1, 2) * attn.scale).softmax(-1)
+        maps = maps.unflatten(0, (-1, attn.heads))
+        if self.controller is not None:
+            edited = self.controller(maps[-2:], encoder_hidden_states is not None)
+            maps = torch.cat([maps[:-2], edited])
+        output = attn.batch_to_head_dim(maps.flatten(0, 1) @ value)
+        return attn.to_out[1](attn.to_out[0](output))
+
+
+@torch.no_grad()
+def naive_latents(
+    pipeline, settings: Settings, seed: int, steps: int, guidance: float, controlled: bool = True
+) -> tuple[Tensor, Controller]:
+    """Return the final latents (2, ...) of source and target, and the controller that edited them."""
+    unet = pipeline.unet
+    controller = Controller(settings, pipeline.tokenizer, steps)
+    original = dict(unet.attn_processors)
+    unet.set_attn_processor({name: NaiveProcessor(controller if controlled else None) for name in original})
+    try:
+        scheduler = copy.deepcopy(pipeline.scheduler)
+        scheduler.set_timesteps(steps)
+        generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
+        shape = (1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+        noise = [torch.randn(shape, generator=g, dtype=unet.dtype) for g in generators]
+        latents = torch.cat(noise) * scheduler.init_noise_sigma
+        prompts = [settings.source, settings.target]
+        if guidance > 1:
+            prompts = ["", "", *prompts]
+        ids = pipeline.tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
+        context = pipeline.text_encoder(ids).last_hidden_state
+        for t in scheduler.timesteps:
+            rows = torch.cat([latents] * (len(prompts) // 2))
+            output = unet(scheduler.scale_model_input(rows, t), t, context).sample
+            if guidance > 1:
+                uncond, text = output.chunk(2)
+                output = uncond + guidance * (text - uncond)
+            kwargs = {"generator": generators} if "generator" in scheduler.step.__code__.co_varnames else {}
+            latents = scheduler.step(output, t, latents, **kwargs).prev_sample
+            if controlled:
+                latents = controller.end_of_step(latents)
+    finally:
+        unet.set_attn_processor(original)
+    return latents, controller
