@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from experiments.embedded.train_vae import psnr, to_model
 from experiments.embedded.training import ROOT, WEIGHTS
 from experiments.embedded.world import OBJECTS, Scene, draw_scene
 from p2p import (
+    Edited,
     EditRequest,
     FixedSeed,
     Group,
@@ -71,8 +72,8 @@ def generate_images(model: StableDiffusion, prompts: Sequence[str], seeds: Seque
     return torch.stack([edited.source for edited in _generate(model, groups)])
 
 
-def _generate(model: StableDiffusion, groups: Sequence[Group]) -> list:
-    edited = []
+def _generate(model: StableDiffusion, groups: Sequence[Group]) -> list[Edited]:
+    edited: list[Edited] = []
     for numbers in tqdm(list(batches(groups, SAMPLING)), desc="generating", unit="batch"):
         edited += generate(model, [groups[i] for i in numbers], SAMPLING)
     return edited
@@ -190,46 +191,50 @@ def reweighting(model: StableDiffusion) -> list[Figure]:
 def preservation(model: StableDiffusion, judge: Judge) -> list[Figure]:
     """64 held-out swaps x 2 seeds at tau 0.2, default self window: error outside the objects' area.
 
-    The area is the union of the judge's object masks on source, P2P and fixed-seed image, grown by 2 pixels;
-    the same for both.
+    The area is the union of the judge's object masks on source, edited and fixed-seed image, grown by 2
+    pixels; the same for both. Without LocalBlend, and with the swapped words bounding it.
     """
-    pairs = scene_pairs({"swap": 64}, seed=1)
+    steps = SAMPLING.num_inference_steps
+    methods = (PromptToPrompt(tau=0.2, local_blend=False), PromptToPrompt(tau=0.2), FixedSeed())
     groups, names = [], []
-    for seed in (0, 1):
-        for pair in pairs:
-            source, target = pair.source.caption(), pair.target.caption()
-            methods = (PromptToPrompt(tau=0.2), FixedSeed())
-            groups.append(
-                Group(
-                    source,
-                    seed,
-                    tuple(m.trajectory(EditRequest(source, target), model.tokenizer, 50) for m in methods),
-                )
-            )
-            names.append(pair.target.things[0].name)
-    ratios, errors, named, excluded = [], [], [], 0
-    for edited, name in zip(_generate(model, groups), names, strict=True):
-        images = torch.stack([edited.source, *edited.images])
+    for seed, pair in product((0, 1), scene_pairs({"swap": 64}, seed=1)):
+        words = pair.source.things[0].name, pair.target.things[0].name
+        request = EditRequest(pair.source.caption(), pair.target.caption(), blend_words=words)
+        edits = tuple(m.trajectory(request, model.tokenizer, steps) for m in methods)
+        groups.append(Group(request.source_prompt, seed, edits))
+        names.append(pair.target.things[0].name)
+    edited = _generate(model, groups)
+    return [
+        *_preserved(judge, edited, names, 0, "P2P", "<= 0.6"),
+        *_preserved(judge, edited, names, 1, "P2P with LocalBlend", "<= 0.25"),
+    ]
+
+
+def _preserved(
+    judge: Judge, edited: Sequence[Edited], names: Sequence[str], method: int, label: str, goal: str
+) -> list[Figure]:
+    ratios, errors, named = [], [], []
+    for group, name in zip(edited, names, strict=True):
+        images = torch.stack([group.source, group.images[method], group.images[-1]])
+        named.append(OBJECTS[int(judge.objects(images[1:2])[0].argmax())] == name)
         area = judge.masks(images).any(0).float()
         area = nn.functional.max_pool2d(area[None, None], 5, 1, 2)[0, 0] > 0
-        named.append(OBJECTS[int(judge.objects(images[1:2])[0].argmax())] == name)
-        if area.float().mean() > 0.5:
-            excluded += 1
-            continue
-        p2p, fixed = ((images[i] - images[0]).square()[:, ~area].mean().item() for i in (1, 2))
-        ratios.append(p2p / fixed)
-        errors.append((p2p, fixed))
+        if area.float().mean() <= 0.5:
+            p2p, fixed = ((images[i] - images[0]).square()[:, ~area].mean().item() for i in (1, 2))
+            ratios.append(p2p / fixed)
+            errors.append((p2p, fixed))
     medians = np.median(np.array(errors), 0)
+    left_out = len(edited) - len(ratios)
     return [
         Figure(
-            f"P2P / fixed seed, median ratio of error outside the objects ({len(ratios)} edits)",
+            f"{label} / fixed seed, median ratio of error outside the objects ({len(ratios)} edits)",
             float(np.median(ratios)),
-            "<= 0.6",
+            goal,
         ),
-        Figure("P2P: median squared error outside the objects", float(medians[0])),
-        Figure("fixed seed: median squared error outside the objects", float(medians[1])),
-        Figure("edits left out because objects cover more than half", float(excluded)),
-        Figure(f"P2P: target object named right ({len(named)} edits)", float(np.mean(named)), ">= 0.9"),
+        Figure(f"{label}: median squared error outside the objects", float(medians[0])),
+        Figure(f"{label}: the fixed seed's there", float(medians[1])),
+        Figure(f"{label}: edits left out because objects cover more than half", left_out),
+        Figure(f"{label}: target object named right ({len(named)} edits)", float(np.mean(named)), ">= 0.9"),
     ]
 
 
