@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from experiments.datasets.pair import Pair, slug
 from experiments.plan import Branch, GroupPlan, Plan, without
+from p2p.denoise import Calls
 from p2p.edits import Trajectory
 from p2p.engine import Edited, batches, generate
 from p2p.stable_diffusion import StableDiffusion
@@ -67,31 +68,34 @@ def run_plan(plan: Plan, model: StableDiffusion, info: RunInfo) -> int:
     """
     failed = 0
     with tqdm(total=plan.evaluations, desc="generating", unit="eval", smoothing=0.05) as bar:
+        calls = Calls(plan.sampling.max_batch, bar.update)
         for numbers in batches([group.group() for group in plan.groups], plan.sampling):
             groups = [plan.groups[i] for i in numbers]
             try:
-                _make(groups, plan, model, info, bar)
+                _make(groups, plan, model, info, calls)
             except Exception:  # whatever breaks one group must not lose the others
                 _log.warning("a batch of %d groups failed, each is tried alone", len(groups), exc_info=True)
-                failed += _one_by_one(groups, plan, model, info, bar)
+                failed += _one_by_one(groups, plan, model, info, calls)
     return failed
 
 
-def _make(groups: Sequence[GroupPlan], plan: Plan, model: StableDiffusion, info: RunInfo, bar: tqdm) -> None:
+def _make(
+    groups: Sequence[GroupPlan], plan: Plan, model: StableDiffusion, info: RunInfo, calls: Calls
+) -> None:
     began = time.monotonic()
-    images = generate(model, [group.group() for group in groups], plan.sampling, bar.update)
+    images = generate(model, [group.group() for group in groups], plan.sampling, calls)
     seconds = (time.monotonic() - began) / len(groups)
     for group, edited in zip(groups, images, strict=True):
         _save(group, edited, plan, info, seconds)
 
 
 def _one_by_one(
-    groups: Sequence[GroupPlan], plan: Plan, model: StableDiffusion, info: RunInfo, bar: tqdm
+    groups: Sequence[GroupPlan], plan: Plan, model: StableDiffusion, info: RunInfo, calls: Calls
 ) -> int:
     failed = 0
     for group in groups:
         try:
-            _make([group], plan, model, info, bar)
+            _make([group], plan, model, info, calls)
         except Exception as error:
             failed += 1
             cause = f"{type(error).__name__}: {error}".splitlines()[0]

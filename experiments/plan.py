@@ -88,6 +88,7 @@ class Plan:
     calls: int  # UNet calls of one trajectory
     sampling: Sampling
     setup: str  # a short hash of model, scheduler, precision and negative prompt, so that tables part them
+    merged: int = 0  # settings that come to the same steps as another one, and so to the same image
 
     @cached_property
     def evaluations(self) -> int:
@@ -166,21 +167,24 @@ def make_plan(
     raise_problems(dict.fromkeys(problems), "the plan")
     base = [identity, sampling.num_inference_steps, float(sampling.guidance_scale), sampling.negative_prompt]
     groups: dict[tuple[str, int], list[Branch]] = {}
+    merged = 0
     for seed, pair in itertools.product(seeds, pairs):
         branches = groups.setdefault((pair.source_prompt, seed), [])
         seen = {branch.identity for branch in branches}
         for number, named in enumerate(methods):
             trajectory = trajectories[pair.id, number]
-            key = _hash([*base, pair.source_prompt, seed, trajectory.digest()])
+            key = _hash([*base, pair.source_prompt, seed, trajectory.digest(calls)])
             branch = Branch(pair, named.name, named.params, trajectory, key)
-            if branch.identity not in seen:
-                seen.add(branch.identity)
-                branches.append(branch)
+            if branch.identity in seen:
+                merged += 1
+                continue
+            seen.add(branch.identity)
+            branches.append(branch)
     plans = [
         GroupPlan(prompt, seed, _hash([*base, prompt, seed, "source"]), tuple(branches))
         for (prompt, seed), branches in groups.items()
     ]
-    return Plan(tuple(plans), calls, sampling, _hash([identity, sampling.negative_prompt])[:8])
+    return Plan(tuple(plans), calls, sampling, _hash([identity, sampling.negative_prompt])[:8], merged)
 
 
 def _unused_weights(

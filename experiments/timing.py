@@ -24,6 +24,8 @@ def describe(whole: Plan, left: Plan) -> str:
         f"{whole.evaluations:,} UNet evaluations "
         f"({whole.unshared_evaluations:,} if every branch ran by itself)",
     ]
+    if whole.merged:
+        lines.append(f"{whole.merged} settings come to the same steps as others and are made once")
     if left.images < whole.images:
         lines.append(
             f"{whole.images - left.images} images are there already; "

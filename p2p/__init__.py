@@ -3,13 +3,14 @@ edits, seed)`.
 """
 
 from p2p.baselines import FixedSeed, SDEdit
-from p2p.denoise import Sampling
+from p2p.denoise import Calls, Sampling
 from p2p.edits import EditRequest, PromptToPrompt
 from p2p.engine import Edited, Group, edit, generate
 from p2p.loading import StableDiffusionSpec
 from p2p.stable_diffusion import StableDiffusion
 
 __all__ = [
+    "Calls",
     "EditRequest",
     "Edited",
     "FixedSeed",

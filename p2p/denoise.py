@@ -19,8 +19,6 @@ from p2p.stable_diffusion import StableDiffusion
 from p2p.tree import Node
 from p2p.word_maps import WordMaps
 
-Counter = Callable[[int], None]
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -50,6 +48,14 @@ class Sampling:
         return self.guidance_scale > 1
 
 
+@dataclass
+class Calls:
+    """The calls of the denoiser: at most `max_rows` rows each, halved for good where memory runs out."""
+
+    max_rows: int
+    on_rows: Callable[[int], object] = lambda rows: None  # told the rows of each call that was made
+
+
 def denoise(
     model: StableDiffusion,
     latents: Tensor,
@@ -58,8 +64,7 @@ def denoise(
     start: int,
     generators: Sequence[torch.Generator],
     sampling: Sampling,
-    limit: int,
-    on_rows: Counter,
+    calls: Calls,
 ) -> Tensor:
     """Denoise a tree's states from step `start`; return latents (last nodes, channels, height, width).
 
@@ -79,7 +84,7 @@ def denoise(
             latents = latents[parents]
             maps.fork(level, parents)
             noise_pred = _predict(
-                model, latents, level, scheduler, timestep, embeds, layers, sampling, limit, on_rows, maps
+                model, latents, level, scheduler, timestep, embeds, layers, sampling, calls, maps
             )
             latents = _step(
                 scheduler, noise_pred, timestep, latents, [node.group for node in level], generators
@@ -108,30 +113,40 @@ def _predict(
     embeds: dict[str, Tensor],
     layers: tuple[str, ...],
     sampling: Sampling,
-    limit: int,
-    on_rows: Counter,
+    calls: Calls,
     maps: WordMaps,
 ) -> Tensor:
-    """Return every node's guided noise prediction, in chunks of at most `limit` rows, sources first."""
+    """Return every node's guided noise prediction, in calls of `calls.max_rows` rows, sources first."""
     per_node = 2 if sampling.guided else 1
-    size = max(1, limit // per_node)
     bank = SourceBank()
+    scaled = scheduler.scale_model_input(latents, timestep)
     predictions = []
-    for begin in range(0, len(level), size):
-        nodes = level[begin : begin + size]
-        rows = scheduler.scale_model_input(latents[begin : begin + size], timestep).repeat(per_node, 1, 1, 1)
+    begin = 0
+    while begin < len(level):
+        nodes = level[begin : begin + max(1, calls.max_rows // per_node)]
+        rows = scaled[begin : begin + len(nodes)].repeat(per_node, 1, 1, 1)
         texts = [embeds[node.prompt] for node in nodes]
         if sampling.guided:
             texts = [embeds[sampling.negative_prompt]] * len(nodes) + texts
         injection = _injection(level, begin, nodes, per_node, bank, model, maps)
-        output = model.predict(rows, timestep, torch.stack(texts), injection)
+        kept = dict(bank.layers)
+        try:
+            output = model.predict(rows, timestep, torch.stack(texts), injection)
+        except torch.OutOfMemoryError:
+            if len(nodes) == 1:
+                raise
+            bank.layers = kept  # what the broken call had added
+            calls.max_rows = max(per_node, per_node * (len(nodes) // 2))
+            torch.cuda.empty_cache()
+            continue
         if injection and sorted(injection.visited) != sorted(layers):
             raise RuntimeError(
                 f"attention: {len(set(layers) - set(injection.visited))} layers did not call their processor"
             )
         if injection:
             maps.add(begin, len(nodes), injection)
-        on_rows(len(rows))
+        calls.on_rows(len(rows))
+        begin += len(nodes)
         if sampling.guided:
             uncond, text = output.chunk(2)
             output = uncond + sampling.guidance_scale * (text - uncond)

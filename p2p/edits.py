@@ -61,9 +61,12 @@ class Trajectory:
     blend: LocalBlend | None = None
     record: Mapping[str, Any] = field(default_factory=dict)  # the effective operator, for tables
 
-    def digest(self) -> str:
-        """Return a hash of all that determines the pixels, given model, sampling settings and source."""
-        injected = [f"{step}:{i.key}" for step, i in enumerate(self.injections) if i]
+    def digest(self, calls: int | None = None) -> str:
+        """Return a hash of all that determines the pixels, given model, sampling settings and source.
+
+        `calls` of the denoiser are made; a row of the table beyond them is not read.
+        """
+        injected = [f"{step}:{i.key}" for step, i in enumerate(self.injections[:calls]) if i]
         parts = [self.prompt, repr(self.start), *injected, *([self.blend.key] if self.blend else [])]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from p2p.denoise import Counter, Sampling, denoise
+from p2p.denoise import Calls, Sampling, denoise
 from p2p.edits import EditRequest, Method, Trajectory
 from p2p.stable_diffusion import StableDiffusion
 from p2p.tree import Node, build_tree
@@ -46,23 +46,25 @@ def plan_evaluations(groups: Sequence[Group], calls: int, sampling: Sampling) ->
     return (tree + noised) * per_node
 
 
+@torch.no_grad()
 def generate(
-    model: StableDiffusion, groups: Sequence[Group], sampling: Sampling, on_rows: Counter = lambda rows: None
+    model: StableDiffusion, groups: Sequence[Group], sampling: Sampling, calls: Calls | None = None
 ) -> list[Edited]:
     """Return the images of the groups, denoised in lockstep in calls of at most `sampling.max_batch` rows.
 
-    `on_rows` is told the UNet rows of each call. Where memory runs out, calls are halved and the groups
-    denoised again.
+    `calls` is told of each call, and keeps what memory allows from one batch of groups to the next.
     """
-    limit = sampling.max_batch
-    while True:
-        try:
-            return _edit(model, groups, sampling, limit, on_rows)
-        except torch.cuda.OutOfMemoryError:
-            if limit <= 2:
-                raise
-            torch.cuda.empty_cache()
-            limit //= 2
+    calls = calls or Calls(sampling.max_batch)
+    latents = tree_latents(model, groups, sampling, calls)
+    images = dict(zip(latents, model.decode(torch.stack(list(latents.values()))), strict=True))
+    sources = torch.stack([images[g, 0] for g in range(len(groups))])
+    noised = _sdedit(model, groups, sources, sampling, calls)
+    edited = []
+    for g, group in enumerate(groups):
+        from_tree = iter([images[g, branch] for branch in range(1, len(group.tree()))])
+        edits = tuple(next(from_tree) if e.start is None else noised[g, i] for i, e in enumerate(group.edits))
+        edited.append(Edited(sources[g], edits))
+    return edited
 
 
 def edit(
@@ -102,34 +104,17 @@ def tree_latents(
     model: StableDiffusion,
     groups: Sequence[Group],
     sampling: Sampling,
-    limit: int | None = None,
-    on_rows: Counter = lambda rows: None,
+    calls: Calls | None = None,
 ) -> dict[tuple[int, int], Tensor]:
     """Return final latents by (group, branch), 0 the source, of all that starts from the source's noise."""
     generators = [torch.Generator().manual_seed(group.seed) for group in groups]
     scheduler = model.new_scheduler(sampling.num_inference_steps)
     levels = build_tree([group.tree() for group in groups], len(scheduler.timesteps))
     latents = model.draw_noise(generators) * scheduler.init_noise_sigma
-    limit = limit or sampling.max_batch
-    latents = denoise(model, latents, levels, scheduler, 0, generators, sampling, limit, on_rows)
+    calls = calls or Calls(sampling.max_batch)
+    latents = denoise(model, latents, levels, scheduler, 0, generators, sampling, calls)
     nodes = zip(levels[-1], latents, strict=True)
     return {(node.group, branch): row for node, row in nodes for branch in node.branches}
-
-
-@torch.no_grad()
-def _edit(
-    model: StableDiffusion, groups: Sequence[Group], sampling: Sampling, limit: int, on_rows: Counter
-) -> list[Edited]:
-    latents = tree_latents(model, groups, sampling, limit, on_rows)
-    images = dict(zip(latents, model.decode(torch.stack(list(latents.values()))), strict=True))
-    sources = torch.stack([images[g, 0] for g in range(len(groups))])
-    noised = _sdedit(model, groups, sources, sampling, limit, on_rows)
-    edited = []
-    for g, group in enumerate(groups):
-        from_tree = iter([images[g, branch] for branch in range(1, len(group.tree()))])
-        edits = tuple(next(from_tree) if e.start is None else noised[g, i] for i, e in enumerate(group.edits))
-        edited.append(Edited(sources[g], edits))
-    return edited
 
 
 def _sdedit(
@@ -137,8 +122,7 @@ def _sdedit(
     groups: Sequence[Group],
     sources: Tensor,
     sampling: Sampling,
-    limit: int,
-    on_rows: Counter,
+    calls: Calls,
 ) -> dict[tuple[int, int], Tensor]:
     """Return SDEdit's images by (group, edit); all edits that start at one step go together."""
     by_start: dict[int, list[tuple[int, int, str]]] = {}
@@ -160,7 +144,7 @@ def _sdedit(
         latents = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(rows)))
         level = [Node(n, n, prompt, None, (0,)) for n, (_, _, prompt) in enumerate(rows)]
         levels = [level] * len(timesteps)
-        latents = denoise(model, latents, levels, scheduler, start, generators, sampling, limit, on_rows)
+        latents = denoise(model, latents, levels, scheduler, start, generators, sampling, calls)
         images |= {(g, i): image for (g, i, _), image in zip(rows, model.decode(latents), strict=True)}
     return images
 

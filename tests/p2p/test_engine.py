@@ -20,6 +20,7 @@ from diffusers import (
 from torch import Tensor
 
 from p2p import (
+    Calls,
     EditRequest,
     FixedSeed,
     Group,
@@ -230,6 +231,29 @@ def test_one_seed_is_one_image_whatever_rides_along(tiny_model: StableDiffusion)
             assert_same(alone.images[0], edited.images[number])
 
 
+def test_where_memory_runs_out_calls_are_halved_and_nothing_is_done_twice(
+    tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edits = [(SWAP, PromptToPrompt(tau=t)) for t in (0.0, 0.4, 1.0)] + [(ADD, PromptToPrompt(tau=0.2))]
+    groups = [group(tiny_model, edits), group(tiny_model, edits[2:], seed=1)]
+    wanted = generate(tiny_model, groups, SAMPLING)
+    predict, made = tiny_model.predict, []
+
+    def small(rows: Tensor, *rest: Any) -> Tensor:
+        output = predict(rows, *rest)  # fails late, when layers have kept their queries and keys
+        if len(rows) > 6:
+            raise torch.OutOfMemoryError("no memory for so many rows")
+        return output
+
+    monkeypatch.setattr(tiny_model, "predict", small)
+    calls = Calls(SAMPLING.max_batch, made.append)
+    for edited, same in zip(generate(tiny_model, groups, SAMPLING, calls), wanted, strict=True):
+        for image, other in zip(edited.images, same.images, strict=True):
+            assert_same(image, other)
+    assert sum(made) == plan_evaluations(groups, STEPS, SAMPLING)
+    assert max(made) <= calls.max_rows <= 6
+
+
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 def test_the_plan_says_what_the_loop_counts(tiny_model: StableDiffusion, guidance_scale: float) -> None:
     sampling = replace(SAMPLING, guidance_scale=guidance_scale)
@@ -243,7 +267,7 @@ def test_the_plan_says_what_the_loop_counts(tiny_model: StableDiffusion, guidanc
         group(tiny_model, [(ADD, m) for m in methods], seed=1),
     ]
     counted: list[int] = []
-    generate(tiny_model, groups, sampling, counted.append)
+    generate(tiny_model, groups, sampling, Calls(sampling.max_batch, counted.append))
     assert sum(counted) == plan_evaluations(groups, STEPS, sampling)
     separately = sum(
         plan_evaluations([Group(g.source_prompt, g.seed, (e,))], STEPS, sampling)
