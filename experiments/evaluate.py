@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -19,14 +20,36 @@ from results.records import has_records, load_metrics, load_records, write_metri
 _log = logging.getLogger(__name__)
 
 
-def check_metrics(metrics: Sequence[Metric]) -> None:
-    """Raise in one line where a metric's weights cannot be had, or two metrics give the same column."""
+def check_metrics(metrics: Sequence[Metric], run_dir: Path) -> None:
+    """Raise in one line where a metric's weights cannot be had, or two metrics give the same column.
+
+    Also where the run holds values that other weights gave under the same name: a mean over both is none.
+    """
     names = [name for metric in metrics for name in metric.names]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"metrics: {', '.join(twice)} would be computed twice, allowed is once")
     for metric in metrics:
         metric.check()
+        file = _weights_file(run_dir, metric)
+        if file.exists() and file.read_text() != _weights(metric):
+            raise ValueError(
+                f"metrics: {file.parent} holds values of other weights, allowed are the same ones; give the "
+                "metric another version, or delete that folder to compute its values anew"
+            )
+
+
+def _weights_file(run_dir: Path, metric: Metric) -> Path:
+    return run_dir / "metrics" / metric.name / "weights.sha256"
+
+
+def _weights(metric: Metric) -> str:
+    """Return a hash of the folder a metric's weights come from; those that are fetched by name have none."""
+    folder = getattr(metric, "folder", None)
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).glob("*.safetensors")) if folder else []:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def evaluate_run(
@@ -53,6 +76,7 @@ def evaluate_run(
             batches = [rows.iloc[start : start + batch_size] for start in range(0, len(rows), batch_size)]
             values = pd.concat([score(run_dir, metric, batch) for batch in batches])
             write_metrics(run_dir, metric.name, group, values)
+            _weights_file(run_dir, metric).write_text(_weights(metric))
         except Exception:  # one group that cannot be scored must not lose the others
             failed += 1
             _log.warning("%s of %s failed", metric.name, group, exc_info=True)

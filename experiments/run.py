@@ -209,7 +209,7 @@ def prepare(job: Job, fetch: bool) -> Plan:
     """
     pairs = job.dataset.load()
     if fetch:
-        check_metrics(job.metrics)
+        check_metrics(job.metrics, job.run_dir)
         job.model.fetch()
     steps = job.sampling.num_inference_steps
     tokenizer, calls = job.model.load_tokenizer(), job.model.unet_calls(steps)

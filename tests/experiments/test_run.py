@@ -229,6 +229,15 @@ def test_a_group_that_cannot_be_scored_is_reported_and_the_next_call_scores_it(
     assert not (load(run_dir)["reason:mse@1"] == "not evaluated").any()
 
 
+def test_values_of_other_weights_are_not_mixed(
+    cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("run", *tiny) == 0
+    (run_dir / "metrics" / "pixel@1" / "weights.sha256").write_text("of before a training")
+    assert cli("run", *tiny) == 2
+    assert "holds values of other weights" in capsys.readouterr().err
+
+
 def test_a_list_on_the_command_line_is_an_axis(cli: Cli, tiny: list[str], run_dir: Path) -> None:
     assert cli("run", *tiny, "cross_replace_steps=[0,[0.5,1]]") == 0
     records = load_records(run_dir)
