@@ -250,6 +250,7 @@ def main(
         feature_extractor=None,
         requires_safety_checker=False,
     )
+    vae.register_to_config(_name_or_path="")  # else it says where this machine keeps the weights
     pipeline.to(torch.float16).save_pretrained(folder)
     write_card(
         folder,
