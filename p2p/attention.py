@@ -48,7 +48,7 @@ class BatchInjection:
     mixed_own: Tensor  # w, (rows, target tokens)
     self_rows: Tensor
     self_slots: Tensor
-    self_max_pixels: Tensor  # of each of `self_rows`
+    self_max_pixels: tuple[int, ...]  # of each of `self_rows`
     any_cross: bool  # of this step, in whichever chunk
     largest_self: int  # of self_max_pixels, in whichever chunk of this step; 0 for none
     bank: SourceBank
@@ -178,8 +178,10 @@ def inject_self(
         source_query, source_key = injection.bank.add(
             layer, query[injection.source_rows], key[injection.source_rows]
         )
-        small = query.shape[2] <= injection.self_max_pixels
-        rows, slots = injection.self_rows[small], injection.self_slots[small]
+        rows, slots = injection.self_rows, injection.self_slots
+        small = [i for i, limit in enumerate(injection.self_max_pixels) if query.shape[2] <= limit]
+        if len(small) < len(rows):  # profiles with different limits share the call
+            rows, slots = rows[small], slots[small]
         if len(rows):
             query = query.index_copy(0, rows, source_query[slots])
             key = key.index_copy(0, rows, source_key[slots])

@@ -203,7 +203,7 @@ def _injection(
         mixed_own=stack([c.own_share for _, _, c in mixed]),
         self_rows=index([row for row, _, _ in itself]),
         self_slots=index([slot for _, slot, _ in itself]),
-        self_max_pixels=index([limit for _, _, limit in itself]),
+        self_max_pixels=tuple(limit for _, _, limit in itself),
         any_cross=any_cross,
         largest_self=largest_self,
         bank=bank,

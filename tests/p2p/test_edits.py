@@ -169,7 +169,7 @@ def _batch(mix: Tensor, own: Tensor) -> BatchInjection:
         mixed_own=own[None].double(),
         self_rows=row,
         self_slots=slot,
-        self_max_pixels=torch.tensor([16]),
+        self_max_pixels=(16,),
         any_cross=True,
         largest_self=16,
         bank=SourceBank(),
