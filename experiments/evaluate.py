@@ -71,12 +71,13 @@ def evaluate_run(
         left = records[~records["key"].isin(whole)]
         todo += [(metric, str(group), rows) for group, rows in left.groupby("group", sort=False)]
     failed = 0
+    weights = {metric.name: _weights(metric) for metric in metrics}
     for metric, group, rows in tqdm(todo, desc="evaluating", unit="group", disable=not todo):
         try:
             batches = [rows.iloc[start : start + batch_size] for start in range(0, len(rows), batch_size)]
             values = pd.concat([score(run_dir, metric, batch) for batch in batches])
             write_metrics(run_dir, metric.name, group, values)
-            _weights_file(run_dir, metric).write_text(_weights(metric))
+            _weights_file(run_dir, metric).write_text(weights[metric.name])
         except Exception:  # one group that cannot be scored must not lose the others
             failed += 1
             _log.warning("%s of %s failed", metric.name, group, exc_info=True)

@@ -50,7 +50,7 @@ def test_the_text_encoder_is_blind_to_context(model: StableDiffusion) -> None:
 
 
 def test_words_point_at_their_things(model: StableDiffusion) -> None:
-    """The pointing game's gate (QUALITY.md): below it, injection and re-weighting act on the wrong places."""
+    """For regressions only, a little below what was measured; the goal at t = 600 is 0.95 (QUALITY.md)."""
     early, middle = (figure.value for figure in pointing_game(model, timesteps=(300, 600)))
     assert early >= 0.94
     assert middle >= 0.75
