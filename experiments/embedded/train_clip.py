@@ -76,11 +76,16 @@ def build(folder: Path, further: bool) -> tuple[open_clip.CLIP, open_clip.tokeni
 
 
 def main(
-    steps: int = 600, batch_size: int = 192, shards: int = 4, lr: float = 1.5e-3, further: bool = False
+    steps: int = 600,
+    batch_size: int = 192,
+    shards: int = 4,
+    lr: float = 1.5e-3,
+    further: bool = False,
+    seed: int = 0,
 ) -> None:
     """Train, measure on held-out scenes, save fp16 weights and a model card.
 
-    `further` starts from the shipped weights; give it a lower `lr`.
+    `further` starts from the shipped weights; give it a lower `lr` and another `seed`.
     """
     torch.manual_seed(0)
     folder = WEIGHTS / "clip"
@@ -97,8 +102,8 @@ def main(
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(step + (7_000_003 if further else 0))
-        chosen = without_repeats(batches(len(images), batch_size, step, seed=6 if further else 3), captions)
+        generator = torch.Generator().manual_seed(7_000_003 * seed + step)
+        chosen = without_repeats(batches(len(images), batch_size, step, seed=3 + seed), captions)
         where = shift_and_mirror(len(chosen), SIDE, generator)
         batch = degrade(to_float(images[chosen][where]), generator)
         with mixed_precision():
@@ -131,4 +136,5 @@ if __name__ == "__main__":
     parser.add_argument("--shards", type=int, default=4, help="of 10,000 scenes each")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--further", action="store_true", help="start from the shipped weights")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of renders and their degradation")
     main(**vars(parser.parse_args()))

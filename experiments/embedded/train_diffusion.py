@@ -171,12 +171,17 @@ def thing_masks(labels: Tensor, scenes: Scenes, index: Tensor) -> Tensor:
 
 
 def main(
-    steps: int = 6_000, batch_size: int = 32, shards: int = 10, lr: float = 8e-4, further: bool = False
+    steps: int = 6_000,
+    batch_size: int = 32,
+    shards: int = 10,
+    lr: float = 8e-4,
+    further: bool = False,
+    seed: int = 0,
 ) -> None:
     """Train, then save the whole pipeline in fp16 with a model card.
 
     `further` starts from the shipped weights and lets the learning rate decay from the first step on; give it
-    a lower `lr`.
+    a lower `lr`, and a `seed` of its own, else it sees the same batches again.
     """
     torch.manual_seed(0)
     folder = WEIGHTS / "pipeline"
@@ -214,8 +219,8 @@ def main(
     alphas = scheduler.alphas_cumprod
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
-        rng = torch.Generator().manual_seed((20_000_003 if further else 10_000_019) + step)
-        index = batches(len(latents), batch_size, step, seed=3 if further else 2)
+        rng = torch.Generator().manual_seed(10_000_019 * (seed + 1) + step)
+        index = batches(len(latents), batch_size, step, seed=2 + seed)
         dropped = torch.rand(batch_size, generator=rng) < CAPTION_DROPOUT
         ids = torch.where(dropped[:, None], empty, input_ids[index])
         clean = latents[index].float()
@@ -275,4 +280,5 @@ if __name__ == "__main__":
     parser.add_argument("--shards", type=int, default=10, help="of 10,000 scenes each")
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--further", action="store_true", help="start from the shipped weights")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of scenes and the noise")
     main(**vars(parser.parse_args()))
