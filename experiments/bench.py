@@ -15,9 +15,9 @@ import torch
 
 from experiments.embedded.pairs import scene_pairs
 from experiments.embedded.training import WEIGHTS
-from p2p import EditRequest, Group, PromptToPrompt, Sampling, StableDiffusion, StableDiffusionSpec, generate
-from p2p.attention import injection_processors
+from p2p import EditRequest, Group, Model, ModelSpec, PromptToPrompt, Sampling, generate
 from p2p.engine import plan_evaluations
+from p2p.families.model import stack_rows
 
 TAUS = [t / 10 for t in range(11)]
 
@@ -33,14 +33,14 @@ def best(functions: list[Callable[[], object]], repeats: int) -> list[float]:
     return [min(kept) for kept in times]
 
 
-def sweep(model: StableDiffusion, pairs: int, sampling: Sampling) -> dict[str, float]:
+def sweep(model: Model, pairs: int, sampling: Sampling) -> dict[str, float]:
     """Eleven values of tau on some swaps: the tree against one branch at a time, each with its own source."""
     groups = []
     for pair in scene_pairs({"swap": pairs}):
         source, target = pair.source.caption(), pair.target.caption()
         methods = [PromptToPrompt(tau=tau) for tau in TAUS]
         edits = tuple(
-            m.trajectory(EditRequest(source, target), model.tokenizer, sampling.num_inference_steps)
+            m.trajectory(EditRequest(source, target), model.tokenizers, sampling.num_inference_steps)
             for m in methods
         )
         groups.append(Group(source, 0, edits))
@@ -56,17 +56,17 @@ def sweep(model: StableDiffusion, pairs: int, sampling: Sampling) -> dict[str, f
     return {"sweep_speedup_vs_one_by_one": one_by_one / tree, "sweep_evaluations_saved": rows[1] / rows[0]}
 
 
-def overhead(model: StableDiffusion, rows: int = 32) -> dict[str, float]:
+def overhead(model: Model, rows: int = 32) -> dict[str, float]:
     """A UNet call through the engine's processors, nothing injected, against the pipeline's own."""
     latents = torch.randn(rows, *model.latent_shape, generator=torch.Generator().manual_seed(0))
-    embeds, timestep = model.encode_prompts([""]).expand(rows, -1, -1), torch.tensor(500)
+    conditioning, timestep = stack_rows([model.encode_prompt("")] * rows), torch.tensor(500)
 
     @torch.no_grad()
     def bare() -> None:
-        model.predict(latents, timestep, embeds, None)
+        model.predict(latents, timestep, conditioning)
 
     def installed() -> None:
-        with injection_processors(model.pipeline.unet):
+        with model.injection_processors():
             bare()
 
     bare()
@@ -76,7 +76,7 @@ def overhead(model: StableDiffusion, rows: int = 32) -> dict[str, float]:
 
 def main() -> None:
     """Measure on the embedded model and report."""
-    model = StableDiffusionSpec(
+    model = ModelSpec(
         "embedded", str(WEIGHTS / "pipeline"), self_max_side=16, blend_side=16, device="cpu"
     ).load()
     figures = {**overhead(model), **sweep(model, 2, Sampling())}

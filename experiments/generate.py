@@ -22,7 +22,7 @@ from experiments.plan import Branch, GroupPlan, Plan, without
 from p2p.denoise import Calls
 from p2p.edits import Trajectory
 from p2p.engine import Edited, batches, generate
-from p2p.stable_diffusion import StableDiffusion
+from p2p.families import Model
 from results.records import has_records, load_records, write_records
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def remaining(plan: Plan, run_dir: Path) -> Plan:
     return without(plan, lambda branch: branch.identity in done)
 
 
-def run_plan(plan: Plan, model: StableDiffusion, info: RunInfo) -> int:
+def run_plan(plan: Plan, model: Model, info: RunInfo) -> int:
     """Make every image of the plan and its records; return the number of groups that failed.
 
     A batch that fails is tried again group by group, so that one bad group is recorded with its cause and the
@@ -79,9 +79,7 @@ def run_plan(plan: Plan, model: StableDiffusion, info: RunInfo) -> int:
     return failed
 
 
-def _make(
-    groups: Sequence[GroupPlan], plan: Plan, model: StableDiffusion, info: RunInfo, calls: Calls
-) -> None:
+def _make(groups: Sequence[GroupPlan], plan: Plan, model: Model, info: RunInfo, calls: Calls) -> None:
     began = time.monotonic()
     images = generate(model, [group.group() for group in groups], plan.sampling, calls)
     seconds = (time.monotonic() - began) / len(groups)
@@ -89,9 +87,7 @@ def _make(
         _save(group, edited, plan, info, seconds)
 
 
-def _one_by_one(
-    groups: Sequence[GroupPlan], plan: Plan, model: StableDiffusion, info: RunInfo, calls: Calls
-) -> int:
+def _one_by_one(groups: Sequence[GroupPlan], plan: Plan, model: Model, info: RunInfo, calls: Calls) -> int:
     failed = 0
     for group in groups:
         try:

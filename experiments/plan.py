@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from experiments.datasets.pair import Pair, raise_problems, slug
-from p2p.alignment import encode
+from p2p.alignment import Tokenizers, encode
 from p2p.denoise import Sampling
 from p2p.edits import EditRequest, Method, Trajectory
 from p2p.engine import Group, plan_evaluations
@@ -134,7 +134,7 @@ def make_plan(
     seeds: Iterable[int],
     methods: Sequence[NamedMethod],
     identity: str,
-    tokenizer: Any,
+    tokenizers: Tokenizers,
     calls: int,
     sampling: Sampling,
 ) -> Plan:
@@ -147,7 +147,8 @@ def make_plan(
     problems = []
     for prompt in dict.fromkeys([sampling.negative_prompt, *(pair.source_prompt for pair in pairs)]):
         try:
-            encode(prompt, tokenizer)
+            for tokenizer in tokenizers:
+                encode(prompt, tokenizer)
         except ValueError as error:
             problems.append(str(error))
     trajectories: dict[tuple[str, int], Trajectory] = {}
@@ -156,7 +157,7 @@ def make_plan(
         request = EditRequest(pair.source_prompt, pair.target_prompt, pair.weights, pair.blend_words)
         for number, named in enumerate(methods):
             try:
-                trajectory = named.method.trajectory(request, tokenizer, sampling.num_inference_steps)
+                trajectory = named.method.trajectory(request, tokenizers, sampling.num_inference_steps)
             except ValueError as error:
                 problems.append(f"pair {pair.id!r}, {named.name}: {error}")
                 continue

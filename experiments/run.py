@@ -30,8 +30,8 @@ from experiments.plan import NamedMethod, Plan, expand, make_plan, shard
 from experiments.provenance import write_provenance
 from experiments.timing import describe, estimate
 from p2p.denoise import Sampling
-from p2p.loading import StableDiffusionSpec
-from p2p.stable_diffusion import StableDiffusion
+from p2p.families import Model
+from p2p.loading import ModelSpec
 from results.records import has_records
 from results.summary import summarise
 
@@ -53,7 +53,7 @@ class Job:
     """A configuration as plain objects."""
 
     run_dir: Path
-    model: StableDiffusionSpec
+    model: ModelSpec
     dataset: Dataset
     methods: list[NamedMethod]
     seeds: list[int]
@@ -212,11 +212,11 @@ def prepare(job: Job, fetch: bool) -> Plan:
         check_metrics(job.metrics, job.run_dir)
         job.model.fetch()
     steps = job.sampling.num_inference_steps
-    tokenizer, calls = job.model.load_tokenizer(), job.model.unet_calls(steps)
-    return make_plan(pairs, job.seeds, job.methods, job.model.identity(), tokenizer, calls, job.sampling)
+    tokenizers, calls = job.model.load_tokenizers(), job.model.unet_calls(steps)
+    return make_plan(pairs, job.seeds, job.methods, job.model.identity(), tokenizers, calls, job.sampling)
 
 
-def run(job: Job, whole: Plan, left: Plan, model: StableDiffusion | None, multirun: bool) -> int:
+def run(job: Job, whole: Plan, left: Plan, model: Model | None, multirun: bool) -> int:
     """Generate what is left, evaluate, summarise; return the number of groups that failed.
 
     The tables are of the whole plan, whatever shard this is; of all that is in the store under multirun.

@@ -9,8 +9,8 @@ from datetime import timedelta
 import torch
 
 from experiments.plan import Plan
-from p2p.loading import StableDiffusionSpec
-from p2p.stable_diffusion import StableDiffusion
+from p2p.families.model import Model, stack_rows
+from p2p.loading import ModelSpec
 
 
 def describe(whole: Plan, left: Plan) -> str:
@@ -34,7 +34,7 @@ def describe(whole: Plan, left: Plan) -> str:
     return "\n".join(lines)
 
 
-def estimate(spec: StableDiffusionSpec, plan: Plan) -> str:
+def estimate(spec: ModelSpec, plan: Plan) -> str:
     """Return how long the plan will take, or that it cannot be known without the weights."""
     if not plan.groups:
         return "nothing is left to compute"
@@ -45,19 +45,17 @@ def estimate(spec: StableDiffusionSpec, plan: Plan) -> str:
     return f"about {duration} of denoising on this machine; decoding and metrics come on top"
 
 
-def seconds_per_evaluation(model: StableDiffusion, rows: int) -> float:
+def seconds_per_evaluation(model: Model, rows: int) -> float:
     """Measure one UNet evaluation (a row) in a call of `rows`, at most 16: the better of two."""
     rows = min(rows, 16)
-    latents = torch.zeros(
-        rows, *model.latent_shape, device=model.pipeline.device, dtype=model.pipeline.unet.dtype
-    )
-    embeds = model.encode_prompts([""]).expand(rows, -1, -1)
-    timestep = torch.tensor(500, device=model.pipeline.device)
+    latents = torch.zeros(rows, *model.latent_shape, device=model.device, dtype=model.dtype)
+    conditioning = stack_rows([model.encode_prompt("")] * rows)
+    timestep = torch.tensor(500, device=model.device)
     times = []
     for _ in range(2):
         began = time.perf_counter()
         with torch.no_grad():
-            model.predict(latents, timestep, embeds, None)
+            model.predict(latents, timestep, conditioning)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         times.append(time.perf_counter() - began)

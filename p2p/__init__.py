@@ -6,8 +6,8 @@ from p2p.baselines import FixedSeed, SDEdit
 from p2p.denoise import Calls, Sampling
 from p2p.edits import EditRequest, PromptToPrompt
 from p2p.engine import Edited, Group, edit, generate
-from p2p.loading import StableDiffusionSpec
-from p2p.stable_diffusion import StableDiffusion
+from p2p.families import Model, StableDiffusion
+from p2p.loading import ModelSpec
 
 __all__ = [
     "Calls",
@@ -15,11 +15,12 @@ __all__ = [
     "Edited",
     "FixedSeed",
     "Group",
+    "Model",
+    "ModelSpec",
     "PromptToPrompt",
     "SDEdit",
     "Sampling",
     "StableDiffusion",
-    "StableDiffusionSpec",
     "edit",
     "generate",
 ]

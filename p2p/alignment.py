@@ -19,6 +19,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 Operator = Literal["replace", "refine", "identity"]
 Tail = Literal["shifted", "google"]
+Tokenizers = Sequence[PreTrainedTokenizerBase]
+"""Those whose tokens, padded to each one's limit, stand one block after the other in a denoiser's text."""
 OPERATORS = ("auto", "replace", "refine")  # that may be asked for; "identity" is what equal prompts amount to
 
 
@@ -183,6 +185,30 @@ def alignment_matrix(
         encode(source_prompt, tokenizer)
         return torch.eye(n), torch.ones(n)
     raise ValueError(f"operator must be one of {', '.join(get_args(Operator))}, got {operator!r}")
+
+
+def block_alignment(
+    operator: Operator, source_prompt: str, target_prompt: str, tokenizers: Tokenizers, tail: Tail = "shifted"
+) -> tuple[Tensor, Tensor]:
+    """Return M and a as `alignment_matrix` does, over all tokenizers' tokens: each block has its own."""
+    blocks = [alignment_matrix(operator, source_prompt, target_prompt, t, tail) for t in tokenizers]
+    return torch.block_diag(*(matrix for matrix, _ in blocks)), torch.cat([aligned for _, aligned in blocks])
+
+
+def word_column(prompt: str, word: str, tokenizers: Tokenizers) -> Tensor:
+    """Return 1 at the word's tokens in every block and 0 elsewhere, (tokens,) float32."""
+    blocks = []
+    for tokenizer in tokenizers:
+        block = torch.zeros(token_limit(tokenizer))
+        block[word_indices(prompt, word, tokenizer)] = 1
+        blocks.append(block)
+    return torch.cat(blocks)
+
+
+def check_prompt(prompt: str, tokenizers: Tokenizers) -> None:
+    """Raise ValueError for a prompt that is too long or does not fall into words."""
+    for tokenizer in tokenizers:
+        word_tokens(prompt, tokenizer)
 
 
 def equalizer(prompt: str, weights: Mapping[str, float], tokenizer: PreTrainedTokenizerBase) -> Tensor:

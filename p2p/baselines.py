@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from transformers import PreTrainedTokenizerBase
-
-from p2p.alignment import word_tokens
+from p2p.alignment import Tokenizers, check_prompt
 from p2p.edits import EditRequest, Trajectory
 
 
@@ -21,10 +19,10 @@ class FixedSeed:
     name: ClassVar[str] = "fixed_seed"
 
     def trajectory(
-        self, request: EditRequest, tokenizer: PreTrainedTokenizerBase, num_inference_steps: int
+        self, request: EditRequest, tokenizers: Tokenizers, num_inference_steps: int
     ) -> Trajectory:
         """Return plain denoising of the target prompt; weights have nothing to act on."""
-        word_tokens(request.target_prompt, tokenizer)  # validates the prompt
+        check_prompt(request.target_prompt, tokenizers)
         return Trajectory(request.target_prompt, ())
 
 
@@ -44,10 +42,10 @@ class SDEdit:
             raise ValueError(f"strength: {self.strength!r} is not in (0, 1]")
 
     def trajectory(
-        self, request: EditRequest, tokenizer: PreTrainedTokenizerBase, num_inference_steps: int
+        self, request: EditRequest, tokenizers: Tokenizers, num_inference_steps: int
     ) -> Trajectory:
         """Return plain denoising of the noised source. Raises ValueError for a strength without a step."""
-        word_tokens(request.target_prompt, tokenizer)  # validates the prompt
+        check_prompt(request.target_prompt, tokenizers)
         steps = min(int(num_inference_steps * self.strength), num_inference_steps)
         if not steps:
             raise ValueError(

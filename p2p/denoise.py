@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from p2p.attention import BatchInjection, SourceBank, injection_processors
-from p2p.stable_diffusion import StableDiffusion
+from p2p.attention import BatchInjection, SourceBank
+from p2p.families.model import Conditioning, Model, stack_rows
 from p2p.tree import Node
 from p2p.word_maps import WordMaps
 
@@ -57,7 +57,7 @@ class Calls:
 
 
 def denoise(
-    model: StableDiffusion,
+    model: Model,
     latents: Tensor,
     levels: Sequence[Sequence[Node]],
     scheduler: Any,
@@ -72,11 +72,10 @@ def denoise(
     one per group: every branch of a group gets the same draw. Raises FloatingPointError where latents stop
     being finite.
     """
-    prompts = sorted({node.prompt for level in levels for node in level} | {sampling.negative_prompt})
-    embeds = dict(
-        zip(prompts, torch.cat([model.encode_prompts([prompt]) for prompt in prompts]), strict=True)
-    )
-    with injection_processors(model.pipeline.unet) as layers:
+    prompts = sorted({node.prompt for level in levels for node in level})
+    texts = {prompt: model.encode_prompt(prompt) for prompt in prompts}
+    negative = model.encode_prompt(sampling.negative_prompt, negative=True) if sampling.guided else None
+    with model.injection_processors() as layers:
         maps = WordMaps.of(levels[0], model)
         for level, timestep in zip(levels, scheduler.timesteps[start:], strict=True):
             parents = torch.tensor([node.parent for node in level], device=latents.device)
@@ -84,7 +83,7 @@ def denoise(
             latents = latents[parents]
             maps.fork(level, parents)
             noise_pred = _predict(
-                model, latents, level, scheduler, timestep, embeds, layers, sampling, calls, maps
+                model, latents, level, scheduler, timestep, texts, negative, layers, sampling, calls, maps
             )
             latents = _step(
                 scheduler, noise_pred, timestep, latents, [node.group for node in level], generators
@@ -105,19 +104,20 @@ def denoise(
 
 
 def _predict(
-    model: StableDiffusion,
+    model: Model,
     latents: Tensor,
     level: Sequence[Node],
     scheduler: Any,
     timestep: Tensor,
-    embeds: dict[str, Tensor],
+    texts: dict[str, Conditioning],
+    negative: Conditioning | None,
     layers: tuple[str, ...],
     sampling: Sampling,
     calls: Calls,
     maps: WordMaps,
 ) -> Tensor:
     """Return every node's guided noise prediction, in calls of `calls.max_rows` rows, sources first."""
-    per_node = 2 if sampling.guided else 1
+    per_node = 2 if negative else 1
     bank = SourceBank()
     scaled = scheduler.scale_model_input(latents, timestep)
     predictions = []
@@ -125,13 +125,13 @@ def _predict(
     while begin < len(level):
         nodes = level[begin : begin + max(1, calls.max_rows // per_node)]
         rows = scaled[begin : begin + len(nodes)].repeat(per_node, 1, 1, 1)
-        texts = [embeds[node.prompt] for node in nodes]
-        if sampling.guided:
-            texts = [embeds[sampling.negative_prompt]] * len(nodes) + texts
+        conditioning = stack_rows(
+            ([negative] * len(nodes) if negative else []) + [texts[node.prompt] for node in nodes]
+        )
         injection = _injection(level, begin, nodes, per_node, bank, model, maps)
         kept = dict(bank.layers)
         try:
-            output = model.predict(rows, timestep, torch.stack(texts), injection)
+            output = model.predict(rows, timestep, conditioning, injection)
         except torch.OutOfMemoryError:
             if len(nodes) == 1:
                 raise
@@ -147,9 +147,9 @@ def _predict(
             maps.add(begin, len(nodes), injection)
         calls.on_rows(len(rows))
         begin += len(nodes)
-        if sampling.guided:
+        if negative:
             uncond, text = output.chunk(2)
-            output = uncond + sampling.guidance_scale * (text - uncond)
+            output = model.guide(uncond, text, sampling.guidance_scale)
         predictions.append(output)
     return torch.cat(predictions)
 
@@ -160,7 +160,7 @@ def _injection(
     nodes: Sequence[Node],
     per_node: int,
     bank: SourceBank,
-    model: StableDiffusion,
+    model: Model,
     maps: WordMaps,
 ) -> BatchInjection | None:
     """Return what one chunk's rows take from the sources, or None where nobody takes anything this step."""
@@ -171,7 +171,7 @@ def _injection(
     words = maps.words(begin, len(nodes), per_node)
     if not (any_cross or largest_self or words is not None):
         return None
-    device, dtype = model.pipeline.device, model.pipeline.unet.dtype
+    device, dtype = model.device, model.dtype
     first = (per_node - 1) * len(nodes)  # conditional rows come after unconditional ones
     cross = [
         (first + i, n.group, n.injection.cross)

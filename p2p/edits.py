@@ -12,17 +12,16 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from p2p.alignment import (
     OPERATORS,
-    alignment_matrix,
+    Tokenizers,
+    block_alignment,
     equalizer,
     resolve_operator,
-    token_limit,
-    word_indices,
+    word_column,
 )
-from p2p.blend import COLUMNS, LocalBlend
+from p2p.blend import LocalBlend
 from p2p.profiles import profile
 from p2p.schedule import Steps, cross_gate, self_window, windows_from_tau
 
@@ -89,7 +88,7 @@ class Method(Protocol):
         """The method's name in records and tables."""
 
     def trajectory(
-        self, request: EditRequest, tokenizer: PreTrainedTokenizerBase, num_inference_steps: int
+        self, request: EditRequest, tokenizers: Tokenizers, num_inference_steps: int
     ) -> Trajectory:
         """Return how the edited image is denoised; ValueError where the edit cannot be made."""
 
@@ -150,14 +149,14 @@ class PromptToPrompt:
         return 0.8 if self.cross_replace_steps is None else self.cross_replace_steps, self.self_replace_steps
 
     def trajectory(
-        self, request: EditRequest, tokenizer: PreTrainedTokenizerBase, num_inference_steps: int
+        self, request: EditRequest, tokenizers: Tokenizers, num_inference_steps: int
     ) -> Trajectory:
         """Return what to inject at each step. Raises ValueError where words or prompts do not allow it."""
         cross_steps, self_steps = self._windows()
         chosen = profile(self.profile)
         source_prompt, target_prompt = request.source_prompt, request.target_prompt
         operator = resolve_operator(self.operator, source_prompt, target_prompt)
-        matrix, aligned = alignment_matrix(operator, source_prompt, target_prompt, tokenizer, chosen.tail)
+        matrix, aligned = block_alignment(operator, source_prompt, target_prompt, tokenizers, chosen.tail)
         if isinstance(self.weights, Mapping):
             weights = dict(self.weights)
         else:
@@ -169,8 +168,10 @@ class PromptToPrompt:
             raise ValueError(
                 f"weights: {weights} are several factors, allowed is one under profile {self.profile!r}"
             )
-        factors = equalizer(target_prompt, weights, tokenizer)
-        gate = cross_gate(cross_steps, target_prompt, tokenizer, num_inference_steps)
+        factors = torch.cat([equalizer(target_prompt, weights, tokenizer) for tokenizer in tokenizers])
+        gate = torch.cat(
+            [cross_gate(cross_steps, target_prompt, t, num_inference_steps) for t in tokenizers], dim=1
+        )
         self_start, self_end = self_window(self_steps, num_inference_steps)
         cross: dict[bytes, CrossInjection | None] = {}
         injections: list[Injection | None] = []
@@ -190,7 +191,7 @@ class PromptToPrompt:
             "self_end": self_end if self_start < self_end else 0,
             "weights": weights,
         }
-        blend = self._blend(request, tokenizer, num_inference_steps)
+        blend = self._blend(request, tokenizers, num_inference_steps)
         if blend is not None and request.blend_words is not None:
             source_words, target_words = request.blend_words
             record["blend"] = {
@@ -202,17 +203,17 @@ class PromptToPrompt:
         return Trajectory(target_prompt, tuple(injections), blend=blend, record=record)
 
     def _blend(
-        self, request: EditRequest, tokenizer: PreTrainedTokenizerBase, num_inference_steps: int
+        self, request: EditRequest, tokenizers: Tokenizers, num_inference_steps: int
     ) -> LocalBlend | None:
         if request.blend_words is None or not self.local_blend:
             return None
         prompts, words = (request.source_prompt, request.target_prompt), []
         for index, prompt in enumerate(prompts):
-            columns = torch.zeros(token_limit(tokenizer), COLUMNS)
-            columns[word_indices(prompt, request.blend_words[index], tokenizer), 0] = 1
+            kept = word_column(prompt, request.blend_words[index], tokenizers)
+            taken = torch.zeros_like(kept)
             if self.substruct_words is not None:
-                columns[word_indices(prompt, self.substruct_words[index], tokenizer), 1] = 1
-            words.append(columns)
+                taken = word_column(prompt, self.substruct_words[index], tokenizers)
+            words.append(torch.stack([kept, taken], 1))
         share = profile(self.profile).blend_start if self.blend_start is None else self.blend_start
         start = int(share * num_inference_steps)
         return LocalBlend(words[0], words[1], start, self.blend_threshold, self.substruct_threshold)

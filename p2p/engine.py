@@ -13,7 +13,7 @@ from torch import Tensor
 
 from p2p.denoise import Calls, Sampling, denoise
 from p2p.edits import EditRequest, Method, Trajectory
-from p2p.stable_diffusion import StableDiffusion
+from p2p.families.model import Model
 from p2p.tree import Node, build_tree
 
 
@@ -48,7 +48,7 @@ def plan_evaluations(groups: Sequence[Group], calls: int, sampling: Sampling) ->
 
 @torch.no_grad()
 def generate(
-    model: StableDiffusion, groups: Sequence[Group], sampling: Sampling, calls: Calls | None = None
+    model: Model, groups: Sequence[Group], sampling: Sampling, calls: Calls | None = None
 ) -> list[Edited]:
     """Return the images of the groups, denoised in lockstep in calls of at most `sampling.max_batch` rows.
 
@@ -68,7 +68,7 @@ def generate(
 
 
 def edit(
-    model: StableDiffusion,
+    model: Model,
     source_prompt: str,
     edits: Sequence[tuple[str, Method]],
     seed: int = 0,
@@ -78,7 +78,7 @@ def edit(
     sampling = sampling or Sampling()
     steps = sampling.num_inference_steps
     trajectories = (
-        method.trajectory(EditRequest(source_prompt, target), model.tokenizer, steps)
+        method.trajectory(EditRequest(source_prompt, target), model.tokenizers, steps)
         for target, method in edits
     )
     return generate(model, [Group(source_prompt, seed, tuple(trajectories))], sampling)[0]
@@ -101,7 +101,7 @@ def batches(groups: Sequence[Group], sampling: Sampling) -> Iterator[list[int]]:
 
 @torch.no_grad()
 def tree_latents(
-    model: StableDiffusion,
+    model: Model,
     groups: Sequence[Group],
     sampling: Sampling,
     calls: Calls | None = None,
@@ -118,7 +118,7 @@ def tree_latents(
 
 
 def _sdedit(
-    model: StableDiffusion,
+    model: Model,
     groups: Sequence[Group],
     sources: Tensor,
     sampling: Sampling,

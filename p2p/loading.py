@@ -17,21 +17,23 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import StableDiffusionPipeline
 from huggingface_hub import snapshot_download
-from transformers import CLIPTokenizer
+from torch import nn
+from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
 
-from p2p.stable_diffusion import StableDiffusion, set_timesteps
+from p2p.families import FAMILIES, Model
+from p2p.families.model import padded_to
 
 SEMANTICS_VERSION = 2  # raised whenever the same edit would give other pixels
 
 
 @dataclass(frozen=True)
-class StableDiffusionSpec:
-    """Where a pipeline comes from and how it is run; `load()` gives the `StableDiffusion`.
+class ModelSpec:
+    """Where a pipeline comes from and how it is run; `load()` gives the `Model`.
 
-    `path` is a folder or a model-hub name. `device` "auto" is the GPU where there is one. `scheduler` is the
-    name of a diffusers scheduler class; its config is the pipeline's own with `scheduler_config` on top.
+    `path` is a folder or a model-hub name, `pipeline` the name of diffusers' pipeline class, which says which
+    family the model is of. `device` "auto" is the GPU where there is one. `scheduler` is the name of a
+    diffusers scheduler class; its config is the pipeline's own with `scheduler_config` on top.
     `clip_tokenizer` says that the tokenizer is CLIP's, so that planning needs no download.
     """
 
@@ -39,6 +41,7 @@ class StableDiffusionSpec:
     path: str
     self_max_side: int
     blend_side: int
+    pipeline: str = "StableDiffusionPipeline"
     dtype: str = "float32"
     device: str = "auto"
     scheduler: str | None = None
@@ -50,6 +53,8 @@ class StableDiffusionSpec:
     width: int | None = None
 
     def __post_init__(self) -> None:
+        if self.pipeline not in FAMILIES:
+            raise ValueError(f"pipeline: {self.pipeline!r} is not one of {', '.join(FAMILIES)}")
         if self.dtype not in ("float64", "float32", "float16", "bfloat16"):
             raise ValueError(
                 f"dtype: {self.dtype!r} is not one of 'float64', 'float32', 'float16', 'bfloat16'"
@@ -69,6 +74,11 @@ class StableDiffusionSpec:
                 "allowed are names such as 'DDIMScheduler'"
             )
 
+    @property
+    def family(self) -> type[Model]:
+        """The adapter class."""
+        return FAMILIES[self.pipeline]
+
     def local_folder(self) -> Path | None:
         """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
         if (folder := self._plain_folder()) is not None:
@@ -82,13 +92,14 @@ class StableDiffusionSpec:
         folders = (Path(self.path), Path(__file__).resolve().parent.parent / self.path)
         return next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
 
-    def load_tokenizer(self) -> CLIPTokenizer:
-        """Return the tokenizer, from the pipeline's folder or, for CLIP's, from open_clip's vocabulary."""
+    def load_tokenizers(self) -> tuple[PreTrainedTokenizerBase, ...]:
+        """Return the tokenizers, from the pipeline's folder or, for CLIP's, from open_clip's vocabulary."""
         folder = self.local_folder()
+        blocks = self.family.text_blocks.items()
         if folder is not None:
-            return CLIPTokenizer.from_pretrained(folder / "tokenizer")
+            return tuple(padded_to(AutoTokenizer.from_pretrained(folder / n), limit) for n, limit in blocks)
         if self.clip_tokenizer:
-            return clip_tokenizer()
+            return (clip_tokenizer(),)
         raise self._unavailable("it is not on this machine")
 
     def load_scheduler(self) -> Any:
@@ -104,7 +115,7 @@ class StableDiffusionSpec:
 
     def unet_calls(self, num_inference_steps: int) -> int:
         """Return how often one trajectory calls the UNet."""
-        return set_timesteps(self.load_scheduler(), num_inference_steps)
+        return self.family.set_timesteps(self.load_scheduler(), num_inference_steps)
 
     def fetch(self) -> None:
         """Bring the weights to this machine, so that `identity` speaks of them. Raises OSError.
@@ -115,12 +126,12 @@ class StableDiffusionSpec:
             return
         try:
             self._checked(
-                StableDiffusionPipeline.download,
+                self.family.pipeline_class.download,
                 self.path,
                 revision=self.revision,
                 variant=self.variant,
-                safety_checker=None,
                 use_safetensors=True,
+                **self.family.load_options,
             )
         except OSError:
             if self.local_folder() is None:
@@ -139,25 +150,25 @@ class StableDiffusionSpec:
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
-    def load(self) -> StableDiffusion:
+    def load(self) -> Model:
         """Load the weights. Raises OSError in one line where they cannot be had."""
         device = self.device if self.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
         pipeline = self._checked(
-            StableDiffusionPipeline.from_pretrained,
+            self.family.pipeline_class.from_pretrained,
             self.local_folder() or self.path,
             dtype=getattr(torch, self.dtype),
             revision=self.revision,
             variant=self.variant,
-            safety_checker=None,
-            requires_safety_checker=False,
             use_safetensors=True,
+            **self.family.load_options,
         )
         pipeline.scheduler = self.load_scheduler()
         pipeline.set_progress_bar_config(disable=True)
         pipeline.to(device)
-        for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            part.requires_grad_(False).eval()
-        return StableDiffusion(pipeline, self.self_max_side, self.blend_side, self.height, self.width)
+        for part in pipeline.components.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval()
+        return self.family(pipeline, self.self_max_side, self.blend_side, self.height, self.width)
 
     def _checked(self, get: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -196,8 +207,9 @@ def _byte_letters() -> dict[int, str]:
 def _hash_files(folder: Path) -> str:
     """Return a hash of weights and configs; the hub's cache already names large files by theirs."""
     digest = hashlib.sha256()
-    parts = ("text_encoder", "tokenizer", "unet", "vae")
-    for file in sorted(file for part in parts for file in (folder / part).rglob("*") if _determines(file)):
+    aside = ("scheduler", "safety_checker", "feature_extractor")
+    parts = [part for part in sorted(folder.iterdir()) if part.is_dir() and part.name not in aside]
+    for file in (file for part in parts for file in sorted(part.rglob("*")) if _determines(file)):
         blob = file.resolve().name
         named = file.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob)
         content = blob if named else hashlib.sha256(file.read_bytes()).hexdigest()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from p2p.attention import BatchInjection
 from p2p.blend import COLUMNS, LocalBlend
-from p2p.stable_diffusion import StableDiffusion
+from p2p.families.model import Model
 from p2p.tree import Node
 
 
@@ -25,14 +25,14 @@ class WordMaps:
     A state that carries the source fills the source's columns, one that carries a branch the branch's.
     """
 
-    model: StableDiffusion
+    model: Model
     places: dict[tuple[int, str], int]  # of (group, blend): its first column
     width: int
     sums: Tensor | None = None
     columns: Tensor | None = None  # (states, tokens, columns) of the current step
 
     @classmethod
-    def of(cls, level: Sequence[Node], model: StableDiffusion) -> WordMaps:
+    def of(cls, level: Sequence[Node], model: Model) -> WordMaps:
         """Return empty sums for a tree that begins with these nodes."""
         places: dict[tuple[int, str], int] = {}
         used: dict[int, int] = {}
@@ -47,7 +47,6 @@ class WordMaps:
         """Give every node its parent's sums, and note which words it adds to them."""
         if not self.width:
             return
-        unet = self.model.pipeline.unet
         blends = {(node.group, blend.key): blend for node in level for blend in node.watched}
         tokens = len(next(iter(blends.values())).source_words)
         columns = torch.zeros(len(level), tokens, self.width)
@@ -58,10 +57,10 @@ class WordMaps:
                         self._fill(columns[row], self.places[group, key], blend.source_words)
             for blend in node.watched:
                 self._fill(columns[row], self.places[node.group, blend.key] + COLUMNS, blend.target_words)
-        self.columns = columns.to(parents.device, unet.dtype)
+        self.columns = columns.to(parents.device, self.model.dtype)
         if self.sums is None:
             pixels = self.model.pixels(self.model.blend_side)
-            dtype = torch.promote_types(unet.dtype, torch.float32)
+            dtype = torch.promote_types(self.model.dtype, torch.float32)
             self.sums = torch.zeros(len(level), pixels, self.width, device=parents.device, dtype=dtype)
         else:
             self.sums = self.sums[parents]

@@ -35,17 +35,16 @@ from p2p import (
     EditRequest,
     FixedSeed,
     Group,
+    Model,
+    ModelSpec,
     PromptToPrompt,
     Sampling,
-    StableDiffusion,
-    StableDiffusionSpec,
     generate,
 )
 from p2p.engine import batches
+from p2p.families.model import stack_rows
 
-SPEC = StableDiffusionSpec(
-    "embedded", str(WEIGHTS / "pipeline"), self_max_side=16, blend_side=16, device="cpu"
-)
+SPEC = ModelSpec("embedded", str(WEIGHTS / "pipeline"), self_max_side=16, blend_side=16, device="cpu")
 SAMPLING = Sampling()
 
 
@@ -66,20 +65,20 @@ class Figure:
         return self.value >= float(bound) if relation == ">=" else self.value <= float(bound)
 
 
-def generate_images(model: StableDiffusion, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+def generate_images(model: Model, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
     """Return one image (3, 64, 64) in [0, 1] per prompt and seed."""
     groups = [Group(prompt, seed, ()) for prompt, seed in zip(prompts, seeds, strict=True)]
     return torch.stack([edited.source for edited in _generate(model, groups)])
 
 
-def _generate(model: StableDiffusion, groups: Sequence[Group]) -> list[Edited]:
+def _generate(model: Model, groups: Sequence[Group]) -> list[Edited]:
     edited: list[Edited] = []
     for numbers in tqdm(list(batches(groups, SAMPLING)), desc="generating", unit="batch"):
         edited += generate(model, [groups[i] for i in numbers], SAMPLING)
     return edited
 
 
-def naming(model: StableDiffusion, judge: Judge, clip: Clip) -> list[Figure]:
+def naming(model: Model, judge: Judge, clip: Clip) -> list[Figure]:
     """200 held-out prompts, half with one object, half with two: does the judge see what they say?"""
     rng = np.random.default_rng((11, 0))
     scenes: list[Scene] = []
@@ -108,7 +107,7 @@ def naming(model: StableDiffusion, judge: Judge, clip: Clip) -> list[Figure]:
 
 
 @torch.no_grad()
-def pointing_game(model: StableDiffusion, timesteps: Sequence[int] = (300, 600, 800)) -> list[Figure]:
+def pointing_game(model: Model, timesteps: Sequence[int] = (300, 600, 800)) -> list[Figure]:
     """128 noised held-out renders: does an object word's map at 16x16 peak inside the object's box?
 
     The map is the conditional row's mean over heads and the 16x16 layers.
@@ -116,19 +115,20 @@ def pointing_game(model: StableDiffusion, timesteps: Sequence[int] = (300, 600, 
     drawn = draw_scenes(128, (12, 0), held_out=True)
     unet, scheduler = model.pipeline.unet, model.pipeline.scheduler
     latents = model.encode((to_model(torch.from_numpy(drawn.images)) + 1) / 2)
-    ids = model.tokenizer(
+    ids = model.pipeline.tokenizer(
         [s.caption() for s in drawn.scenes], padding="max_length", return_tensors="pt"
     ).input_ids
-    tokens = thing_tokens(drawn, ids, model.tokenizer)
+    tokens = thing_tokens(drawn, ids, model.pipeline.tokenizer)
     masks = thing_masks(torch.from_numpy(drawn.labels), drawn, torch.arange(128))
     original = dict(unet.attn_processors)
     recorders = {name: RecordingProcessor() for name in original if "attn2" in name}
     unet.set_attn_processor({name: recorders.get(name, original[name]) for name in original})
+    conditioning = stack_rows([model.encode_prompt(s.caption()) for s in drawn.scenes])
     figures = []
     for t in timesteps:
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(t))
         noisy = scheduler.add_noise(latents, noise, torch.full((128,), t))
-        unet(noisy, t, model.encode_prompts([s.caption() for s in drawn.scenes]))
+        model.predict(noisy, torch.tensor(t), conditioning)
         maps = torch.stack(
             [r.probabilities for r in recorders.values() if r.probabilities.shape[1] == 256]
         ).mean(0)
@@ -151,7 +151,7 @@ def pointing_game(model: StableDiffusion, timesteps: Sequence[int] = (300, 600, 
     return figures
 
 
-def reweighting(model: StableDiffusion) -> list[Figure]:
+def reweighting(model: Model) -> list[Figure]:
     """24 (word, seed) cases: does the word's effect rise with its weight 0, 0.5, 1, 2?
 
     The effect of a colour is the mean of its channel contrast over the image, of night the darkness, of
@@ -174,7 +174,7 @@ def reweighting(model: StableDiffusion) -> list[Figure]:
     for word, prompt, _ in cases:
         edits = [
             PromptToPrompt(tau=0, weights={word: w}).trajectory(
-                EditRequest(prompt, prompt), model.tokenizer, 50
+                EditRequest(prompt, prompt), model.tokenizers, 50
             )
             for w in weights
         ]
@@ -188,7 +188,7 @@ def reweighting(model: StableDiffusion) -> list[Figure]:
     return [Figure("re-weighting monotone in 0, 0.5, 1, 2 (24 cases)", float(np.mean(monotone)), ">= 0.9")]
 
 
-def preservation(model: StableDiffusion, judge: Judge) -> list[Figure]:
+def preservation(model: Model, judge: Judge) -> list[Figure]:
     """64 held-out swaps x 2 seeds at tau 0.2, default self window: error outside the objects' area.
 
     The area is the union of the judge's object masks on source, edited and fixed-seed image, grown by 2
@@ -200,7 +200,7 @@ def preservation(model: StableDiffusion, judge: Judge) -> list[Figure]:
     for seed, pair in product((0, 1), scene_pairs({"swap": 64}, seed=1)):
         words = pair.source.things[0].name, pair.target.things[0].name
         request = EditRequest(pair.source.caption(), pair.target.caption(), blend_words=words)
-        edits = tuple(m.trajectory(request, model.tokenizer, steps) for m in methods)
+        edits = tuple(m.trajectory(request, model.tokenizers, steps) for m in methods)
         groups.append(Group(request.source_prompt, seed, edits))
         names.append(pair.target.things[0].name)
     edited = _generate(model, groups)

@@ -34,14 +34,16 @@ def test_published_trunks_equal_the_package(net: str, edits: Edits) -> None:
     values = metric(edits)[f"lpips_{net}_random@1"].values
     torch.testing.assert_close(values, _by_package(metric.model, edits), atol=1e-6, rtol=1e-5)
     assert type(metric.model) is lpips.LPIPS
-    assert values[4] == 0
+    # Equal images; where a row stands in its batch may turn a convolution's last digit.
+    assert values[4] < 1e-10
 
 
 def test_small_trunk_equals_the_package(lpips_folder: Path, edits: Edits) -> None:
     metric = Lpips("tiny", folder=lpips_folder)
     values = metric(edits)["lpips_tiny@1"].values
     torch.testing.assert_close(values, _by_package(metric.model, edits), atol=1e-6, rtol=1e-5)
-    assert values[4] == 0
+    # Equal images; where a row stands in its batch may turn a convolution's last digit.
+    assert values[4] < 1e-10
     assert (values[:4] > 1e-3).all()
     assert type(metric.model).forward is lpips.LPIPS.forward
 

@@ -44,7 +44,10 @@ def test_the_autoencoder_keeps_pictures(model: StableDiffusion) -> None:
 
 def test_the_text_encoder_is_blind_to_context(model: StableDiffusion) -> None:
     """Else a word's meaning moves into the words after it, and re-weighting acts on the wrong map."""
-    first, second = model.encode_prompts(["a cat in the snow", "a dog in the snow"])
+    first, second = (
+        model.encode_prompt(prompt)["encoder_hidden_states"]
+        for prompt in ("a cat in the snow", "a dog in the snow")
+    )
     changed = (first != second).any(-1).nonzero().flatten().tolist()
     assert changed == [2]  # BOS, "a", the noun
 

@@ -29,7 +29,7 @@ SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a striped cat on a 
 def test_records_carry_the_effective_windows(
     method: PromptToPrompt, expected: tuple[Any, ...], clip_tokenizer: Any
 ) -> None:
-    record = method.trajectory(EditRequest(SOURCE, SWAP), clip_tokenizer, 50).record
+    record = method.trajectory(EditRequest(SOURCE, SWAP), (clip_tokenizer,), 50).record
     assert (
         record["tau"],
         *(record[k] for k in ("cross_start", "cross_end", "self_start", "self_end")),
@@ -38,7 +38,7 @@ def test_records_carry_the_effective_windows(
 
 def test_equal_edits_have_equal_digests(clip_tokenizer: Any) -> None:
     def digest(method: Any, target: str = SWAP) -> str:
-        return method.trajectory(EditRequest(SOURCE, target), clip_tokenizer, 50).digest()
+        return method.trajectory(EditRequest(SOURCE, target), (clip_tokenizer,), 50).digest()
 
     assert (
         digest(PromptToPrompt(tau=0.2))
@@ -80,18 +80,18 @@ def test_strengths_outside_the_range_are_errors(strength: float) -> None:
 
 def test_a_strength_without_a_step_is_an_error(clip_tokenizer: Any) -> None:
     with pytest.raises(ValueError, match=r"strength: 0.01 of 50 steps is no step"):
-        SDEdit(0.01).trajectory(EditRequest(SOURCE, SWAP), clip_tokenizer, 50)
-    assert SDEdit(0.58).trajectory(EditRequest(SOURCE, SWAP), clip_tokenizer, 50).start == 22
+        SDEdit(0.01).trajectory(EditRequest(SOURCE, SWAP), (clip_tokenizer,), 50)
+    assert SDEdit(0.58).trajectory(EditRequest(SOURCE, SWAP), (clip_tokenizer,), 50).start == 22
 
 
 def test_a_weighted_word_that_is_not_there_is_an_error(clip_tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="horse"):
-        PromptToPrompt(weights={"horse": 2}).trajectory(EditRequest(SOURCE, SWAP), clip_tokenizer, 50)
+        PromptToPrompt(weights={"horse": 2}).trajectory(EditRequest(SOURCE, SWAP), (clip_tokenizer,), 50)
 
 
 def test_per_word_windows_gate_their_own_tokens_only(clip_tokenizer: Any) -> None:
     method = PromptToPrompt(cross_replace_steps={"default_": 1.0, "dog": 0.4})
-    injections = method.trajectory(EditRequest(SOURCE, SWAP), clip_tokenizer, 50).injections
+    injections = method.trajectory(EditRequest(SOURCE, SWAP), (clip_tokenizer,), 50).injections
     early, late = injections[0], injections[30]
     assert early is not None
     assert late is not None
@@ -123,7 +123,7 @@ def test_the_linear_form_equals_mixing_probability_maps(
     method = PromptToPrompt(
         operator="auto" if operator == "identity" else operator, cross_replace_steps=steps, weights=weights
     )
-    injection = method.trajectory(EditRequest(SOURCE, target), clip_tokenizer, 50).injections[0]
+    injection = method.trajectory(EditRequest(SOURCE, target), (clip_tokenizer,), 50).injections[0]
     assert injection is not None
     assert injection.cross is not None
     rng = torch.Generator().manual_seed(0)

@@ -54,7 +54,7 @@ def group(
     return Group(
         source,
         seed,
-        tuple(m.trajectory(EditRequest(source, t, weights or {}), model.tokenizer, steps) for t, m in edits),
+        tuple(m.trajectory(EditRequest(source, t, weights or {}), model.tokenizers, steps) for t, m in edits),
     )
 
 
@@ -197,7 +197,7 @@ def test_the_pairs_own_weights_are_used_or_replaced_by_a_number(tiny_model: Stab
         PromptToPrompt(tau=0, weights=0.5),
     ]
     trajectories = [
-        m.trajectory(EditRequest(SOURCE, SOURCE, pair), tiny_model.tokenizer, STEPS) for m in methods
+        m.trajectory(EditRequest(SOURCE, SOURCE, pair), tiny_model.tokenizers, STEPS) for m in methods
     ]
     assert trajectories[0].digest() == trajectories[1].digest() != trajectories[2].digest()
     assert trajectories[2].record["weights"] == {"bench": 0.5}

@@ -98,7 +98,7 @@ def test_the_engine_equals_formed_maps(model: StableDiffusion, number: int) -> N
     try:
         calls = len(model.new_scheduler(STEPS).timesteps)
         groups = [
-            Group(s.source, seed, (method.trajectory(request, model.tokenizer, STEPS),))
+            Group(s.source, seed, (method.trajectory(request, model.tokenizers, STEPS),))
             for (s, method, request, _), seed in zip(drawn, seeds, strict=True)
         ]
         ours = tree_latents(model, groups, sampling)
