@@ -6,7 +6,6 @@ several calls.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from p2p.attention import BatchInjection, SourceBank, injection_processors
+from p2p.schedulers import fork, take_step
 from p2p.stable_diffusion import StableDiffusion
 from p2p.tree import Node
 from p2p.word_maps import WordMaps
@@ -80,13 +80,13 @@ def denoise(
         maps = WordMaps.of(levels[0], model)
         for level, timestep in zip(levels, scheduler.timesteps[start:], strict=True):
             parents = torch.tensor([node.parent for node in level], device=latents.device)
-            _fork(scheduler, parents, latents)
+            fork(scheduler, parents, latents)
             latents = latents[parents]
             maps.fork(level, parents)
             noise_pred = _predict(
                 model, latents, level, scheduler, timestep, embeds, layers, sampling, calls, maps
             )
-            latents = _step(
+            latents = take_step(
                 scheduler, noise_pred, timestep, latents, [node.group for node in level], generators
             )
             latents = maps.blend(level, latents)
@@ -210,39 +210,3 @@ def _injection(
         words=words,
         words_pixels=model.pixels(model.blend_side),
     )
-
-
-def _fork(scheduler: Any, parents: Tensor, latents: Tensor) -> None:
-    """Give every node its parent's part of a multistep scheduler's history (latent-shaped tensors)."""
-
-    def fork(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.shape == latents.shape:
-            return value[parents]
-        if isinstance(value, list):
-            return [fork(item) for item in value]
-        return value
-
-    for name, value in vars(scheduler).items():
-        if isinstance(value, (Tensor, list)):
-            setattr(scheduler, name, fork(value))
-
-
-def _step(
-    scheduler: Any,
-    noise_pred: Tensor,
-    timestep: Tensor,
-    latents: Tensor,
-    groups: Sequence[int],
-    generators: Sequence[torch.Generator],
-) -> Tensor:
-    """Take one scheduler step; a stochastic scheduler draws once per group, the same for each of its rows."""
-    if "generator" not in inspect.signature(scheduler.step).parameters:
-        return scheduler.step(noise_pred, timestep, latents, return_dict=False)[0]
-    states = [generator.get_state() for generator in generators]
-    rows = [torch.Generator() for _ in groups]
-    for row, group in zip(rows, groups, strict=True):
-        row.set_state(states[group])
-    latents = scheduler.step(noise_pred, timestep, latents, return_dict=False, generator=rows)[0]
-    for row, group in zip(rows, groups, strict=True):
-        generators[group].set_state(row.get_state())
-    return latents

@@ -15,13 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import StableDiffusionPipeline
 from huggingface_hub import snapshot_download
 from transformers import CLIPTokenizer
 
-from p2p.stable_diffusion import StableDiffusion, set_timesteps
+from p2p.schedulers import new_scheduler, scheduler_class, set_timesteps
+from p2p.stable_diffusion import StableDiffusion
 
 SEMANTICS_VERSION = 2  # raised whenever the same edit would give other pixels
 
@@ -61,13 +61,8 @@ class StableDiffusionSpec:
                 raise ValueError(
                     f"device: {self.device!r} is not 'auto' or a device of torch such as 'cpu' or 'cuda:0'"
                 ) from None
-        if self.scheduler is not None and not hasattr(
-            getattr(diffusers, self.scheduler, None), "set_timesteps"
-        ):
-            raise ValueError(
-                f"scheduler: {self.scheduler!r} is no scheduler of diffusers, "
-                "allowed are names such as 'DDIMScheduler'"
-            )
+        if self.scheduler is not None:
+            scheduler_class(self.scheduler)
 
     def local_folder(self) -> Path | None:
         """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
@@ -92,18 +87,17 @@ class StableDiffusionSpec:
         raise self._unavailable("it is not on this machine")
 
     def load_scheduler(self) -> Any:
-        """Return the scheduler, timesteps not set."""
+        """Return the scheduler, timesteps not set. Raises ValueError for one that cannot be had."""
         folder = self.local_folder()
         if folder is None and not (self.scheduler and self.scheduler_config):
             raise self._unavailable("it is not on this machine, and the model states no whole scheduler")
         own: dict[str, Any] = {}
         if folder is not None:
             own = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-        kind = getattr(diffusers, self.scheduler or own["_class_name"])
-        return kind.from_config(own, **self.scheduler_config)
+        return new_scheduler(self.scheduler or own["_class_name"], {**own, **self.scheduler_config})
 
     def unet_calls(self, num_inference_steps: int) -> int:
-        """Return how often one trajectory calls the UNet."""
+        """Return how often one trajectory calls the UNet. Raises ValueError where that scheduler cannot work."""
         return set_timesteps(self.load_scheduler(), num_inference_steps)
 
     def fetch(self) -> None:

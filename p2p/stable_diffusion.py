@@ -20,6 +20,7 @@ from torch import Tensor
 
 from p2p.alignment import encode
 from p2p.attention import BatchInjection
+from p2p.schedulers import set_timesteps
 
 
 @dataclass
@@ -80,7 +81,7 @@ class StableDiffusion:
         return self.pipeline.encode_prompt(list(prompts), self.pipeline.device, 1, False)[0]
 
     def new_scheduler(self, num_inference_steps: int) -> Any:
-        """Return a fresh scheduler, timesteps set. Raises ValueError where the T + 1 table does not fit."""
+        """Return a fresh scheduler, timesteps set. Raises ValueError for one that cannot work."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)
         set_timesteps(scheduler, num_inference_steps, self.pipeline.device)
         return scheduler
@@ -121,15 +122,3 @@ class StableDiffusion:
         return (
             torch.cat([vae.encode(row[None]).latent_dist.mode() for row in rows]) * vae.config.scaling_factor
         )
-
-
-def set_timesteps(scheduler: Any, num_inference_steps: int, device: Any = None) -> int:
-    """Set the timesteps and return their number. Raises ValueError where the T + 1 table does not fit."""
-    scheduler.set_timesteps(num_inference_steps, device=device)
-    calls = len(scheduler.timesteps)
-    if calls not in (num_inference_steps, num_inference_steps + 1):
-        raise ValueError(
-            f"scheduler: {type(scheduler).__name__} calls the UNet {calls} times for {num_inference_steps} "
-            "steps, allowed are T or T + 1"
-        )
-    return calls
