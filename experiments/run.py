@@ -213,7 +213,16 @@ def prepare(job: Job, fetch: bool) -> Plan:
         job.model.fetch()
     steps = job.sampling.num_inference_steps
     tokenizer, calls = job.model.load_tokenizer(), job.model.unet_calls(steps)
-    return make_plan(pairs, job.seeds, job.methods, job.model.identity(), tokenizer, calls, job.sampling)
+    return make_plan(
+        pairs,
+        job.seeds,
+        job.methods,
+        job.model.identity(),
+        tokenizer,
+        calls,
+        job.sampling,
+        job.model.guidance_embedded(),
+    )
 
 
 def run(job: Job, whole: Plan, left: Plan, model: StableDiffusion | None, multirun: bool) -> int:

@@ -26,6 +26,7 @@ class Sampling:
 
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
+    guidance_rescale: float = 0.0  # phi of Lin et al. 2023, Sec. 3.4; 0 is off
     negative_prompt: str = ""
     max_batch: int = 64  # UNet rows per call; guidance takes two per image
 
@@ -39,13 +40,31 @@ class Sampling:
             if isinstance(value, bool) or not isinstance(value, kind) or not value >= least:
                 number = "a whole number" if kind is int else "a number"
                 raise ValueError(f"{name}: {value!r} is not {number} of at least {least}{note}")
+        rescale = self.guidance_rescale
+        if isinstance(rescale, bool) or not isinstance(rescale, (int, float)) or not 0 <= rescale <= 1:
+            raise ValueError(f"guidance_rescale: {rescale!r} is not a number in [0, 1] (0 is off)")
+        if rescale and not self.guided:
+            raise ValueError(f"guidance_rescale: {rescale!r} does nothing at guidance_scale 1")
         if not isinstance(self.negative_prompt, str):
             raise ValueError(f"negative_prompt: {self.negative_prompt!r} is not a text")
 
     @property
     def guided(self) -> bool:
-        """Whether unconditional rows are needed."""
+        """Whether the prediction is guided."""
         return self.guidance_scale > 1
+
+    def rows_per_state(self, guidance_embedded: bool) -> int:
+        """Return how many UNet rows a state takes; one where the UNet itself is told the guidance scale.
+
+        Raises ValueError for what only an unconditional row could do.
+        """
+        if guidance_embedded and (self.guidance_rescale or self.negative_prompt):
+            name = "guidance_rescale" if self.guidance_rescale else "negative_prompt"
+            raise ValueError(
+                f"{name}: {getattr(self, name)!r} does nothing, as this UNet takes the guidance scale as an "
+                "input (time_cond_proj_dim) and has no unconditional rows"
+            )
+        return 2 if self.guided and not guidance_embedded else 1
 
 
 @dataclass
@@ -117,7 +136,8 @@ def _predict(
     maps: WordMaps,
 ) -> Tensor:
     """Return every node's guided noise prediction, in calls of `calls.max_rows` rows, sources first."""
-    per_node = 2 if sampling.guided else 1
+    per_node = sampling.rows_per_state(model.guidance_embedded)
+    guided = per_node == 2
     bank = SourceBank()
     scaled = scheduler.scale_model_input(latents, timestep)
     predictions = []
@@ -126,12 +146,12 @@ def _predict(
         nodes = level[begin : begin + max(1, calls.max_rows // per_node)]
         rows = scaled[begin : begin + len(nodes)].repeat(per_node, 1, 1, 1)
         texts = [embeds[node.prompt] for node in nodes]
-        if sampling.guided:
+        if guided:
             texts = [embeds[sampling.negative_prompt]] * len(nodes) + texts
         injection = _injection(level, begin, nodes, per_node, bank, model, maps)
         kept = dict(bank.layers)
         try:
-            output = model.predict(rows, timestep, torch.stack(texts), injection)
+            output = model.predict(rows, timestep, torch.stack(texts), injection, sampling.guidance_scale)
         except torch.OutOfMemoryError:
             if len(nodes) == 1:
                 raise
@@ -147,11 +167,20 @@ def _predict(
             maps.add(begin, len(nodes), injection)
         calls.on_rows(len(rows))
         begin += len(nodes)
-        if sampling.guided:
-            uncond, text = output.chunk(2)
-            output = uncond + sampling.guidance_scale * (text - uncond)
+        if guided:
+            output = _guide(*output.chunk(2), sampling)
         predictions.append(output)
     return torch.cat(predictions)
+
+
+def _guide(uncond: Tensor, text: Tensor, sampling: Sampling) -> Tensor:
+    """Return guided predictions, with a share `guidance_rescale` brought to the text's standard deviation."""
+    output = uncond + sampling.guidance_scale * (text - uncond)
+    if not sampling.guidance_rescale:
+        return output
+    rows = (1, 2, 3)
+    rescaled = output * (text.std(rows, keepdim=True) / output.std(rows, keepdim=True))
+    return sampling.guidance_rescale * rescaled + (1 - sampling.guidance_rescale) * output
 
 
 def _injection(

@@ -97,8 +97,19 @@ class StableDiffusionSpec:
         return new_scheduler(self.scheduler or own["_class_name"], {**own, **self.scheduler_config})
 
     def unet_calls(self, num_inference_steps: int) -> int:
-        """Return how often one trajectory calls the UNet. Raises ValueError where that scheduler cannot work."""
+        """Return how often one trajectory calls the UNet. Raises ValueError where it cannot be run so."""
         return set_timesteps(self.load_scheduler(), num_inference_steps)
+
+    def guidance_embedded(self) -> bool:
+        """Say whether the UNet is told the guidance scale (LCM), so that there are no unconditional rows.
+
+        Read from its config alone; a model whose config is not here yet is taken to be an ordinary one.
+        """
+        folder = self.local_folder()
+        file = folder / "unet" / "config.json" if folder else None
+        if file is None or not file.is_file():
+            return False
+        return json.loads(file.read_text()).get("time_cond_proj_dim") is not None
 
     def fetch(self) -> None:
         """Bring the weights to this machine, so that `identity` speaks of them. Raises OSError.

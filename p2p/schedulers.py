@@ -57,7 +57,8 @@ def set_timesteps(scheduler: Any, num_inference_steps: int, device: Any = None) 
 
     An edit's windows are rows of a table of T + 1 calls. Whether branches can part is tried out, on a copy.
     """
-    name = type(scheduler).__name__
+    kind: Any = type(scheduler)
+    name = kind.__name__
     try:
         scheduler.set_timesteps(num_inference_steps, device=device)
     except Exception as error:  # of whatever kind: it would come in every run
@@ -74,8 +75,21 @@ def set_timesteps(scheduler: Any, num_inference_steps: int, device: Any = None) 
         )
     if (scheduler.timesteps.diff() > 0).any():
         raise _refusal(name, "goes from the image to noise")
-    _try_out(type(scheduler), json.dumps(dict(scheduler.config), default=str), num_inference_steps)
+    _try_out(kind, json.dumps(dict(scheduler.config), default=str), num_inference_steps)
     return calls
+
+
+def check_start(start: int, calls: int, num_inference_steps: int) -> None:
+    """Raise ValueError where a trajectory cannot start at this step: PLMS makes one of its steps twice.
+
+    diffusers' img2img takes such a scheduler's calls from `start` on, which then take the latents for less
+    noisy than they are.
+    """
+    if start and calls != num_inference_steps:
+        raise ValueError(
+            f"strength: SDEdit would start at step {start} of a scheduler that makes {calls} calls for "
+            f"{num_inference_steps} steps (PNDM), allowed are strength 1 and schedulers of one call a step"
+        )
 
 
 def fork(scheduler: Any, parents: Tensor, latents: Tensor) -> None:

@@ -56,6 +56,11 @@ class StableDiffusion:
         width = self.width // factor if self.width else sample[1]
         return unet.in_channels, height, width
 
+    @property
+    def guidance_embedded(self) -> bool:
+        """Whether the denoiser is told the guidance scale, as LCM's is; then no unconditional rows."""
+        return self.pipeline.unet.config.time_cond_proj_dim is not None
+
     def attention_sides(self) -> list[int]:
         """Return the token-grid heights at which the denoiser attends, largest first."""
         height, levels = self.latent_shape[1], len(self.pipeline.unet.config.block_out_channels)
@@ -93,14 +98,26 @@ class StableDiffusion:
         return torch.cat([randn_tensor(shape, g, self.pipeline.device, dtype) for g in generators])
 
     def predict(
-        self, latents: Tensor, timestep: Tensor, prompt_embeds: Tensor, injection: BatchInjection | None
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        prompt_embeds: Tensor,
+        injection: BatchInjection | None,
+        guidance_scale: float = 1.0,
     ) -> Tensor:
-        """Return the denoiser's output for each row."""
+        """Return the denoiser's output for each row; `guidance_scale` is for a denoiser that is told it."""
+        timestep_cond = None
+        if self.guidance_embedded:  # in float32 and shifted by 1, as diffusers' pipelines do
+            scales = torch.tensor(guidance_scale - 1).repeat(len(latents))
+            timestep_cond = self.pipeline.get_guidance_scale_embedding(
+                scales, self.pipeline.unet.config.time_cond_proj_dim
+            ).to(latents)
         kwargs = {"injection": injection} if injection else None
         return self.pipeline.unet(
             latents,
             timestep,
             encoder_hidden_states=prompt_embeds,
+            timestep_cond=timestep_cond,
             cross_attention_kwargs=kwargs,
             return_dict=False,
         )[0]
