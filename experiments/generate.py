@@ -69,7 +69,8 @@ def run_plan(plan: Plan, model: Model, info: RunInfo) -> int:
     failed = 0
     with tqdm(total=plan.evaluations, desc="generating", unit="eval", smoothing=0.05) as bar:
         calls = Calls(plan.sampling.max_batch, bar.update)
-        for numbers in batches([group.group() for group in plan.groups], plan.sampling):
+        whole = [group.group() for group in plan.groups]
+        for numbers in batches(whole, plan.sampling, plan.guidance_embedded):
             groups = [plan.groups[i] for i in numbers]
             try:
                 _make(groups, plan, model, info, calls)
@@ -166,6 +167,7 @@ def _row(
         "effective_steps": steps - (start or 0),
         "num_inference_steps": steps,
         "guidance_scale": float(plan.sampling.guidance_scale),
+        "guidance_rescale": float(plan.sampling.guidance_rescale),
         "params": json.dumps(dict(branch.params), sort_keys=True),
         "image": image,
         "source_image": source,

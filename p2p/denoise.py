@@ -6,7 +6,6 @@ several calls.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from p2p.attention import BatchInjection, SourceBank
 from p2p.families.model import Conditioning, Model, stack_rows
+from p2p.schedulers import fork, take_step
 from p2p.tree import Node
 from p2p.word_maps import WordMaps
 
@@ -26,6 +26,7 @@ class Sampling:
 
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
+    guidance_rescale: float = 0.0  # phi of Lin et al. 2023, Sec. 3.4; 0 is off
     negative_prompt: str = ""
     max_batch: int = 64  # UNet rows per call; guidance takes two per image
 
@@ -39,13 +40,31 @@ class Sampling:
             if isinstance(value, bool) or not isinstance(value, kind) or not value >= least:
                 number = "a whole number" if kind is int else "a number"
                 raise ValueError(f"{name}: {value!r} is not {number} of at least {least}{note}")
+        rescale = self.guidance_rescale
+        if isinstance(rescale, bool) or not isinstance(rescale, (int, float)) or not 0 <= rescale <= 1:
+            raise ValueError(f"guidance_rescale: {rescale!r} is not a number in [0, 1] (0 is off)")
+        if rescale and not self.guided:
+            raise ValueError(f"guidance_rescale: {rescale!r} does nothing at guidance_scale 1")
         if not isinstance(self.negative_prompt, str):
             raise ValueError(f"negative_prompt: {self.negative_prompt!r} is not a text")
 
     @property
     def guided(self) -> bool:
-        """Whether unconditional rows are needed."""
+        """Whether the prediction is guided."""
         return self.guidance_scale > 1
+
+    def rows_per_state(self, guidance_embedded: bool) -> int:
+        """Return how many UNet rows a state takes; one where the UNet itself is told the guidance scale.
+
+        Raises ValueError for what only an unconditional row could do.
+        """
+        if guidance_embedded and (self.guidance_rescale or self.negative_prompt):
+            name = "guidance_rescale" if self.guidance_rescale else "negative_prompt"
+            raise ValueError(
+                f"{name}: {getattr(self, name)!r} does nothing, as this UNet takes the guidance scale as an "
+                "input (time_cond_proj_dim) and has no unconditional rows"
+            )
+        return 2 if self.guided and not guidance_embedded else 1
 
 
 @dataclass
@@ -74,18 +93,20 @@ def denoise(
     """
     prompts = sorted({node.prompt for level in levels for node in level})
     texts = {prompt: model.encode_prompt(prompt) for prompt in prompts}
-    negative = model.encode_prompt(sampling.negative_prompt, negative=True) if sampling.guided else None
+    negative = None
+    if sampling.rows_per_state(model.guidance_embedded) == 2:
+        negative = model.encode_prompt(sampling.negative_prompt, negative=True)
     with model.injection_processors() as layers:
         maps = WordMaps.of(levels[0], model)
         for level, timestep in zip(levels, scheduler.timesteps[start:], strict=True):
             parents = torch.tensor([node.parent for node in level], device=latents.device)
-            _fork(scheduler, parents, latents)
+            fork(scheduler, parents, latents)
             latents = latents[parents]
             maps.fork(level, parents)
             noise_pred = _predict(
                 model, latents, level, scheduler, timestep, texts, negative, layers, sampling, calls, maps
             )
-            latents = _step(
+            latents = take_step(
                 scheduler, noise_pred, timestep, latents, [node.group for node in level], generators
             )
             latents = maps.blend(level, latents)
@@ -131,7 +152,7 @@ def _predict(
         injection = _injection(level, begin, nodes, per_node, bank, model, maps)
         kept = dict(bank.layers)
         try:
-            output = model.predict(rows, timestep, conditioning, injection)
+            output = model.predict(rows, timestep, conditioning, injection, sampling.guidance_scale)
         except torch.OutOfMemoryError:
             if len(nodes) == 1:
                 raise
@@ -149,7 +170,7 @@ def _predict(
         begin += len(nodes)
         if negative:
             uncond, text = output.chunk(2)
-            output = model.guide(uncond, text, sampling.guidance_scale)
+            output = model.guide(uncond, text, sampling.guidance_scale, sampling.guidance_rescale)
         predictions.append(output)
     return torch.cat(predictions)
 
@@ -210,39 +231,3 @@ def _injection(
         words=words,
         words_pixels=model.pixels(model.blend_side),
     )
-
-
-def _fork(scheduler: Any, parents: Tensor, latents: Tensor) -> None:
-    """Give every node its parent's part of a multistep scheduler's history (latent-shaped tensors)."""
-
-    def fork(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.shape == latents.shape:
-            return value[parents]
-        if isinstance(value, list):
-            return [fork(item) for item in value]
-        return value
-
-    for name, value in vars(scheduler).items():
-        if isinstance(value, (Tensor, list)):
-            setattr(scheduler, name, fork(value))
-
-
-def _step(
-    scheduler: Any,
-    noise_pred: Tensor,
-    timestep: Tensor,
-    latents: Tensor,
-    groups: Sequence[int],
-    generators: Sequence[torch.Generator],
-) -> Tensor:
-    """Take one scheduler step; a stochastic scheduler draws once per group, the same for each of its rows."""
-    if "generator" not in inspect.signature(scheduler.step).parameters:
-        return scheduler.step(noise_pred, timestep, latents, return_dict=False)[0]
-    states = [generator.get_state() for generator in generators]
-    rows = [torch.Generator() for _ in groups]
-    for row, group in zip(rows, groups, strict=True):
-        row.set_state(states[group])
-    latents = scheduler.step(noise_pred, timestep, latents, return_dict=False, generator=rows)[0]
-    for row, group in zip(rows, groups, strict=True):
-        generators[group].set_state(row.get_state())
-    return latents

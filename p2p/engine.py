@@ -14,6 +14,7 @@ from torch import Tensor
 from p2p.denoise import Calls, Sampling, denoise
 from p2p.edits import EditRequest, Method, Trajectory
 from p2p.families.model import Model
+from p2p.schedulers import check_start
 from p2p.tree import Node, build_tree
 
 
@@ -38,9 +39,14 @@ class Edited:
     images: tuple[Tensor, ...]
 
 
-def plan_evaluations(groups: Sequence[Group], calls: int, sampling: Sampling) -> int:
-    """Return the exact number of UNet evaluations (rows) of `generate`, at `calls` calls a trajectory."""
-    per_node = 2 if sampling.guided else 1
+def plan_evaluations(
+    groups: Sequence[Group], calls: int, sampling: Sampling, guidance_embedded: bool = False
+) -> int:
+    """Return the exact number of UNet evaluations (rows) of `generate`, at `calls` calls a trajectory.
+
+    `guidance_embedded` is the model's.
+    """
+    per_node = sampling.rows_per_state(guidance_embedded)
     tree = sum(len(level) for group in groups for level in build_tree([group.tree()], calls))
     noised = sum(calls - edit.start for group in groups for edit in group.edits if edit.start is not None)
     return (tree + noised) * per_node
@@ -84,12 +90,14 @@ def edit(
     return generate(model, [Group(source_prompt, seed, tuple(trajectories))], sampling)[0]
 
 
-def batches(groups: Sequence[Group], sampling: Sampling) -> Iterator[list[int]]:
+def batches(
+    groups: Sequence[Group], sampling: Sampling, guidance_embedded: bool = False
+) -> Iterator[list[int]]:
     """Yield the numbers of the groups that fill one call's rows together (at least one group), in order."""
     batch: list[int] = []
     rows = 0
     for number, group in enumerate(groups):
-        wanted = len(group.tree()) * (2 if sampling.guided else 1)
+        wanted = len(group.tree()) * sampling.rows_per_state(guidance_embedded)
         if batch and rows + wanted > sampling.max_batch:
             yield batch
             batch, rows = [], 0
@@ -134,6 +142,7 @@ def _sdedit(
     encoded = model.encode(sources) if by_start else sources
     for start, rows in by_start.items():
         scheduler = model.new_scheduler(sampling.num_inference_steps)
+        check_start(start, len(scheduler.timesteps), sampling.num_inference_steps)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(start)
         # One draw per group, not the source's own x_T: SDEdit does not know the source's noise.

@@ -15,7 +15,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from huggingface_hub import snapshot_download
 from torch import nn
@@ -23,6 +22,7 @@ from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
 
 from p2p.families import FAMILIES, Model
 from p2p.families.model import padded_to
+from p2p.schedulers import new_scheduler, scheduler_class
 
 SEMANTICS_VERSION = 2  # raised whenever the same edit would give other pixels
 
@@ -66,13 +66,8 @@ class ModelSpec:
                 raise ValueError(
                     f"device: {self.device!r} is not 'auto' or a device of torch such as 'cpu' or 'cuda:0'"
                 ) from None
-        if self.scheduler is not None and not hasattr(
-            getattr(diffusers, self.scheduler, None), "set_timesteps"
-        ):
-            raise ValueError(
-                f"scheduler: {self.scheduler!r} is no scheduler of diffusers, "
-                "allowed are names such as 'DDIMScheduler'"
-            )
+        if self.scheduler is not None:
+            scheduler_class(self.scheduler)
 
     @property
     def family(self) -> type[Model]:
@@ -103,19 +98,25 @@ class ModelSpec:
         raise self._unavailable("it is not on this machine")
 
     def load_scheduler(self) -> Any:
-        """Return the scheduler, timesteps not set."""
+        """Return the scheduler, timesteps not set. Raises ValueError for one that cannot be had."""
         folder = self.local_folder()
         if folder is None and not (self.scheduler and self.scheduler_config):
             raise self._unavailable("it is not on this machine, and the model states no whole scheduler")
         own: dict[str, Any] = {}
         if folder is not None:
             own = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-        kind = getattr(diffusers, self.scheduler or own["_class_name"])
-        return kind.from_config(own, **self.scheduler_config)
+        return new_scheduler(self.scheduler or own["_class_name"], {**own, **self.scheduler_config})
 
     def unet_calls(self, num_inference_steps: int) -> int:
-        """Return how often one trajectory calls the UNet."""
+        """Return how often one trajectory calls the UNet. Raises ValueError where it cannot be run so."""
         return self.family.set_timesteps(self.load_scheduler(), num_inference_steps)
+
+    def guidance_embedded(self) -> bool:
+        """Say whether the denoiser is told the guidance scale, so that there are no unconditional rows.
+
+        Read from configs alone; a model that is not here yet is taken to be an ordinary one of its family.
+        """
+        return self.family.guidance_embedded_in(self.local_folder())
 
     def fetch(self) -> None:
         """Bring the weights to this machine, so that `identity` speaks of them. Raises OSError.

@@ -9,7 +9,7 @@ import pandas as pd
 
 from results.naming import METHODS
 
-CONTEXT = ["model", "setup", "dataset", "num_inference_steps", "guidance_scale"]
+CONTEXT = ["model", "setup", "dataset", "num_inference_steps", "guidance_scale", "guidance_rescale"]
 WINDOWS = ["cross_start", "cross_end", "self_start", "self_end"]
 CELL = [*CONTEXT, "method", "tau", "strength", *WINDOWS, "weighting", "variant", "setting"]
 ALL = "all"

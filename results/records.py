@@ -21,7 +21,7 @@ _TEXT = (
 )
 _WINDOWS = ("cross_start", "cross_end", "self_start", "self_end")
 _WHOLE = ("seed", "effective_steps", "num_inference_steps")
-_REAL = ("tau", "strength", "guidance_scale", "seconds")
+_REAL = ("tau", "strength", "guidance_scale", "guidance_rescale", "seconds")
 
 RECORD_TYPES: dict[str, str] = {
     **dict.fromkeys(_TEXT, "string"),
@@ -198,7 +198,8 @@ def _read(files: list[Path], types: dict[str, str]) -> pd.DataFrame:
         raise ValueError(f"a parquet file cannot be read: {str(error).splitlines()[0]}") from error
     # Without this the windows, which are nullable, would come back as floats.
     nullable = {pa.int64(): pd.Int64Dtype()}
-    return table.to_pandas(types_mapper=nullable.get).astype(types)
+    frame = table.to_pandas(types_mapper=nullable.get).astype(types)
+    return frame.fillna({"guidance_rescale": 0.0})  # older records lack the column, and had none
 
 
 def _write(path: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from p2p.alignment import encode
 from p2p.attention import BatchInjection, injection_processors
+from p2p.schedulers import set_timesteps
 
 Conditioning = Mapping[str, Tensor]
 """What the denoiser is told of prompts, by the family's own names; a batch of rows, or one row alone."""
@@ -105,18 +107,21 @@ class Model(ABC):
 
     @classmethod
     def set_timesteps(cls, scheduler: Any, num_inference_steps: int, device: Any = None) -> int:
-        """Set the timesteps and return their number. Raises ValueError where the T + 1 table does not fit."""
-        scheduler.set_timesteps(num_inference_steps, device=device)
-        calls = len(scheduler.timesteps)
-        if calls not in (num_inference_steps, num_inference_steps + 1):
-            raise ValueError(
-                f"scheduler: {type(scheduler).__name__} calls the UNet {calls} times for "
-                f"{num_inference_steps} steps, allowed are T or T + 1"
-            )
-        return calls
+        """Set the timesteps and return their number. Raises ValueError for a scheduler that cannot work."""
+        return set_timesteps(scheduler, num_inference_steps, device)
+
+    @classmethod
+    def guidance_embedded_in(cls, folder: Path | None) -> bool:
+        """Say whether the denoiser of a pipeline's folder is told the guidance scale, or usually is."""
+        return False
+
+    @property
+    def guidance_embedded(self) -> bool:
+        """Whether the denoiser is told the guidance scale; then there are no unconditional rows."""
+        return False
 
     def new_scheduler(self, num_inference_steps: int) -> Any:
-        """Return a fresh scheduler, timesteps set. Raises ValueError where the T + 1 table does not fit."""
+        """Return a fresh scheduler, timesteps set. Raises ValueError for one that cannot work."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)
         self.set_timesteps(scheduler, num_inference_steps, self.device)
         return scheduler
@@ -137,12 +142,20 @@ class Model(ABC):
         timestep: Tensor,
         conditioning: Conditioning,
         injection: BatchInjection | None = None,
+        guidance_scale: float = 1.0,
     ) -> Tensor:
-        """Return the denoiser's output for each row."""
+        """Return the denoiser's output for each row; `guidance_scale` is for one that is told it."""
 
-    def guide(self, uncond: Tensor, text: Tensor, guidance_scale: float) -> Tensor:
-        """Return the guided prediction (Ho and Salimans 2022)."""
-        return uncond + guidance_scale * (text - uncond)
+    def guide(self, uncond: Tensor, text: Tensor, guidance_scale: float, guidance_rescale: float) -> Tensor:
+        """Return the guided prediction (Ho and Salimans 2022), a share `guidance_rescale` of it brought to
+        the text's standard deviation (Lin et al. 2023, Sec. 3.4).
+        """
+        guided = uncond + guidance_scale * (text - uncond)
+        if not guidance_rescale:
+            return guided
+        rows = tuple(range(1, guided.ndim))
+        rescaled = guided * (text.std(rows, keepdim=True) / guided.std(rows, keepdim=True))
+        return guidance_rescale * rescaled + (1 - guidance_rescale) * guided
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:

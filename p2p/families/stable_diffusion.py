@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -35,6 +37,19 @@ class StableDiffusion(Model):
         width = self.width // factor if self.width else sample[1]
         return unet.in_channels, height, width
 
+    @classmethod
+    def guidance_embedded_in(cls, folder: Path | None) -> bool:
+        """Say whether the UNet of a pipeline's folder is told the guidance scale, as a distilled LCM's is."""
+        file = folder / "unet" / "config.json" if folder else None
+        if file is None or not file.is_file():
+            return False
+        return json.loads(file.read_text()).get("time_cond_proj_dim") is not None
+
+    @property
+    def guidance_embedded(self) -> bool:
+        """Whether the UNet is told the guidance scale, as LCM's is; then there are no unconditional rows."""
+        return self.denoiser.config.time_cond_proj_dim is not None
+
     def attention_sides(self) -> list[int]:
         """Return the token-grid heights at which the denoiser attends, largest first."""
         height, levels = self.latent_shape[1], len(self.denoiser.config.block_out_channels)
@@ -62,11 +77,22 @@ class StableDiffusion(Model):
         timestep: Tensor,
         conditioning: Conditioning,
         injection: BatchInjection | None = None,
+        guidance_scale: float = 1.0,
     ) -> Tensor:
-        """Return the denoiser's output for each row."""
-        kwargs = {"injection": injection} if injection else None
+        """Return the denoiser's output for each row; `guidance_scale` is for one that is told it."""
+        timestep_cond = None
+        if self.guidance_embedded:  # in float32 and shifted by 1, as diffusers' pipelines do
+            scales = torch.tensor(guidance_scale - 1).repeat(len(latents))
+            timestep_cond = self.pipeline.get_guidance_scale_embedding(
+                scales, self.denoiser.config.time_cond_proj_dim
+            ).to(latents)
         return self.denoiser(
-            latents, timestep, cross_attention_kwargs=kwargs, return_dict=False, **conditioning
+            latents,
+            timestep,
+            timestep_cond=timestep_cond,
+            cross_attention_kwargs={"injection": injection} if injection else None,
+            return_dict=False,
+            **conditioning,
         )[0]
 
     @torch.no_grad()

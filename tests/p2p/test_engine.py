@@ -8,15 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import (
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-    PNDMScheduler,
-    StableDiffusionImg2ImgPipeline,
-)
+from diffusers import StableDiffusionImg2ImgPipeline
 from torch import Tensor
 
 from p2p import (
@@ -91,49 +83,6 @@ def test_source_and_fixed_seed_equal_plain_diffusers(tiny_model: StableDiffusion
     assert_same(edited.source, plain(tiny_model, SOURCE, 3, sampling))
     assert_same(edited.images[0], plain(tiny_model, SWAP, 3, sampling))
     assert (edited.images[1] - edited.images[0]).abs().max() > 10 * ROUNDING
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        PNDMScheduler,
-        DPMSolverMultistepScheduler,
-        EulerDiscreteScheduler,
-        EulerAncestralDiscreteScheduler,
-        DDPMScheduler,
-    ],
-)
-def test_every_scheduler_equals_plain_diffusers_and_splits_its_history(
-    tiny_model: StableDiffusion, kind: Any
-) -> None:
-    original = tiny_model.pipeline.scheduler
-    plms = {"skip_prk_steps": True} if kind is PNDMScheduler else {}
-    tiny_model.pipeline.scheduler = kind.from_config(original.config, **plms)
-    try:
-        edits = [
-            (SWAP, FixedSeed()),
-            (SWAP, PromptToPrompt(tau=0.5, self_replace_steps=0.2)),
-            (ADD, PromptToPrompt(tau=0.2)),
-        ]
-        [edited] = generate(tiny_model, [group(tiny_model, edits, seed=3)], SAMPLING)
-        assert_same(edited.source, plain(tiny_model, SOURCE, 3))
-        assert_same(edited.images[0], plain(tiny_model, SWAP, 3))
-        for one, image in zip(edits, edited.images, strict=True):  # what shares a tree equals what runs alone
-            assert_same(
-                generate(tiny_model, [group(tiny_model, [one], seed=3)], SAMPLING)[0].images[0], image
-            )
-    finally:
-        tiny_model.pipeline.scheduler = original
-
-
-def test_a_scheduler_that_does_not_fit_the_table_says_so(tiny_model: StableDiffusion) -> None:
-    original = tiny_model.pipeline.scheduler
-    tiny_model.pipeline.scheduler = HeunDiscreteScheduler.from_config(original.config)
-    try:
-        with pytest.raises(ValueError, match="HeunDiscreteScheduler calls the UNet 11 times for 6 steps"):
-            generate(tiny_model, [group(tiny_model, [])], SAMPLING)
-    finally:
-        tiny_model.pipeline.scheduler = original
 
 
 @pytest.mark.parametrize("strength", [0.2, 0.5, 0.84, 1.0])

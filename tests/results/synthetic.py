@@ -56,6 +56,7 @@ def make_row(pair_id: str, seed: int, method: str, **settings: object) -> dict[s
         "effective_steps": 50,
         "num_inference_steps": 50,
         "guidance_scale": 7.5,
+        "guidance_rescale": 0.0,
         "seconds": 0.5,
         **settings,
     }

@@ -51,6 +51,7 @@ def test_the_order_of_rows_does_not_matter() -> None:
     ("one", "other"),
     [
         ({"guidance_scale": 3.0}, {"guidance_scale": 7.5}),
+        ({"guidance_rescale": 0.7}, {"guidance_rescale": 0.0}),
         ({"model": "sd14"}, {"model": "sd15"}),
         ({"params": '{"profile": "fixed"}'}, {"params": '{"profile": "null-text"}'}),
         ({"params": '{"operator": "auto"}'}, {"params": '{"operator": "refine"}'}),
@@ -64,7 +65,7 @@ def test_rows_that_differ_in_a_setting_are_never_averaged(one: dict, other: dict
     frame = pd.DataFrame([make_row("cat-dog", 0, "p2p", **{**base, **settings}) for settings in (one, other)])
     table = main_table(joined(frame, [0.0, 1.0]), [METRIC]).query("edit_type == 'all'")
     assert sorted(table["mean"]) == [0.0, 1.0]
-    context = ["model", "guidance_scale", "setting"]
+    context = ["model", "guidance_scale", "guidance_rescale", "setting"]
     assert len(table.drop_duplicates(context)) == 2, "the rows cannot be told apart"
 
 

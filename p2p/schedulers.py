@@ -1,0 +1,197 @@
+"""What the engine needs of a diffusers scheduler: T or T + 1 calls, one draw for all branches of a group, and
+a history that can be split where branches part. A scheduler that cannot do this is refused, in one line.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from torch import Tensor
+
+KNOWN = (  # shown by tests/p2p/test_schedulers.py to equal a plain run; others may pass `set_timesteps` too
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EDMEulerScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "LCMScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+)
+
+
+def scheduler_class(name: str) -> Any:
+    """Return a scheduler class of diffusers. Raises ValueError where there is none, or it lacks a library."""
+    kind = getattr(diffusers, name, None)
+    try:
+        if hasattr(kind, "set_timesteps"):
+            return kind
+    except ImportError as error:  # diffusers' stand-in for a class whose library is not installed
+        raise _refusal(name, "cannot be loaded: " + _one_line(error)) from None
+    raise ValueError(f"scheduler: {name!r} is no scheduler of diffusers, allowed are {', '.join(KNOWN)}")
+
+
+def new_scheduler(name: str, config: dict[str, Any]) -> Any:
+    """Return a scheduler made from a config. Raises ValueError where the class does not take it."""
+    kind = scheduler_class(name)
+    try:
+        return kind.from_config(config)
+    except (ImportError, NotImplementedError, TypeError, ValueError) as error:
+        raise _refusal(name, "cannot be made from its config: " + _one_line(error)) from error
+
+
+def set_timesteps(scheduler: Any, num_inference_steps: int, device: Any = None) -> int:
+    """Set the timesteps and return their number, T or T + 1. Raises ValueError where the engine cannot work.
+
+    An edit's windows are rows of a table of T + 1 calls. Whether branches can part is tried out, on a copy.
+    """
+    kind: Any = type(scheduler)
+    name = kind.__name__
+    try:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+    except Exception as error:  # of whatever kind: it would come in every run
+        raise _refusal(name, f"does not make {num_inference_steps} steps: {_one_line(error)}") from error
+    calls, order = len(scheduler.timesteps), getattr(scheduler, "order", 1)
+    if calls not in (num_inference_steps, num_inference_steps + 1) or order != 1:
+        note = "" if order == 1 else f" ({order} a step)"
+        if not scheduler.config.get("skip_prk_steps", True):
+            note = " (scheduler_config.skip_prk_steps: true leaves the Runge-Kutta calls out)"
+        raise _refusal(
+            name,
+            f"calls the UNet {calls} times for {num_inference_steps} steps{note}, "
+            "but the windows of an edit count T or T + 1 calls",
+        )
+    if (scheduler.timesteps.diff() > 0).any():
+        raise _refusal(name, "goes from the image to noise")
+    _try_out(kind, json.dumps(dict(scheduler.config), default=str), num_inference_steps)
+    return calls
+
+
+def check_start(start: int, calls: int, num_inference_steps: int) -> None:
+    """Raise ValueError where a trajectory cannot start at this step: PLMS makes one of its steps twice.
+
+    diffusers' img2img takes such a scheduler's calls from `start` on, which then take the latents for less
+    noisy than they are.
+    """
+    if start and calls != num_inference_steps:
+        raise ValueError(
+            f"strength: SDEdit would start at step {start} of a scheduler that makes {calls} calls for "
+            f"{num_inference_steps} steps (PNDM), allowed are strength 1 and schedulers of one call a step"
+        )
+
+
+def fork(scheduler: Any, parents: Tensor, latents: Tensor) -> None:
+    """Give every node its parent's part of a multistep scheduler's history (latent-shaped tensors)."""
+
+    def split(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.shape == latents.shape:
+            return value[parents]
+        if isinstance(value, list):
+            return [split(item) for item in value]
+        return value
+
+    for name, value in vars(scheduler).items():
+        if isinstance(value, (Tensor, list)):
+            setattr(scheduler, name, split(value))
+
+
+def take_step(
+    scheduler: Any,
+    noise_pred: Tensor,
+    timestep: Tensor,
+    latents: Tensor,
+    groups: Sequence[int],
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """Return the next latents; a stochastic scheduler draws once per group, the same for each of its rows."""
+    options: dict[str, Any] = {}
+    allowed = inspect.signature(scheduler.step).parameters
+    if "eta" in allowed:
+        options["eta"] = 0.0  # as diffusers' pipelines do; TCDScheduler.step alone would take 0.3
+    if "order" in allowed:  # LMS counts steps from T, but has no derivatives of steps before SDEdit's start
+        options["order"] = min(4, len(scheduler.derivatives) + 1)
+    rows = [torch.Generator() for _ in groups]
+    if "generator" in allowed:
+        states = [generator.get_state() for generator in generators]
+        for row, group in zip(rows, groups, strict=True):
+            row.set_state(states[group])
+        options["generator"] = rows
+    latents = scheduler.step(noise_pred, timestep, latents, return_dict=False, **options)[0]
+    if "generator" in allowed:
+        for row, group in zip(rows, groups, strict=True):
+            generators[group].set_state(row.get_state())
+    return latents
+
+
+@cache
+def _try_out(kind: Any, config: str, num_inference_steps: int) -> None:
+    """Raise ValueError unless two branches that part midway become what each becomes alone.
+
+    Predictions are made up, so this takes a fraction of a second, once; it finds whatever state, draw or
+    coupling of rows `fork` and `take_step` do not know.
+    """
+    name, trial = kind.__name__, kind.from_config(json.loads(config))
+    alone = torch.cat([_walk(trial, num_inference_steps, [branch]) for branch in range(3)])
+    if not alone.isfinite().all():
+        zero_snr = trial.config.get("rescale_betas_zero_snr")
+        note = ": zero terminal SNR needs prediction_type v_prediction or sample" if zero_snr else ""
+        raise _refusal(name, "makes latents that are not finite" + note)
+    try:
+        together = _walk(trial, num_inference_steps, range(3))
+    except ValueError:
+        together = torch.full_like(alone, torch.inf)
+    # A part of the history that is not split makes differences of this scale; float32 rounds to 1e-6 of it.
+    if (together - alone).abs().max() > 1e-4 * alone.abs().max():
+        plain = (type(None), bool, int, float, str, list, Tensor, np.ndarray)
+        objects = [k for k, v in vars(trial).items() if k[0] != "_" and not isinstance(v, plain)]
+        state = ", ".join(objects) or "unknown"
+        raise _refusal(name, f"has a state that cannot be split where branches part ({state})")
+
+
+def _walk(scheduler: Any, num_inference_steps: int, branches: Sequence[int]) -> Tensor:
+    """Return the branches' final latents after made-up predictions.
+
+    Of branches 0, 1 and 2, all share the first third of the steps, 1 and 2 the second.
+    """
+    scheduler.set_timesteps(num_inference_steps)
+    made_up, draws = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
+    latents = torch.randn(1, 4, 4, 4, generator=made_up, dtype=torch.float64)
+    states = [0] * len(branches)  # of each branch: what it shares with the others
+    rows = [0]
+    for step, timestep in enumerate(scheduler.timesteps):
+        phase = 3 * step // len(scheduler.timesteps)
+        new_states = [(0, min(branch, 1), branch)[phase] for branch in branches]
+        new_rows = sorted(set(new_states), reverse=True)  # rows move when there are more of them
+        parents = torch.tensor([rows.index(states[new_states.index(row)]) for row in new_rows])
+        states, rows = new_states, new_rows
+        fork(scheduler, parents, latents)
+        latents = latents[parents]
+        outputs = torch.randn(3, 4, 4, 4, generator=made_up, dtype=torch.float64)[rows]
+        try:
+            scheduler.scale_model_input(latents, timestep)
+            latents = take_step(scheduler, outputs, timestep, latents, [0] * len(rows), [draws])
+        except Exception as error:
+            where = f"step {step + 1} of {num_inference_steps}"
+            raise _refusal(type(scheduler).__name__, f"cannot take {where}: {_one_line(error)}") from error
+    return latents[[rows.index(state) for state in states]]
+
+
+def _refusal(name: str, why: str) -> ValueError:
+    return ValueError(f"scheduler: {name} {why}; allowed are {', '.join(KNOWN)}")
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0]
