@@ -7,6 +7,7 @@ from p2p.denoise import Calls, Sampling
 from p2p.edits import EditRequest, PromptToPrompt
 from p2p.engine import Edited, Group, edit, generate
 from p2p.loading import StableDiffusionSpec
+from p2p.maps import HeatMaps, WordHeat, heat_maps
 from p2p.stable_diffusion import StableDiffusion
 
 __all__ = [
@@ -15,11 +16,14 @@ __all__ = [
     "Edited",
     "FixedSeed",
     "Group",
+    "HeatMaps",
     "PromptToPrompt",
     "SDEdit",
     "Sampling",
     "StableDiffusion",
     "StableDiffusionSpec",
+    "WordHeat",
     "edit",
     "generate",
+    "heat_maps",
 ]
