@@ -42,6 +42,7 @@ class NamedMethod:
     name: str
     method: Method
     params: Mapping[str, Any]  # as given in the grid
+    auto_tau: str = ""  # the rule (JSON) by which one of several taus is kept, after the metrics
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Plan:
     sampling: Sampling
     setup: str  # a short hash of model, scheduler, precision and negative prompt, so that tables part them
     merged: int = 0  # settings that come to the same steps as another one, and so to the same image
+    candidates: tuple[Mapping[str, Any], ...] = ()  # of `tau: auto`, as `results.auto_tau` keeps them
 
     @cached_property
     def evaluations(self) -> int:
@@ -168,6 +170,7 @@ def make_plan(
     base = [identity, sampling.num_inference_steps, float(sampling.guidance_scale), sampling.negative_prompt]
     groups: dict[tuple[str, int], list[Branch]] = {}
     merged = 0
+    candidates: list[dict[str, Any]] = []
     for seed, pair in itertools.product(seeds, pairs):
         branches = groups.setdefault((pair.source_prompt, seed), [])
         seen = {branch.identity for branch in branches}
@@ -175,6 +178,8 @@ def make_plan(
             trajectory = trajectories[pair.id, number]
             key = _hash([*base, pair.source_prompt, seed, trajectory.digest(calls)])
             branch = Branch(pair, named.name, named.params, trajectory, key)
+            if named.auto_tau:
+                candidates.append(_candidate(branch, named))
             if branch.identity in seen:
                 merged += 1
                 continue
@@ -184,7 +189,21 @@ def make_plan(
         GroupPlan(prompt, seed, _hash([*base, prompt, seed, "source"]), tuple(branches))
         for (prompt, seed), branches in groups.items()
     ]
-    return Plan(tuple(plans), calls, sampling, _hash([identity, sampling.negative_prompt])[:8], merged)
+    setup = _hash([identity, sampling.negative_prompt])[:8]
+    return Plan(tuple(plans), calls, sampling, setup, merged, tuple(candidates))
+
+
+def _candidate(branch: Branch, named: NamedMethod) -> dict[str, Any]:
+    """Return one of the images that `tau: auto` chooses from; another setting may have made it first."""
+    others = {name: value for name, value in named.params.items() if name != "tau"}
+    return {
+        "key": branch.key,
+        "pair_id": branch.pair.id,
+        "method": branch.method,
+        "params": json.dumps(others, sort_keys=True),
+        "rule": named.auto_tau,
+        "tau": float(named.params["tau"]),
+    }
 
 
 def _unused_weights(

@@ -54,9 +54,7 @@ class BatchInjection:
     bank: SourceBank
     words: Tensor | None = None  # (rows, tokens, columns): sums of tokens whose maps are asked for
     words_layers: frozenset[str] = frozenset()  # in these cross-attention layers
-    maps: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # by layer: (rows, pixels, columns), mean over heads
+    maps: dict[str, Tensor] = field(default_factory=dict)  # (rows, pixels, columns), mean over heads
     visited: list[str] = field(default_factory=list)
 
 
