@@ -90,6 +90,7 @@ class Plan:
     sampling: Sampling
     setup: str  # a short hash of model, scheduler, precision and negative prompt, so that tables part them
     merged: int = 0  # settings that come to the same steps as another one, and so to the same image
+    auto_tau: bool = False
     candidates: tuple[Mapping[str, Any], ...] = ()  # of `tau: auto`, as `results.auto_tau` keeps them
 
     @cached_property
@@ -178,7 +179,8 @@ def make_plan(
             trajectory = trajectories[pair.id, number]
             key = _hash([*base, pair.source_prompt, seed, trajectory.digest(calls)])
             branch = Branch(pair, named.name, named.params, trajectory, key)
-            if named.auto_tau:
+            # Re-weighting alone is no edit at tau 1, so there a larger tau is not a freer edit.
+            if named.auto_tau and pair.source_prompt != pair.target_prompt:
                 candidates.append(_candidate(branch, named))
             if branch.identity in seen:
                 merged += 1
@@ -190,7 +192,8 @@ def make_plan(
         for (prompt, seed), branches in groups.items()
     ]
     setup = _hash([identity, sampling.negative_prompt])[:8]
-    return Plan(tuple(plans), calls, sampling, setup, merged, tuple(candidates))
+    auto = any(named.auto_tau for named in methods)
+    return Plan(tuple(plans), calls, sampling, setup, merged, auto, tuple(candidates))
 
 
 def _candidate(branch: Branch, named: NamedMethod) -> dict[str, Any]:

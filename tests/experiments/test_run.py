@@ -302,6 +302,14 @@ def test_auto_tau_is_chosen_apart_for_each_other_setting_and_over_all_jobs_of_a_
     assert not chosen.duplicated(["seed", "params"]).any()
 
 
+def test_auto_tau_leaves_pairs_that_only_re_weight_alone_and_says_so(
+    cli: Cli, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = ["dataset.target_prompt=a cat on a bench", "dataset.weights={cat: 2}"]
+    assert cli("plan", *tiny, *AUTO, "auto_tau.target.at_most=1", *pair) == 0
+    assert "1 pairs only re-weight words: auto tau chooses nothing for them" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
