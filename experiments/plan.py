@@ -43,6 +43,7 @@ class NamedMethod:
     name: str
     method: Method
     params: Mapping[str, Any]  # as given in the grid
+    auto_tau: str = ""  # the rule (JSON) by which one of several taus is kept, after the metrics
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ class Plan:
     guidance_embedded: bool  # the UNet is told the guidance scale: one row a state
     setup: str  # a short hash of model, scheduler, precision and negative prompt, so that tables part them
     merged: int = 0  # settings that come to the same steps as another one, and so to the same image
+    auto_tau: bool = False
+    candidates: tuple[Mapping[str, Any], ...] = ()  # of `tau: auto`, as `results.auto_tau` keeps them
 
     @cached_property
     def evaluations(self) -> int:
@@ -177,6 +180,7 @@ def make_plan(
         base.append({"guidance_rescale": float(sampling.guidance_rescale)})
     groups: dict[tuple[str, int], list[Branch]] = {}
     merged = 0
+    candidates: list[dict[str, Any]] = []
     for seed, pair in itertools.product(seeds, pairs):
         branches = groups.setdefault((pair.source_prompt, seed), [])
         seen = {branch.identity for branch in branches}
@@ -184,6 +188,9 @@ def make_plan(
             trajectory = trajectories[pair.id, number]
             key = _hash([*base, pair.source_prompt, seed, trajectory.digest(calls)])
             branch = Branch(pair, named.name, named.params, trajectory, key)
+            # Re-weighting alone is no edit at tau 1, so there a larger tau is not a freer edit.
+            if named.auto_tau and pair.source_prompt != pair.target_prompt:
+                candidates.append(_candidate(branch, named))
             if branch.identity in seen:
                 merged += 1
                 continue
@@ -200,7 +207,22 @@ def make_plan(
         guidance_embedded,
         _hash([identity, sampling.negative_prompt])[:8],
         merged,
+        any(named.auto_tau for named in methods),
+        tuple(candidates),
     )
+
+
+def _candidate(branch: Branch, named: NamedMethod) -> dict[str, Any]:
+    """Return one of the images that `tau: auto` chooses from; another setting may have made it first."""
+    others = {name: value for name, value in named.params.items() if name != "tau"}
+    return {
+        "key": branch.key,
+        "pair_id": branch.pair.id,
+        "method": branch.method,
+        "params": json.dumps(others, sort_keys=True),
+        "rule": named.auto_tau,
+        "tau": float(named.params["tau"]),
+    }
 
 
 def _unused_weights(

@@ -15,6 +15,7 @@ from typing import Any
 
 import diffusers.utils.logging
 import hydra
+import pandas as pd
 import transformers.utils.logging
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -32,10 +33,11 @@ from experiments.timing import describe, estimate
 from p2p.denoise import Sampling
 from p2p.families import Model
 from p2p.loading import ModelSpec
+from results.auto_tau import CANDIDATE_TYPES, AutoTau, write_candidates
 from results.records import has_records
 from results.summary import summarise
 
-CROSS = "cross_replace_steps"
+CROSS, AUTO = "cross_replace_steps", "auto"
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("experiment", "model", "dataset", "method", "grid", "metrics", "executor", "tracking")
 USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
@@ -61,6 +63,7 @@ class Job:
     metrics: list[Any]
     tracking: Any
     shard: tuple[int, int]
+    auto_tau: AutoTau
     config: dict[str, Any]
 
 
@@ -125,7 +128,8 @@ def build(config: DictConfig) -> Job:
         raise ValueError(str(error).splitlines()[0]) from error
     assert isinstance(plain, dict)
     made = {
-        key: _instantiate(key, plain[key]) for key in ("model", "dataset", "metrics", "tracking", "sampling")
+        key: _instantiate(key, plain[key])
+        for key in ("model", "dataset", "metrics", "tracking", "sampling", "auto_tau")
     }
     seeds = plain["grid"]["seeds"] if config.seed is None else plain["seed"]
     index, _, count = str(config.shard).partition("/")
@@ -135,21 +139,22 @@ def build(config: DictConfig) -> Job:
         run_dir=Path(config.run_dir),
         model=made["model"],
         dataset=made["dataset"],
-        methods=_methods(plain),
+        methods=_methods(plain, made["auto_tau"]),
         seeds=list(seeds) if isinstance(seeds, list) else [seeds],
         sampling=made["sampling"],
         metrics=list((made["metrics"] or {}).values()),
         tracking=made["tracking"],
         shard=(int(index), int(count)),
+        auto_tau=made["auto_tau"],
         config={str(key): value for key, value in plain.items()},
     )
 
 
-def _methods(config: Mapping[Any, Any]) -> list[NamedMethod]:
+def _methods(config: Mapping[Any, Any], auto_tau: AutoTau) -> list[NamedMethod]:
     """Return every method of the grid with every set of its parameters.
 
     The top-level `tau`, `strength`, ... of the command line replace the grid's axis in every method that has
-    the parameter; a list is an axis, as in the grid.
+    the parameter; a list is an axis, as in the grid. `tau: auto` is every tau that it chooses from.
     """
     overrides = {
         name: config[name]
@@ -174,10 +179,14 @@ def _methods(config: Mapping[Any, Any]) -> list[NamedMethod]:
         for params in expand(axes):
             kept = {key: value for key, value in params.items() if key not in dropped}
             for each in expand({**kept, **chosen}):
-                if each not in seen:
-                    seen.append(each)
-                    method = _instantiate(f"grid.methods.{name}", {**defaults, **each})
-                    methods.append(NamedMethod(str(name), method, each))
+                auto = {**defaults, **each}.get("tau") == AUTO
+                for one in [{**each, "tau": tau} for tau in auto_tau.taus] if auto else [each]:
+                    if (one, auto) not in seen:
+                        seen.append((one, auto))
+                        method = _instantiate(f"grid.methods.{name}", {**defaults, **one})
+                        methods.append(
+                            NamedMethod(str(name), method, one, auto_tau.to_json() if auto else "")
+                        )
     if missing := set(overrides) - used:
         raise ValueError(f"{', '.join(sorted(missing))}: no method of the grid has this parameter")
     return methods
@@ -207,6 +216,8 @@ def prepare(job: Job, fetch: bool) -> Plan:
 
     With `fetch`, what has to be downloaded is, before anything is computed.
     """
+    if any(named.auto_tau for named in job.methods):
+        job.auto_tau.check([name for metric in job.metrics for name in metric.names], _directions(job))
     pairs = job.dataset.load()
     if fetch:
         check_metrics(job.metrics, job.run_dir)
@@ -238,8 +249,15 @@ def run(job: Job, whole: Plan, left: Plan, model: Model | None, multirun: bool) 
     if not has_records(job.run_dir):  # a shard without groups, on a fresh folder
         print(job.run_dir)
         return failed
-    directions = {name: up for metric in job.metrics for name, up in metric.higher_is_better.items()}
-    summary = summarise(job.run_dir, rows=None if multirun else whole.rows(), directions=directions)
+    candidates = pd.DataFrame(list(whole.candidates), columns=list(CANDIDATE_TYPES))
+    if len(candidates):
+        write_candidates(job.run_dir, candidates)
+    summary = summarise(
+        job.run_dir,
+        rows=None if multirun else whole.rows(),
+        directions=_directions(job),
+        candidates=None if multirun else candidates,
+    )
     if job.tracking is not None:
         job.tracking.log_run(job.run_dir, job.config, summary.tables, summary.images)
     print(summary.markdown)
@@ -247,6 +265,10 @@ def run(job: Job, whole: Plan, left: Plan, model: Model | None, multirun: bool) 
         print(f"{failed} groups failed; the next call tries them again")
     print(job.run_dir)
     return failed
+
+
+def _directions(job: Job) -> dict[str, bool]:
+    return {name: up for metric in job.metrics for name, up in metric.higher_is_better.items()}
 
 
 def list_options() -> str:

@@ -26,6 +26,9 @@ def describe(whole: Plan, left: Plan) -> str:
     ]
     if whole.merged:
         lines.append(f"{whole.merged} settings come to the same steps as others and are made once")
+    auto = {candidate["pair_id"] for candidate in whole.candidates}
+    if whole.auto_tau and pairs - auto:
+        lines.append(f"{len(pairs - auto)} pairs only re-weight words: auto tau chooses nothing for them")
     if left.images < whole.images:
         lines.append(
             f"{whole.images - left.images} images are there already; "

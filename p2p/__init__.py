@@ -8,6 +8,7 @@ from p2p.edits import EditRequest, PromptToPrompt
 from p2p.engine import Edited, Group, edit, generate
 from p2p.families import Model, StableDiffusion
 from p2p.loading import ModelSpec
+from p2p.maps import HeatMaps, WordHeat, heat_maps
 
 __all__ = [
     "Calls",
@@ -15,12 +16,15 @@ __all__ = [
     "Edited",
     "FixedSeed",
     "Group",
+    "HeatMaps",
     "Model",
     "ModelSpec",
     "PromptToPrompt",
     "SDEdit",
     "Sampling",
     "StableDiffusion",
+    "WordHeat",
     "edit",
     "generate",
+    "heat_maps",
 ]

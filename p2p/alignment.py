@@ -195,12 +195,13 @@ def block_alignment(
     return torch.block_diag(*(matrix for matrix, _ in blocks)), torch.cat([aligned for _, aligned in blocks])
 
 
-def word_column(prompt: str, word: str, tokenizers: Tokenizers) -> Tensor:
-    """Return 1 at the word's tokens in every block and 0 elsewhere, (tokens,) float32."""
+def word_column(prompt: str, word: str | None, tokenizers: Tokenizers) -> Tensor:
+    """Return 1 at the word's tokens in every block and 0 elsewhere, (tokens,) float32; None: 0 throughout."""
     blocks = []
     for tokenizer in tokenizers:
         block = torch.zeros(token_limit(tokenizer))
-        block[word_indices(prompt, word, tokenizer)] = 1
+        if word is not None:
+            block[word_indices(prompt, word, tokenizer)] = 1
         blocks.append(block)
     return torch.cat(blocks)
 

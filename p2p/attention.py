@@ -53,8 +53,8 @@ class BatchInjection:
     largest_self: int  # of self_max_pixels, in whichever chunk of this step; 0 for none
     bank: SourceBank
     words: Tensor | None = None  # (rows, tokens, columns): sums of tokens whose maps are asked for
-    words_pixels: int = 0  # in the cross-attention layers of this size
-    maps: list[Tensor] = field(default_factory=list)  # of each: (rows, pixels, columns), mean over heads
+    words_layers: frozenset[str] = frozenset()  # in these cross-attention layers
+    maps: dict[str, Tensor] = field(default_factory=dict)  # (rows, pixels, columns), mean over heads
     visited: list[str] = field(default_factory=list)
 
 
@@ -132,9 +132,9 @@ def inject_cross(
     source: tuple[Tensor, Tensor] | None = None
     if injection.any_cross:
         source = injection.bank.add(layer, query[injection.source_rows], key[injection.source_rows])
-    if injection.words is not None and query.shape[2] == injection.words_pixels:
+    if injection.words is not None and layer in injection.words_layers:
         columns = injection.words[:, None].expand(-1, query.shape[1], -1, -1)
-        injection.maps.append(_attend_edited(query, key, columns, source, injection, scale).mean(1))
+        injection.maps[layer] = _attend_edited(query, key, columns, source, injection, scale).mean(1)
     return _attend_edited(query, key, value, source, injection, scale)
 
 

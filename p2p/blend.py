@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 
-COLUMNS = 2  # per prompt: the blend words' map, and the substruct words'
+from p2p.watch import Reading
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class LocalBlend:
     start: int  # first step after which latents are blended
     threshold: float
     substruct_threshold: float
+    readings: ClassVar = (Reading(None),)
 
     def __post_init__(self) -> None:
         for name in ("threshold", "substruct_threshold"):

@@ -84,8 +84,8 @@ def denoise(
     generators: Sequence[torch.Generator],
     sampling: Sampling,
     calls: Calls,
-) -> Tensor:
-    """Denoise a tree's states from step `start`; return latents (last nodes, channels, height, width).
+) -> tuple[Tensor, WordMaps]:
+    """Denoise a tree's states from step `start`; return latents (last nodes, channels, height, width), maps.
 
     `latents` (groups, ...) are the states at `start`, `levels` the nodes of each remaining step, `generators`
     one per group: every branch of a group gets the same draw. Raises FloatingPointError where latents stop
@@ -121,7 +121,7 @@ def denoise(
         raise FloatingPointError(
             f"latents: not finite for prompts {broken}; half precision may overflow, try dtype=float32"
         )
-    return latents
+    return latents, maps
 
 
 def _predict(
@@ -229,5 +229,5 @@ def _injection(
         largest_self=largest_self,
         bank=bank,
         words=words,
-        words_pixels=model.pixels(model.blend_side),
+        words_layers=maps.active_layers,
     )

@@ -19,11 +19,11 @@ from p2p.alignment import (
     block_alignment,
     equalizer,
     resolve_operator,
-    word_column,
 )
 from p2p.blend import LocalBlend
 from p2p.profiles import profile
 from p2p.schedule import Steps, cross_gate, self_window, windows_from_tau
+from p2p.watch import Watch, word_columns
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class Trajectory:
     injections: tuple[Injection | None, ...]  # one per row of the T + 1 table; None, or (), = plain denoising
     start: int | None = None  # None: from the seed's noise; else from the source image, noised to this step
     blend: LocalBlend | None = None
+    watch: Watch | None = None  # maps to keep; no part of the pixels
     record: Mapping[str, Any] = field(default_factory=dict)  # the effective operator, for tables
 
     def digest(self, calls: int | None = None) -> str:
@@ -209,11 +210,8 @@ class PromptToPrompt:
             return None
         prompts, words = (request.source_prompt, request.target_prompt), []
         for index, prompt in enumerate(prompts):
-            kept = word_column(prompt, request.blend_words[index], tokenizers)
-            taken = torch.zeros_like(kept)
-            if self.substruct_words is not None:
-                taken = word_column(prompt, self.substruct_words[index], tokenizers)
-            words.append(torch.stack([kept, taken], 1))
+            substruct = self.substruct_words[index] if self.substruct_words is not None else None
+            words.append(word_columns(prompt, [request.blend_words[index], substruct], tokenizers))
         share = profile(self.profile).blend_start if self.blend_start is None else self.blend_start
         start = int(share * num_inference_steps)
         return LocalBlend(words[0], words[1], start, self.blend_threshold, self.substruct_threshold)

@@ -16,6 +16,7 @@ from p2p.edits import EditRequest, Method, Trajectory
 from p2p.families.model import Model
 from p2p.schedulers import check_start
 from p2p.tree import Node, build_tree
+from p2p.word_maps import WordMaps
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,26 @@ def tree_latents(
     calls: Calls | None = None,
 ) -> dict[tuple[int, int], Tensor]:
     """Return final latents by (group, branch), 0 the source, of all that starts from the source's noise."""
+    nodes, latents, _ = denoise_tree(model, groups, sampling, calls)
+    return {
+        (node.group, branch): row
+        for node, row in zip(nodes, latents, strict=True)
+        for branch in node.branches
+    }
+
+
+@torch.no_grad()
+def denoise_tree(
+    model: Model, groups: Sequence[Group], sampling: Sampling, calls: Calls | None = None
+) -> tuple[list[Node], Tensor, WordMaps]:
+    """Return the last nodes, their latents, and the maps that their trajectories asked for."""
     generators = [torch.Generator().manual_seed(group.seed) for group in groups]
     scheduler = model.new_scheduler(sampling.num_inference_steps)
     levels = build_tree([group.tree() for group in groups], len(scheduler.timesteps))
     latents = model.draw_noise(generators) * scheduler.init_noise_sigma
     calls = calls or Calls(sampling.max_batch)
-    latents = denoise(model, latents, levels, scheduler, 0, generators, sampling, calls)
-    nodes = zip(levels[-1], latents, strict=True)
-    return {(node.group, branch): row for node, row in nodes for branch in node.branches}
+    latents, maps = denoise(model, latents, levels, scheduler, 0, generators, sampling, calls)
+    return levels[-1], latents, maps
 
 
 def _sdedit(
@@ -153,7 +166,7 @@ def _sdedit(
         latents = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(rows)))
         level = [Node(n, n, prompt, None, (0,)) for n, (_, _, prompt) in enumerate(rows)]
         levels = [level] * len(timesteps)
-        latents = denoise(model, latents, levels, scheduler, start, generators, sampling, calls)
+        latents, _ = denoise(model, latents, levels, scheduler, start, generators, sampling, calls)
         images |= {(g, i): image for (g, i, _), image in zip(rows, model.decode(latents), strict=True)}
     return images
 

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 
 from p2p.blend import LocalBlend
 from p2p.edits import Injection, Trajectory
+from p2p.watch import Watch
+
+Watched = LocalBlend | Watch
+"""Whoever reads maps: has `source_words`, `target_words`, `readings` and `key`."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Node:
     injection: Injection | None
     branches: tuple[int, ...]  # of the group; 0 is the source
     blend: LocalBlend | None = None  # after this step
-    watched: tuple[LocalBlend, ...] = ()  # the blends of its branches, now or later: whose maps it sums up
+    watched: tuple[Watched, ...] = ()  # by its branches, now or later: whose maps it sums up
 
 
 def build_tree(groups: Sequence[Sequence[Trajectory]], steps: int) -> list[list[Node]]:
@@ -53,7 +57,7 @@ def build_tree(groups: Sequence[Sequence[Trajectory]], steps: int) -> list[list[
             for branches in split.values():
                 trajectories = [groups[parent.group][branch] for branch in branches]
                 prompt, injection, blend = _operator(trajectories[0], step)
-                watched = {t.blend.key: t.blend for t in trajectories if t.blend}
+                watched = {w.key: w for t in trajectories for w in (t.blend, t.watch) if w}
                 node = Node(
                     parent.group,
                     position,

@@ -1,34 +1,63 @@
 """The cross-attention maps of asked-for words, summed over the steps for every state of a tree.
 
-google/prompt-to-prompt keeps every map (AttentionStore); here only the columns that a LocalBlend reads are
-formed, in the layers of the model's `blend_side`.
+google/prompt-to-prompt keeps every map (AttentionStore); here only the columns that a LocalBlend or a
+heat-map reads are formed, only in its layers and at its steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from p2p.attention import BatchInjection
-from p2p.blend import COLUMNS, LocalBlend
+from p2p.blend import LocalBlend
 from p2p.families.model import Model
-from p2p.tree import Node
+from p2p.tree import Node, Watched
+from p2p.watch import Reading
+
+
+@dataclass(frozen=True)
+class LayerGroup:
+    """Cross-attention layers of one height in tokens."""
+
+    side: int
+    layers: tuple[str, ...]
+
+
+def layer_groups(model: Model) -> dict[str, LayerGroup]:
+    """Return the groups of layers whose maps can be read: those of a side ("16"), and its parts ("up-16")."""
+    groups: dict[str, LayerGroup] = {}
+    for layer, (part, side) in model.cross_layers().items():
+        for name in (f"{side}", f"{part}-{side}"):
+            before = groups[name].layers if name in groups else ()
+            groups[name] = LayerGroup(side, (*before, layer))
+    return groups
+
+
+def layer_group(name: str, model: Model) -> LayerGroup:
+    """Return one group of layers. Raises ValueError where no cross-attention layer is in it."""
+    groups = layer_groups(model)
+    if name not in groups:
+        raise ValueError(f"layers: no cross-attention layer is in {name!r}, allowed are {', '.join(groups)}")
+    return groups[name]
 
 
 @dataclass
 class WordMaps:
-    """Sums (states, pixels, columns); for each blend of a group 2 columns of its source and 2 of its target.
+    """Sums (states, pixels, columns) for each reading: columns of the source's words, then of the branch's.
 
     A state that carries the source fills the source's columns, one that carries a branch the branch's.
     """
 
     model: Model
-    places: dict[tuple[int, str], int]  # of (group, blend): its first column
+    groups: dict[Reading, LayerGroup]
+    places: dict[tuple[int, str], int]  # of (group, watched): its first column
     width: int
-    sums: Tensor | None = None
+    step: int = -1
+    sums: dict[Reading, Tensor] = field(default_factory=dict)
     columns: Tensor | None = None  # (states, tokens, columns) of the current step
 
     @classmethod
@@ -36,51 +65,80 @@ class WordMaps:
         """Return empty sums for a tree that begins with these nodes."""
         places: dict[tuple[int, str], int] = {}
         used: dict[int, int] = {}
+        groups: dict[Reading, LayerGroup] = {}
         for node in level:
-            for blend in node.watched:
-                if (node.group, blend.key) not in places:
-                    places[node.group, blend.key] = used.get(node.group, 0)
-                    used[node.group] = used.get(node.group, 0) + 2 * COLUMNS
-        return cls(model, places, max(used.values(), default=0))
+            for watched in node.watched:
+                if (node.group, watched.key) not in places:
+                    places[node.group, watched.key] = used.get(node.group, 0)
+                    columns = watched.source_words.shape[1] + watched.target_words.shape[1]
+                    used[node.group] = used.get(node.group, 0) + columns
+                for reading in watched.readings:
+                    if reading not in groups:
+                        groups[reading] = layer_group(reading.layers or f"{model.blend_side}", model)
+        return cls(model, groups, places, max(used.values(), default=0))
+
+    @property
+    def active(self) -> list[Reading]:
+        """The readings that the current step belongs to."""
+        return [r for r in self.groups if r.steps is None or r.steps[0] <= self.step < r.steps[1]]
+
+    @property
+    def active_layers(self) -> frozenset[str]:
+        """The layers that are read at the current step."""
+        return frozenset(layer for reading in self.active for layer in self.groups[reading].layers)
 
     def fork(self, level: Sequence[Node], parents: Tensor) -> None:
-        """Give every node its parent's sums, and note which words it adds to them."""
+        """Begin the next step: give every node its parent's sums, note which words it adds to them."""
+        self.step += 1
         if not self.width:
             return
-        blends = {(node.group, blend.key): blend for node in level for blend in node.watched}
-        tokens = len(next(iter(blends.values())).source_words)
+        known = {(node.group, watched.key): watched for node in level for watched in node.watched}
+        tokens = len(next(iter(known.values())).source_words)
         columns = torch.zeros(len(level), tokens, self.width)
         for row, node in enumerate(level):
             if 0 in node.branches:
-                for (group, key), blend in blends.items():
+                for (group, key), watched in known.items():
                     if group == node.group:
-                        self._fill(columns[row], self.places[group, key], blend.source_words)
-            for blend in node.watched:
-                self._fill(columns[row], self.places[node.group, blend.key] + COLUMNS, blend.target_words)
+                        _fill(columns[row], self.places[group, key], watched.source_words)
+            for watched in node.watched:
+                place = self.places[node.group, watched.key] + watched.source_words.shape[1]
+                _fill(columns[row], place, watched.target_words)
         self.columns = columns.to(parents.device, self.model.dtype)
-        if self.sums is None:
-            pixels = self.model.pixels(self.model.blend_side)
-            dtype = torch.promote_types(self.model.dtype, torch.float32)
-            self.sums = torch.zeros(len(level), pixels, self.width, device=parents.device, dtype=dtype)
-        else:
-            self.sums = self.sums[parents]
+        if self.sums:
+            self.sums = {reading: sums[parents] for reading, sums in self.sums.items()}
+            return
+        dtype = torch.promote_types(self.model.dtype, torch.float32)
+        for reading, layers in self.groups.items():
+            pixels = self.model.pixels(layers.side)
+            self.sums[reading] = torch.zeros(
+                len(level), pixels, self.width, device=parents.device, dtype=dtype
+            )
 
     def words(self, begin: int, nodes: int, per_node: int) -> Tensor | None:
         """Return the columns of one call's rows, zero for unconditional ones; None where nobody asks."""
-        if self.columns is None:
+        if self.columns is None or not self.active:
             return None
         own = self.columns[begin : begin + nodes]
         return torch.cat([torch.zeros_like(own)] * (per_node - 1) + [own])
 
     def add(self, begin: int, nodes: int, injection: BatchInjection) -> None:
-        """Add the maps of one call, mean over its layers."""
-        if self.sums is not None:
-            maps = torch.stack(injection.maps).mean(0)[-nodes:]
-            self.sums[begin : begin + nodes] += maps.to(self.sums.dtype)
+        """Add the maps of one call to each reading of this step, mean over the reading's layers."""
+        for reading in self.active:
+            maps = torch.stack([injection.maps[layer] for layer in self.groups[reading].layers]).mean(0)
+            maps = maps[-nodes:]  # the conditional rows
+            self.sums[reading][begin : begin + nodes] += maps.to(self.sums[reading].dtype)
+
+    def read(self, row: int, node: Node, watched: Watched, reading: Reading) -> tuple[Tensor, Tensor]:
+        """Return the sums so far of the source's words and of this state's own: (columns, height, width)."""
+        source, own = watched.source_words.shape[1], watched.target_words.shape[1]
+        place = self.places[node.group, watched.key]
+        maps = self.sums[reading].transpose(1, 2).unflatten(2, (self.groups[reading].side, -1))
+        # Node i < groups carries the source of group i.
+        return maps[node.group, place : place + source], maps[row, place + source : place + source + own]
 
     def blend(self, level: Sequence[Node], latents: Tensor) -> Tensor:
         """Return the latents after this step's blends; node i < groups carries the source of group i."""
-        if self.sums is None or not any(node.blend for node in level):
+        if not any(node.blend for node in level):
             return latents
         blended = latents.clone()
         for row, node in enumerate(level):
@@ -91,13 +149,10 @@ class WordMaps:
         return blended
 
     def _mask(self, row: int, node: Node, blend: LocalBlend, size: Sequence[int]) -> Tensor:
-        assert self.sums is not None
-        place, side = self.places[node.group, blend.key], self.model.blend_side
-        maps = self.sums.transpose(1, 2).unflatten(2, (side, -1))
-        source = maps[node.group, place : place + COLUMNS]
-        target = maps[row, place + COLUMNS : place + 2 * COLUMNS]
+        [reading] = blend.readings
+        source, target = self.read(row, node, blend, reading)
         return blend.mask(source, target, (size[0], size[1]))
 
-    @staticmethod
-    def _fill(columns: Tensor, place: int, words: Tensor) -> None:
-        columns[:, place : place + COLUMNS] = words
+
+def _fill(columns: Tensor, place: int, words: Tensor) -> None:
+    columns[:, place : place + words.shape[1]] = words

@@ -14,7 +14,7 @@ WINDOWS = ["cross_start", "cross_end", "self_start", "self_end"]
 CELL = [*CONTEXT, "method", "tau", "strength", *WINDOWS, "weighting", "variant", "setting"]
 ALL = "all"
 
-_DESCRIBED = {"tau", "strength", "weights"}  # columns say it, so `params` need not
+_DESCRIBED = {"tau", "strength", "weights", "auto_tau"}  # columns say it, so `params` need not
 _IN_STEPS = {"cross_replace_steps", "self_replace_steps"}  # the same, where the windows are known
 
 
@@ -72,6 +72,8 @@ def _setting(row: pd.Series, name_windows: bool) -> str:
         main = f"strength {row['strength']:g}"
     elif row["method"] in ("source", "fixed_seed"):
         main = ""
+    elif rule := json.loads(row["params"]).get("auto_tau"):
+        main = rule
     elif name_windows or not tau:
         main = window_label(row) + (f" ({tau})" if tau else "")
     else:

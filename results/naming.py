@@ -20,6 +20,7 @@ METHODS: dict[str, str] = {
     "source": "source image",
     "fixed_seed": "fixed seed",
     "p2p": "Prompt-to-Prompt",
+    "p2p_auto_tau": "Prompt-to-Prompt, auto τ",
     "sdedit": "SDEdit",
 }
 _METRICS = {
@@ -32,12 +33,14 @@ _METRICS = {
     "ssim": "SSIM to source image",
     "psnr": "PSNR to source image, dB",
     "mse": "MSE to source image",
+    "chosen_tau": "chosen τ",
 }
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#",
     "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': "''", "τ": r"$\tau$", "×": r"$\times$", "–": "--", "—": "---",
+    "≤": r"$\leq$", "≥": r"$\geq$",
 }  # fmt: skip
 
 

@@ -24,11 +24,12 @@ Directions = Mapping[str, bool] | None
 # Okabe and Ito's palette, safe for the colour-blind; every method also has its own marker.
 _STYLE: dict[str, tuple[str, str]] = {
     "p2p": ("#0072B2", "o"),
+    "p2p_auto_tau": ("#000000", "X"),
     "sdedit": ("#D55E00", "s"),
     "fixed_seed": ("#009E73", "D"),
     "source": ("#555555", "*"),
 }
-_OTHERS = (("#CC79A7", "^"), ("#E69F00", "v"), ("#56B4E9", "P"), ("#000000", "X"))
+_OTHERS = (("#CC79A7", "^"), ("#E69F00", "v"), ("#56B4E9", "P"), ("#882255", "<"))
 _INK, _GRID = "#333333", "#E4E4E4"
 _SIZE = 9
 
@@ -119,6 +120,32 @@ def ablation(table: pd.DataFrame, metrics: Sequence[str], directions: Directions
         axes.set_ylim(len(cells) - 0.5, -0.5)
         _label_axis(axes, "x", metric, directions)
     panels[0].set_ylabel("injected steps", fontsize=_SIZE, color=_INK)
+    return figure
+
+
+def chosen_taus(chosen: pd.DataFrame) -> Figure:
+    """Plot how often each tau was chosen, a panel per rule; lighter where the target is missed.
+
+    `chosen` is `results.auto_tau.chosen_rows`' result.
+    """
+    rules = list(chosen.groupby("label", sort=False))
+    figure, panels = _figure(len(rules), width=3.8)
+    color = _STYLE["p2p_auto_tau"][0]
+    for axes, (label, rows) in zip(panels, rules):
+        missed = rows["target_missed"].eq(1)
+        kept, lost = (rows.loc[which, "chosen_tau"].value_counts() for which in (~missed, missed))
+        axes.bar(kept.index, kept, 0.06, color=color, alpha=0.85, label="chosen")
+        if len(lost):
+            axes.bar(
+                lost.index, lost, 0.06, bottom=kept.reindex(lost.index, fill_value=0), color=color,
+                alpha=0.35, label="nearest, target missed",
+            )  # fmt: skip
+            axes.legend(fontsize=_SIZE - 2, frameon=False)
+        axes.set_xlim(-0.06, 1.06)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("chosen τ  (freer edit →)", fontsize=_SIZE, color=_INK)
+        axes.set_ylabel("images", fontsize=_SIZE, color=_INK)
+        axes.set_title(escape_mathtext(label), fontsize=_SIZE - 2, color=_INK)
     return figure
 
 

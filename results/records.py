@@ -34,7 +34,10 @@ METRIC_TYPES: dict[str, str] = {"key": "string", "metric": "string", "value": "f
 RECORD_IDENTITY = ["key", "pair_id", "method"]
 METRIC_IDENTITY = ["key", "metric"]
 
-_ARROW = {"string": pa.string(), "Int64": pa.int64(), "int64": pa.int64(), "float64": pa.float64()}
+_ARROW = {
+    "string": pa.string(), "Int64": pa.int64(), "int64": pa.int64(), "float64": pa.float64(),
+    "boolean": pa.bool_(),
+}  # fmt: skip
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][\w.@+-]*", re.ASCII)
 
 
@@ -48,9 +51,9 @@ def write_records(run_dir: Path, group: str, frame: pd.DataFrame, *, replace: bo
     rows = _checked(frame, RECORD_TYPES, RECORD_IDENTITY, f"records of {group}")
     _check_record_rows(rows, group)
     path = Path(run_dir) / "records" / f"{_safe(group)}.parquet"
-    old = _read([path], RECORD_TYPES) if path.exists() else rows.iloc[:0]
+    old = read_rows([path], RECORD_TYPES) if path.exists() else rows.iloc[:0]
     settled = old["status"].eq("ok")
-    _write(path, _merged(old, rows, RECORD_IDENTITY, settled, replace), RECORD_TYPES)
+    write_rows(path, _merged(old, rows, RECORD_IDENTITY, settled, replace), RECORD_TYPES)
 
 
 def write_metrics(
@@ -67,9 +70,9 @@ def write_metrics(
         raise ValueError(f"{family} of {group}: {int(unexplained.sum())} missing values have no reason")
     folder = Path(run_dir, "metrics", *(_safe(part) for part in family.split("/")))
     path = folder / f"{_safe(group)}.parquet"
-    old = _read([path], METRIC_TYPES) if path.exists() else rows.iloc[:0]
+    old = read_rows([path], METRIC_TYPES) if path.exists() else rows.iloc[:0]
     settled = old["value"].notna()
-    _write(path, _merged(old, rows, METRIC_IDENTITY, settled, replace), METRIC_TYPES)
+    write_rows(path, _merged(old, rows, METRIC_IDENTITY, settled, replace), METRIC_TYPES)
 
 
 def has_records(run_dir: Path) -> bool:
@@ -89,14 +92,14 @@ def load_records(run_dir: Path) -> pd.DataFrame:
     files = sorted((run_dir / "records").glob("*.parquet"))
     if not files:
         raise FileNotFoundError(f"{run_dir}: the run has no records yet")
-    records = _read(files, RECORD_TYPES)
+    records = read_rows(files, RECORD_TYPES)
     failures_last = records.sort_values("status", key=lambda status: status.ne("ok"), kind="stable")
     return failures_last.drop_duplicates(RECORD_IDENTITY).sort_index(ignore_index=True)
 
 
 def load_metrics(run_dir: Path) -> pd.DataFrame:
     """Return all metric values as long rows `key, metric, value, reason`; empty where none was computed."""
-    rows = _read(sorted((Path(run_dir) / "metrics").rglob("*.parquet")), METRIC_TYPES)
+    rows = read_rows(sorted((Path(run_dir) / "metrics").rglob("*.parquet")), METRIC_TYPES)
     return rows.drop_duplicates(METRIC_IDENTITY, ignore_index=True)
 
 
@@ -187,7 +190,8 @@ def _safe(name: str) -> str:
     return name
 
 
-def _read(files: list[Path], types: dict[str, str]) -> pd.DataFrame:
+def read_rows(files: list[Path], types: dict[str, str]) -> pd.DataFrame:
+    """Return the rows of parquet files of one schema; empty where there is no file."""
     if not files:
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in types.items()})
     schema = pa.schema([(name, _ARROW[kind]) for name, kind in types.items()])
@@ -202,7 +206,8 @@ def _read(files: list[Path], types: dict[str, str]) -> pd.DataFrame:
     return frame.fillna({"guidance_rescale": 0.0})  # older records lack the column, and had none
 
 
-def _write(path: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:
+def write_rows(path: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:
+    """Write rows of a schema to a parquet file, whole or not at all."""
     schema = pa.schema([(name, _ARROW[kind]) for name, kind in types.items()])
     table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ def _setting_lines(setting: str, side: int) -> list[str]:
 
 def _columns(rows: pd.DataFrame) -> list[tuple[str, str]]:
     """List (method, setting) in the order of the strip, a few evenly chosen ones of each long axis."""
-    ranks = {"source": 0, "p2p": 1, "fixed_seed": 2, "sdedit": 3}
+    ranks = {"source": 0, "p2p": 1, "p2p_auto_tau": 2, "fixed_seed": 3, "sdedit": 4}
     methods = sorted(rows["method"].unique(), key=lambda name: (ranks.get(name, len(METHODS)), name))
     columns = []
     for method in methods:

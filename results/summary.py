@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from results import plots, strips, tables, writers
+from results import auto_tau, plots, strips, tables, writers
 from results.cells import ALL, CONTEXT, free_windows, is_plain
 from results.naming import escape_markdown
 from results.records import RECORD_IDENTITY, load, metric_columns
@@ -34,11 +34,13 @@ def summarise(
     *,
     rows: Collection[tuple[str, str, str]] | None = None,
     directions: Mapping[str, bool] | None = None,
+    candidates: pd.DataFrame | None = None,
 ) -> Summary:
     """Write `tables/`, `plots/`, `strips/` under `run_dir`; return them and the main table as Markdown.
 
     `rows` (key, pair, method) limits it to one plan's, where the folder holds more. `directions` says for
-    metrics of unknown name whether higher is better. FileNotFoundError where the run has no records.
+    metrics of unknown name whether higher is better. `candidates` of `tau: auto` are by default those of
+    every plan in the folder. FileNotFoundError where the run has no records.
     """
     run_dir = Path(run_dir)
     frame = load(run_dir)
@@ -46,15 +48,23 @@ def summarise(
         identities = frame[RECORD_IDENTITY].itertuples(index=False, name=None)
         frame = frame[[identity in rows for identity in identities]].reset_index(drop=True)
     metrics = metric_columns(frame)
-    made = _tables(frame, metrics)
+    candidates = auto_tau.load_candidates(run_dir) if candidates is None else candidates
+    chosen = auto_tau.chosen_rows(frame, candidates)
+    shown = pd.concat([frame, chosen[frame.columns]], ignore_index=True) if len(chosen) else frame
+    made = _tables(shown, metrics)
+    if len(chosen):
+        made["auto_tau"] = tables.main_table(chosen, [auto_tau.CHOSEN_TAU, auto_tau.TARGET_MISSED, *metrics])
     paths = [
         path
         for name, table in made.items()
         for path in writers.write_table(table, run_dir / "tables" / name, directions)
     ]
     figures = _plots(run_dir / "plots", made["main"], directions)
-    pictures = _strips(run_dir, frame)
-    text = state(frame)
+    if len(chosen):
+        paths.append(auto_tau.write_chosen(run_dir, chosen))
+        figures += plots.save(plots.chosen_taus(chosen), run_dir / "plots" / "auto_tau")
+    pictures = _strips(run_dir, shown)
+    text = state(frame) + auto_tau.describe(chosen)
     if metrics:
         plain = made["main"][is_plain(made["main"])]
         text += "\n" + writers.to_markdown(plain, directions, by_edit_type=False)

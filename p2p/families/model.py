@@ -89,6 +89,10 @@ class Model(ABC):
         """Return the token-grid heights at which the denoiser attends, largest first."""
 
     @abstractmethod
+    def cross_layers(self) -> dict[str, tuple[str, int]]:
+        """Return where each layer that attends to text stands: the network's part, the tokens' height."""
+
+    @abstractmethod
     def pixels(self, side: int) -> int:
         """Return the tokens of the layer with this height: `side` x `side` for square images."""
 

@@ -52,15 +52,20 @@ class StableDiffusion(Model):
 
     def attention_sides(self) -> list[int]:
         """Return the token-grid heights at which the denoiser attends, largest first."""
+        return sorted({self._side(layer) for layer in self.denoiser.attn_processors}, reverse=True)
+
+    def cross_layers(self) -> dict[str, tuple[str, int]]:
+        """Return where each cross-attention layer stands: "down", "mid" or "up", and the tokens' height."""
+        layers = (layer for layer in self.denoiser.attn_processors if ".attn2." in layer)
+        return {layer: (layer.split("_")[0], self._side(layer)) for layer in layers}
+
+    def _side(self, layer: str) -> int:
         height, levels = self.latent_shape[1], len(self.denoiser.config.block_out_channels)
-        sides = set()
-        for layer in self.denoiser.attn_processors:
-            block, index = layer.split(".")[:2]
-            level = {"down_blocks": lambda i: i, "up_blocks": lambda i: levels - 1 - i}.get(
-                block, lambda _: levels - 1
-            )
-            sides.add(-(-height // 2 ** level(int(index) if index.isdigit() else 0)))  # strides round up
-        return sorted(sides, reverse=True)
+        block, index = layer.split(".")[:2]
+        level = {"down_blocks": lambda i: i, "up_blocks": lambda i: levels - 1 - i}.get(
+            block, lambda _: levels - 1
+        )
+        return -(-height // 2 ** level(int(index) if index.isdigit() else 0))  # strides round up
 
     def pixels(self, side: int) -> int:
         """Return the tokens of the layer with this height: `side` x `side` for square images."""

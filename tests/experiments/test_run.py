@@ -262,6 +262,77 @@ def test_blend_words_bound_the_edit_and_are_recorded(cli: Cli, tiny: list[str], 
         assert error[inside].max() < error[everywhere].min()
 
 
+AUTO = ["tau=auto", "auto_tau.taus=[0,0.5,1]", "auto_tau.target.metric=mse@1"]
+
+
+def test_auto_tau_keeps_one_of_the_taus_of_the_sweep_for_each_pair_and_seed(
+    cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("run", *tiny, "tau=[0,0.5,1]", "seed=[0,1]") == 0
+    swept = load(run_dir).set_index(["method", "seed", "tau"])["mse@1"].sort_index()
+    bound = swept["p2p", 0, 0.5] + 1e-9  # met at 0.5 and, as errors grow with tau here, not at 1
+    assert swept["p2p", 0, 1.0] > bound
+    assert cli("run", *tiny, *AUTO, f"auto_tau.target.at_most={bound}", "seed=[0,1]") == 0
+    records = load_records(run_dir)
+    assert len(records) == len(swept)  # the images of the sweep are the ones chosen from
+    assert "p2p_auto_tau" not in set(records["method"])
+    chosen = pd.read_parquet(run_dir / "auto_tau" / "chosen.parquet").set_index("seed")
+    for seed in (0, 1):
+        values = swept["p2p", seed]
+        met = [tau for tau in (0.0, 0.5, 1.0) if values[tau] <= bound]
+        assert chosen.loc[seed, "chosen_tau"] == max(met, default=values.idxmin())
+        assert chosen.loc[seed, "target_missed"] == (not met)
+    assert chosen.loc[0, "chosen_tau"] == 0.5
+    table = pd.read_csv(run_dir / "tables" / "auto_tau.csv").query("edit_type == 'all'").set_index("metric")
+    assert table.loc["chosen_tau", "mean"] == pytest.approx(chosen["chosen_tau"].mean())
+    out = capsys.readouterr().out
+    assert "Prompt-to-Prompt, auto τ: mse@1 ≤ " in out
+    assert out.count("target missed: mse@1 is 0.") == chosen["target_missed"].sum()
+
+
+def test_auto_tau_is_chosen_apart_for_each_other_setting_and_over_all_jobs_of_a_multirun(
+    cli: Cli, tiny: list[str], run_dir: Path
+) -> None:
+    # With tau 1 nothing is injected, so the two settings share that image.
+    grid = ["auto_tau.target.at_most=1", "self_replace_steps=[0,0.5]"]
+    assert cli("run", "-m", *tiny, *AUTO, *grid, "seed=0,1", f"hydra.sweep.dir={run_dir}/hydra") == 0
+    chosen = pd.read_parquet(run_dir / "auto_tau" / "chosen.parquet")
+    assert len(chosen) == 4
+    assert set(chosen["chosen_tau"]) == {1.0}
+    assert not chosen.duplicated(["seed", "params"]).any()
+
+
+def test_auto_tau_leaves_pairs_that_only_re_weight_alone_and_says_so(
+    cli: Cli, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = ["dataset.target_prompt=a cat on a bench", "dataset.weights={cat: 2}"]
+    assert cli("plan", *tiny, *AUTO, "auto_tau.target.at_most=1", *pair) == 0
+    assert "1 pairs only re-weight words: auto tau chooses nothing for them" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["auto_tau.target.metric=lpips_embedded@1"],
+            "'lpips_embedded@1' is no metric of this run, allowed are",
+        ),
+        (["auto_tau.target=null"], "neither is given"),
+        (["auto_tau.target.at_most=null"], "allowed is one of them"),
+        (["auto_tau.target.metric=psnr@1"], "'psnr@1' is better where it is higher, allowed are mse@1"),
+        (["auto_tau.target=null", "auto_tau.maximise=mse@1"], "'mse@1' is better where it is lower"),
+        (["auto_tau.taus=[0,2]"], "taus: 2 is not a number in [0, 1]"),
+    ],
+)
+def test_an_auto_tau_that_cannot_be_chosen_is_an_error_before_anything_is_computed(
+    overrides: list[str], message: str, cli: Cli, tiny: list[str], run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert cli("run", *tiny, "tau=auto", "auto_tau.target.metric=mse@1", *overrides) == 2
+    assert message in capsys.readouterr().err
+    assert not (run_dir / "records").exists()
+
+
 def test_shards_part_the_groups(cli: Cli, tiny: list[str], run_dir: Path) -> None:
     for index in range(2):
         assert cli("run", *tiny, "seed=[0,1,2]", f"shard={index}/2") == 0
@@ -374,7 +445,7 @@ def test_every_option_composes_and_instantiates(option: str) -> None:
         OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True
     )
     assert isinstance(plain, dict)
-    for key in ("model", "dataset", "metrics", "tracking", "sampling"):
+    for key in ("model", "dataset", "metrics", "tracking", "sampling", "auto_tau"):
         experiments.run._instantiate(key, plain[key])
 
 

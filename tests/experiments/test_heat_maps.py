@@ -1,0 +1,40 @@
+"""The heat-map command on a tiny random pipeline: one picture, or one line of error."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from experiments.heat_maps import main
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path) -> list[str]:
+    return [
+        *("--model", str(tiny_folder), "--self-max-side", "16", "--device", "cpu"),
+        *("--num-inference-steps", "3", "--guidance-scale", "2"),
+    ]
+
+
+def test_a_picture_of_source_and_edit(
+    tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = []
+    for name, edit in (("both.png", ["a dog on a bench"]), ("source.png", [])):
+        out = tmp_path / "new" / name
+        words = ["cat", "dog", "a bench"] if edit else ["cat"]
+        asked = ["--words", *words, "--steps", "0-1", "1-3", "--layers", "16", "--out", str(out)]
+        main(["a cat on a bench", *edit, *asked, *tiny])
+        assert capsys.readouterr().out.strip() == str(out)
+        with Image.open(out) as picture:
+            sizes.append(picture.size)
+    assert sizes[0][0] > sizes[1][0]  # more words
+    assert sizes[0][1] == 2 * sizes[1][1]  # a row of the edit below each of the source's
+
+
+def test_bad_input_is_one_line(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["a cat", "--words", "horse", "--out", str(tmp_path / "none.png"), *tiny])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: words: 'horse' given, allowed are words of 'a cat'\n"
+    assert not list(tmp_path.iterdir())
