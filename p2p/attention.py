@@ -21,17 +21,19 @@ from torch.nn.functional import scaled_dot_product_attention
 class SourceBank:
     """The sources' queries and keys of one step, by layer, kept for the later chunks of a batch."""
 
-    layers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    layers: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
-    def add(self, layer: str, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Append this chunk's rows, return all of the layer so far; a row's position is its group's slot."""
-        if layer in self.layers and not len(query):
-            return self.layers[layer]
-        if layer in self.layers:
-            old_query, old_key = self.layers[layer]
-            query, key = torch.cat([old_query, query]), torch.cat([old_key, key])
-        self.layers[layer] = (query, key)
-        return query, key
+    def add(self, layer: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Append this chunk's rows of queries, keys (and mask, where a layer has one), return all so far.
+
+        A row's position is its group's slot.
+        """
+        if layer not in self.layers:
+            self.layers[layer] = tensors
+        elif len(tensors[0]):
+            pairs = zip(self.layers[layer], tensors, strict=True)
+            self.layers[layer] = tuple(torch.cat(pair) for pair in pairs)
+        return self.layers[layer]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class BatchInjection:
     self_rows: Tensor
     self_slots: Tensor
     self_max_pixels: tuple[int, ...]  # of each of `self_rows`
+    edited_rows: Tensor  # the rows of all three, each once
+    edited_slots: Tensor
     any_cross: bool  # of this step, in whichever chunk
     largest_self: int  # of self_max_pixels, in whichever chunk of this step; 0 for none
     bank: SourceBank
@@ -129,7 +133,7 @@ def inject_cross(
 
     The maps of asked-for words are the same sum with the words' columns in place of the values.
     """
-    source: tuple[Tensor, Tensor] | None = None
+    source: tuple[Tensor, ...] | None = None
     if injection.any_cross:
         source = injection.bank.add(layer, query[injection.source_rows], key[injection.source_rows])
     if injection.words is not None and query.shape[2] == injection.words_pixels:
@@ -142,7 +146,7 @@ def _attend_edited(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    source: tuple[Tensor, Tensor] | None,
+    source: tuple[Tensor, ...] | None,
     injection: BatchInjection,
     scale: float,
 ) -> Tensor:

@@ -186,6 +186,8 @@ def _injection(
         if n.injection and n.injection.self_attention
     ]
 
+    edited = sorted({(row, slot) for row, slot, _ in [*cross, *itself]})
+
     def index(values: Sequence[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=device)
 
@@ -204,6 +206,8 @@ def _injection(
         self_rows=index([row for row, _, _ in itself]),
         self_slots=index([slot for _, slot, _ in itself]),
         self_max_pixels=tuple(limit for _, _, limit in itself),
+        edited_rows=index([row for row, _ in edited]),
+        edited_slots=index([slot for _, slot in edited]),
         any_cross=any_cross,
         largest_self=largest_self,
         bank=bank,

@@ -22,7 +22,6 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
 
 from p2p.families import FAMILIES, Model
-from p2p.families.model import padded_to
 
 SEMANTICS_VERSION = 2  # raised whenever the same edit would give other pixels
 
@@ -95,12 +94,14 @@ class ModelSpec:
     def load_tokenizers(self) -> tuple[PreTrainedTokenizerBase, ...]:
         """Return the tokenizers, from the pipeline's folder or, for CLIP's, from open_clip's vocabulary."""
         folder = self.local_folder()
-        blocks = self.family.text_blocks.items()
+        names = self.family.text_blocks
         if folder is not None:
-            return tuple(padded_to(AutoTokenizer.from_pretrained(folder / n), limit) for n, limit in blocks)
-        if self.clip_tokenizer:
-            return (clip_tokenizer(),)
-        raise self._unavailable("it is not on this machine")
+            own = {name: AutoTokenizer.from_pretrained(folder / name) for name in names}
+        elif self.clip_tokenizer:
+            own = dict.fromkeys(names, clip_tokenizer())
+        else:
+            raise self._unavailable("it is not on this machine")
+        return self.family.aligned_tokenizers(own)
 
     def load_scheduler(self) -> Any:
         """Return the scheduler, timesteps not set."""
@@ -219,5 +220,12 @@ def _hash_files(folder: Path) -> str:
 
 def _determines(file: Path) -> bool:
     """Say whether a file of a pipeline has a part in its pixels; a model card has none."""
-    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
-    return file.suffix == ".safetensors" or file.name in names
+    names = (
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.json",
+        "merges.txt",
+        "vocab.txt",
+    )
+    return file.suffix in (".safetensors", ".model") or file.name in names

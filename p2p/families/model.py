@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
+from tokenizers.normalizers import Lowercase
+from tokenizers.normalizers import Sequence as NormalizerSequence
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -44,6 +46,7 @@ class Model(ABC):
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": None}
     """The pipeline's tokenizers in the order in which their tokens stand in the denoiser's text, and to how
     many tokens each is padded (None: to the tokenizer's own limit)."""
+    lower_case: ClassVar[bool] = False  # whether the pipeline lower-cases prompts before it tokenizes them
 
     def __post_init__(self) -> None:
         sides = self.attention_sides()
@@ -73,9 +76,14 @@ class Model(ABC):
     @cached_property
     def tokenizers(self) -> tuple[PreTrainedTokenizerBase, ...]:
         """The tokenizers whose positions the alignment refers to, one per block of text tokens."""
-        return tuple(
-            padded_to(getattr(self.pipeline, name), limit) for name, limit in self.text_blocks.items()
-        )
+        return self.aligned_tokenizers({name: getattr(self.pipeline, name) for name in self.text_blocks})
+
+    @classmethod
+    def aligned_tokenizers(
+        cls, tokenizers: Mapping[str, PreTrainedTokenizerBase]
+    ) -> tuple[PreTrainedTokenizerBase, ...]:
+        """Return the pipeline's tokenizers, by name, as one has to ask them where a prompt's tokens stand."""
+        return tuple(_as_used(tokenizers[name], n, cls.lower_case) for name, n in cls.text_blocks.items())
 
     @property
     @abstractmethod
@@ -153,11 +161,17 @@ class Model(ABC):
         """Return scaled latent means of images (N, 3, height, width) in [0, 1]."""
 
 
-def padded_to(tokenizer: PreTrainedTokenizerBase, limit: int | None) -> PreTrainedTokenizerBase:
-    """Return the tokenizer with `limit` as its length, where one is given."""
+def _as_used(
+    tokenizer: PreTrainedTokenizerBase, limit: int | None, lower_case: bool
+) -> PreTrainedTokenizerBase:
+    """Return the tokenizer with `limit` as its length where one is given, and lower-casing where asked."""
+    tokenizer = copy.deepcopy(tokenizer)
     if limit is not None:
-        tokenizer = copy.deepcopy(tokenizer)
         tokenizer.model_max_length = limit
+    if lower_case:
+        own = tokenizer.backend_tokenizer.normalizer
+        steps = [Lowercase(), *([own] if own else [])]
+        tokenizer.backend_tokenizer.normalizer = NormalizerSequence(steps)
     return tokenizer
 
 
