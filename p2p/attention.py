@@ -91,9 +91,9 @@ class InjectionProcessor:
         elif attn.norm_cross:
             encoder_hidden_states = attn.norm_encoder_hidden_states(encoder_hidden_states)
         if attention_mask is not None:
-            raise ValueError(
-                f"attention_mask: given at {self.layer}, but Stable-Diffusion-shaped UNets have none"
-            )
+            attention_mask = attention_mask[:, None]  # (rows, 1, 1, tokens), added to every head's logits
+            if not is_cross:
+                raise ValueError(f"attention_mask: given at {self.layer}, allowed is one of text tokens")
 
         query, key, value = (
             projected.unflatten(-1, (attn.heads, -1)).transpose(
@@ -111,11 +111,15 @@ class InjectionProcessor:
             key = attn.norm_k(key)
 
         if injection is None:
-            output = scaled_dot_product_attention(query, key, value, scale=attn.scale)
+            output = scaled_dot_product_attention(
+                query, key, value, attn_mask=attention_mask, scale=attn.scale
+            )
         else:
             injection.visited.append(self.layer)
-            inject = inject_cross if is_cross else inject_self
-            output = inject(self.layer, query, key, value, injection, attn.scale)
+            if is_cross:
+                output = inject_cross(self.layer, query, key, value, injection, attn.scale, attention_mask)
+            else:
+                output = inject_self(self.layer, query, key, value, injection, attn.scale)
 
         output = output.transpose(1, 2).flatten(2).to(query.dtype)
         output = attn.to_out[1](attn.to_out[0](output))
@@ -127,19 +131,27 @@ class InjectionProcessor:
 
 
 def inject_cross(
-    layer: str, query: Tensor, key: Tensor, value: Tensor, injection: BatchInjection, scale: float
+    layer: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    injection: BatchInjection,
+    scale: float,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Return cross-attention (rows, heads, pixels, channels) in which edited rows use their source's maps.
 
-    The maps of asked-for words are the same sum with the words' columns in place of the values.
+    `mask` (rows, 1, 1, tokens) is added before the softmax and belongs to its own row's keys. The maps of
+    asked-for words are the same sum with the words' columns in place of the values.
     """
     source: tuple[Tensor, ...] | None = None
     if injection.any_cross:
-        source = injection.bank.add(layer, query[injection.source_rows], key[injection.source_rows])
+        banked = (query, key) if mask is None else (query, key, mask)
+        source = injection.bank.add(layer, *(tensor[injection.source_rows] for tensor in banked))
     if injection.words is not None and query.shape[2] == injection.words_pixels:
         columns = injection.words[:, None].expand(-1, query.shape[1], -1, -1)
-        injection.maps.append(_attend_edited(query, key, columns, source, injection, scale).mean(1))
-    return _attend_edited(query, key, value, source, injection, scale)
+        injection.maps.append(_attend_edited(query, key, columns, source, injection, scale, mask).mean(1))
+    return _attend_edited(query, key, value, source, injection, scale, mask)
 
 
 def _attend_edited(
@@ -149,28 +161,37 @@ def _attend_edited(
     source: tuple[Tensor, ...] | None,
     injection: BatchInjection,
     scale: float,
+    mask: Tensor | None,
 ) -> Tensor:
     """Return `softmax(Q_s K_s^T) (W V_t) + softmax(Q_t K_t^T) (w * V_t)` in edited rows.
 
     Where w is 0 throughout, the second call is not made.
     """
     if source is None:
-        return scaled_dot_product_attention(query, key, value, scale=scale)
-    source_query, source_key = source
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    source_query, source_key, *source_mask = source
     if len(injection.replaced_rows):
         rows, slots = injection.replaced_rows, injection.replaced_slots
         mixed = torch.einsum("nst,nhtd->nhsd", injection.replaced_mix, value[rows])
         query = query.index_copy(0, rows, source_query[slots])
         key = key.index_copy(0, rows, source_key[slots])
         value = value.index_copy(0, rows, mixed)
+        if mask is not None:
+            mask = mask.index_copy(0, rows, source_mask[0][slots])
     if not len(injection.mixed_rows):
-        return scaled_dot_product_attention(query, key, value, scale=scale)
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     rows, slots = injection.mixed_rows, injection.mixed_slots
     target_value = value[rows]
     mixed = torch.einsum("nst,nhtd->nhsd", injection.mixed_mix, target_value)
     value = value.index_copy(0, rows, target_value * injection.mixed_own[:, None, :, None])
-    output = scaled_dot_product_attention(query, key, value, scale=scale)
-    from_source = scaled_dot_product_attention(source_query[slots], source_key[slots], mixed, scale=scale)
+    output = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    from_source = scaled_dot_product_attention(
+        source_query[slots],
+        source_key[slots],
+        mixed,
+        attn_mask=source_mask[0][slots] if source_mask else None,
+        scale=scale,
+    )
     return output.index_add(0, rows, from_source)
 
 

@@ -100,7 +100,9 @@ class ModelSpec:
         elif self.clip_tokenizer:
             own = dict.fromkeys(names, clip_tokenizer())
         else:
-            raise self._unavailable("it is not on this machine")
+            raise self._unavailable(
+                f"it is not on this machine, and planning needs its {' and '.join(names)}"
+            )
         return self.family.aligned_tokenizers(own)
 
     def load_scheduler(self) -> Any:
