@@ -2,7 +2,10 @@
 
 from p2p.families.model import Model
 from p2p.families.stable_diffusion import StableDiffusion
+from p2p.families.stable_diffusion_xl import StableDiffusionXL
 
-FAMILIES: dict[str, type[Model]] = {family.pipeline_class.__name__: family for family in (StableDiffusion,)}
+FAMILIES: dict[str, type[Model]] = {
+    family.pipeline_class.__name__: family for family in (StableDiffusion, StableDiffusionXL)
+}
 
-__all__ = ["FAMILIES", "Model", "StableDiffusion"]
+__all__ = ["FAMILIES", "Model", "StableDiffusion", "StableDiffusionXL"]
