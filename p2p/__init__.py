@@ -6,7 +6,7 @@ from p2p.baselines import FixedSeed, SDEdit
 from p2p.denoise import Calls, Sampling
 from p2p.edits import EditRequest, PromptToPrompt
 from p2p.engine import Edited, Group, edit, generate
-from p2p.families import Model, StableDiffusion
+from p2p.families import Model, StableDiffusion, StableDiffusionXL
 from p2p.loading import ModelSpec
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "SDEdit",
     "Sampling",
     "StableDiffusion",
+    "StableDiffusionXL",
     "edit",
     "generate",
 ]

@@ -26,8 +26,8 @@ def inject_joint(
     """Return attention of image queries in which edited rows use their source's maps.
 
     `query` is (rows, heads, pixels, channels), the image's alone; `key` and `value` are over text and image
-    tokens, of which `text_tokens` are the text's. `mask` is added before the softmax, (rows, 1, 1, tokens); it
-    belongs to its own row's keys. With s = 1 where self-attention is injected, else 0:
+    tokens, of which `text_tokens` are the text's. `mask` is added before the softmax, (rows, 1, 1, tokens);
+    it belongs to its own row's keys. With s = 1 where self-attention is injected, else 0:
 
         softmax(Q_s K_s^T) [W V_text, s V_image] + softmax(Q_t K_t^T) [w V_text, (1 - s) V_image]
 

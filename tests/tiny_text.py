@@ -10,7 +10,8 @@ from transformers import BertTokenizer, CLIPTextConfig, T5Config, T5EncoderModel
 
 from p2p.loading import clip_tokenizer
 
-WORDS = "a with on and the cat dog hat bench red sitting chin chilla capy bara".split()
+WORDS = ["a", "with", "on", "and", "the", "cat", "dog", "hat", "bench", "red", "sitting"]
+WORDS += ["chin", "chilla", "capy", "bara"]
 
 
 def tiny_t5_tokenizer() -> T5TokenizerFast:

@@ -3,9 +3,11 @@
 from p2p.families.model import Model
 from p2p.families.pixart import PixArtAlpha, PixArtSigma
 from p2p.families.stable_diffusion import StableDiffusion
+from p2p.families.stable_diffusion_xl import StableDiffusionXL
 
 FAMILIES: dict[str, type[Model]] = {
-    family.pipeline_class.__name__: family for family in (StableDiffusion, PixArtAlpha, PixArtSigma)
+    family.pipeline_class.__name__: family
+    for family in (StableDiffusion, StableDiffusionXL, PixArtAlpha, PixArtSigma)
 }
 
-__all__ = ["FAMILIES", "Model", "PixArtAlpha", "PixArtSigma", "StableDiffusion"]
+__all__ = ["FAMILIES", "Model", "PixArtAlpha", "PixArtSigma", "StableDiffusion", "StableDiffusionXL"]
