@@ -69,7 +69,8 @@ def run_plan(plan: Plan, model: Model, info: RunInfo) -> int:
     failed = 0
     with tqdm(total=plan.evaluations, desc="generating", unit="eval", smoothing=0.05) as bar:
         calls = Calls(plan.sampling.max_batch, bar.update)
-        for numbers in batches([group.group() for group in plan.groups], plan.sampling):
+        whole = [group.group() for group in plan.groups]
+        for numbers in batches(whole, plan.sampling, plan.guidance_embedded):
             groups = [plan.groups[i] for i in numbers]
             try:
                 _make(groups, plan, model, info, calls)

@@ -87,20 +87,22 @@ class Plan:
     groups: tuple[GroupPlan, ...]
     calls: int  # UNet calls of one trajectory
     sampling: Sampling
+    guidance_embedded: bool  # the denoiser has no unconditional rows: one row a state
     setup: str  # a short hash of model, scheduler, precision and negative prompt, so that tables part them
     merged: int = 0  # settings that come to the same steps as another one, and so to the same image
 
     @cached_property
     def evaluations(self) -> int:
         """The exact number of UNet evaluations (batch rows)."""
-        return plan_evaluations([group.group() for group in self.groups], self.calls, self.sampling)
+        groups = [group.group() for group in self.groups]
+        return plan_evaluations(groups, self.calls, self.sampling, self.guidance_embedded)
 
     @property
     def unshared_evaluations(self) -> int:
         """What the same branches cost one at a time, each with its own source."""
         branches = [branch.trajectory for group in self.groups for branch in group.branches]
         calls = [2 * self.calls if t.start is None else 2 * self.calls - t.start for t in branches]
-        return sum(calls) * (2 if self.sampling.guided else 1)
+        return sum(calls) * self.sampling.rows_per_state(self.guidance_embedded)
 
     @property
     def images(self) -> int:
@@ -137,6 +139,7 @@ def make_plan(
     tokenizers: Tokenizers,
     calls: int,
     sampling: Sampling,
+    guidance_embedded: bool = False,
 ) -> Plan:
     """Plan every pair x seed x method.
 
@@ -144,6 +147,7 @@ def make_plan(
     method that cannot be combined. Branches that would give the same image twice are kept once.
     """
     seeds = _check_seeds(seeds)
+    sampling.rows_per_state(guidance_embedded)
     problems = []
     for prompt in dict.fromkeys([sampling.negative_prompt, *(pair.source_prompt for pair in pairs)]):
         try:
@@ -185,7 +189,14 @@ def make_plan(
         GroupPlan(prompt, seed, _hash([*base, prompt, seed, "source"]), tuple(branches))
         for (prompt, seed), branches in groups.items()
     ]
-    return Plan(tuple(plans), calls, sampling, _hash([identity, sampling.negative_prompt])[:8], merged)
+    return Plan(
+        tuple(plans),
+        calls,
+        sampling,
+        guidance_embedded,
+        _hash([identity, sampling.negative_prompt])[:8],
+        merged,
+    )
 
 
 def _unused_weights(

@@ -213,7 +213,16 @@ def prepare(job: Job, fetch: bool) -> Plan:
         job.model.fetch()
     steps = job.sampling.num_inference_steps
     tokenizers, calls = job.model.load_tokenizers(), job.model.unet_calls(steps)
-    return make_plan(pairs, job.seeds, job.methods, job.model.identity(), tokenizers, calls, job.sampling)
+    return make_plan(
+        pairs,
+        job.seeds,
+        job.methods,
+        job.model.identity(),
+        tokenizers,
+        calls,
+        job.sampling,
+        job.model.guidance_embedded(),
+    )
 
 
 def run(job: Job, whole: Plan, left: Plan, model: Model | None, multirun: bool) -> int:

@@ -6,7 +6,14 @@ from p2p.baselines import FixedSeed, SDEdit
 from p2p.denoise import Calls, Sampling
 from p2p.edits import EditRequest, PromptToPrompt
 from p2p.engine import Edited, Group, edit, generate
-from p2p.families import Model, StableDiffusion, StableDiffusionXL
+from p2p.families import (
+    Model,
+    PixArtAlpha,
+    PixArtSigma,
+    StableDiffusion,
+    StableDiffusion3,
+    StableDiffusionXL,
+)
 from p2p.loading import ModelSpec
 
 __all__ = [
@@ -17,10 +24,13 @@ __all__ = [
     "Group",
     "Model",
     "ModelSpec",
+    "PixArtAlpha",
+    "PixArtSigma",
     "PromptToPrompt",
     "SDEdit",
     "Sampling",
     "StableDiffusion",
+    "StableDiffusion3",
     "StableDiffusionXL",
     "edit",
     "generate",

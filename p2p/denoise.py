@@ -44,8 +44,20 @@ class Sampling:
 
     @property
     def guided(self) -> bool:
-        """Whether unconditional rows are needed."""
+        """Whether the prediction is guided."""
         return self.guidance_scale > 1
+
+    def rows_per_state(self, guidance_embedded: bool) -> int:
+        """Return how many rows of the denoiser a state takes; one where unconditional rows have no use.
+
+        Raises ValueError for what only an unconditional row could do.
+        """
+        if guidance_embedded and self.negative_prompt:
+            raise ValueError(
+                f"negative_prompt: {self.negative_prompt!r} does nothing, as this model takes the guidance "
+                "scale as an input, or none, and has no unconditional rows"
+            )
+        return 2 if self.guided and not guidance_embedded else 1
 
 
 @dataclass
@@ -72,9 +84,11 @@ def denoise(
     one per group: every branch of a group gets the same draw. Raises FloatingPointError where latents stop
     being finite.
     """
+    _check_self_limits(model, levels)
     prompts = sorted({node.prompt for level in levels for node in level})
     texts = {prompt: model.encode_prompt(prompt) for prompt in prompts}
-    negative = model.encode_prompt(sampling.negative_prompt, negative=True) if sampling.guided else None
+    guided = sampling.rows_per_state(model.guidance_embedded) == 2
+    negative = model.encode_prompt(sampling.negative_prompt, negative=True) if guided else None
     with model.injection_processors() as layers:
         maps = WordMaps.of(levels[0], model)
         for level, timestep in zip(levels, scheduler.timesteps[start:], strict=True):
@@ -103,6 +117,19 @@ def denoise(
     return latents
 
 
+def _check_self_limits(model: Model, levels: Sequence[Sequence[Node]]) -> None:
+    """Raise ValueError where a profile's self-attention would be injected in no layer at all."""
+    smallest = model.pixels(model.attention_sides()[-1])
+    injections = [node.injection for level in levels for node in level if node.injection]
+    limits = [i.self_max_pixels for i in injections if i.self_attention and i.self_max_pixels]
+    if min(limits, default=smallest) < smallest:
+        raise ValueError(
+            f"profile: self-attention would be injected in layers of at most {min(limits)} tokens, but the "
+            f"smallest of this model has {smallest}; allowed are a profile without a limit (fixed) and "
+            "self_replace_steps 0"
+        )
+
+
 def _predict(
     model: Model,
     latents: Tensor,
@@ -119,7 +146,8 @@ def _predict(
     """Return every node's guided noise prediction, in calls of `calls.max_rows` rows, sources first."""
     per_node = 2 if negative else 1
     bank = SourceBank()
-    scaled = scheduler.scale_model_input(latents, timestep)
+    scales = hasattr(scheduler, "scale_model_input")  # those for flow matching do not
+    scaled = scheduler.scale_model_input(latents, timestep) if scales else latents
     predictions = []
     begin = 0
     while begin < len(level):
@@ -131,7 +159,7 @@ def _predict(
         injection = _injection(level, begin, nodes, per_node, bank, model, maps)
         kept = dict(bank.layers)
         try:
-            output = model.predict(rows, timestep, conditioning, injection)
+            output = model.predict(rows, timestep, conditioning, injection, sampling.guidance_scale)
         except torch.OutOfMemoryError:
             if len(nodes) == 1:
                 raise

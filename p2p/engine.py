@@ -38,9 +38,14 @@ class Edited:
     images: tuple[Tensor, ...]
 
 
-def plan_evaluations(groups: Sequence[Group], calls: int, sampling: Sampling) -> int:
-    """Return the exact number of UNet evaluations (rows) of `generate`, at `calls` calls a trajectory."""
-    per_node = 2 if sampling.guided else 1
+def plan_evaluations(
+    groups: Sequence[Group], calls: int, sampling: Sampling, guidance_embedded: bool = False
+) -> int:
+    """Return the exact number of UNet evaluations (rows) of `generate`, at `calls` calls a trajectory.
+
+    `guidance_embedded` is the model's.
+    """
+    per_node = sampling.rows_per_state(guidance_embedded)
     tree = sum(len(level) for group in groups for level in build_tree([group.tree()], calls))
     noised = sum(calls - edit.start for group in groups for edit in group.edits if edit.start is not None)
     return (tree + noised) * per_node
@@ -84,12 +89,14 @@ def edit(
     return generate(model, [Group(source_prompt, seed, tuple(trajectories))], sampling)[0]
 
 
-def batches(groups: Sequence[Group], sampling: Sampling) -> Iterator[list[int]]:
+def batches(
+    groups: Sequence[Group], sampling: Sampling, guidance_embedded: bool = False
+) -> Iterator[list[int]]:
     """Yield the numbers of the groups that fill one call's rows together (at least one group), in order."""
     batch: list[int] = []
     rows = 0
     for number, group in enumerate(groups):
-        wanted = len(group.tree()) * (2 if sampling.guided else 1)
+        wanted = len(group.tree()) * sampling.rows_per_state(guidance_embedded)
         if batch and rows + wanted > sampling.max_batch:
             yield batch
             batch, rows = [], 0
@@ -110,7 +117,7 @@ def tree_latents(
     generators = [torch.Generator().manual_seed(group.seed) for group in groups]
     scheduler = model.new_scheduler(sampling.num_inference_steps)
     levels = build_tree([group.tree() for group in groups], len(scheduler.timesteps))
-    latents = model.draw_noise(generators) * scheduler.init_noise_sigma
+    latents = model.draw_noise(generators) * getattr(scheduler, "init_noise_sigma", 1.0)
     calls = calls or Calls(sampling.max_batch)
     latents = denoise(model, latents, levels, scheduler, 0, generators, sampling, calls)
     nodes = zip(levels[-1], latents, strict=True)
@@ -141,7 +148,11 @@ def _sdedit(
         noise = model.draw_noise(generators)
         timesteps = scheduler.timesteps[start:]
         latents = encoded[[g for g, _, _ in rows]]
-        latents = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(rows)))
+        times = timesteps[:1].repeat(len(rows))
+        if hasattr(scheduler, "scale_noise"):  # flow matching
+            latents = scheduler.scale_noise(latents, times, noise)
+        else:
+            latents = scheduler.add_noise(latents, noise, times)
         level = [Node(n, n, prompt, None, (0,)) for n, (_, _, prompt) in enumerate(rows)]
         levels = [level] * len(timesteps)
         latents = denoise(model, latents, levels, scheduler, start, generators, sampling, calls)

@@ -40,10 +40,14 @@ def inject_joint(
         banked = (query, key) if mask is None else (query, key, mask)
         source = injection.bank.add(layer, *(tensor[rows] for tensor in banked))
     if injection.words is not None and query.shape[2] == injection.words_pixels:
-        columns = query.new_zeros(*key.shape[:3], injection.words.shape[2])
-        columns[:, :, text_tokens] = injection.words[:, None]
-        maps = _attend_edited(query, key, columns, text_tokens, source, injection, scale, mask)
-        injection.maps.append(maps.mean(1))
+        maps = []
+        for words in injection.words.split(value.shape[-1], dim=2):
+            # As wide as the values: kernels that form no map want that.
+            columns, width = torch.zeros_like(value), words.shape[2]
+            columns[:, :, text_tokens, :width] = words[:, None]
+            attended = _attend_edited(query, key, columns, text_tokens, source, injection, scale, mask)
+            maps.append(attended[..., :width].mean(1))
+        injection.maps.append(torch.cat(maps, 2))
     return _attend_edited(query, key, value, text_tokens, source, injection, scale, mask)
 
 

@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,9 +19,11 @@ import diffusers
 import torch
 from huggingface_hub import snapshot_download
 from torch import nn
-from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, CLIPTokenizer
 
+from p2p.alignment import Tokenizers
 from p2p.families import FAMILIES, Model
+from p2p.families.model import encoder_of, tokenizer_of
 
 SEMANTICS_VERSION = 2  # raised whenever the same edit would give other pixels
 
@@ -33,7 +35,8 @@ class ModelSpec:
     `path` is a folder or a model-hub name, `pipeline` the name of diffusers' pipeline class, which says which
     family the model is of. `device` "auto" is the GPU where there is one. `scheduler` is the name of a
     diffusers scheduler class; its config is the pipeline's own with `scheduler_config` on top.
-    `clip_tokenizer` says that the tokenizer is CLIP's, so that planning needs no download.
+    `clip_tokenizer` says that the tokenizer is CLIP's, so that planning needs no download. `leave_out` names
+    text encoders that are not loaded, where the family can do without.
     """
 
     name: str
@@ -50,10 +53,14 @@ class ModelSpec:
     variant: str | None = None
     height: int | None = None
     width: int | None = None
+    leave_out: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.pipeline not in FAMILIES:
             raise ValueError(f"pipeline: {self.pipeline!r} is not one of {', '.join(FAMILIES)}")
+        if unknown := set(self.leave_out) - set(self.family.can_leave_out):
+            allowed = ", ".join(self.family.can_leave_out) or "none"
+            raise ValueError(f"leave_out: {sorted(unknown)} of {self.pipeline}, allowed are {allowed}")
         if self.dtype not in ("float64", "float32", "float16", "bfloat16"):
             raise ValueError(
                 f"dtype: {self.dtype!r} is not one of 'float64', 'float32', 'float16', 'bfloat16'"
@@ -91,12 +98,17 @@ class ModelSpec:
         folders = (Path(self.path), Path(__file__).resolve().parent.parent / self.path)
         return next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
 
-    def load_tokenizers(self) -> tuple[PreTrainedTokenizerBase, ...]:
+    def load_tokenizers(self) -> Tokenizers:
         """Return the tokenizers, from the pipeline's folder or, for CLIP's, from open_clip's vocabulary."""
         folder = self.local_folder()
         names = self.family.text_blocks
         if folder is not None:
-            own = {name: AutoTokenizer.from_pretrained(folder / name) for name in names}
+            own = {
+                name: None
+                if encoder_of(name) in self.leave_out
+                else AutoTokenizer.from_pretrained(folder / name)
+                for name in names
+            }
         elif self.clip_tokenizer:
             own = dict.fromkeys(names, clip_tokenizer())
         else:
@@ -119,6 +131,17 @@ class ModelSpec:
     def unet_calls(self, num_inference_steps: int) -> int:
         """Return how often one trajectory calls the UNet."""
         return self.family.set_timesteps(self.load_scheduler(), num_inference_steps)
+
+    def guidance_embedded(self) -> bool:
+        """Say whether the denoiser is told the guidance scale, so that there are no unconditional rows.
+
+        Read from its config alone; a model whose config is not here yet is taken to be an ordinary one of its
+        family.
+        """
+        folder = self.local_folder()
+        files = [folder / part / "config.json" for part in ("unet", "transformer")] if folder else []
+        config = next((json.loads(file.read_text()) for file in files if file.is_file()), {})
+        return self.family.embeds_guidance(config)
 
     def fetch(self) -> None:
         """Bring the weights to this machine, so that `identity` speaks of them. Raises OSError.
@@ -145,12 +168,14 @@ class ModelSpec:
         folder = self.local_folder()
         scheduler = self.load_scheduler()
         config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
-        facts = {
+        facts: dict[str, Any] = {
             "semantics": SEMANTICS_VERSION,
             "weights": _hash_files(folder) if folder else [self.path, self.revision, self.variant],
             "scheduler": [type(scheduler).__name__, config],
             "run": [self.dtype, self.variant, self.self_max_side, self.height, self.width],
         }
+        if self.leave_out:
+            facts["left_out"] = sorted(self.leave_out)
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
     def load(self) -> Model:
@@ -164,6 +189,7 @@ class ModelSpec:
             variant=self.variant,
             use_safetensors=True,
             **self.family.load_options,
+            **{part: None for name in self.leave_out for part in (name, tokenizer_of(name))},
         )
         pipeline.scheduler = self.load_scheduler()
         pipeline.set_progress_bar_config(disable=True)

@@ -3,11 +3,20 @@
 from p2p.families.model import Model
 from p2p.families.pixart import PixArtAlpha, PixArtSigma
 from p2p.families.stable_diffusion import StableDiffusion
+from p2p.families.stable_diffusion_3 import StableDiffusion3
 from p2p.families.stable_diffusion_xl import StableDiffusionXL
 
 FAMILIES: dict[str, type[Model]] = {
     family.pipeline_class.__name__: family
-    for family in (StableDiffusion, StableDiffusionXL, PixArtAlpha, PixArtSigma)
+    for family in (StableDiffusion, StableDiffusionXL, StableDiffusion3, PixArtAlpha, PixArtSigma)
 }
 
-__all__ = ["FAMILIES", "Model", "PixArtAlpha", "PixArtSigma", "StableDiffusion", "StableDiffusionXL"]
+__all__ = [
+    "FAMILIES",
+    "Model",
+    "PixArtAlpha",
+    "PixArtSigma",
+    "StableDiffusion",
+    "StableDiffusion3",
+    "StableDiffusionXL",
+]

@@ -20,7 +20,7 @@ from tokenizers.normalizers import Sequence as NormalizerSequence
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from p2p.alignment import encode
+from p2p.alignment import NoText, Tokenizers, encode
 from p2p.attention import BatchInjection, injection_processors
 
 Conditioning = Mapping[str, Tensor]
@@ -46,6 +46,7 @@ class Model(ABC):
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": None}
     """The pipeline's tokenizers in the order in which their tokens stand in the denoiser's text, and to how
     many tokens each is padded (None: to the tokenizer's own limit)."""
+    can_leave_out: ClassVar[Sequence[str]] = ()  # text encoders without which the pipeline works too
     lower_case: ClassVar[bool] = False  # whether the pipeline lower-cases prompts before it tokenizes them
 
     def __post_init__(self) -> None:
@@ -73,16 +74,35 @@ class Model(ABC):
         dtype: torch.dtype = self.denoiser.dtype
         return dtype
 
+    @classmethod
+    def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
+        """Say, from the denoiser's config, whether it is told the guidance scale, if any is of use to it.
+
+        Then no state takes an unconditional row.
+        """
+        return False
+
+    @property
+    def guidance_embedded(self) -> bool:
+        """Whether no state takes an unconditional row, whatever the guidance scale."""
+        return self.embeds_guidance(self.denoiser.config)
+
     @cached_property
-    def tokenizers(self) -> tuple[PreTrainedTokenizerBase, ...]:
+    def tokenizers(self) -> Tokenizers:
         """The tokenizers whose positions the alignment refers to, one per block of text tokens."""
-        return self.aligned_tokenizers({name: getattr(self.pipeline, name) for name in self.text_blocks})
+        return self.aligned_tokenizers(
+            {
+                name: getattr(self.pipeline, name) if getattr(self.pipeline, encoder_of(name), None) else None
+                for name in self.text_blocks
+            }
+        )
 
     @classmethod
-    def aligned_tokenizers(
-        cls, tokenizers: Mapping[str, PreTrainedTokenizerBase]
-    ) -> tuple[PreTrainedTokenizerBase, ...]:
-        """Return the pipeline's tokenizers, by name, as one has to ask them where a prompt's tokens stand."""
+    def aligned_tokenizers(cls, tokenizers: Mapping[str, PreTrainedTokenizerBase | None]) -> Tokenizers:
+        """Return the pipeline's tokenizers, by name, as one has to ask them where a prompt's tokens stand.
+
+        None is that of a text encoder that is left out.
+        """
         return tuple(_as_used(tokenizers[name], n, cls.lower_case) for name, n in cls.text_blocks.items())
 
     @property
@@ -112,9 +132,22 @@ class Model(ABC):
         """Return one row of each tensor."""
 
     @classmethod
-    def set_timesteps(cls, scheduler: Any, num_inference_steps: int, device: Any = None) -> int:
-        """Set the timesteps and return their number. Raises ValueError where the T + 1 table does not fit."""
-        scheduler.set_timesteps(num_inference_steps, device=device)
+    def timestep_options(
+        cls, scheduler: Any, num_inference_steps: int, image_tokens: int
+    ) -> Mapping[str, Any]:
+        """Return what else `scheduler.set_timesteps` is told. Raises ValueError for one of another kind."""
+        return {}
+
+    @classmethod
+    def set_timesteps(
+        cls, scheduler: Any, num_inference_steps: int, device: Any = None, image_tokens: int = 4096
+    ) -> int:
+        """Set the timesteps and return their number. Raises ValueError where the T + 1 table does not fit.
+
+        Their number does not depend on the image's tokens, which are known once the denoiser is.
+        """
+        options = cls.timestep_options(scheduler, num_inference_steps, image_tokens)
+        scheduler.set_timesteps(num_inference_steps, device=device, **options)
         calls = len(scheduler.timesteps)
         if calls not in (num_inference_steps, num_inference_steps + 1):
             raise ValueError(
@@ -126,7 +159,8 @@ class Model(ABC):
     def new_scheduler(self, num_inference_steps: int) -> Any:
         """Return a fresh scheduler, timesteps set. Raises ValueError where the T + 1 table does not fit."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)
-        self.set_timesteps(scheduler, num_inference_steps, self.device)
+        tokens = self.pixels(self.attention_sides()[0])
+        self.set_timesteps(scheduler, num_inference_steps, self.device, tokens)
         return scheduler
 
     def draw_noise(self, generators: Sequence[torch.Generator]) -> Tensor:
@@ -145,8 +179,9 @@ class Model(ABC):
         timestep: Tensor,
         conditioning: Conditioning,
         injection: BatchInjection | None = None,
+        guidance_scale: float = 1.0,
     ) -> Tensor:
-        """Return the denoiser's output for each row."""
+        """Return the denoiser's output for each row; `guidance_scale` is for one that is told it."""
 
     def guide(self, uncond: Tensor, text: Tensor, guidance_scale: float) -> Tensor:
         """Return the guided prediction (Ho and Salimans 2022)."""
@@ -161,10 +196,22 @@ class Model(ABC):
         """Return scaled latent means of images (N, 3, height, width) in [0, 1]."""
 
 
+def tokenizer_of(text_encoder: str) -> str:
+    """Return the name of a text encoder's tokenizer, in diffusers' pipelines."""
+    return text_encoder.replace("text_encoder", "tokenizer")
+
+
+def encoder_of(tokenizer: str) -> str:
+    """Return the name of the text encoder that a tokenizer is of, in diffusers' pipelines."""
+    return tokenizer.replace("tokenizer", "text_encoder")
+
+
 def _as_used(
-    tokenizer: PreTrainedTokenizerBase, limit: int | None, lower_case: bool
-) -> PreTrainedTokenizerBase:
+    tokenizer: PreTrainedTokenizerBase | None, limit: int | None, lower_case: bool
+) -> PreTrainedTokenizerBase | NoText:
     """Return the tokenizer with `limit` as its length where one is given, and lower-casing where asked."""
+    if tokenizer is None:
+        return NoText(limit or 0)
     tokenizer = copy.deepcopy(tokenizer)
     if limit is not None:
         tokenizer.model_max_length = limit

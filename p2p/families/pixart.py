@@ -48,6 +48,7 @@ class PixArtAlpha(LatentTransformer):
         timestep: Tensor,
         conditioning: Conditioning,
         injection: BatchInjection | None = None,
+        guidance_scale: float = 1.0,
     ) -> Tensor:
         """Return the predicted noise for each row; what a model says of its variance is not used."""
         output = self.denoiser(

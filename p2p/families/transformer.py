@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from p2p.families.autoencoder import decode_latents, encode_images
 from p2p.families.model import Model, eight_bits
 
 
@@ -65,14 +66,9 @@ class LatentTransformer(Model):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (N, 3, height, width) float32 in [0, 1], rounded to 8 bits as a PNG would be."""
-        vae = self.pipeline.vae
-        scaled = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
-        return eight_bits(torch.cat([vae.decode(row[None], return_dict=False)[0] for row in scaled]))
+        return eight_bits(decode_latents(self.pipeline.vae, latents))
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Return scaled latent means of images (N, 3, height, width) in [0, 1]."""
-        vae = self.pipeline.vae
-        rows = images.to(vae.device, vae.dtype) * 2 - 1
-        means = torch.cat([vae.encode(row[None]).latent_dist.mode() for row in rows])
-        return (means - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+        return encode_images(self.pipeline.vae, images, self.dtype)

@@ -54,6 +54,7 @@ class UNetModel(Model):
         timestep: Tensor,
         conditioning: Conditioning,
         injection: BatchInjection | None = None,
+        guidance_scale: float = 1.0,
     ) -> Tensor:
         """Return the denoiser's output for each row."""
         kwargs = {"injection": injection} if injection else None
