@@ -7,6 +7,7 @@ from p2p.denoise import Calls, Sampling
 from p2p.edits import EditRequest, PromptToPrompt
 from p2p.engine import Edited, Group, edit, generate
 from p2p.families import (
+    Flux,
     Model,
     PixArtAlpha,
     PixArtSigma,
@@ -21,6 +22,7 @@ __all__ = [
     "EditRequest",
     "Edited",
     "FixedSeed",
+    "Flux",
     "Group",
     "Model",
     "ModelSpec",

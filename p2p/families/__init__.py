@@ -1,5 +1,6 @@
 """One small adapter per family of models; `FAMILIES` finds it by the name of diffusers' pipeline class."""
 
+from p2p.families.flux import Flux
 from p2p.families.model import Model
 from p2p.families.pixart import PixArtAlpha, PixArtSigma
 from p2p.families.stable_diffusion import StableDiffusion
@@ -8,11 +9,12 @@ from p2p.families.stable_diffusion_xl import StableDiffusionXL
 
 FAMILIES: dict[str, type[Model]] = {
     family.pipeline_class.__name__: family
-    for family in (StableDiffusion, StableDiffusionXL, StableDiffusion3, PixArtAlpha, PixArtSigma)
+    for family in (StableDiffusion, StableDiffusionXL, StableDiffusion3, PixArtAlpha, PixArtSigma, Flux)
 }
 
 __all__ = [
     "FAMILIES",
+    "Flux",
     "Model",
     "PixArtAlpha",
     "PixArtSigma",
