@@ -6,15 +6,25 @@ from p2p.baselines import FixedSeed, SDEdit
 from p2p.denoise import Calls, Sampling
 from p2p.edits import EditRequest, PromptToPrompt
 from p2p.engine import Edited, Group, edit, generate
-from p2p.families import Model, StableDiffusion, StableDiffusionXL
+from p2p.families import (
+    DeepFloyd,
+    DeepFloydUpscaler,
+    LatentDiffusion,
+    Model,
+    StableDiffusion,
+    StableDiffusionXL,
+)
 from p2p.loading import ModelSpec
 
 __all__ = [
     "Calls",
+    "DeepFloyd",
+    "DeepFloydUpscaler",
     "EditRequest",
     "Edited",
     "FixedSeed",
     "Group",
+    "LatentDiffusion",
     "Model",
     "ModelSpec",
     "PromptToPrompt",

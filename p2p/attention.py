@@ -6,12 +6,12 @@ is one or two calls of `scaled_dot_product_attention` with mixed values. Nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -193,20 +193,24 @@ def inject_self(
 
 
 @contextmanager
-def injection_processors(unet: UNet2DConditionModel) -> Iterator[tuple[str, ...]]:
+def injection_processors(
+    denoiser: Any,
+    processor: Callable[[str], Any] = InjectionProcessor,
+    replaced: tuple[type, ...] = (AttnProcessor, AttnProcessor2_0),
+) -> Iterator[tuple[str, ...]]:
     """Install the processors on every attention layer, give the layers' names, restore the old ones.
 
     Raises ValueError where a layer has a processor whose computation would be lost (an IP-Adapter, say).
     """
-    original = dict(unet.attn_processors)
-    for layer, processor in original.items():
-        if type(processor) not in (AttnProcessor, AttnProcessor2_0):
+    original = dict(denoiser.attn_processors)
+    for layer, present in original.items():
+        if type(present) not in replaced:
             raise ValueError(
-                f"{layer}: processor {type(processor).__name__} cannot be combined with injection, "
+                f"{layer}: processor {type(present).__name__} cannot be combined with injection, "
                 "allowed are the default ones"
             )
-    unet.set_attn_processor({layer: InjectionProcessor(layer) for layer in original})
+    denoiser.set_attn_processor({layer: processor(layer) for layer in original})
     try:
         yield tuple(original)
     finally:
-        unet.set_attn_processor(original)
+        denoiser.set_attn_processor(original)

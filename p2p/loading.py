@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
 
 from p2p.families import FAMILIES, Model
+from p2p.loras import Lora, load_loras
 
 SEMANTICS_VERSION = 2  # raised whenever the same edit would give other pixels
 
@@ -33,7 +34,8 @@ class ModelSpec:
     `path` is a folder or a model-hub name, `pipeline` the name of diffusers' pipeline class, which says which
     family the model is of. `device` "auto" is the GPU where there is one. `scheduler` is the name of a
     diffusers scheduler class; its config is the pipeline's own with `scheduler_config` on top.
-    `clip_tokenizer` says that the tokenizer is CLIP's, so that planning needs no download.
+    `clip_tokenizer` says that the tokenizer is CLIP's, so that planning needs no download. `loras` are
+    mappings of a safetensors file's `path` and, optionally, its `scale`.
     """
 
     name: str
@@ -50,10 +52,13 @@ class ModelSpec:
     variant: str | None = None
     height: int | None = None
     width: int | None = None
+    loras: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if self.pipeline not in FAMILIES:
             raise ValueError(f"pipeline: {self.pipeline!r} is not one of {', '.join(FAMILIES)}")
+        if self._loras() and not hasattr(self.family.pipeline_class, "load_lora_weights"):
+            raise ValueError(f"loras: {self.pipeline} of diffusers takes none")
         if self.dtype not in ("float64", "float32", "float16", "bfloat16"):
             raise ValueError(
                 f"dtype: {self.dtype!r} is not one of 'float64', 'float32', 'float16', 'bfloat16'"
@@ -77,6 +82,9 @@ class ModelSpec:
     def family(self) -> type[Model]:
         """The adapter class."""
         return FAMILIES[self.pipeline]
+
+    def _loras(self) -> list[Lora]:
+        return [Lora.of(entry) for entry in self.loras]
 
     def local_folder(self) -> Path | None:
         """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
@@ -131,8 +139,7 @@ class ModelSpec:
                 self.path,
                 revision=self.revision,
                 variant=self.variant,
-                use_safetensors=True,
-                **self.family.load_options,
+                **{"use_safetensors": True, **self.family.load_options},
             )
         except OSError:
             if self.local_folder() is None:
@@ -143,12 +150,14 @@ class ModelSpec:
         folder = self.local_folder()
         scheduler = self.load_scheduler()
         config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
-        facts = {
+        facts: dict[str, Any] = {
             "semantics": SEMANTICS_VERSION,
             "weights": _hash_files(folder) if folder else [self.path, self.revision, self.variant],
             "scheduler": [type(scheduler).__name__, config],
             "run": [self.dtype, self.variant, self.self_max_side, self.height, self.width],
         }
+        if self.loras:
+            facts["loras"] = [lora.identity() for lora in self._loras()]
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
     def load(self) -> Model:
@@ -160,10 +169,10 @@ class ModelSpec:
             dtype=getattr(torch, self.dtype),
             revision=self.revision,
             variant=self.variant,
-            use_safetensors=True,
-            **self.family.load_options,
+            **{"use_safetensors": True, **self.family.load_options},
         )
         pipeline.scheduler = self.load_scheduler()
+        load_loras(pipeline, self._loras())
         pipeline.set_progress_bar_config(disable=True)
         pipeline.to(device)
         for part in pipeline.components.values():
@@ -220,12 +229,8 @@ def _hash_files(folder: Path) -> str:
 
 def _determines(file: Path) -> bool:
     """Say whether a file of a pipeline has a part in its pixels; a model card has none."""
-    names = (
-        "config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "vocab.json",
-        "merges.txt",
-        "vocab.txt",
-    )
-    return file.suffix in (".safetensors", ".model") or file.name in names
+    if file.suffix == ".json" or file.suffix == ".txt":
+        return file.stem in ("config", "tokenizer", "tokenizer_config", "vocab", "merges")
+    if file.suffix == ".bin":  # read only where there is nothing safer
+        return not any(file.parent.glob("*.safetensors"))
+    return file.suffix in (".safetensors", ".model")

@@ -1,11 +1,22 @@
 """One small adapter per family of models; `FAMILIES` finds it by the name of diffusers' pipeline class."""
 
+from p2p.families.deepfloyd import DeepFloyd, DeepFloydUpscaler
+from p2p.families.latent_diffusion import LatentDiffusion
 from p2p.families.model import Model
 from p2p.families.stable_diffusion import StableDiffusion
 from p2p.families.stable_diffusion_xl import StableDiffusionXL
 
 FAMILIES: dict[str, type[Model]] = {
-    family.pipeline_class.__name__: family for family in (StableDiffusion, StableDiffusionXL)
+    family.pipeline_class.__name__: family
+    for family in (StableDiffusion, StableDiffusionXL, LatentDiffusion, DeepFloyd, DeepFloydUpscaler)
 }
 
-__all__ = ["FAMILIES", "Model", "StableDiffusion", "StableDiffusionXL"]
+__all__ = [
+    "FAMILIES",
+    "DeepFloyd",
+    "DeepFloydUpscaler",
+    "LatentDiffusion",
+    "Model",
+    "StableDiffusion",
+    "StableDiffusionXL",
+]
