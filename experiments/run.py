@@ -213,7 +213,8 @@ def prepare(job: Job, fetch: bool) -> Plan:
         job.model.fetch()
     steps = job.sampling.num_inference_steps
     tokenizers, calls = job.model.load_tokenizers(), job.model.unet_calls(steps)
-    return make_plan(pairs, job.seeds, job.methods, job.model.identity(), tokenizers, calls, job.sampling)
+    identity, upscaler_calls = job.model.identity(), job.model.upscaler_calls(steps)
+    return make_plan(pairs, job.seeds, job.methods, identity, tokenizers, calls, job.sampling, upscaler_calls)
 
 
 def run(job: Job, whole: Plan, left: Plan, model: Model | None, multirun: bool) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import diffusers
 import torch
@@ -21,9 +21,10 @@ from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
 
-from p2p.families import FAMILIES, Model
+from p2p.families import FAMILIES, DeepFloyd, DeepFloydUpscaler, Model
 from p2p.loras import Lora, load_loras
 
+SHARED = ("tokenizer", "text_encoder")  # by a model and its upscaler
 SEMANTICS_VERSION = 2  # raised whenever the same edit would give other pixels
 
 
@@ -35,7 +36,8 @@ class ModelSpec:
     family the model is of. `device` "auto" is the GPU where there is one. `scheduler` is the name of a
     diffusers scheduler class; its config is the pipeline's own with `scheduler_config` on top.
     `clip_tokenizer` says that the tokenizer is CLIP's, so that planning needs no download. `loras` are
-    mappings of a safetensors file's `path` and, optionally, its `scale`.
+    mappings of a safetensors file's `path` and, optionally, its `scale`. `upscaler` is the model of a second
+    stage, run on the images of this one.
     """
 
     name: str
@@ -53,10 +55,16 @@ class ModelSpec:
     height: int | None = None
     width: int | None = None
     loras: Sequence[Mapping[str, Any]] = ()
+    upscaler: ModelSpec | None = None
 
     def __post_init__(self) -> None:
         if self.pipeline not in FAMILIES:
             raise ValueError(f"pipeline: {self.pipeline!r} is not one of {', '.join(FAMILIES)}")
+        if self.upscaler and (self.family, self.upscaler.family) != (DeepFloyd, DeepFloydUpscaler):
+            raise ValueError(
+                f"upscaler: {self.upscaler.pipeline} of a {self.pipeline}, allowed is "
+                "IFSuperResolutionPipeline of an IFPipeline"
+            )
         if self._loras() and not hasattr(self.family.pipeline_class, "load_lora_weights"):
             raise ValueError(f"loras: {self.pipeline} of diffusers takes none")
         if self.dtype not in ("float64", "float32", "float16", "bfloat16"):
@@ -126,11 +134,17 @@ class ModelSpec:
         """Return how often one trajectory calls the UNet."""
         return self.family.set_timesteps(self.load_scheduler(), num_inference_steps)
 
+    def upscaler_calls(self, num_inference_steps: int) -> int:
+        """Return the same of the upscaler, 0 where there is none."""
+        return self.upscaler.unet_calls(num_inference_steps) if self.upscaler else 0
+
     def fetch(self) -> None:
         """Bring the weights to this machine, so that `identity` speaks of them. Raises OSError.
 
         A download that broke off goes on; without a network, what is here has to do.
         """
+        if self.upscaler is not None:
+            self.upscaler.fetch()
         if self._plain_folder() is not None:
             return
         try:
@@ -158,10 +172,15 @@ class ModelSpec:
         }
         if self.loras:
             facts["loras"] = [lora.identity() for lora in self._loras()]
+        if self.upscaler is not None:
+            facts["upscaler"] = self.upscaler.identity()
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
-    def load(self) -> Model:
-        """Load the weights. Raises OSError in one line where they cannot be had."""
+    def load(self, components: Mapping[str, Any] | None = None) -> Model:
+        """Load the weights. Raises OSError in one line where they cannot be had.
+
+        `components` are parts of the pipeline that are there already.
+        """
         device = self.device if self.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
         pipeline = self._checked(
             self.family.pipeline_class.from_pretrained,
@@ -169,7 +188,7 @@ class ModelSpec:
             dtype=getattr(torch, self.dtype),
             revision=self.revision,
             variant=self.variant,
-            **{"use_safetensors": True, **self.family.load_options},
+            **{"use_safetensors": True, **self.family.load_options, **(components or {})},
         )
         pipeline.scheduler = self.load_scheduler()
         load_loras(pipeline, self._loras())
@@ -178,7 +197,9 @@ class ModelSpec:
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
-        return self.family(pipeline, self.self_max_side, self.blend_side, self.height, self.width)
+        upscaler = self.upscaler and self.upscaler.load({name: getattr(pipeline, name) for name in SHARED})
+        sides = self.self_max_side, self.blend_side
+        return self.family(pipeline, *sides, self.height, self.width, cast(DeepFloydUpscaler, upscaler))
 
     def _checked(self, get: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -230,7 +251,7 @@ def _hash_files(folder: Path) -> str:
 def _determines(file: Path) -> bool:
     """Say whether a file of a pipeline has a part in its pixels; a model card has none."""
     if file.suffix == ".json" or file.suffix == ".txt":
-        return file.stem in ("config", "tokenizer", "tokenizer_config", "vocab", "merges")
+        return file.stem in ("config", "tokenizer", "tokenizer_config", "vocab", "merges", "scheduler_config")
     if file.suffix == ".bin":  # read only where there is nothing safer
         return not any(file.parent.glob("*.safetensors"))
     return file.suffix in (".safetensors", ".model")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,8 @@ def load_loras(pipeline: Any, loras: Sequence[Lora]) -> None:
     names = [f"lora_{number}" for number in range(len(loras))]
     for name, lora in zip(names, loras, strict=True):
         file = lora.file()
-        pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several are meant
+            pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name)
     if names:
         pipeline.set_adapters(names, [float(lora.scale) for lora in loras])

@@ -147,6 +147,8 @@ class DeepFloydUpscaler(DeepFloyd):
         injection: BatchInjection | None = None,
     ) -> Tensor:
         """Return noise for each row, and the variance where the scheduler takes a learned one."""
+        if "low_resolution" not in conditioning:
+            raise ValueError("pipeline: IFSuperResolutionPipeline runs only as the upscaler of another model")
         rest = {name: rows for name, rows in conditioning.items() if name != "low_resolution"}
         both = torch.cat([latents, conditioning["low_resolution"]], 1)
         return super().predict(both, timestep, rest, injection)
