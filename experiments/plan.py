@@ -90,18 +90,22 @@ class Plan:
     guidance_embedded: bool  # the denoiser has no unconditional rows: one row a state
     setup: str  # a short hash of model, scheduler, precision and negative prompt, so that tables part them
     merged: int = 0  # settings that come to the same steps as another one, and so to the same image
+    upscaler_calls: int = 0  # of one trajectory, by the model's upscaler
 
     @cached_property
     def evaluations(self) -> int:
         """The exact number of UNet evaluations (batch rows)."""
         groups = [group.group() for group in self.groups]
-        return plan_evaluations(groups, self.calls, self.sampling, self.guidance_embedded)
+        return plan_evaluations(
+            groups, self.calls, self.sampling, self.guidance_embedded, self.upscaler_calls
+        )
 
     @property
     def unshared_evaluations(self) -> int:
         """What the same branches cost one at a time, each with its own source."""
         branches = [branch.trajectory for group in self.groups for branch in group.branches]
-        calls = [2 * self.calls if t.start is None else 2 * self.calls - t.start for t in branches]
+        once = self.calls + self.upscaler_calls
+        calls = [2 * once - (t.start or 0) for t in branches]
         return sum(calls) * self.sampling.rows_per_state(self.guidance_embedded)
 
     @property
@@ -140,6 +144,7 @@ def make_plan(
     calls: int,
     sampling: Sampling,
     guidance_embedded: bool = False,
+    upscaler_calls: int = 0,
 ) -> Plan:
     """Plan every pair x seed x method.
 
@@ -172,13 +177,13 @@ def make_plan(
     raise_problems(dict.fromkeys(problems), "the plan")
     base = [identity, sampling.num_inference_steps, float(sampling.guidance_scale), sampling.negative_prompt]
     groups: dict[tuple[str, int], list[Branch]] = {}
-    merged = 0
+    merged, rows_read = 0, max(calls, upscaler_calls)
     for seed, pair in itertools.product(seeds, pairs):
         branches = groups.setdefault((pair.source_prompt, seed), [])
         seen = {branch.identity for branch in branches}
         for number, named in enumerate(methods):
             trajectory = trajectories[pair.id, number]
-            key = _hash([*base, pair.source_prompt, seed, trajectory.digest(calls)])
+            key = _hash([*base, pair.source_prompt, seed, trajectory.digest(rows_read)])
             branch = Branch(pair, named.name, named.params, trajectory, key)
             if branch.identity in seen:
                 merged += 1
@@ -189,14 +194,8 @@ def make_plan(
         GroupPlan(prompt, seed, _hash([*base, prompt, seed, "source"]), tuple(branches))
         for (prompt, seed), branches in groups.items()
     ]
-    return Plan(
-        tuple(plans),
-        calls,
-        sampling,
-        guidance_embedded,
-        _hash([identity, sampling.negative_prompt])[:8],
-        merged,
-    )
+    setup = _hash([identity, sampling.negative_prompt])[:8]
+    return Plan(tuple(plans), calls, sampling, guidance_embedded, setup, merged, upscaler_calls)
 
 
 def _unused_weights(

@@ -222,6 +222,7 @@ def prepare(job: Job, fetch: bool) -> Plan:
         calls,
         job.sampling,
         job.model.guidance_embedded(),
+        job.model.upscaler_calls(steps),
     )
 
 

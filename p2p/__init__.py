@@ -7,7 +7,10 @@ from p2p.denoise import Calls, Sampling
 from p2p.edits import EditRequest, PromptToPrompt
 from p2p.engine import Edited, Group, edit, generate
 from p2p.families import (
+    DeepFloyd,
+    DeepFloydUpscaler,
     Flux,
+    LatentDiffusion,
     Model,
     PixArtAlpha,
     PixArtSigma,
@@ -19,11 +22,14 @@ from p2p.loading import ModelSpec
 
 __all__ = [
     "Calls",
+    "DeepFloyd",
+    "DeepFloydUpscaler",
     "EditRequest",
     "Edited",
     "FixedSeed",
     "Flux",
     "Group",
+    "LatentDiffusion",
     "Model",
     "ModelSpec",
     "PixArtAlpha",

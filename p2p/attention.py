@@ -217,7 +217,7 @@ def inject_self(
 def injection_processors(
     denoiser: Any,
     processor: Callable[[str], Any] = InjectionProcessor,
-    default: tuple[type, ...] = (AttnProcessor, AttnProcessor2_0),
+    replaced: tuple[type, ...] = (AttnProcessor, AttnProcessor2_0),
 ) -> Iterator[tuple[str, ...]]:
     """Install a processor, made from its layer's name, on every attention layer in place of the default one.
 
@@ -225,10 +225,10 @@ def injection_processors(
     whose computation would be lost (an IP-Adapter, say).
     """
     original = dict(denoiser.attn_processors)
-    for layer, own in original.items():
-        if type(own) not in default:
+    for layer, present in original.items():
+        if type(present) not in replaced:
             raise ValueError(
-                f"{layer}: processor {type(own).__name__} cannot be combined with injection, "
+                f"{layer}: processor {type(present).__name__} cannot be combined with injection, "
                 "allowed are the default ones"
             )
     denoiser.set_attn_processor({layer: processor(layer) for layer in original})

@@ -153,9 +153,7 @@ def _predict(
     while begin < len(level):
         nodes = level[begin : begin + max(1, calls.max_rows // per_node)]
         rows = scaled[begin : begin + len(nodes)].repeat(per_node, 1, 1, 1)
-        conditioning = stack_rows(
-            ([negative] * len(nodes) if negative else []) + [texts[node.prompt] for node in nodes]
-        )
+        conditioning = _conditioning(nodes, texts, negative)
         injection = _injection(level, begin, nodes, per_node, bank, model, maps)
         kept = dict(bank.layers)
         try:
@@ -180,6 +178,17 @@ def _predict(
             output = model.guide(uncond, text, sampling.guidance_scale)
         predictions.append(output)
     return torch.cat(predictions)
+
+
+def _conditioning(
+    nodes: Sequence[Node], texts: dict[str, Conditioning], negative: Conditioning | None
+) -> Conditioning:
+    """Return the conditioning of one call's rows: unconditional ones first, where there are any."""
+    own = [node.condition.rows if node.condition else {} for node in nodes]
+    uncond = [{**negative, **rows} for rows in own] if negative else []
+    return stack_rows(
+        [*uncond, *({**texts[node.prompt], **rows} for node, rows in zip(nodes, own, strict=True))]
+    )
 
 
 def _injection(

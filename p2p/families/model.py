@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -22,6 +22,9 @@ from transformers import PreTrainedTokenizerBase
 
 from p2p.alignment import NoText, Tokenizers, encode
 from p2p.attention import BatchInjection, injection_processors
+
+if TYPE_CHECKING:
+    from p2p.families.deepfloyd import DeepFloydUpscaler
 
 Conditioning = Mapping[str, Tensor]
 """What the denoiser is told of prompts, by the family's own names; a batch of rows, or one row alone."""
@@ -40,6 +43,7 @@ class Model(ABC):
     blend_side: int
     height: int | None = None  # of images; None: the denoiser's own
     width: int | None = None
+    upscaler: DeepFloydUpscaler | None = None  # runs on the images of this model
 
     pipeline_class: ClassVar[Any]
     load_options: ClassVar[Mapping[str, Any]] = {}  # of the pipeline class's from_pretrained
@@ -90,11 +94,10 @@ class Model(ABC):
     @cached_property
     def tokenizers(self) -> Tokenizers:
         """The tokenizers whose positions the alignment refers to, one per block of text tokens."""
+        missing = {tokenizer_of(n) for n in self.can_leave_out if getattr(self.pipeline, n) is None}
+        names = self.text_blocks
         return self.aligned_tokenizers(
-            {
-                name: getattr(self.pipeline, name) if getattr(self.pipeline, encoder_of(name), None) else None
-                for name in self.text_blocks
-            }
+            {n: None if n in missing else getattr(self.pipeline, n) for n in names}
         )
 
     @classmethod

@@ -88,8 +88,8 @@ def test_edits_equal_formed_maps(model: StableDiffusionXL, name: str) -> None:
     check_edit(model, lambda prompts, generators: call(model, prompts, generators), name)
 
 
-def test_no_map_is_formed(model: StableDiffusionXL, monkeypatch: pytest.MonkeyPatch) -> None:
-    check_no_map(model, monkeypatch)
+def test_no_map_is_formed(model: StableDiffusionXL) -> None:
+    check_no_map(model, lambda prompts, generators: call(model, prompts, generators))
 
 
 def test_an_empty_negative_prompt_is_zeros_where_the_pipeline_says_so(model: StableDiffusionXL) -> None:
