@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import accumulate
 from numbers import Real
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -34,8 +34,8 @@ class NoText:
         return BatchEncoding({"input_ids": [], "special_tokens_mask": [], "offset_mapping": []})
 
 
-Tokenizer = PreTrainedTokenizerBase | NoText
-Tokenizers = Sequence[Tokenizer]
+Tokenizer: TypeAlias = PreTrainedTokenizerBase | NoText
+Tokenizers: TypeAlias = Sequence[Tokenizer]
 """Those whose tokens, padded to each one's limit, stand one block after the other in a denoiser's text."""
 OPERATORS = ("auto", "replace", "refine")  # that may be asked for; "identity" is what equal prompts amount to
 

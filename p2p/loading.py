@@ -156,7 +156,7 @@ class ModelSpec:
         """
         folder = self.local_folder()
         files = [folder / part / "config.json" for part in ("unet", "transformer")] if folder else []
-        config = next((json.loads(file.read_text()) for file in files if file.is_file()), {})
+        config: dict[str, Any] = next((json.loads(f.read_text()) for f in files if f.is_file()), {})
         return self.family.embeds_guidance(config)
 
     def upscaler_calls(self, num_inference_steps: int) -> int:
