@@ -218,7 +218,7 @@ def test_a_profile_that_would_inject_nowhere_is_an_error() -> None:
     model = StableDiffusion3(tiny_pipeline(sample_size=64), 32, 32)  # 1024 tokens in every layer
     request = EditRequest(SOURCE, SWAP)
     for profile, limit in (("google-stable", 256), ("null-text", None)):
-        edit = PromptToPrompt(tau=0, profile=profile).trajectory(request, model.tokenizers, 1)
+        edit = PromptToPrompt(tau=0, self_replace_steps=1.0, profile=profile).trajectory(request, model.tokenizers, 1)
         group = Group(SOURCE, 0, (edit,))
         if limit:
             with pytest.raises(
