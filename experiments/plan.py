@@ -94,11 +94,17 @@ class Plan:
 
     @cached_property
     def evaluations(self) -> int:
-        """The exact number of UNet evaluations (batch rows)."""
+        """The exact number of UNet evaluations (batch rows), the upscaler's included."""
         groups = [group.group() for group in self.groups]
         return plan_evaluations(
             groups, self.calls, self.sampling, self.guidance_embedded, self.upscaler_calls
         )
+
+    @cached_property
+    def upscaler_evaluations(self) -> int:
+        """Those of the upscaler alone."""
+        groups = [group.group() for group in self.groups]
+        return self.evaluations - plan_evaluations(groups, self.calls, self.sampling)
 
     @property
     def unshared_evaluations(self) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
 from torch import nn
 
 from p2p import ModelSpec, StableDiffusion
@@ -45,7 +46,7 @@ def files(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[P
         weight_name="style.safetensors",
     )
     StableDiffusionPipeline.save_lora_weights(
-        folder, random_lora(pipeline.unet, ("proj_in", *attention), 2), weight_name="thing.safetensors"
+        folder, random_lora(pipeline.unet, attention, 2), weight_name="thing.safetensors"
     )
     return [folder / "style.safetensors", folder / "thing.safetensors"]
 
@@ -95,14 +96,11 @@ def test_it_equals_diffusers_with_the_same_loras(
 
 def merge(module: nn.Module, prefix: str, file: Path, scale: float) -> None:
     """Add `scale B A` to the layers' weights: what LoRA means."""
-    from safetensors.torch import load_file
-
     weights = load_file(file)
     for name, layer in module.named_modules():
-        for key in (f"{prefix}{name}.lora_A.weight", f"{prefix}{name}.lora.down.weight"):
-            if key in weights:
-                up = key.replace("lora_A", "lora_B").replace("down", "up")
-                layer.weight += scale * weights[up] @ weights[key]
+        if f"{prefix}{name}.lora_A.weight" in weights:
+            down, up = (weights[f"{prefix}{name}.lora_{letter}.weight"] for letter in "AB")
+            layer.weight += scale * up @ down
 
 
 def test_they_change_the_image(model: StableDiffusion, tiny_model: StableDiffusion) -> None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from p2p import EditRequest, FixedSeed, Group, Model, PromptToPrompt, Sampling, generate
-from p2p.engine import tree_latents
+from p2p import EditRequest, FixedSeed, Group, Model, PromptToPrompt, Sampling, SDEdit, generate
+from p2p.engine import derived_seed, tree_latents
 from tests.p2p.naive import Controller, NaiveProcessor, Settings
 
 STEPS = 4
@@ -130,6 +130,24 @@ def check_edit(
     torch.testing.assert_close(ours[0, 1], wanted[1], rtol=0, atol=tolerance)
     own = plain_latents(model.pipeline, call, edit["target"], 5)
     assert (own[0] - wanted[1]).abs().max() > 1000 * tolerance, "nothing was edited"
+
+
+def check_sdedit(
+    model: Model, start: list[Tensor], img2img: Callable[[Tensor, torch.Generator], Tensor]
+) -> None:
+    """Compare SDEdit's half of the steps with diffusers' own, which begins at the latents in `start`."""
+    trajectory = SDEdit(0.5).trajectory(EditRequest(SOURCE, SWAP), model.tokenizers, STEPS)
+    [edited] = generate(model, [Group(SOURCE, 5, (trajectory,))], SAMPLING)
+    scheduler = model.new_scheduler(STEPS)
+    generator = torch.Generator().manual_seed(derived_seed(5))
+    noise = model.draw_noise([generator])
+    encoded = model.encode(edited.source[None])
+    assert encoded.shape == (1, *model.latent_shape)
+    start[0] = scheduler.add_noise(encoded, noise, scheduler.timesteps[STEPS // 2 : STEPS // 2 + 1])
+    plain = (img2img(edited.source[None], generator)[0].float() * 255).round() / 255
+    torch.testing.assert_close(edited.images[0], plain, rtol=0, atol=1.01 / 255)
+    assert (edited.images[0] != plain).float().mean() < 0.01
+    assert (edited.images[0] - edited.source).abs().max() > 10 / 255
 
 
 class NoMap(TorchDispatchMode):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline, UNet2DConditionModel
+from diffusers import IFImg2ImgPipeline
 from torch import Tensor
 
 from p2p import Calls, DeepFloyd, EditRequest, FixedSeed, Group, ModelSpec, PromptToPrompt, SDEdit, generate
@@ -23,12 +23,13 @@ from tests.p2p.families.materialised import (
     check_edit,
     check_no_map,
     check_plain,
+    check_sdedit,
     edited_latents,
     recorded_steps,
 )
-from tests.p2p.families.unets import look_at_the_prompt
+from tests.p2p.families.tiny_deepfloyd import save_tiny_deepfloyd, tiny_scheduler
+from tests.p2p.families.yamls import from_yaml
 from tests.p2p.naive import Controller, Settings
-from tests.tiny_text import tiny_t5_encoder, tiny_t5_tokenizer
 
 
 class JointMaps:
@@ -56,88 +57,19 @@ class JointMaps:
         return output.transpose(1, 2).reshape(hidden_states.shape) + hidden_states
 
 
-def tiny_unet(**config: Any) -> UNet2DConditionModel:
-    unet = UNet2DConditionModel(
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        out_channels=6,
-        cross_attention_dim=32,
-        encoder_hid_dim=32,
-        attention_head_dim=8,
-        addition_embed_type="text",
-        addition_embed_type_num_heads=2,
-        cross_attention_norm="group_norm",
-        resnet_time_scale_shift="scale_shift",
-        norm_num_groups=8,
-        act_fn="gelu",
-        **config,
-    )
-    return look_at_the_prompt(unet)
-
-
-def tiny_scheduler(**config: Any) -> DDPMScheduler:
-    return DDPMScheduler(
-        beta_schedule="squaredcos_cap_v2",
-        thresholding=True,
-        dynamic_thresholding_ratio=0.95,
-        sample_max_value=1.5,
-        **config,
-    )
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both stages: 16x16 pixels with attention at 16x16 and 8x8, and 32x32 with attention at 16x16."""
-    torch.manual_seed(0)
-    tokenizer = tiny_t5_tokenizer()
-    base = IFPipeline(
-        tokenizer,
-        tiny_t5_encoder(tokenizer),
-        tiny_unet(
-            sample_size=16,
-            in_channels=3,
-            down_block_types=("SimpleCrossAttnDownBlock2D",) * 2,
-            up_block_types=("SimpleCrossAttnUpBlock2D",) * 2,
-        ),
-        tiny_scheduler(variance_type="learned_range"),
-        safety_checker=None,
-        feature_extractor=None,
-        watermarker=None,
-        requires_safety_checker=False,
-    )
-    upscaler = IFSuperResolutionPipeline(
-        tokenizer,
-        None,
-        tiny_unet(
-            sample_size=32,
-            in_channels=6,
-            down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-            up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-            class_embed_type="timestep",
-            only_cross_attention=(False, True),
-            mid_block_only_cross_attention=False,
-        ),
-        tiny_scheduler(variance_type="learned_range"),
-        tiny_scheduler(),
-        safety_checker=None,
-        feature_extractor=None,
-        watermarker=None,
-        requires_safety_checker=False,
-    )
-    folder = tmp_path_factory.mktemp("deepfloyd")
-    base.save_pretrained(folder / "base")
-    upscaler.save_pretrained(folder / "upscaler")
-    return folder
+    return save_tiny_deepfloyd(tmp_path_factory.mktemp("deepfloyd"))
 
 
 def spec(folder: Path) -> ModelSpec:
-    def stage(name: str, pipeline: str, upscaler: ModelSpec | None = None) -> ModelSpec:
-        return ModelSpec(
-            name, str(folder / name), 16, 16, pipeline, "float64", device="cpu", upscaler=upscaler
-        )
-
-    return stage("base", "IFPipeline", stage("upscaler", "IFSuperResolutionPipeline"))
+    stages = ((folder / "base", ""), (folder / "upscaler", "upscaler."))
+    changes = [
+        f"{key}{change}"
+        for path, key in stages
+        for change in (f"path={path}", "dtype=float64", "variant=null")
+    ]
+    return from_yaml("deepfloyd", *changes)
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +135,26 @@ def test_words_are_where_the_lower_cased_prompt_has_them(base: DeepFloyd) -> Non
     assert tokenizer("A Cat").input_ids == tokenizer("a cat").input_ids
     upper, lower = (base.encode_prompt(p)["encoder_hidden_states"] for p in ("A Cat", "a cat"))
     assert torch.equal(upper, lower)
+
+
+def test_sdedit_equals_img2img_with_the_same_noise(base: DeepFloyd) -> None:
+    img2img = IFImg2ImgPipeline(**base.pipeline.components, requires_safety_checker=False)
+    img2img.set_progress_bar_config(disable=True)
+    start = [torch.empty(0)]
+
+    def prepare_intermediate_images(*_: object, **__: object) -> Tensor:
+        return start[0]
+
+    img2img.prepare_intermediate_images = prepare_intermediate_images
+
+    def call_it(image: Tensor, generator: torch.Generator) -> Tensor:
+        output = img2img(
+            SWAP, image=image * 2 - 1, strength=0.5, num_inference_steps=STEPS,
+            guidance_scale=SAMPLING.guidance_scale, generator=generator, output_type="pt",
+        ).images  # fmt: skip
+        return (output / 2 + 0.5).clamp(0, 1)
+
+    check_sdedit(base, start, call_it)
 
 
 def quantised(images: Tensor) -> Tensor:

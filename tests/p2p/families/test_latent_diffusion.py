@@ -7,9 +7,10 @@ import torch
 from diffusers import LDMTextToImagePipeline, UNet2DConditionModel, VQModel
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 
-from p2p import LatentDiffusion, ModelSpec
+from p2p import LatentDiffusion
 from tests.p2p.families.materialised import EDITS, SAMPLING, STEPS, check_edit, check_plain
 from tests.p2p.families.unets import ddim, look_at_the_prompt, tiny_vae
+from tests.p2p.families.yamls import from_yaml
 from tests.tiny_text import tiny_bert_tokenizer
 
 
@@ -57,9 +58,7 @@ def save(folder: Path, quantised: bool) -> Path:
 
 
 def load(folder: Path) -> LatentDiffusion:
-    spec = ModelSpec(
-        "tiny-ldm", str(folder), 16, 16, pipeline="LDMTextToImagePipeline", dtype="float64", device="cpu"
-    )
+    spec = from_yaml("ldm256", f"path={folder}", "dtype=float64")
     assert [t.model_max_length for t in spec.load_tokenizers()] == [77]
     model = spec.load()
     assert isinstance(model, LatentDiffusion)

@@ -5,10 +5,11 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from p2p import ModelSpec, StableDiffusion
+from p2p import StableDiffusion
 from p2p.loading import clip_tokenizer
 from tests.p2p.families.materialised import EDITS, SAMPLING, STEPS, check_edit, check_plain
 from tests.p2p.families.unets import ddim, look_at_the_prompt, tiny_vae
+from tests.p2p.families.yamls import from_yaml
 from tests.tiny_text import tiny_clip_config
 
 
@@ -35,14 +36,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> StableDiffusion:
         text_encoder=CLIPTextModel(tiny_clip_config(32, "gelu")),
         tokenizer=tokenizer,
         unet=look_at_the_prompt(unet),
-        scheduler=ddim(prediction_type="v_prediction"),
+        scheduler=ddim(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
     folder = tmp_path_factory.mktemp("sd2") / "pipeline"
     pipeline.save_pretrained(folder)
-    model = ModelSpec("tiny-2", str(folder), 8, 16, dtype="float64", device="cpu").load()
+    sides = ("self_max_side=8", "blend_side=16")
+    model = from_yaml("sd21", f"path={folder}", *sides, "dtype=float64").load()  # with the YAML's scheduler
     assert isinstance(model, StableDiffusion)
     return model
 
@@ -69,3 +71,9 @@ def test_it_equals_plain_diffusers(model: StableDiffusion) -> None:
 @pytest.mark.parametrize("name", EDITS)
 def test_edits_equal_formed_maps(model: StableDiffusion, name: str) -> None:
     check_edit(model, lambda prompts, generators: call(model, prompts, generators), name)
+
+
+def test_it_is_planned_without_weights() -> None:
+    spec = from_yaml("sd21")
+    assert [len(t("a cat").input_ids) for t in spec.load_tokenizers()] == [4]
+    assert spec.unet_calls(50) == 50

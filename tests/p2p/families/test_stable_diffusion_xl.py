@@ -1,17 +1,28 @@
 """SDXL: a tiny random StableDiffusionXLPipeline against its own call and against formed maps."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from p2p import ModelSpec, StableDiffusionXL
 from p2p.loading import clip_tokenizer
-from tests.p2p.families.materialised import EDITS, SAMPLING, STEPS, check_edit, check_no_map, check_plain
+from tests.p2p.families.materialised import (
+    EDITS,
+    SAMPLING,
+    STEPS,
+    SWAP,
+    check_edit,
+    check_no_map,
+    check_plain,
+    check_sdedit,
+)
 from tests.p2p.families.unets import ddim, look_at_the_prompt, tiny_vae
-from tests.tiny_text import tiny_clip_config
+from tests.p2p.families.yamls import from_yaml
+from tests.tiny_text import tiny_bert_tokenizer, tiny_clip_config
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +62,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def spec(folder: Path, dtype: str = "float64") -> ModelSpec:
-    return ModelSpec(
-        "tiny-xl", str(folder), 16, 16, pipeline="StableDiffusionXLPipeline", dtype=dtype, device="cpu"
+    """The YAML's model, but for Euler's scheduler: it rounds every step to single precision."""
+    sides = ("self_max_side=16", "blend_side=16")
+    return from_yaml(
+        "sdxl", f"path={folder}", *sides, f"dtype={dtype}", "variant=null", "scheduler=DDIMScheduler"
     )
 
 
@@ -98,3 +111,45 @@ def test_an_empty_negative_prompt_is_zeros_where_the_pipeline_says_so(model: Sta
     )
     assert model.encode_prompt("", negative=False)["text_embeds"].any()
     assert model.encode_prompt("fog", negative=True)["text_embeds"].any()
+
+
+def test_it_is_planned_without_weights() -> None:
+    spec = from_yaml("sdxl")
+    assert [len(t("a cat").input_ids) for t in spec.load_tokenizers()] == [4]
+    assert spec.unet_calls(50) == 50
+
+
+def test_sdedit_equals_img2img_with_the_same_noise(model: StableDiffusionXL) -> None:
+    img2img = StableDiffusionXLImg2ImgPipeline(**model.pipeline.components, add_watermarker=False)
+    img2img.set_progress_bar_config(disable=True)
+    start = [model.encode(torch.full((1, 3, 32, 32), 0.5))]
+
+    def prepare_latents(*_: object, **__: object) -> torch.Tensor:
+        return start[0]
+
+    img2img.prepare_latents = prepare_latents
+    check_sdedit(
+        model,
+        start,
+        lambda image, generator: img2img(
+            SWAP, image=image, strength=0.5, num_inference_steps=STEPS,
+            guidance_scale=SAMPLING.guidance_scale, generator=generator, output_type="pt",
+        ).images,
+    )  # fmt: skip
+
+
+def test_its_autoencoder_leaves_half_precision_where_it_says_so(folder: Path) -> None:
+    half = spec(folder, "float16").load()
+    assert half.dtype == torch.float16
+    assert half.pipeline.vae.config.force_upcast
+    assert half.pipeline.vae.dtype == torch.float32
+    latents = half.encode(torch.rand(1, 3, 32, 32))
+    assert latents.dtype == torch.float16
+    assert half.decode(latents).shape == (1, 3, 32, 32)
+
+
+def test_two_vocabularies_are_an_error(model: StableDiffusionXL) -> None:
+    pipeline = copy.copy(model.pipeline)
+    pipeline.tokenizer_2 = tiny_bert_tokenizer()
+    with pytest.raises(ValueError, match="it and tokenizer_2 differ"):
+        StableDiffusionXL(pipeline, 16, 16)
