@@ -104,7 +104,7 @@ class Plan:
     def upscaler_evaluations(self) -> int:
         """Those of the upscaler alone."""
         groups = [group.group() for group in self.groups]
-        return self.evaluations - plan_evaluations(groups, self.calls, self.sampling)
+        return self.evaluations - plan_evaluations(groups, self.calls, self.sampling, self.guidance_embedded)
 
     @property
     def unshared_evaluations(self) -> int:

@@ -3,20 +3,13 @@
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
 
 from experiments.run import CONF
-from p2p import ModelSpec
+from tests.p2p.families.yamls import from_yaml
 
 
 @pytest.mark.parametrize("file", sorted((CONF / "model").glob("*.yaml")), ids=lambda file: file.stem)
 def test_a_model_composes_and_instantiates(file: Path) -> None:
-    overrides = [f"model={file.stem}", "device=cpu"]
-    if file.stem == "folder":
-        overrides.append("model.path=/my/pipeline")
-    with initialize_config_dir(str(CONF.resolve()), version_base=None):
-        spec = instantiate(compose("config", overrides).model, _convert_="all")
-    assert isinstance(spec, ModelSpec)
+    spec = from_yaml(file.stem, *(["path=/my/pipeline"] if file.stem == "folder" else []))
     assert spec.name == file.stem
     assert spec.device == "cpu"

@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from p2p import EditRequest, Group, Model, ModelSpec, PromptToPrompt, Sampling, generate
+from p2p import EditRequest, Group, Model, PromptToPrompt, Sampling, generate
 from p2p.alignment import alignment_matrix, token_limit, word_indices
 from p2p.edits import Trajectory
 from p2p.engine import tree_latents
 from p2p.families.model import stack_rows
+from tests.p2p.families.yamls import from_yaml
 
 
 @dataclass
@@ -246,13 +246,9 @@ def assert_equal_prompts_give_the_source(model: Model, steps: int, guidance: flo
         assert torch.equal(image, edited.source)
 
 
-def load(file: str, folder: Path, **options: Any) -> Model:
+def load(name: str, folder: Path, *overrides: str) -> Model:
     """Return the model of a YAML file of conf/model, from a folder and in double precision."""
-    root = Path(__file__).parents[3]
-    settings = yaml.safe_load((root / "conf" / "model" / f"{file}.yaml").read_text())
-    assert settings.pop("_target_") == "p2p.loading.ModelSpec"
-    spec = ModelSpec(**{**settings, "path": str(folder), "dtype": "float64", "device": "cpu", **options})
-    assert [t.model_max_length for t in spec.load_tokenizers()] == list(
-        map(token_limit, spec.load().tokenizers)
-    )
-    return spec.load()
+    spec = from_yaml(name, f"path={folder}", "dtype=float64", *overrides)
+    model = spec.load()
+    assert list(map(token_limit, spec.load_tokenizers())) == list(map(token_limit, model.tokenizers))
+    return model

@@ -202,7 +202,7 @@ def test_planning_counts_one_row_a_state_without_weights(either: Flux) -> None:
 def test_a_saved_folder_is_loaded_through_its_yaml(tmp_path: Path) -> None:
     pipeline = tiny_pipeline()
     pipeline.save_pretrained(tmp_path)
-    model = load("flux", tmp_path, self_max_side=SIDE, blend_side=SIDE, height=32, width=32)
+    model = load("flux", tmp_path, f"self_max_side={SIDE}", f"blend_side={SIDE}", "+height=32", "+width=32")
     edit = PromptToPrompt(tau=0).trajectory(EditRequest("a cat", "a dog"), model.tokenizers, STEPS)
     ours = tree_latents(model, [Group("a cat", 0, (edit,))], Sampling(STEPS))
     same = tree_latents(Flux(pipeline, SIDE, SIDE, 32, 32), [Group("a cat", 0, (edit,))], Sampling(STEPS))

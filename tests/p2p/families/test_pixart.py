@@ -146,7 +146,7 @@ def test_no_map_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_saved_folder_is_loaded_through_its_yaml(file: str, kind: Any, tmp_path: Path) -> None:
     pipeline = tiny_pipeline(kind)
     pipeline.save_pretrained(tmp_path)
-    model = load(file, tmp_path, self_max_side=SIDE, blend_side=SIDE)
+    model = load(file, tmp_path, f"self_max_side={SIDE}", f"blend_side={SIDE}")
     assert isinstance(model.pipeline, kind)
     group = Group(
         "a cat", 0, (PromptToPrompt(tau=0).trajectory(EditRequest("a cat", "a dog"), model.tokenizers, 1),)

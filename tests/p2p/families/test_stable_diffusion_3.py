@@ -163,8 +163,9 @@ def test_a_saved_folder_is_loaded_through_its_yaml(with_t5: bool, tmp_path: Path
     """Without text_encoder_3 its block holds zeros for diffusers, and no word for the alignment."""
     pipeline = tiny_pipeline(with_t5)
     pipeline.save_pretrained(tmp_path)
-    left_out = () if with_t5 else ("text_encoder_3",)
-    model = load("sd3", tmp_path, self_max_side=SIDE, blend_side=SIDE, leave_out=left_out)
+    left_out = "" if with_t5 else "text_encoder_3"
+    sides = (f"self_max_side={SIDE}", f"blend_side={SIDE}")
+    model = load("sd3", tmp_path, *sides, f"leave_out=[{left_out}]")
     request = EditRequest("a red cat", "a red chinchilla", {"red": 2.0}, ("cat", "chinchilla"))
     method = PromptToPrompt(tau=0, blend_threshold=0.8)
     group = Group("a red cat", 0, (method.trajectory(request, model.tokenizers, STEPS),))
@@ -218,7 +219,9 @@ def test_a_profile_that_would_inject_nowhere_is_an_error() -> None:
     model = StableDiffusion3(tiny_pipeline(sample_size=64), 32, 32)  # 1024 tokens in every layer
     request = EditRequest(SOURCE, SWAP)
     for profile, limit in (("google-stable", 256), ("null-text", None)):
-        edit = PromptToPrompt(tau=0, self_replace_steps=1.0, profile=profile).trajectory(request, model.tokenizers, 1)
+        edit = PromptToPrompt(tau=0, self_replace_steps=1.0, profile=profile).trajectory(
+            request, model.tokenizers, 1
+        )
         group = Group(SOURCE, 0, (edit,))
         if limit:
             with pytest.raises(
