@@ -89,23 +89,33 @@ class Plan:
     groups: tuple[GroupPlan, ...]
     calls: int  # UNet calls of one trajectory
     sampling: Sampling
-    guidance_embedded: bool  # the UNet is told the guidance scale: one row a state
+    guidance_embedded: bool  # the denoiser has no unconditional rows: one row a state
     setup: str  # a short hash of model, scheduler, precision and negative prompt, so that tables part them
     merged: int = 0  # settings that come to the same steps as another one, and so to the same image
+    upscaler_calls: int = 0  # of one trajectory, by the model's upscaler
     auto_tau: bool = False
     candidates: tuple[Mapping[str, Any], ...] = ()  # of `tau: auto`, as `results.auto_tau` keeps them
 
     @cached_property
     def evaluations(self) -> int:
-        """The exact number of UNet evaluations (batch rows)."""
+        """The exact number of UNet evaluations (batch rows), the upscaler's included."""
         groups = [group.group() for group in self.groups]
-        return plan_evaluations(groups, self.calls, self.sampling, self.guidance_embedded)
+        return plan_evaluations(
+            groups, self.calls, self.sampling, self.guidance_embedded, self.upscaler_calls
+        )
+
+    @cached_property
+    def upscaler_evaluations(self) -> int:
+        """Those of the upscaler alone."""
+        groups = [group.group() for group in self.groups]
+        return self.evaluations - plan_evaluations(groups, self.calls, self.sampling, self.guidance_embedded)
 
     @property
     def unshared_evaluations(self) -> int:
         """What the same branches cost one at a time, each with its own source."""
         branches = [branch.trajectory for group in self.groups for branch in group.branches]
-        calls = [2 * self.calls if t.start is None else 2 * self.calls - t.start for t in branches]
+        once = self.calls + self.upscaler_calls
+        calls = [2 * once - (t.start or 0) for t in branches]
         return sum(calls) * self.sampling.rows_per_state(self.guidance_embedded)
 
     @property
@@ -144,6 +154,7 @@ def make_plan(
     calls: int,
     sampling: Sampling,
     guidance_embedded: bool = False,
+    upscaler_calls: int = 0,
 ) -> Plan:
     """Plan every pair x seed x method.
 
@@ -179,14 +190,14 @@ def make_plan(
     if sampling.guidance_rescale:  # keys of images made without it stay what they were
         base.append({"guidance_rescale": float(sampling.guidance_rescale)})
     groups: dict[tuple[str, int], list[Branch]] = {}
-    merged = 0
+    merged, rows_read = 0, max(calls, upscaler_calls)
     candidates: list[dict[str, Any]] = []
     for seed, pair in itertools.product(seeds, pairs):
         branches = groups.setdefault((pair.source_prompt, seed), [])
         seen = {branch.identity for branch in branches}
         for number, named in enumerate(methods):
             trajectory = trajectories[pair.id, number]
-            key = _hash([*base, pair.source_prompt, seed, trajectory.digest(calls)])
+            key = _hash([*base, pair.source_prompt, seed, trajectory.digest(rows_read)])
             branch = Branch(pair, named.name, named.params, trajectory, key)
             # Re-weighting alone is no edit at tau 1, so there a larger tau is not a freer edit.
             if named.auto_tau and pair.source_prompt != pair.target_prompt:
@@ -207,6 +218,7 @@ def make_plan(
         guidance_embedded,
         _hash([identity, sampling.negative_prompt])[:8],
         merged,
+        upscaler_calls,
         any(named.auto_tau for named in methods),
         tuple(candidates),
     )

@@ -222,15 +222,17 @@ def prepare(job: Job, fetch: bool) -> Plan:
     if fetch:
         check_metrics(job.metrics, job.run_dir)
         job.model.fetch()
+    steps = job.sampling.num_inference_steps
     return make_plan(
         pairs,
         job.seeds,
         job.methods,
         job.model.identity(),
         job.model.load_tokenizers(),
-        job.model.unet_calls(job.sampling.num_inference_steps),
+        job.model.unet_calls(steps),
         job.sampling,
         job.model.guidance_embedded(),
+        job.model.upscaler_calls(steps),
     )
 
 

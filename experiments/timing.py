@@ -7,9 +7,11 @@ from collections import Counter
 from datetime import timedelta
 
 import torch
+from torch import Tensor
 
 from experiments.plan import Plan
-from p2p.families.model import Model, stack_rows
+from p2p.families import DeepFloydUpscaler, Model
+from p2p.families.model import stack_rows
 from p2p.loading import ModelSpec
 
 
@@ -43,16 +45,27 @@ def estimate(spec: ModelSpec, plan: Plan) -> str:
         return "nothing is left to compute"
     if spec.local_folder() is None:
         return f"time unknown: the weights of {spec.path!r} are not on this machine"
-    seconds = seconds_per_evaluation(spec.load(), plan.sampling.max_batch) * plan.evaluations
+    model, rows, upscaled = spec.load(), plan.sampling.max_batch, plan.upscaler_evaluations
+    seconds = seconds_per_evaluation(model, rows) * (plan.evaluations - upscaled)
+    if model.upscaler is not None:
+        small = torch.zeros(1, *model.latent_shape)
+        seconds += seconds_per_evaluation(model.upscaler, rows, small) * upscaled
     duration = timedelta(seconds=round(seconds))
     return f"about {duration} of denoising on this machine; decoding and metrics come on top"
 
 
-def seconds_per_evaluation(model: Model, rows: int) -> float:
-    """Measure one UNet evaluation (a row) in a call of `rows`, at most 16: the better of two."""
+def seconds_per_evaluation(model: Model, rows: int, small: Tensor | None = None) -> float:
+    """Measure one UNet evaluation (a row) in a call of `rows`, at most 16: the better of two.
+
+    `small` (1, 3, height, width) is what an upscaler enlarges.
+    """
     rows = min(rows, 16)
     latents = torch.zeros(rows, *model.latent_shape, device=model.device, dtype=model.dtype)
-    conditioning = stack_rows([model.encode_prompt("")] * rows)
+    row = dict(model.encode_prompt(""))
+    if isinstance(model, DeepFloydUpscaler) and small is not None:
+        condition = model.condition(small, torch.zeros_like(latents[:1]))
+        row |= {name: values[0] for name, values in condition.items()}
+    conditioning = stack_rows([row] * rows)
     timestep = torch.tensor(500, device=model.device)
     times = []
     for _ in range(2):

@@ -6,23 +6,42 @@ from p2p.baselines import FixedSeed, SDEdit
 from p2p.denoise import Calls, Sampling
 from p2p.edits import EditRequest, PromptToPrompt
 from p2p.engine import Edited, Group, edit, generate
-from p2p.families import Model, StableDiffusion
+from p2p.families import (
+    DeepFloyd,
+    DeepFloydUpscaler,
+    Flux,
+    LatentDiffusion,
+    Model,
+    PixArtAlpha,
+    PixArtSigma,
+    StableDiffusion,
+    StableDiffusion3,
+    StableDiffusionXL,
+)
 from p2p.loading import ModelSpec
 from p2p.maps import HeatMaps, WordHeat, heat_maps
 
 __all__ = [
     "Calls",
+    "DeepFloyd",
+    "DeepFloydUpscaler",
     "EditRequest",
     "Edited",
     "FixedSeed",
+    "Flux",
     "Group",
     "HeatMaps",
+    "LatentDiffusion",
     "Model",
     "ModelSpec",
+    "PixArtAlpha",
+    "PixArtSigma",
     "PromptToPrompt",
     "SDEdit",
     "Sampling",
     "StableDiffusion",
+    "StableDiffusion3",
+    "StableDiffusionXL",
     "WordHeat",
     "edit",
     "generate",

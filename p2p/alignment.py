@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import accumulate
 from numbers import Real
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -19,12 +20,27 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 Operator = Literal["replace", "refine", "identity"]
 Tail = Literal["shifted", "google"]
-Tokenizers = Sequence[PreTrainedTokenizerBase]
+
+
+@dataclass(frozen=True)
+class NoText:
+    """In place of a tokenizer: a block of tokens that stand for no words, as its text encoder is left out."""
+
+    model_max_length: int
+    is_fast: ClassVar[bool] = True
+
+    def __call__(self, prompt: str, **_: Any) -> BatchEncoding:
+        """Return no tokens."""
+        return BatchEncoding({"input_ids": [], "special_tokens_mask": [], "offset_mapping": []})
+
+
+Tokenizer: TypeAlias = PreTrainedTokenizerBase | NoText
+Tokenizers: TypeAlias = Sequence[Tokenizer]
 """Those whose tokens, padded to each one's limit, stand one block after the other in a denoiser's text."""
 OPERATORS = ("auto", "replace", "refine")  # that may be asked for; "identity" is what equal prompts amount to
 
 
-def word_indices(prompt: str, word: str | int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def word_indices(prompt: str, word: str | int, tokenizer: Tokenizer) -> list[int]:
     """Return the token positions of every occurrence of a word, of a phrase, or of the word at a position.
 
     Words are what single spaces separate and must be equal in case and punctuation, as in the reference:
@@ -48,13 +64,15 @@ def word_indices(prompt: str, word: str | int, tokenizer: PreTrainedTokenizerBas
     return [token for k in sorted(chosen) for token in tokens[k]]
 
 
-def word_tokens(prompt: str, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def word_tokens(prompt: str, tokenizer: Tokenizer) -> list[list[int]]:
     """Return, for each word of the prompt, the positions of its tokens.
 
     Uses the offsets of fast tokenizers, else the reference's walk over decoded pieces. The two agree wherever
     that walk is right: it goes astray at "#" and at characters of several tokens, which here is a ValueError.
     """
     words = split_words(prompt)
+    if isinstance(tokenizer, NoText):
+        return [[] for _ in words]
     encoding = encode(prompt, tokenizer)
     own = [i for i, special in enumerate(encoding["special_tokens_mask"]) if not special]
     if tokenizer.is_fast:
@@ -78,7 +96,7 @@ def split_words(text: str, name: str = "prompt") -> list[str]:
     return words
 
 
-def token_limit(tokenizer: PreTrainedTokenizerBase) -> int:
+def token_limit(tokenizer: Tokenizer) -> int:
     """Return the number of tokens that prompts are padded to."""
     limit = tokenizer.model_max_length
     if limit > 1_000_000:  # transformers' stand-in for "not set"
@@ -87,7 +105,7 @@ def token_limit(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def replacement_mapper(
-    source_prompt: str, target_prompt: str, tokenizer: PreTrainedTokenizerBase, tail: Tail = "shifted"
+    source_prompt: str, target_prompt: str, tokenizer: Tokenizer, tail: Tail = "shifted"
 ) -> Tensor:
     """Map attention from source tokens (rows) to target tokens (columns) for a word swap; float32, square.
 
@@ -125,7 +143,7 @@ def replacement_mapper(
 
 
 def refinement_mapper(
-    source_prompt: str, target_prompt: str, tokenizer: PreTrainedTokenizerBase, tail: Tail = "shifted"
+    source_prompt: str, target_prompt: str, tokenizer: Tokenizer, tail: Tail = "shifted"
 ) -> tuple[Tensor, Tensor]:
     """Return mapper, each target token's source token (int64, -1: none), and alphas, 1.0 where there is one.
 
@@ -163,7 +181,7 @@ def alignment_matrix(
     operator: Operator,
     source_prompt: str,
     target_prompt: str,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     tail: Tail = "shifted",
 ) -> tuple[Tensor, Tensor]:
     """Return M (source tokens, target tokens) and a (target tokens,), float32, of the edit as a linear map.
@@ -172,6 +190,8 @@ def alignment_matrix(
     its column of M are 0. "identity" is for re-weighting alone and needs equal prompts.
     """
     n = token_limit(tokenizer)
+    if isinstance(tokenizer, NoText):
+        return torch.eye(n), torch.ones(n)
     if operator == "replace":
         return replacement_mapper(source_prompt, target_prompt, tokenizer, tail), torch.ones(n)
     if operator == "refine":
@@ -212,7 +232,7 @@ def check_prompt(prompt: str, tokenizers: Tokenizers) -> None:
         word_tokens(prompt, tokenizer)
 
 
-def equalizer(prompt: str, weights: Mapping[str, float], tokenizer: PreTrainedTokenizerBase) -> Tensor:
+def equalizer(prompt: str, weights: Mapping[str, float], tokenizer: Tokenizer) -> Tensor:
     """Return one factor per token (tokens,), float32: each word's weight on its tokens, 1 elsewhere.
 
     Hertz et al. 2022, Sec. 3.2, "Attention re-weighting". Weights are finite (the paper uses [-2, 2]); a
@@ -225,7 +245,7 @@ def equalizer(prompt: str, weights: Mapping[str, float], tokenizer: PreTrainedTo
     return factors
 
 
-def encode(prompt: str, tokenizer: PreTrainedTokenizerBase) -> BatchEncoding:
+def encode(prompt: str, tokenizer: Tokenizer) -> BatchEncoding:
     encoding: BatchEncoding = tokenizer(
         prompt,
         return_special_tokens_mask=True,

@@ -6,12 +6,12 @@ is one or two calls of `scaled_dot_product_attention` with mixed values. Nothing
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -21,17 +21,19 @@ from torch.nn.functional import scaled_dot_product_attention
 class SourceBank:
     """The sources' queries and keys of one step, by layer, kept for the later chunks of a batch."""
 
-    layers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    layers: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
-    def add(self, layer: str, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        """Append this chunk's rows, return all of the layer so far; a row's position is its group's slot."""
-        if layer in self.layers and not len(query):
-            return self.layers[layer]
-        if layer in self.layers:
-            old_query, old_key = self.layers[layer]
-            query, key = torch.cat([old_query, query]), torch.cat([old_key, key])
-        self.layers[layer] = (query, key)
-        return query, key
+    def add(self, layer: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Append this chunk's rows of queries, keys (and mask, where a layer has one), return all so far.
+
+        A row's position is its group's slot.
+        """
+        if layer not in self.layers:
+            self.layers[layer] = tensors
+        elif len(tensors[0]):
+            pairs = zip(self.layers[layer], tensors, strict=True)
+            self.layers[layer] = tuple(torch.cat(pair) for pair in pairs)
+        return self.layers[layer]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class BatchInjection:
     self_rows: Tensor
     self_slots: Tensor
     self_max_pixels: tuple[int, ...]  # of each of `self_rows`
+    edited_rows: Tensor  # the rows of all three, each once
+    edited_slots: Tensor
     any_cross: bool  # of this step, in whichever chunk
     largest_self: int  # of self_max_pixels, in whichever chunk of this step; 0 for none
     bank: SourceBank
@@ -87,9 +91,9 @@ class InjectionProcessor:
         elif attn.norm_cross:
             encoder_hidden_states = attn.norm_encoder_hidden_states(encoder_hidden_states)
         if attention_mask is not None:
-            raise ValueError(
-                f"attention_mask: given at {self.layer}, but Stable-Diffusion-shaped UNets have none"
-            )
+            attention_mask = attention_mask[:, None]  # (rows, 1, 1, tokens), added to every head's logits
+            if not is_cross:
+                raise ValueError(f"attention_mask: given at {self.layer}, allowed is one of text tokens")
 
         query, key, value = (
             projected.unflatten(-1, (attn.heads, -1)).transpose(
@@ -107,11 +111,15 @@ class InjectionProcessor:
             key = attn.norm_k(key)
 
         if injection is None:
-            output = scaled_dot_product_attention(query, key, value, scale=attn.scale)
+            output = scaled_dot_product_attention(
+                query, key, value, attn_mask=attention_mask, scale=attn.scale
+            )
         else:
             injection.visited.append(self.layer)
-            inject = inject_cross if is_cross else inject_self
-            output = inject(self.layer, query, key, value, injection, attn.scale)
+            if is_cross:
+                output = inject_cross(self.layer, query, key, value, injection, attn.scale, attention_mask)
+            else:
+                output = inject_self(self.layer, query, key, value, injection, attn.scale)
 
         output = output.transpose(1, 2).flatten(2).to(query.dtype)
         output = attn.to_out[1](attn.to_out[0](output))
@@ -123,50 +131,68 @@ class InjectionProcessor:
 
 
 def inject_cross(
-    layer: str, query: Tensor, key: Tensor, value: Tensor, injection: BatchInjection, scale: float
+    layer: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    injection: BatchInjection,
+    scale: float,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Return cross-attention (rows, heads, pixels, channels) in which edited rows use their source's maps.
 
-    The maps of asked-for words are the same sum with the words' columns in place of the values.
+    `mask` (rows, 1, 1, tokens) is added before the softmax and belongs to its own row's keys. The maps of
+    asked-for words are the same sum with the words' columns in place of the values.
     """
-    source: tuple[Tensor, Tensor] | None = None
+    source: tuple[Tensor, ...] | None = None
     if injection.any_cross:
-        source = injection.bank.add(layer, query[injection.source_rows], key[injection.source_rows])
+        banked = (query, key) if mask is None else (query, key, mask)
+        source = injection.bank.add(layer, *(tensor[injection.source_rows] for tensor in banked))
     if injection.words is not None and layer in injection.words_layers:
         columns = injection.words[:, None].expand(-1, query.shape[1], -1, -1)
-        injection.maps[layer] = _attend_edited(query, key, columns, source, injection, scale).mean(1)
-    return _attend_edited(query, key, value, source, injection, scale)
+        attended = _attend_edited(query, key, columns, source, injection, scale, mask)
+        injection.maps[layer] = attended.mean(1)
+    return _attend_edited(query, key, value, source, injection, scale, mask)
 
 
 def _attend_edited(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    source: tuple[Tensor, Tensor] | None,
+    source: tuple[Tensor, ...] | None,
     injection: BatchInjection,
     scale: float,
+    mask: Tensor | None,
 ) -> Tensor:
     """Return `softmax(Q_s K_s^T) (W V_t) + softmax(Q_t K_t^T) (w * V_t)` in edited rows.
 
     Where w is 0 throughout, the second call is not made.
     """
     if source is None:
-        return scaled_dot_product_attention(query, key, value, scale=scale)
-    source_query, source_key = source
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    source_query, source_key, *source_mask = source
     if len(injection.replaced_rows):
         rows, slots = injection.replaced_rows, injection.replaced_slots
         mixed = torch.einsum("nst,nhtd->nhsd", injection.replaced_mix, value[rows])
         query = query.index_copy(0, rows, source_query[slots])
         key = key.index_copy(0, rows, source_key[slots])
         value = value.index_copy(0, rows, mixed)
+        if mask is not None:
+            mask = mask.index_copy(0, rows, source_mask[0][slots])
     if not len(injection.mixed_rows):
-        return scaled_dot_product_attention(query, key, value, scale=scale)
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     rows, slots = injection.mixed_rows, injection.mixed_slots
     target_value = value[rows]
     mixed = torch.einsum("nst,nhtd->nhsd", injection.mixed_mix, target_value)
     value = value.index_copy(0, rows, target_value * injection.mixed_own[:, None, :, None])
-    output = scaled_dot_product_attention(query, key, value, scale=scale)
-    from_source = scaled_dot_product_attention(source_query[slots], source_key[slots], mixed, scale=scale)
+    output = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    from_source = scaled_dot_product_attention(
+        source_query[slots],
+        source_key[slots],
+        mixed,
+        attn_mask=source_mask[0][slots] if source_mask else None,
+        scale=scale,
+    )
     return output.index_add(0, rows, from_source)
 
 
@@ -189,20 +215,25 @@ def inject_self(
 
 
 @contextmanager
-def injection_processors(unet: UNet2DConditionModel) -> Iterator[tuple[str, ...]]:
-    """Install the processors on every attention layer, give the layers' names, restore the old ones.
+def injection_processors(
+    denoiser: Any,
+    processor: Callable[[str], Any] = InjectionProcessor,
+    replaced: tuple[type, ...] = (AttnProcessor, AttnProcessor2_0),
+) -> Iterator[tuple[str, ...]]:
+    """Install a processor, made from its layer's name, on every attention layer in place of the default one.
 
-    Raises ValueError where a layer has a processor whose computation would be lost (an IP-Adapter, say).
+    Gives the layers' names; the old processors are restored. Raises ValueError where a layer has a processor
+    whose computation would be lost (an IP-Adapter, say).
     """
-    original = dict(unet.attn_processors)
-    for layer, processor in original.items():
-        if type(processor) not in (AttnProcessor, AttnProcessor2_0):
+    original = dict(denoiser.attn_processors)
+    for layer, present in original.items():
+        if type(present) not in replaced:
             raise ValueError(
-                f"{layer}: processor {type(processor).__name__} cannot be combined with injection, "
+                f"{layer}: processor {type(present).__name__} cannot be combined with injection, "
                 "allowed are the default ones"
             )
-    unet.set_attn_processor({layer: InjectionProcessor(layer) for layer in original})
+    denoiser.set_attn_processor({layer: processor(layer) for layer in original})
     try:
         yield tuple(original)
     finally:
-        unet.set_attn_processor(original)
+        denoiser.set_attn_processor(original)

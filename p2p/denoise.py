@@ -15,7 +15,7 @@ from torch import Tensor
 
 from p2p.attention import BatchInjection, SourceBank
 from p2p.families.model import Conditioning, Model, stack_rows
-from p2p.schedulers import fork, take_step
+from p2p.schedulers import fork, scale_model_input, take_step
 from p2p.tree import Node
 from p2p.word_maps import WordMaps
 
@@ -54,15 +54,15 @@ class Sampling:
         return self.guidance_scale > 1
 
     def rows_per_state(self, guidance_embedded: bool) -> int:
-        """Return how many UNet rows a state takes; one where the UNet itself is told the guidance scale.
+        """Return how many rows of the denoiser a state takes; one where unconditional rows have no use.
 
         Raises ValueError for what only an unconditional row could do.
         """
         if guidance_embedded and (self.guidance_rescale or self.negative_prompt):
             name = "guidance_rescale" if self.guidance_rescale else "negative_prompt"
             raise ValueError(
-                f"{name}: {getattr(self, name)!r} does nothing, as this UNet takes the guidance scale as an "
-                "input (time_cond_proj_dim) and has no unconditional rows"
+                f"{name}: {getattr(self, name)!r} does nothing, as this model takes the guidance scale as an "
+                "input, or none, and has no unconditional rows"
             )
         return 2 if self.guided and not guidance_embedded else 1
 
@@ -91,11 +91,11 @@ def denoise(
     one per group: every branch of a group gets the same draw. Raises FloatingPointError where latents stop
     being finite.
     """
+    _check_self_limits(model, levels)
     prompts = sorted({node.prompt for level in levels for node in level})
     texts = {prompt: model.encode_prompt(prompt) for prompt in prompts}
-    negative = None
-    if sampling.rows_per_state(model.guidance_embedded) == 2:
-        negative = model.encode_prompt(sampling.negative_prompt, negative=True)
+    guided = sampling.rows_per_state(model.guidance_embedded) == 2
+    negative = model.encode_prompt(sampling.negative_prompt, negative=True) if guided else None
     with model.injection_processors() as layers:
         maps = WordMaps.of(levels[0], model)
         for level, timestep in zip(levels, scheduler.timesteps[start:], strict=True):
@@ -124,6 +124,19 @@ def denoise(
     return latents, maps
 
 
+def _check_self_limits(model: Model, levels: Sequence[Sequence[Node]]) -> None:
+    """Raise ValueError where a profile's self-attention would be injected in no layer at all."""
+    smallest = model.pixels(model.attention_sides()[-1])
+    injections = [node.injection for level in levels for node in level if node.injection]
+    limits = [i.self_max_pixels for i in injections if i.self_attention and i.self_max_pixels]
+    if min(limits, default=smallest) < smallest:
+        raise ValueError(
+            f"profile: self-attention would be injected in layers of at most {min(limits)} tokens, but the "
+            f"smallest of this model has {smallest}; allowed are a profile without a limit (fixed) and "
+            "self_replace_steps 0"
+        )
+
+
 def _predict(
     model: Model,
     latents: Tensor,
@@ -140,15 +153,13 @@ def _predict(
     """Return every node's guided noise prediction, in calls of `calls.max_rows` rows, sources first."""
     per_node = 2 if negative else 1
     bank = SourceBank()
-    scaled = scheduler.scale_model_input(latents, timestep)
+    scaled = scale_model_input(scheduler, latents, timestep)
     predictions = []
     begin = 0
     while begin < len(level):
         nodes = level[begin : begin + max(1, calls.max_rows // per_node)]
         rows = scaled[begin : begin + len(nodes)].repeat(per_node, 1, 1, 1)
-        conditioning = stack_rows(
-            ([negative] * len(nodes) if negative else []) + [texts[node.prompt] for node in nodes]
-        )
+        conditioning = _conditioning(nodes, texts, negative)
         injection = _injection(level, begin, nodes, per_node, bank, model, maps)
         kept = dict(bank.layers)
         try:
@@ -173,6 +184,17 @@ def _predict(
             output = model.guide(uncond, text, sampling.guidance_scale, sampling.guidance_rescale)
         predictions.append(output)
     return torch.cat(predictions)
+
+
+def _conditioning(
+    nodes: Sequence[Node], texts: dict[str, Conditioning], negative: Conditioning | None
+) -> Conditioning:
+    """Return the conditioning of one call's rows: unconditional ones first, where there are any."""
+    own = [node.condition.rows if node.condition else {} for node in nodes]
+    uncond = [{**negative, **rows} for rows in own] if negative else []
+    return stack_rows(
+        [*uncond, *({**texts[node.prompt], **rows} for node, rows in zip(nodes, own, strict=True))]
+    )
 
 
 def _injection(
@@ -207,6 +229,8 @@ def _injection(
         if n.injection and n.injection.self_attention
     ]
 
+    edited = sorted({(row, slot) for row, slot, _ in [*cross, *itself]})
+
     def index(values: Sequence[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=device)
 
@@ -225,6 +249,8 @@ def _injection(
         self_rows=index([row for row, _, _ in itself]),
         self_slots=index([slot for _, slot, _ in itself]),
         self_max_pixels=tuple(limit for _, _, limit in itself),
+        edited_rows=index([row for row, _ in edited]),
+        edited_slots=index([slot for _, slot in edited]),
         any_cross=any_cross,
         largest_self=largest_self,
         bank=bank,

@@ -51,6 +51,14 @@ class Injection:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """What one image's denoiser is told beside the prompt, by the family's own names."""
+
+    rows: Mapping[str, Tensor]
+    key: str  # equal for equal rows
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """How one image is denoised: the prompt, what is injected at each step, and where it starts."""
 
@@ -60,6 +68,7 @@ class Trajectory:
     blend: LocalBlend | None = None
     watch: Watch | None = None  # maps to keep; no part of the pixels
     record: Mapping[str, Any] = field(default_factory=dict)  # the effective operator, for tables
+    condition: Condition | None = None  # of a later stage; the stages before determine it
 
     def digest(self, calls: int | None = None) -> str:
         """Return a hash of all that determines the pixels, given model, sampling settings and source.

@@ -1,6 +1,7 @@
 """Groups of edits in, images out, everything shared that can be.
 
-`Group` -> tree of states (tree.py) -> one batched loop (denoise.py) -> images, from which SDEdit starts.
+`Group` -> tree of states (tree.py) -> one batched loop (denoise.py) -> images, from which SDEdit starts and
+which an upscaler enlarges (upscaling.py).
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from torch import Tensor
 
 from p2p.denoise import Calls, Sampling, denoise
 from p2p.edits import EditRequest, Method, Trajectory
+from p2p.families.deepfloyd import DeepFloydUpscaler
 from p2p.families.model import Model
 from p2p.schedulers import check_start
 from p2p.tree import Node, build_tree
+from p2p.upscaling import upscaled_latents, upscaled_states
 from p2p.word_maps import WordMaps
 
 
@@ -29,7 +32,11 @@ class Group:
 
     def tree(self) -> tuple[Trajectory, ...]:
         """Return the source and the edits that start from its noise."""
-        return (Trajectory(self.source_prompt, ()), *(e for e in self.edits if e.start is None))
+        return tuple(trajectory for trajectory in self.trajectories() if trajectory.start is None)
+
+    def trajectories(self) -> tuple[Trajectory, ...]:
+        """Return the source and all edits."""
+        return (Trajectory(self.source_prompt, ()), *self.edits)
 
 
 @dataclass(frozen=True)
@@ -41,16 +48,21 @@ class Edited:
 
 
 def plan_evaluations(
-    groups: Sequence[Group], calls: int, sampling: Sampling, guidance_embedded: bool = False
+    groups: Sequence[Group],
+    calls: int,
+    sampling: Sampling,
+    guidance_embedded: bool = False,
+    upscaler_calls: int = 0,
 ) -> int:
     """Return the exact number of UNet evaluations (rows) of `generate`, at `calls` calls a trajectory.
 
-    `guidance_embedded` is the model's.
+    `guidance_embedded` is the model's; `upscaler_calls` is the same of its upscaler, 0 where it has none.
     """
     per_node = sampling.rows_per_state(guidance_embedded)
     tree = sum(len(level) for group in groups for level in build_tree([group.tree()], calls))
     noised = sum(calls - edit.start for group in groups for edit in group.edits if edit.start is not None)
-    return (tree + noised) * per_node
+    upscaled = upscaler_calls * sum(upscaled_states(group.trajectories()) for group in groups)
+    return (tree + noised + upscaled) * per_node
 
 
 @torch.no_grad()
@@ -62,7 +74,8 @@ def generate(
     `calls` is told of each call, and keeps what memory allows from one batch of groups to the next.
     """
     calls = calls or Calls(sampling.max_batch)
-    latents = tree_latents(model, groups, sampling, calls)
+    generators = [torch.Generator().manual_seed(group.seed) for group in groups]
+    latents = tree_latents(model, groups, sampling, calls, generators)
     images = dict(zip(latents, model.decode(torch.stack(list(latents.values()))), strict=True))
     sources = torch.stack([images[g, 0] for g in range(len(groups))])
     noised = _sdedit(model, groups, sources, sampling, calls)
@@ -71,7 +84,32 @@ def generate(
         from_tree = iter([images[g, branch] for branch in range(1, len(group.tree()))])
         edits = tuple(next(from_tree) if e.start is None else noised[g, i] for i, e in enumerate(group.edits))
         edited.append(Edited(sources[g], edits))
-    return edited
+    if model.upscaler is None:
+        return edited
+    return upscale(model.upscaler, groups, edited, sampling, calls, generators)
+
+
+@torch.no_grad()
+def upscale(
+    upscaler: DeepFloydUpscaler,
+    groups: Sequence[Group],
+    edited: Sequence[Edited],
+    sampling: Sampling,
+    calls: Calls | None = None,
+    generators: Sequence[torch.Generator] | None = None,
+) -> list[Edited]:
+    """Return the images of the groups enlarged, edited by the groups' own injections in this stage too.
+
+    The groups' windows may be others than those of the base stage. Without `generators`, which go on from the
+    base stage, each group's starts from its seed.
+    """
+    generators = generators or [torch.Generator().manual_seed(group.seed) for group in groups]
+    trees = [group.trajectories() for group in groups]
+    small = [torch.stack([one.source, *one.images]) for one in edited]
+    calls = calls or Calls(sampling.max_batch)
+    latents = upscaled_latents(upscaler, trees, small, sampling, calls, generators)
+    large = [upscaler.decode(rows) for rows in latents]
+    return [Edited(images[0], tuple(images[1:])) for images in large]
 
 
 def edit(
@@ -114,9 +152,13 @@ def tree_latents(
     groups: Sequence[Group],
     sampling: Sampling,
     calls: Calls | None = None,
+    generators: Sequence[torch.Generator] | None = None,
 ) -> dict[tuple[int, int], Tensor]:
-    """Return final latents by (group, branch), 0 the source, of all that starts from the source's noise."""
-    nodes, latents, _ = denoise_tree(model, groups, sampling, calls)
+    """Return final latents by (group, branch), 0 the source, of all that starts from the source's noise.
+
+    `generators`, one per group and seeded by it, are drawn from where they are given.
+    """
+    nodes, latents, _ = denoise_tree(model, groups, sampling, calls, generators)
     return {
         (node.group, branch): row
         for node, row in zip(nodes, latents, strict=True)
@@ -126,13 +168,17 @@ def tree_latents(
 
 @torch.no_grad()
 def denoise_tree(
-    model: Model, groups: Sequence[Group], sampling: Sampling, calls: Calls | None = None
+    model: Model,
+    groups: Sequence[Group],
+    sampling: Sampling,
+    calls: Calls | None = None,
+    generators: Sequence[torch.Generator] | None = None,
 ) -> tuple[list[Node], Tensor, WordMaps]:
     """Return the last nodes, their latents, and the maps that their trajectories asked for."""
-    generators = [torch.Generator().manual_seed(group.seed) for group in groups]
+    generators = generators or [torch.Generator().manual_seed(group.seed) for group in groups]
     scheduler = model.new_scheduler(sampling.num_inference_steps)
     levels = build_tree([group.tree() for group in groups], len(scheduler.timesteps))
-    latents = model.draw_noise(generators) * scheduler.init_noise_sigma
+    latents = model.draw_noise(generators) * getattr(scheduler, "init_noise_sigma", 1.0)
     calls = calls or Calls(sampling.max_batch)
     latents, maps = denoise(model, latents, levels, scheduler, 0, generators, sampling, calls)
     return levels[-1], latents, maps
@@ -163,7 +209,11 @@ def _sdedit(
         noise = model.draw_noise(generators)
         timesteps = scheduler.timesteps[start:]
         latents = encoded[[g for g, _, _ in rows]]
-        latents = scheduler.add_noise(latents, noise, timesteps[:1].repeat(len(rows)))
+        times = timesteps[:1].repeat(len(rows))
+        if hasattr(scheduler, "scale_noise"):  # flow matching
+            latents = scheduler.scale_noise(latents, times, noise)
+        else:
+            latents = scheduler.add_noise(latents, noise, times)
         level = [Node(n, n, prompt, None, (0,)) for n, (_, _, prompt) in enumerate(rows)]
         levels = [level] * len(timesteps)
         latents, _ = denoise(model, latents, levels, scheduler, start, generators, sampling, calls)

@@ -9,21 +9,24 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
 from torch import nn
-from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, CLIPTokenizer
 
-from p2p.families import FAMILIES, Model
-from p2p.families.model import padded_to
+from p2p.alignment import Tokenizers
+from p2p.families import FAMILIES, DeepFloyd, DeepFloydUpscaler, Model
+from p2p.families.model import encoder_of, tokenizer_of
+from p2p.loras import Lora, load_loras
 from p2p.schedulers import new_scheduler, scheduler_class
 
+SHARED = ("tokenizer", "text_encoder")  # by a model and its upscaler
 SEMANTICS_VERSION = 2  # raised whenever the same edit would give other pixels
 
 
@@ -34,7 +37,10 @@ class ModelSpec:
     `path` is a folder or a model-hub name, `pipeline` the name of diffusers' pipeline class, which says which
     family the model is of. `device` "auto" is the GPU where there is one. `scheduler` is the name of a
     diffusers scheduler class; its config is the pipeline's own with `scheduler_config` on top.
-    `clip_tokenizer` says that the tokenizer is CLIP's, so that planning needs no download.
+    `clip_tokenizer` says that the tokenizer is CLIP's, so that planning needs no download. `loras` are
+    mappings of a safetensors file's `path` and, optionally, its `scale`. `upscaler` is the model of a second
+    stage, run on the images of this one. `leave_out` names text encoders that are not loaded, where the
+    family can do without.
     """
 
     name: str
@@ -51,10 +57,23 @@ class ModelSpec:
     variant: str | None = None
     height: int | None = None
     width: int | None = None
+    loras: Sequence[Mapping[str, Any]] = ()
+    upscaler: ModelSpec | None = None
+    leave_out: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.pipeline not in FAMILIES:
             raise ValueError(f"pipeline: {self.pipeline!r} is not one of {', '.join(FAMILIES)}")
+        if unknown := set(self.leave_out) - set(self.family.can_leave_out):
+            allowed = ", ".join(self.family.can_leave_out) or "none"
+            raise ValueError(f"leave_out: {sorted(unknown)} of {self.pipeline}, allowed are {allowed}")
+        if self.upscaler and (self.family, self.upscaler.family) != (DeepFloyd, DeepFloydUpscaler):
+            raise ValueError(
+                f"upscaler: {self.upscaler.pipeline} of a {self.pipeline}, allowed is "
+                "IFSuperResolutionPipeline of an IFPipeline"
+            )
+        if self._loras() and not hasattr(self.family.pipeline_class, "load_lora_weights"):
+            raise ValueError(f"loras: {self.pipeline} of diffusers takes none")
         if self.dtype not in ("float64", "float32", "float16", "bfloat16"):
             raise ValueError(
                 f"dtype: {self.dtype!r} is not one of 'float64', 'float32', 'float16', 'bfloat16'"
@@ -74,6 +93,9 @@ class ModelSpec:
         """The adapter class."""
         return FAMILIES[self.pipeline]
 
+    def _loras(self) -> list[Lora]:
+        return [Lora.of(entry) for entry in self.loras]
+
     def local_folder(self) -> Path | None:
         """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
         if (folder := self._plain_folder()) is not None:
@@ -87,15 +109,24 @@ class ModelSpec:
         folders = (Path(self.path), Path(__file__).resolve().parent.parent / self.path)
         return next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
 
-    def load_tokenizers(self) -> tuple[PreTrainedTokenizerBase, ...]:
+    def load_tokenizers(self) -> Tokenizers:
         """Return the tokenizers, from the pipeline's folder or, for CLIP's, from open_clip's vocabulary."""
         folder = self.local_folder()
-        blocks = self.family.text_blocks.items()
+        names = self.family.text_blocks
         if folder is not None:
-            return tuple(padded_to(AutoTokenizer.from_pretrained(folder / n), limit) for n, limit in blocks)
-        if self.clip_tokenizer:
-            return (clip_tokenizer(),)
-        raise self._unavailable("it is not on this machine")
+            own = {
+                name: None
+                if encoder_of(name) in self.leave_out
+                else AutoTokenizer.from_pretrained(folder / name)
+                for name in names
+            }
+        elif self.clip_tokenizer:
+            own = dict.fromkeys(names, clip_tokenizer())
+        else:
+            raise self._unavailable(
+                f"it is not on this machine, and planning needs its {' and '.join(names)}"
+            )
+        return self.family.aligned_tokenizers(own)
 
     def load_scheduler(self) -> Any:
         """Return the scheduler, timesteps not set. Raises ValueError for one that cannot be had."""
@@ -114,15 +145,25 @@ class ModelSpec:
     def guidance_embedded(self) -> bool:
         """Say whether the denoiser is told the guidance scale, so that there are no unconditional rows.
 
-        Read from configs alone; a model that is not here yet is taken to be an ordinary one of its family.
+        Read from its config alone; a model whose config is not here yet is taken to be an ordinary one of its
+        family.
         """
-        return self.family.guidance_embedded_in(self.local_folder())
+        folder = self.local_folder()
+        files = [folder / part / "config.json" for part in ("unet", "transformer")] if folder else []
+        config: dict[str, Any] = next((json.loads(f.read_text()) for f in files if f.is_file()), {})
+        return self.family.embeds_guidance(config)
+
+    def upscaler_calls(self, num_inference_steps: int) -> int:
+        """Return the same of the upscaler, 0 where there is none."""
+        return self.upscaler.unet_calls(num_inference_steps) if self.upscaler else 0
 
     def fetch(self) -> None:
         """Bring the weights to this machine, so that `identity` speaks of them. Raises OSError.
 
         A download that broke off goes on; without a network, what is here has to do.
         """
+        if self.upscaler is not None:
+            self.upscaler.fetch()
         if self._plain_folder() is not None:
             return
         try:
@@ -131,8 +172,7 @@ class ModelSpec:
                 self.path,
                 revision=self.revision,
                 variant=self.variant,
-                use_safetensors=True,
-                **self.family.load_options,
+                **{"use_safetensors": True, **self.family.load_options},
             )
         except OSError:
             if self.local_folder() is None:
@@ -143,33 +183,45 @@ class ModelSpec:
         folder = self.local_folder()
         scheduler = self.load_scheduler()
         config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
-        facts = {
+        facts: dict[str, Any] = {
             "semantics": SEMANTICS_VERSION,
             "weights": _hash_files(folder) if folder else [self.path, self.revision, self.variant],
             "scheduler": [type(scheduler).__name__, config],
             "run": [self.dtype, self.variant, self.self_max_side, self.height, self.width],
         }
+        if self.leave_out:
+            facts["left_out"] = sorted(self.leave_out)
+        if self.loras:
+            facts["loras"] = [lora.identity() for lora in self._loras()]
+        if self.upscaler is not None:
+            facts["upscaler"] = self.upscaler.identity()
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
-    def load(self) -> Model:
-        """Load the weights. Raises OSError in one line where they cannot be had."""
+    def load(self, components: Mapping[str, Any] | None = None) -> Model:
+        """Load the weights. Raises OSError in one line where they cannot be had.
+
+        `components` are parts of the pipeline that are there already.
+        """
         device = self.device if self.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+        left_out = {part: None for name in self.leave_out for part in (name, tokenizer_of(name))}
         pipeline = self._checked(
             self.family.pipeline_class.from_pretrained,
             self.local_folder() or self.path,
             dtype=getattr(torch, self.dtype),
             revision=self.revision,
             variant=self.variant,
-            use_safetensors=True,
-            **self.family.load_options,
+            **{"use_safetensors": True, **self.family.load_options, **left_out, **(components or {})},
         )
         pipeline.scheduler = self.load_scheduler()
+        load_loras(pipeline, self._loras())
         pipeline.set_progress_bar_config(disable=True)
         pipeline.to(device)
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
-        return self.family(pipeline, self.self_max_side, self.blend_side, self.height, self.width)
+        upscaler = self.upscaler and self.upscaler.load({name: getattr(pipeline, name) for name in SHARED})
+        sides = self.self_max_side, self.blend_side
+        return self.family(pipeline, *sides, self.height, self.width, cast(DeepFloydUpscaler, upscaler))
 
     def _checked(self, get: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -220,5 +272,8 @@ def _hash_files(folder: Path) -> str:
 
 def _determines(file: Path) -> bool:
     """Say whether a file of a pipeline has a part in its pixels; a model card has none."""
-    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
-    return file.suffix == ".safetensors" or file.name in names
+    if file.suffix == ".json" or file.suffix == ".txt":
+        return file.stem in ("config", "tokenizer", "tokenizer_config", "vocab", "merges", "scheduler_config")
+    if file.suffix == ".bin":  # read only where there is nothing safer
+        return not any(file.parent.glob("*.safetensors"))
+    return file.suffix in (".safetensors", ".model")

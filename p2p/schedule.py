@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from p2p.alignment import token_limit, word_indices
+from p2p.alignment import Tokenizer, token_limit, word_indices
 
 Steps = float | Sequence[float]
 """A share b of the denoising steps, meaning (0, b), or a window (start, end) of shares; all in [0, 1]."""
@@ -40,7 +39,7 @@ def self_window(steps: Steps, num_inference_steps: int) -> tuple[int, int]:
 def cross_gate(
     cross_replace_steps: Steps | Mapping[str, Steps],
     target_prompt: str,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     num_inference_steps: int,
 ) -> Tensor:
     """Return at which step (rows, T + 1) which target token (columns) takes the source's map; bool.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -52,15 +52,18 @@ def new_scheduler(name: str, config: dict[str, Any]) -> Any:
         raise _refusal(name, "cannot be made from its config: " + _one_line(error)) from error
 
 
-def set_timesteps(scheduler: Any, num_inference_steps: int, device: Any = None) -> int:
+def set_timesteps(
+    scheduler: Any, num_inference_steps: int, device: Any = None, options: Mapping[str, Any] | None = None
+) -> int:
     """Set the timesteps and return their number, T or T + 1. Raises ValueError where the engine cannot work.
 
     An edit's windows are rows of a table of T + 1 calls. Whether branches can part is tried out, on a copy.
+    `options` are what else the scheduler is told.
     """
     kind: Any = type(scheduler)
     name = kind.__name__
     try:
-        scheduler.set_timesteps(num_inference_steps, device=device)
+        scheduler.set_timesteps(num_inference_steps, device=device, **(options or {}))
     except Exception as error:  # of whatever kind: it would come in every run
         raise _refusal(name, f"does not make {num_inference_steps} steps: {_one_line(error)}") from error
     calls, order = len(scheduler.timesteps), getattr(scheduler, "order", 1)
@@ -75,7 +78,8 @@ def set_timesteps(scheduler: Any, num_inference_steps: int, device: Any = None) 
         )
     if (scheduler.timesteps.diff() > 0).any():
         raise _refusal(name, "goes from the image to noise")
-    _try_out(kind, json.dumps(dict(scheduler.config), default=str), num_inference_steps)
+    config = json.dumps(dict(scheduler.config), default=str)
+    _try_out(kind, config, num_inference_steps, json.dumps(dict(options or {})))
     return calls
 
 
@@ -107,6 +111,13 @@ def fork(scheduler: Any, parents: Tensor, latents: Tensor) -> None:
             setattr(scheduler, name, split(value))
 
 
+def scale_model_input(scheduler: Any, latents: Tensor, timestep: Tensor) -> Tensor:
+    """Return the latents as the denoiser takes them; a flow-matching scheduler leaves them as they are."""
+    if not hasattr(scheduler, "scale_model_input"):
+        return latents
+    return scheduler.scale_model_input(latents, timestep)
+
+
 def take_step(
     scheduler: Any,
     noise_pred: Tensor,
@@ -136,20 +147,21 @@ def take_step(
 
 
 @cache
-def _try_out(kind: Any, config: str, num_inference_steps: int) -> None:
+def _try_out(kind: Any, config: str, num_inference_steps: int, options: str) -> None:
     """Raise ValueError unless two branches that part midway become what each becomes alone.
 
     Predictions are made up, so this takes a fraction of a second, once; it finds whatever state, draw or
     coupling of rows `fork` and `take_step` do not know.
     """
     name, trial = kind.__name__, kind.from_config(json.loads(config))
-    alone = torch.cat([_walk(trial, num_inference_steps, [branch]) for branch in range(3)])
+    told = json.loads(options)
+    alone = torch.cat([_walk(trial, num_inference_steps, told, [branch]) for branch in range(3)])
     if not alone.isfinite().all():
         zero_snr = trial.config.get("rescale_betas_zero_snr")
         note = ": zero terminal SNR needs prediction_type v_prediction or sample" if zero_snr else ""
         raise _refusal(name, "makes latents that are not finite" + note)
     try:
-        together = _walk(trial, num_inference_steps, range(3))
+        together = _walk(trial, num_inference_steps, told, range(3))
     except ValueError:
         together = torch.full_like(alone, torch.inf)
     # A part of the history that is not split makes differences of this scale; float32 rounds to 1e-6 of it.
@@ -160,12 +172,15 @@ def _try_out(kind: Any, config: str, num_inference_steps: int) -> None:
         raise _refusal(name, f"has a state that cannot be split where branches part ({state})")
 
 
-def _walk(scheduler: Any, num_inference_steps: int, branches: Sequence[int]) -> Tensor:
+def _walk(
+    scheduler: Any, num_inference_steps: int, options: Mapping[str, Any], branches: Sequence[int]
+) -> Tensor:
     """Return the branches' final latents after made-up predictions.
 
     Of branches 0, 1 and 2, all share the first third of the steps, 1 and 2 the second.
     """
-    scheduler.set_timesteps(num_inference_steps)
+    scheduler.set_timesteps(num_inference_steps, **options)
+    learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
     made_up, draws = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
     latents = torch.randn(1, 4, 4, 4, generator=made_up, dtype=torch.float64)
     states = [0] * len(branches)  # of each branch: what it shares with the others
@@ -178,9 +193,9 @@ def _walk(scheduler: Any, num_inference_steps: int, branches: Sequence[int]) -> 
         states, rows = new_states, new_rows
         fork(scheduler, parents, latents)
         latents = latents[parents]
-        outputs = torch.randn(3, 4, 4, 4, generator=made_up, dtype=torch.float64)[rows]
+        outputs = torch.randn(3, 8 if learned else 4, 4, 4, generator=made_up, dtype=torch.float64)[rows]
         try:
-            scheduler.scale_model_input(latents, timestep)
+            scale_model_input(scheduler, latents, timestep)
             latents = take_step(scheduler, outputs, timestep, latents, [0] * len(rows), [draws])
         except Exception as error:
             where = f"step {step + 1} of {num_inference_steps}"

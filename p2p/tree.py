@@ -1,7 +1,7 @@
 """The sweep as a tree: which states to denoise at each step, shared until branches part.
 
-Two branches of a group share a state as long as prompt, injection and blend have been equal at every step so
-far.
+Two branches of a group share a state as long as prompt, condition, injection and blend have been equal at
+every step so far.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2p.blend import LocalBlend
-from p2p.edits import Injection, Trajectory
+from p2p.edits import Condition, Injection, Trajectory
 from p2p.watch import Watch
 
 Watched = LocalBlend | Watch
@@ -28,6 +28,7 @@ class Node:
     branches: tuple[int, ...]  # of the group; 0 is the source
     blend: LocalBlend | None = None  # after this step
     watched: tuple[Watched, ...] = ()  # by its branches, now or later: whose maps it sums up
+    condition: Condition | None = None
 
 
 def build_tree(groups: Sequence[Sequence[Trajectory]], steps: int) -> list[list[Node]]:
@@ -49,10 +50,12 @@ def build_tree(groups: Sequence[Sequence[Trajectory]], steps: int) -> list[list[
         sources: list[Node] = []
         edits: list[Node] = []
         for position, parent in enumerate(parents):
-            split: dict[tuple[str, str, str], list[int]] = {}
+            split: dict[tuple[str, ...], list[int]] = {}
             for branch in parent.branches:
-                prompt, injection, blend = _operator(groups[parent.group][branch], step)
-                key = (prompt, injection.key if injection else "", blend.key if blend else "")
+                trajectory = groups[parent.group][branch]
+                prompt, injection, blend = _operator(trajectory, step)
+                parts = (injection, blend, trajectory.condition)
+                key = (prompt, *(part.key if part else "" for part in parts))
                 split.setdefault(key, []).append(branch)
             for branches in split.values():
                 trajectories = [groups[parent.group][branch] for branch in branches]
@@ -66,6 +69,7 @@ def build_tree(groups: Sequence[Sequence[Trajectory]], steps: int) -> list[list[
                     tuple(branches),
                     blend,
                     tuple(watched.values()),
+                    trajectories[0].condition,
                 )
                 (sources if 0 in branches else edits).append(node)
         levels.append(sources + edits)

@@ -11,17 +11,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
+from tokenizers.normalizers import Lowercase
+from tokenizers.normalizers import Sequence as NormalizerSequence
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from p2p.alignment import encode
+from p2p.alignment import NoText, Tokenizers, encode
 from p2p.attention import BatchInjection, injection_processors
 from p2p.schedulers import set_timesteps
+
+if TYPE_CHECKING:
+    from p2p.families.deepfloyd import DeepFloydUpscaler
 
 Conditioning = Mapping[str, Tensor]
 """What the denoiser is told of prompts, by the family's own names; a batch of rows, or one row alone."""
@@ -40,12 +44,15 @@ class Model(ABC):
     blend_side: int
     height: int | None = None  # of images; None: the denoiser's own
     width: int | None = None
+    upscaler: DeepFloydUpscaler | None = None  # runs on the images of this model
 
     pipeline_class: ClassVar[Any]
     load_options: ClassVar[Mapping[str, Any]] = {}  # of the pipeline class's from_pretrained
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": None}
     """The pipeline's tokenizers in the order in which their tokens stand in the denoiser's text, and to how
     many tokens each is padded (None: to the tokenizer's own limit)."""
+    can_leave_out: ClassVar[Sequence[str]] = ()  # text encoders without which the pipeline works too
+    lower_case: ClassVar[bool] = False  # whether the pipeline lower-cases prompts before it tokenizes them
 
     def __post_init__(self) -> None:
         sides = self.attention_sides()
@@ -72,12 +79,35 @@ class Model(ABC):
         dtype: torch.dtype = self.denoiser.dtype
         return dtype
 
+    @classmethod
+    def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
+        """Say, from the denoiser's config, whether it is told the guidance scale, if any is of use to it.
+
+        Then no state takes an unconditional row.
+        """
+        return False
+
+    @property
+    def guidance_embedded(self) -> bool:
+        """Whether no state takes an unconditional row, whatever the guidance scale."""
+        return self.embeds_guidance(self.denoiser.config)
+
     @cached_property
-    def tokenizers(self) -> tuple[PreTrainedTokenizerBase, ...]:
+    def tokenizers(self) -> Tokenizers:
         """The tokenizers whose positions the alignment refers to, one per block of text tokens."""
-        return tuple(
-            padded_to(getattr(self.pipeline, name), limit) for name, limit in self.text_blocks.items()
+        missing = {tokenizer_of(n) for n in self.can_leave_out if getattr(self.pipeline, n) is None}
+        names = self.text_blocks
+        return self.aligned_tokenizers(
+            {n: None if n in missing else getattr(self.pipeline, n) for n in names}
         )
+
+    @classmethod
+    def aligned_tokenizers(cls, tokenizers: Mapping[str, PreTrainedTokenizerBase | None]) -> Tokenizers:
+        """Return the pipeline's tokenizers, by name, as one has to ask them where a prompt's tokens stand.
+
+        None is that of a text encoder that is left out.
+        """
+        return tuple(_as_used(tokenizers[name], n, cls.lower_case) for name, n in cls.text_blocks.items())
 
     @property
     @abstractmethod
@@ -110,24 +140,28 @@ class Model(ABC):
         """Return one row of each tensor."""
 
     @classmethod
-    def set_timesteps(cls, scheduler: Any, num_inference_steps: int, device: Any = None) -> int:
-        """Set the timesteps and return their number. Raises ValueError for a scheduler that cannot work."""
-        return set_timesteps(scheduler, num_inference_steps, device)
+    def timestep_options(
+        cls, scheduler: Any, num_inference_steps: int, image_tokens: int
+    ) -> Mapping[str, Any]:
+        """Return what else `scheduler.set_timesteps` is told. Raises ValueError for one of another kind."""
+        return {}
 
     @classmethod
-    def guidance_embedded_in(cls, folder: Path | None) -> bool:
-        """Say whether the denoiser of a pipeline's folder is told the guidance scale, or usually is."""
-        return False
+    def set_timesteps(
+        cls, scheduler: Any, num_inference_steps: int, device: Any = None, image_tokens: int = 4096
+    ) -> int:
+        """Set the timesteps and return their number. Raises ValueError for a scheduler that cannot work.
 
-    @property
-    def guidance_embedded(self) -> bool:
-        """Whether the denoiser is told the guidance scale; then there are no unconditional rows."""
-        return False
+        Their number does not depend on the image's tokens, which are known once the denoiser is.
+        """
+        options = cls.timestep_options(scheduler, num_inference_steps, image_tokens)
+        return set_timesteps(scheduler, num_inference_steps, device, options)
 
     def new_scheduler(self, num_inference_steps: int) -> Any:
         """Return a fresh scheduler, timesteps set. Raises ValueError for one that cannot work."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)
-        self.set_timesteps(scheduler, num_inference_steps, self.device)
+        tokens = self.pixels(self.attention_sides()[0])
+        self.set_timesteps(scheduler, num_inference_steps, self.device, tokens)
         return scheduler
 
     def draw_noise(self, generators: Sequence[torch.Generator]) -> Tensor:
@@ -170,11 +204,29 @@ class Model(ABC):
         """Return scaled latent means of images (N, 3, height, width) in [0, 1]."""
 
 
-def padded_to(tokenizer: PreTrainedTokenizerBase, limit: int | None) -> PreTrainedTokenizerBase:
-    """Return the tokenizer with `limit` as its length, where one is given."""
+def tokenizer_of(text_encoder: str) -> str:
+    """Return the name of a text encoder's tokenizer, in diffusers' pipelines."""
+    return text_encoder.replace("text_encoder", "tokenizer")
+
+
+def encoder_of(tokenizer: str) -> str:
+    """Return the name of the text encoder that a tokenizer is of, in diffusers' pipelines."""
+    return tokenizer.replace("tokenizer", "text_encoder")
+
+
+def _as_used(
+    tokenizer: PreTrainedTokenizerBase | None, limit: int | None, lower_case: bool
+) -> PreTrainedTokenizerBase | NoText:
+    """Return the tokenizer with `limit` as its length where one is given, and lower-casing where asked."""
+    if tokenizer is None:
+        return NoText(limit or 0)
+    tokenizer = copy.deepcopy(tokenizer)
     if limit is not None:
-        tokenizer = copy.deepcopy(tokenizer)
         tokenizer.model_max_length = limit
+    if lower_case:
+        own = tokenizer.backend_tokenizer.normalizer
+        steps = [Lowercase(), *([own] if own else [])]
+        tokenizer.backend_tokenizer.normalizer = NormalizerSequence(steps)
     return tokenizer
 
 

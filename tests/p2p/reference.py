@@ -10,10 +10,11 @@ class Reference:
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
         self.n = tokenizer.model_max_length
+        self.first = tokenizer.num_special_tokens_to_add() - 1  # T5 has an end but no beginning
 
     def word_tokens(self, prompt, position):
         words, found, at, length = prompt.split(" "), [], 0, 0
-        for k, token in enumerate(self.tokenizer.encode(prompt)[1:-1], start=1):
+        for k, token in enumerate(self.tokenizer.encode(prompt)[self.first : -1], start=self.first):
             if at == position:
                 found.append(k)
             length += len(self.tokenizer.decode([token]).strip("#"))

@@ -1,0 +1,104 @@
+"""Flux: double- and single-stream blocks whose image and text share one softmax; guidance is distilled.
+
+Black Forest Labs 2024; the text is T5's alone, of CLIP only the pooled embedding is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from diffusers import FluxPipeline
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
+from torch import Tensor
+
+from p2p.attention import BatchInjection, injection_processors
+from p2p.families.flow_matching import flow_options, shift
+from p2p.families.joint_processors import FluxProcessor
+from p2p.families.model import Conditioning
+from p2p.families.transformer import LatentTransformer
+
+
+@dataclass
+class Flux(LatentTransformer):
+    """Flux. `guidance_scale` is told to the network (dev) or unused (schnell), so no row is unconditional.
+
+    Latents are kept as images and packed, 2 x 2 to a token, for each call.
+    """
+
+    self_max_side: int = 64
+    blend_side: int = 64
+
+    pipeline_class: ClassVar[Any] = FluxPipeline
+    text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer_2": 512}
+    patch_size: ClassVar[int] = 2
+
+    def _encode_prompt(self, prompt: str, negative: bool) -> Conditioning:
+        embeds, pooled, _ = self.pipeline.encode_prompt(
+            [prompt], device=self.device, max_sequence_length=self.text_blocks["tokenizer_2"]
+        )
+        return {"encoder_hidden_states": embeds, "pooled_projections": pooled}
+
+    @classmethod
+    def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
+        """Say that no state takes an unconditional row: dev is told the scale, schnell has no use for one."""
+        return True
+
+    @property
+    def sample_size(self) -> int:
+        """Height and width of the latents where none is asked for."""
+        size: int = self.pipeline.default_sample_size
+        return size
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents, of which a token holds 2 x 2."""
+        channels: int = self.denoiser.config.in_channels
+        return channels // 4
+
+    @classmethod
+    def timestep_options(
+        cls, scheduler: Any, num_inference_steps: int, image_tokens: int
+    ) -> Mapping[str, Any]:
+        """Return Flux's evenly spaced noise levels and the shift, which dynamic schedules apply."""
+        sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
+        return flow_options(scheduler, shift(scheduler.config, image_tokens, 1.15), sigmas.tolist())
+
+    def injection_processors(self) -> AbstractContextManager[tuple[str, ...]]:
+        """Install the engine's attention processors, give the layers' names, restore the old ones."""
+        text_tokens = sum(tokenizer.model_max_length for tokenizer in self.tokenizers)
+        processor = partial(FluxProcessor, text_tokens=text_tokens)
+        return injection_processors(self.denoiser, processor, (FluxAttnProcessor,))
+
+    def predict(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        conditioning: Conditioning,
+        injection: BatchInjection | None = None,
+        guidance_scale: float = 1.0,
+    ) -> Tensor:
+        """Return the predicted velocity for each row."""
+        told = self.denoiser.config.guidance_embeds
+        rows, channels, height, width = latents.shape
+        tokens = latents.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 2, 4, 1, 3, 5)
+        grid = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
+        places = torch.stack([torch.zeros_like(grid[0]), *grid], -1).flatten(0, 1)
+        text = conditioning["encoder_hidden_states"]
+        output = self.denoiser(
+            tokens.flatten(3).flatten(1, 2),
+            timestep=timestep.to(latents).expand(rows) / 1000,
+            img_ids=places.to(latents),
+            guidance=torch.full((rows,), guidance_scale, device=latents.device) if told else None,
+            txt_ids=text.new_zeros(text.shape[1], 3),
+            joint_attention_kwargs={"injection": injection} if injection else None,
+            return_dict=False,
+            **conditioning,
+        )[0]
+        output = output.unflatten(1, (height // 2, width // 2)).unflatten(3, (channels, 2, 2))
+        return output.permute(0, 3, 1, 4, 2, 5).reshape(latents.shape)

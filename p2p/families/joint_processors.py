@@ -1,0 +1,126 @@
+"""The attention processors of SD3's and Flux's transformers, whose image and text share one softmax.
+
+They compute what diffusers' own do, and inject where `injection` is given in `joint_attention_kwargs`.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.transformers.transformer_flux import FluxAttention
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from p2p.attention import BatchInjection, inject_self
+from p2p.joint_attention import inject_joint
+
+
+class SD3Processor:
+    """Attention over [image, text], or over the image alone where a block has a second attention."""
+
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        injection: BatchInjection | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Attend from (rows, pixels, channels) and, where given, (rows, tokens, channels)."""
+        query, key, value = _projected(
+            hidden_states, (attn.to_q, attn.to_k, attn.to_v), (attn.norm_q, attn.norm_k), attn.heads
+        )
+        if encoder_hidden_states is None:
+            if injection is None:
+                output = scaled_dot_product_attention(query, key, value)
+            else:
+                injection.visited.append(self.layer)
+                output = inject_self(self.layer, query, key, value, injection, query.shape[-1] ** -0.5)
+            return attn.to_out[1](attn.to_out[0](_joined(output)))
+        text = _projected(
+            encoder_hidden_states,
+            (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj),
+            (attn.norm_added_q, attn.norm_added_k),
+            attn.heads,
+        )
+        pixels = query.shape[2]
+        query, key, value = (torch.cat(pair, 2) for pair in zip((query, key, value), text, strict=True))
+        output = attend(self.layer, query, key, value, slice(pixels, None), injection)
+        image, words = output[:, :pixels], output[:, pixels:]
+        if not attn.context_pre_only:
+            words = attn.to_add_out(words)
+        return attn.to_out[1](attn.to_out[0](image)), words
+
+
+class FluxProcessor:
+    """Attention over [text, image], which single-stream blocks get already joined."""
+
+    def __init__(self, layer: str, text_tokens: int) -> None:
+        self.layer = layer
+        self.text_tokens = text_tokens
+
+    def __call__(
+        self,
+        attn: FluxAttention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+        injection: BatchInjection | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Attend from (rows, pixels, channels) and (rows, tokens, channels), or from both joined."""
+        query, key, value = _projected(
+            hidden_states, (attn.to_q, attn.to_k, attn.to_v), (attn.norm_q, attn.norm_k), attn.heads
+        )
+        if encoder_hidden_states is not None:
+            text = _projected(
+                encoder_hidden_states,
+                (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj),
+                (attn.norm_added_q, attn.norm_added_k),
+                attn.heads,
+            )
+            query, key, value = (torch.cat(pair, 2) for pair in zip(text, (query, key, value), strict=True))
+        query, key = (apply_rotary_emb(x, image_rotary_emb, sequence_dim=2) for x in (query, key))
+        output = attend(self.layer, query, key, value, slice(0, self.text_tokens), injection)
+        if encoder_hidden_states is None:
+            return output
+        words, image = output[:, : self.text_tokens], output[:, self.text_tokens :]
+        return attn.to_out[1](attn.to_out[0](image)), attn.to_add_out(words)
+
+
+def attend(
+    layer: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    text_tokens: slice,
+    injection: BatchInjection | None,
+) -> Tensor:
+    """Return attention (rows, tokens, channels) of all queries; only the image's are edited."""
+    if injection is None:
+        return _joined(scaled_dot_product_attention(query, key, value))
+    injection.visited.append(layer)
+    begin, end, _ = text_tokens.indices(query.shape[2])
+    image = torch.cat([query[:, :, :begin], query[:, :, end:]], 2)
+    edited = inject_joint(layer, image, key, value, text_tokens, injection, query.shape[-1] ** -0.5)
+    words = scaled_dot_product_attention(query[:, :, text_tokens], key, value)
+    return _joined(torch.cat([edited[:, :, :begin], words, edited[:, :, begin:]], 2))
+
+
+def _projected(states: Tensor, projections: tuple, norms: tuple, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return query, key and value (rows, heads, tokens, channels), the first two normalised where asked."""
+    query, key, value = (
+        project(states).unflatten(-1, (heads, -1)).transpose(1, 2) for project in projections
+    )
+    norm_query, norm_key = norms
+    query = query if norm_query is None else norm_query(query)
+    key = key if norm_key is None else norm_key(key)
+    return query, key, value
+
+
+def _joined(output: Tensor) -> Tensor:
+    return output.transpose(1, 2).flatten(2)

@@ -1,0 +1,89 @@
+"""What the families around diffusers' UNet2DConditionModel share: its geometry and its call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from p2p.attention import BatchInjection
+from p2p.families.model import Conditioning, Model
+
+
+class UNetModel(Model):
+    """A UNet whose levels halve height and width."""
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels of an image's side per latent."""
+        return 1
+
+    @classmethod
+    def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
+        """Say, from its config, whether the UNet is told the guidance scale, as a distilled LCM's is."""
+        return config.get("time_cond_proj_dim") is not None
+
+    @cached_property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the latents."""
+        unet, factor = self.denoiser.config, self.pixels_per_latent
+        sample = unet.sample_size if isinstance(unet.sample_size, Sequence) else (unet.sample_size,) * 2
+        height = self.height // factor if self.height else sample[0]
+        width = self.width // factor if self.width else sample[1]
+        return unet.in_channels, height, width
+
+    def attention_sides(self) -> list[int]:
+        """Return the token-grid heights at which the denoiser attends, largest first."""
+        return sorted({self.place(layer)[1] for layer in self.denoiser.attn_processors}, reverse=True)
+
+    def cross_layers(self) -> dict[str, tuple[str, int]]:
+        """Return where each cross-attention layer stands: "down", "mid" or "up", and the tokens' height."""
+        return {layer: self.place(layer) for layer in self.denoiser.attn_processors if ".attn2." in layer}
+
+    def place(self, layer: str) -> tuple[str, int]:
+        """Return where an attention layer stands: "down", "mid" or "up", and its height in tokens."""
+        height, levels = self.latent_shape[1], len(self.denoiser.config.block_out_channels)
+        block, index = layer.split(".")[:2]
+        level = {"down_blocks": lambda i: i, "up_blocks": lambda i: levels - 1 - i}.get(
+            block, lambda _: levels - 1
+        )
+        side = -(-height // 2 ** level(int(index) if index.isdigit() else 0))  # strides round up
+        return block.split("_")[0], side
+
+    def pixels(self, side: int) -> int:
+        """Return the tokens of the layer with this height: `side` x `side` for square images."""
+        _, height, width = self.latent_shape
+        level = round(math.log2(height / side))
+        return side * -(-width // 2**level)
+
+    def predict(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        conditioning: Conditioning,
+        injection: BatchInjection | None = None,
+        guidance_scale: float = 1.0,
+    ) -> Tensor:
+        """Return the denoiser's output for each row; `guidance_scale` is for one that is told it."""
+        timestep_cond = None
+        if self.guidance_embedded:  # in float32 and shifted by 1, as diffusers' pipelines do
+            scales = torch.tensor(guidance_scale - 1).repeat(len(latents))
+            timestep_cond = self.pipeline.get_guidance_scale_embedding(
+                scales, self.denoiser.config.time_cond_proj_dim
+            ).to(latents)
+        return self.denoiser(
+            latents,
+            timestep,
+            timestep_cond=timestep_cond,
+            cross_attention_kwargs={"injection": injection} if injection else None,
+            return_dict=False,
+            **self.denoiser_inputs(conditioning),
+        )[0]
+
+    def denoiser_inputs(self, conditioning: Conditioning) -> Mapping[str, Any]:
+        """Return the conditioning by the names of the UNet's arguments."""
+        return conditioning

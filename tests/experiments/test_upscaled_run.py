@@ -1,0 +1,44 @@
+"""The command line on a model of two stages: planned exactly, and large images on disk."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+import experiments.run
+from experiments.generate import read_png
+from results.records import load_records
+from tests.p2p.families.tiny_deepfloyd import save_tiny_deepfloyd
+
+
+def test_deepfloyd_runs_with_its_upscaler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, run_dir = save_tiny_deepfloyd(tmp_path / "pipelines"), tmp_path / "run"
+    model = ["model=deepfloyd", f"model.path={folder / 'base'}", f"model.upscaler.path={folder / 'upscaler'}"]
+    for stage in ("model", "model.upscaler"):
+        model += [f"{stage}.dtype=float32", f"{stage}.variant=null"]
+    pair = [
+        "dataset=inline",
+        "dataset.source_prompt=a cat on a bench",
+        "dataset.target_prompt=a dog on a bench",
+    ]
+    grid = [
+        "grid=trade_off",
+        "grid.seeds=[0]",
+        "grid.methods.p2p.tau=[0]",
+        "grid.methods.sdedit.strength=[0.5]",
+    ]
+    options = ["device=cpu", "sampling.num_inference_steps=4", "metrics=pixel", f"run_dir={run_dir}"]
+    monkeypatch.setattr(sys, "argv", ["p2p-bench", "run", *model, *pair, *grid, *options])
+    GlobalHydra.instance().clear()
+    experiments.run.main()
+    records = load_records(run_dir)
+    assert set(records["status"]) == {"ok"}
+    assert {read_png(run_dir / image).shape for image in records["image"]} == {(3, 32, 32)}
+    # Source, P2P, SDEdit in both stages; the fixed seed too, where the grid has it.
+    images = 1 + records.loc[records["method"] != "source", "image"].nunique()
+    half = 4 // 2
+    rows = 2 * ((images - 1) * 4 + half + images * 4)
+    assert f"{rows:,} UNet evaluations" in capsys.readouterr().out

@@ -1,0 +1,72 @@
+"""Joint injection as a function: the source's maps whole, and maps of more words than a head has channels."""
+
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from p2p.attention import BatchInjection, SourceBank
+from p2p.joint_attention import inject_joint
+
+ROWS, HEADS, PIXELS, TEXT, CHANNELS, COLUMNS = 3, 2, 6, 4, 5, 8  # rows: source, target, another target
+TOKENS = slice(PIXELS, None)
+
+
+def index(*values: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def injection(self_rows: tuple[int, ...], words: Tensor | None = None) -> BatchInjection:
+    """Row 1 takes text maps wholly from row 0, aligned by the identity; `self_rows` take the image's."""
+    edited = sorted({1, *self_rows})
+    return BatchInjection(
+        source_rows=index(0),
+        replaced_rows=index(1),
+        replaced_slots=index(0),
+        replaced_mix=torch.eye(TEXT, dtype=torch.float64)[None],
+        mixed_rows=index(),
+        mixed_slots=index(),
+        mixed_mix=torch.empty(0),
+        mixed_own=torch.empty(0),
+        self_rows=index(*self_rows),
+        self_slots=index(*(0 for _ in self_rows)),
+        self_max_pixels=tuple(PIXELS for _ in self_rows),
+        edited_rows=index(*edited),
+        edited_slots=index(*(0 for _ in edited)),
+        any_cross=True,
+        largest_self=PIXELS,
+        bank=SourceBank(),
+        words=words,
+        words_layers=PIXELS,
+    )
+
+
+def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return queries of the image, keys and values of image and text, and each row's own maps."""
+    torch.manual_seed(0)
+    query = torch.randn(ROWS, HEADS, PIXELS, CHANNELS, dtype=torch.float64)
+    key, value = torch.randn(2, ROWS, HEADS, PIXELS + TEXT, CHANNELS, dtype=torch.float64)
+    return query, key, value, (query @ key.transpose(2, 3)).softmax(-1)
+
+
+def test_both_injected_with_the_identity_are_the_sources_rows() -> None:
+    query, key, value, maps = inputs()
+    output = inject_joint("layer", query, key, value, TOKENS, injection((1,)), 1.0)
+    assert_close(output, torch.stack([maps[0] @ value[0], maps[0] @ value[1], maps[2] @ value[2]]))
+
+
+def test_one_of_both_takes_its_block_and_nothing_is_renormalised() -> None:
+    query, key, value, maps = inputs()
+    output = inject_joint("layer", query, key, value, TOKENS, injection((2,)), 1.0)
+    text_of_source = torch.cat([maps[1, :, :, :PIXELS], maps[0, :, :, PIXELS:]], -1)
+    image_of_source = torch.cat([maps[0, :, :, :PIXELS], maps[2, :, :, PIXELS:]], -1)
+    assert_close(output[1:], torch.stack([text_of_source @ value[1], image_of_source @ value[2]]))
+    assert (text_of_source.sum(-1) - 1).abs().max() > 0.1
+
+
+def test_word_maps_may_have_more_columns_than_a_head_has_channels() -> None:
+    query, key, value, maps = inputs()
+    words = torch.randint(2, (ROWS, TEXT, COLUMNS)).double()
+    given = injection((1,), words)
+    inject_joint("layer", query, key, value, TOKENS, given, 1.0)
+    text = torch.stack([maps[0], maps[0], maps[2]])[..., PIXELS:]
+    assert_close(given.maps[0], (text @ words[:, None]).mean(1))
