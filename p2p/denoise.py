@@ -168,7 +168,8 @@ def _predict(
         calls.on_rows(len(rows))
         begin += len(nodes)
         if guided:
-            output = _guide(*output.chunk(2), sampling)
+            uncond, text = output.chunk(2)
+            output = _guide(uncond, text, sampling)
         predictions.append(output)
     return torch.cat(predictions)
 

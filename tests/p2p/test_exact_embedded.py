@@ -3,7 +3,7 @@ does not depend on the edits that ride along.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,12 @@ CASES = [
 @pytest.fixture(scope="module")
 def embedded() -> StableDiffusion:
     """The pipeline that ships with the project, in single precision on the CPU."""
-    return StableDiffusionSpec("embedded", str(Path(WEIGHTS) / "pipeline"), 16, 16, device="cpu").load()
+    return spec("float32").load()
+
+
+def spec(dtype: str) -> StableDiffusionSpec:
+    folder = str(Path(WEIGHTS) / "pipeline")
+    return StableDiffusionSpec("embedded", folder, 16, 16, dtype=dtype, device="cpu")
 
 
 @dataclass(frozen=True)
@@ -135,9 +140,18 @@ def compared(embedded: StableDiffusion) -> list[Compared]:
 def test_the_engine_equals_formed_maps_in_single_precision(compared: list[Compared], number: int) -> None:
     """Also where a blend value lies near its threshold: no case is left out."""
     result = compared[number]
+    # The ancestral sampler's first sigma is 20 and it adds noise at each step, so that a last digit grows more:
+    # the unedited source too differs by up to 9e-5. In float64 it is exact, see the next test.
+    tolerance = 3 * TOLERANCE if result.case.scheduler == ANCESTRAL else TOLERANCE
     assert result.source < TOLERANCE, result
-    assert result.target < TOLERANCE, result
+    assert result.target < tolerance, result
     assert result.moved > 1000 * TOLERANCE, f"nothing was edited: {result}"
+
+
+def test_what_the_ancestral_sampler_differs_by_is_rounding() -> None:
+    [case] = [case for case in CASES if case.scheduler == ANCESTRAL]
+    result = compare(spec("float64").load(), case)
+    assert max(result.source, result.target) < 1e-11, result
 
 
 def test_blends_near_their_threshold_are_told(
@@ -182,18 +196,16 @@ def test_the_source_does_not_depend_on_the_edits_that_ride_along(
     embedded: StableDiffusion, dtype: torch.dtype, guidance: float
 ) -> None:
     """Within rounding of the time embedding's GEMM; bit for bit where the source has a call of its own."""
-    embedded.pipeline.to(dtype=dtype)
-    try:
-        edits, worst = riders(embedded), 0.0
-        alone = tree_latents(embedded, [Group(SWAP[0], 0, ())], Sampling(STEPS, guidance))[0, 0]
-        for count in (1, 3, len(edits)):
-            group = Group(SWAP[0], 0, tuple(edits[:count]))
-            along = tree_latents(embedded, [group], Sampling(STEPS, guidance))[0, 0]
-            worst = max(worst, float((along - alone).abs().max()))
-        print(dtype, guidance, worst)
-        assert worst < (1e-4 if dtype == torch.float32 else 1e-11)
-        if guidance > 1:  # two rows are the source's own call
-            along = tree_latents(embedded, [group], Sampling(STEPS, guidance, max_batch=2))[0, 0]
-            assert torch.equal(along, alone)
-    finally:
-        embedded.pipeline.to(dtype=torch.float32)
+    name = str(dtype).removeprefix("torch.")
+    model = embedded if name == "float32" else spec(name).load()
+    edits = riders(model)
+    sampling = Sampling(STEPS, guidance)
+    alone = tree_latents(model, [Group(SWAP[0], 0, ())], sampling)[0, 0]
+    for count in (1, len(edits)):
+        group = Group(SWAP[0], 0, tuple(edits[:count]))
+        along = tree_latents(model, [group], sampling)[0, 0]
+        # Measured 3e-5 and 2e-13 with guidance.
+        torch.testing.assert_close(along, alone, rtol=0, atol=1e-4 if name == "float32" else 1e-11)
+    if guidance > 1:  # two rows are the source's own call
+        along = tree_latents(model, [group], replace(sampling, max_batch=2))[0, 0]
+        assert torch.equal(along, alone)
