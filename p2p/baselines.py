@@ -31,6 +31,8 @@ class SDEdit:
     """Noise the source image to a middle step, denoise it with the target prompt (Meng et al. 2022).
 
     As diffusers' img2img: of T steps the last `min(int(T * strength), T)` are run, so 0.58 of 50 is 28 steps.
+    It differs under LMS, whose order here is that of the steps taken, and under PNDM, which is refused at
+    strengths below 1 (`p2p.schedulers.check_start`).
     """
 
     strength: float

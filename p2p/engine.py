@@ -72,6 +72,13 @@ def generate(
     """Return the images of the groups, denoised in lockstep in calls of at most `sampling.max_batch` rows.
 
     `calls` is told of each call, and keeps what memory allows from one batch of groups to the next.
+
+    A row never reads another row but its own source, so the source does not depend on the edits that ride
+    along, up to rounding: a matrix product over the batch's rows alone (the time embedding's), and a
+    convolution of a single row, sum in another order at other batch sizes. Measured on the CPU over 6 steps,
+    embedded model: latents differ by at most 4e-5 in float32 and 2e-13 in float64. Bit for bit where the
+    source has a call of its own, with guidance `max_batch=2`. Untrained, sharp weights may amplify a rounding
+    to 3e-2 in float32.
     """
     calls = calls or Calls(sampling.max_batch)
     generators = [torch.Generator().manual_seed(group.seed) for group in groups]

@@ -177,6 +177,7 @@ def test_a_failing_group_is_recorded_the_others_go_on_and_the_next_call_retries(
         ("model.scheduler=UNet2DModel", "'UNet2DModel' is no scheduler"),
         ("dataset.per_type=abc", "per_type = 'abc'"),
         ("dataset.weights=2", "weights = 2"),
+        ("sampling.guidance_rescale=2", "guidance_rescale: 2 is not a number in [0, 1]"),
         ("sampling.guidance_scale=abc", "guidance_scale: 'abc' is not a number of at least 1"),
         ("strength=abc", "strength: 'abc'"),
         ("sampling.num_inference_steps=0", "num_inference_steps"),

@@ -36,7 +36,7 @@ def injection(self_rows: tuple[int, ...], words: Tensor | None = None) -> BatchI
         largest_self=PIXELS,
         bank=SourceBank(),
         words=words,
-        words_layers=PIXELS,
+        words_layers=frozenset({"layer"}),
     )
 
 
@@ -69,4 +69,4 @@ def test_word_maps_may_have_more_columns_than_a_head_has_channels() -> None:
     given = injection((1,), words)
     inject_joint("layer", query, key, value, TOKENS, given, 1.0)
     text = torch.stack([maps[0], maps[0], maps[2]])[..., PIXELS:]
-    assert_close(given.maps[0], (text @ words[:, None]).mean(1))
+    assert_close(given.maps["layer"], (text @ words[:, None]).mean(1))
