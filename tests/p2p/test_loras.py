@@ -81,17 +81,16 @@ def test_it_equals_diffusers_with_the_same_loras(
         lambda prompts, generators: call(model.pipeline, prompts, generators),
         lambda prompt, seed: call(model.pipeline, [prompt], [torch.Generator().manual_seed(seed)], "pt")[0],
     )
-    pipeline = StableDiffusionPipeline.from_pretrained(tiny_folder, safety_checker=None)
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_folder, safety_checker=None, dtype=torch.float64)
     with torch.no_grad():
         for module, prefix in ((pipeline.unet, "unet."), (pipeline.text_encoder, "text_encoder.")):
             for file, scale in zip(files, (0.7, 1.0), strict=True):
                 merge(module, prefix, file, scale)
-    pipeline.to(torch.float64)
     merged, own = (
         plain_latents(p, lambda prompts, g, p=p: call(p, prompts, g), SOURCE, 3)
         for p in (pipeline, model.pipeline)
     )
-    torch.testing.assert_close(own, merged, rtol=0, atol=1e-5)  # merged in single precision
+    torch.testing.assert_close(own, merged, rtol=0, atol=TOLERANCE)
 
 
 def merge(module: nn.Module, prefix: str, file: Path, scale: float) -> None:
@@ -100,7 +99,7 @@ def merge(module: nn.Module, prefix: str, file: Path, scale: float) -> None:
     for name, layer in module.named_modules():
         if f"{prefix}{name}.lora_A.weight" in weights:
             down, up = (weights[f"{prefix}{name}.lora_{letter}.weight"] for letter in "AB")
-            layer.weight += scale * up @ down
+            layer.weight += scale * up.double() @ down.double()
 
 
 def test_they_change_the_image(model: StableDiffusion, tiny_model: StableDiffusion) -> None:
