@@ -22,6 +22,7 @@ class SourceBank:
     """The sources' queries and keys of one step, by layer, kept for the later chunks of a batch."""
 
     layers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    keep: bool = True  # whether a later chunk will ask; the last one's own are not held
 
     def add(self, layer: str, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Append this chunk's rows, return all of the layer so far; a row's position is its group's slot."""
@@ -30,7 +31,8 @@ class SourceBank:
         if layer in self.layers:
             old_query, old_key = self.layers[layer]
             query, key = torch.cat([old_query, query]), torch.cat([old_key, key])
-        self.layers[layer] = (query, key)
+        if self.keep:
+            self.layers[layer] = (query, key)
         return query, key
 
 

@@ -129,6 +129,7 @@ def _predict(
         if sampling.guided:
             texts = [embeds[sampling.negative_prompt]] * len(nodes) + texts
         injection = _injection(level, begin, nodes, per_node, bank, model, maps)
+        bank.keep = begin + len(nodes) < len(level)
         kept = dict(bank.layers)
         try:
             output = model.predict(rows, timestep, torch.stack(texts), injection)

@@ -19,7 +19,7 @@ import diffusers
 import torch
 
 from experiments.bench import edit_cost, overhead, sweep
-from experiments.bench.measuring import Measured
+from experiments.bench.measuring import Clock, Measured
 from experiments.embedded.training import WEIGHTS
 from p2p import Sampling, StableDiffusion, StableDiffusionSpec
 
@@ -47,10 +47,10 @@ MEANING = {
 Say = Callable[[str], None]
 
 
-def measurements(quick: bool, device: str) -> dict[str, tuple[tuple[str, ...], Callable[[Say], Measured]]]:
+def measurements(quick: bool, clock: Clock) -> dict[str, tuple[tuple[str, ...], Callable[[Say], Measured]]]:
     """Return what can be measured: the keys that each measurement gives, and how."""
     spec = StableDiffusionSpec(
-        "embedded", str(WEIGHTS / "pipeline"), self_max_side=16, blend_side=16, device=device
+        "embedded", str(WEIGHTS / "pipeline"), self_max_side=16, blend_side=16, device=str(clock.device)
     )
 
     def embedded() -> StableDiffusion:
@@ -63,23 +63,23 @@ def measurements(quick: bool, device: str) -> dict[str, tuple[tuple[str, ...], C
     return {
         "overhead": (
             ("overhead",),
-            lambda say: overhead.measure(embedded(), pairs, Sampling(steps), say),
+            lambda say: overhead.measure(embedded(), pairs, Sampling(steps), clock, say),
         ),
         "step": (
             ("naive_vs_diffusers_step",),
-            lambda say: sweep.measure_step(embedded(), Sampling(step_steps), step_rounds, say),
+            lambda say: sweep.measure_step(embedded(), Sampling(step_steps), step_rounds, clock, say),
         ),
         "sweep": (
             ("sweep_speedup", "sweep_vs_bound"),
-            lambda say: sweep.measure(embedded(), pairs, taus, Sampling(steps), say),
+            lambda say: sweep.measure(embedded(), pairs, taus, Sampling(steps), clock, say),
         ),
         "edit": (
             tuple(f"{e}_vs_plain_{unit}" for e in ("edit", "materialised") for unit in ("time", "memory")),
-            lambda say: edit_cost.measure(shapes, side, rounds, device, say),
+            lambda say: edit_cost.measure(shapes, side, rounds, clock, say),
         ),
         "self_memory": (
             (*(f"self_memory_{side}" for side in sides), "self_memory_growth"),
-            lambda say: edit_cost.measure_growth(narrow, sides, device, say),
+            lambda say: edit_cost.measure_growth(narrow, sides, clock, say),
         ),
     }
 
@@ -126,9 +126,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny shapes: a check that all runs, no figure")
     parser.add_argument("--only", nargs="+", default=[], metavar="KEY", help="figures (all: none given)")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "own"),
+        default="wall",
+        help="own: this process's processor seconds, where the machine has other work",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
-    offered = measurements(options.quick, options.device)
+    offered = measurements(options.quick, Clock(torch.device(options.device), options.clock == "own"))
     keys = [key for some, _ in offered.values() for key in some]
     for key in options.only:
         if key not in keys:
@@ -153,6 +159,7 @@ def main() -> None:
         "spread": spread,
         "details": whole.details,
         "quick": options.quick,
+        "clock": options.clock,
         "machine": described,
     }
     options.out.mkdir(parents=True, exist_ok=True)

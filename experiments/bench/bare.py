@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from experiments.bench.measuring import now
+from experiments.bench.measuring import Clock
 from p2p.stable_diffusion import StableDiffusion
 
 
@@ -22,27 +22,29 @@ class BareCalls:
     """
 
     model: StableDiffusion
+    clock: Clock
     every: int = 1
     counts: dict[int, int] = field(default_factory=dict)  # of the engine's calls, by rows
     bare: dict[int, list[float]] = field(default_factory=dict)  # seconds, by rows
-    between: list[float] = field(default_factory=list)  # seconds of the engine from one call's end to the next
+    between: list[float] = field(
+        default_factory=list
+    )  # seconds of the engine from one call's end to the next
     spent: float = 0.0  # seconds here
 
     def __post_init__(self) -> None:
-        self.device = torch.device(self.model.pipeline.device)
         self.unet: Any = copy.deepcopy(self.model.pipeline.unet)
         self.unet.set_attn_processor(AttnProcessor2_0())
-        self.left = now(self.device)
+        self.left = self.clock.now()
 
     def on_rows(self, rows: int) -> None:
         """Note a call of the engine."""
-        began = now(self.device)
+        began = self.clock.now()
         self.between.append(began - self.left)
         number = self.counts.get(rows, 0)
         self.counts[rows] = number + 1
         if number % self.every == 0:
             self.bare.setdefault(rows, []).append(self.call(rows))
-        self.left = now(self.device)
+        self.left = self.clock.now()
         self.spent += self.left - began
 
     @torch.no_grad()
@@ -51,11 +53,14 @@ class BareCalls:
         latents = torch.randn(rows, *self.model.latent_shape, generator=torch.Generator().manual_seed(0))
         tokens, channels = self.model.tokenizer.model_max_length, self.unet.config.cross_attention_dim
         embeds = torch.randn(rows, tokens, channels, generator=torch.Generator().manual_seed(1))
-        latents, embeds = latents.to(self.device, self.unet.dtype), embeds.to(self.device, self.unet.dtype)
-        timestep = torch.tensor(500, device=self.device)
-        began = now(self.device)
+        latents, embeds = (
+            latents.to(self.clock.device, self.unet.dtype),
+            embeds.to(self.clock.device, self.unet.dtype),
+        )
+        timestep = torch.tensor(500, device=self.clock.device)
+        began = self.clock.now()
         self.unet(latents, timestep, encoder_hidden_states=embeds, return_dict=False)
-        return now(self.device) - began
+        return self.clock.now() - began
 
     def bound(self) -> float:
         """Return the seconds that the engine's calls would have taken bare: by rows, calls x mean time."""

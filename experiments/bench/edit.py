@@ -1,7 +1,7 @@
-"""One edit in a process of its own: `python -m experiments.bench.edit ENGINE SHAPES DEVICE`.
+"""One edit in a process of its own: `python -m experiments.bench.edit ENGINE SHAPES DEVICE CLOCK`.
 
 ENGINE is `plain` (diffusers' pipeline, the same two prompts, no control), `engine` or `materialised`
-(naive.py); SHAPES a name of shapes.py. Each line of standard input is a JSON object `{"operator", "side",
+(naive.py); SHAPES a name of shapes.py; CLOCK `wall` or `own`. Each line of standard input is a JSON object `{"operator", "side",
 "guidance"}`, answered by one with seconds, bytes (peak above what was held before) and the gauge. What is
 measured ends with the latents: decoding is the same for all, and would hide what the rest takes.
 """
@@ -19,7 +19,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from experiments.bench import naive
-from experiments.bench.measuring import now, peak_memory
+from experiments.bench.measuring import Clock, peak_memory
 from experiments.bench.shapes import SHAPES, model_at, random_pipeline
 from p2p import EditRequest, Group, PromptToPrompt, Sampling
 from p2p.engine import tree_latents
@@ -53,34 +53,32 @@ def run(engine: str, pipeline: StableDiffusionPipeline, job: Job) -> torch.Tenso
     return torch.stack([latents[0, 0], latents[0, 1]])
 
 
-def answer(engine: str, pipeline: StableDiffusionPipeline, job: Job) -> dict[str, Any]:
+def answer(engine: str, pipeline: StableDiffusionPipeline, clock: Clock, job: Job) -> dict[str, Any]:
     """Return how long one edit takes and how much memory at its peak."""
-    device = torch.device(pipeline.device)
     took: list[float] = []
 
     def timed() -> None:
-        began = now(device)
-        run(engine, pipeline, job)
-        took.append(now(device) - began)
+        took.append(clock.seconds(lambda: run(engine, pipeline, job)))
 
-    held, gauge = peak_memory(timed, device)
+    held, gauge = peak_memory(timed, clock.device)
     return {"seconds": took[0], "bytes": held, "gauge": gauge}
 
 
-def serve(engine: str, shapes: str, device: str, jobs: IO[str], answers: IO[str]) -> None:
+def serve(engine: str, shapes: str, device: str, clock: str, jobs: IO[str], answers: IO[str]) -> None:
     """Load, say so, and answer jobs until there are no more."""
-    pipeline = random_pipeline(SHAPES[shapes], device)
+    pipeline, timer = random_pipeline(SHAPES[shapes], device), Clock(torch.device(device), clock == "own")
     for operator in TARGETS:  # what is imported or set up once is no part of an edit
         run(engine, pipeline, {"operator": operator, "side": WARM_UP_SIDE, "guidance": 7.5})
     print(json.dumps({"ready": engine}), file=answers, flush=True)
     for line in jobs:
-        print(json.dumps(answer(engine, pipeline, json.loads(line))), file=answers, flush=True)
+        print(json.dumps(answer(engine, pipeline, timer, json.loads(line))), file=answers, flush=True)
 
 
 @contextmanager
-def process(engine: str, shapes: str, device: str) -> Iterator[Callable[[Job], dict[str, Any]]]:
+def process(engine: str, shapes: str, clock: Clock) -> Iterator[Callable[[Job], dict[str, Any]]]:
     """Give a function that has a job done in a fresh process, which ends with the context."""
-    command = [sys.executable, "-m", "experiments.bench.edit", engine, shapes, device]
+    settings = [engine, shapes, str(clock.device), "own" if clock.own else "wall"]
+    command = [sys.executable, "-m", "experiments.bench.edit", *settings]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin is not None
         assert child.stdout is not None

@@ -13,14 +13,12 @@ from statistics import median
 from typing import Any
 
 from experiments.bench.edit import TARGETS, Job, process
-from experiments.bench.measuring import Measured, Ratio, in_turn
+from experiments.bench.measuring import Clock, Measured, Ratio, in_turn
 
 GUIDANCE = 7.5
 
 
-def measure(
-    shapes: str, side: int, rounds: int, device: str, say: Callable[[str], None]
-) -> Measured:
+def measure(shapes: str, side: int, rounds: int, clock: Clock, say: Callable[[str], None]) -> Measured:
     """Measure replace and refine; the worse of the two counts.
 
     Plain and engine take turns. The materialised engine, whose figure is far from a goal, runs once after them.
@@ -30,12 +28,12 @@ def measure(
         operator: {"operator": operator, "side": side, "guidance": GUIDANCE} for operator in TARGETS
     }
     with ExitStack() as stack:
-        plain, engine = (stack.enter_context(process(name, shapes, device)) for name in ("plain", "engine"))
+        plain, engine = (stack.enter_context(process(name, shapes, clock)) for name in ("plain", "engine"))
         runs = {"plain": _run(plain, jobs["replace"], answers, "plain")}
         for operator, job in jobs.items():
             runs[operator] = _run(engine, job, answers, operator)
         in_turn(runs, rounds, lambda text: say(f"{text} s"))
-    with process("materialised", shapes, device) as materialised:
+    with process("materialised", shapes, clock) as materialised:
         runs = {f"materialised {o}": _run(materialised, job, answers, f"m {o}") for o, job in jobs.items()}
         in_turn(runs, 1, lambda text: say(f"{text} s"))
     measured = Measured()
@@ -54,14 +52,14 @@ def measure(
     return measured
 
 
-def measure_growth(shapes: str, sides: Sequence[int], device: str, say: Callable[[str], None]) -> Measured:
+def measure_growth(shapes: str, sides: Sequence[int], clock: Clock, say: Callable[[str], None]) -> Measured:
     """Measure the memory of one edit for each side of the latents, without guidance.
 
     So that half of the rows, not a quarter, read another's attention.
     """
     peaks: dict[str, dict[int, int]] = {}
     for engine in ("plain", "engine"):
-        with process(engine, shapes, device) as ask:
+        with process(engine, shapes, clock) as ask:
             for side in sides:
                 held = ask({"operator": "replace", "side": side, "guidance": 1.0})["bytes"]
                 peaks.setdefault(engine, {})[side] = held

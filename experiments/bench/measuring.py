@@ -43,11 +43,28 @@ class Measured:
     details: dict[str, object] = field(default_factory=dict)
 
 
-def now(device: torch.device) -> float:
-    """Return the time in seconds at which all that was asked of the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+@dataclass(frozen=True)
+class Clock:
+    """Tells the time of a device.
+
+    `own` counts the processor's seconds of this process alone, for a machine that has other work to do: what
+    others take is left out, and so is waiting.
+    """
+
+    device: torch.device
+    own: bool = False
+
+    def now(self) -> float:
+        """Return the time in seconds at which all that was asked of the device is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.process_time() if self.own else time.perf_counter()
+
+    def seconds(self, run: Callable[[], object]) -> float:
+        """Return how long a call takes."""
+        began = self.now()
+        run()
+        return self.now() - began
 
 
 def in_turn(
@@ -64,13 +81,6 @@ def in_turn(
             measured[name].append(functions[name]())
             say(f"round {number + 1} of {rounds}, {name}: {measured[name][-1]:.2f}")
     return measured
-
-
-def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Return how long a call takes."""
-    began = now(device)
-    run()
-    return now(device) - began
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> tuple[int, str]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from experiments.bench.bare import BareCalls
-from experiments.bench.measuring import Measured, Ratio
+from experiments.bench.measuring import Clock, Measured, Ratio
 from experiments.embedded.pairs import COUNTS, scene_pairs
 from p2p import Calls, EditRequest, Group, PromptToPrompt, Sampling, StableDiffusion
 from p2p.engine import tree_latents
 
 
 def measure(
-    model: StableDiffusion, pairs: int, sampling: Sampling, say: Callable[[str], None]
+    model: StableDiffusion, pairs: int, sampling: Sampling, clock: Clock, say: Callable[[str], None]
 ) -> Measured:
     """Measure on one edit of each of `pairs` pairs in one call: every edited row takes cross and self maps.
 
@@ -27,7 +27,7 @@ def measure(
         edit = method.trajectory(request, model.tokenizer, sampling.num_inference_steps)
         groups.append(Group(pair.source_prompt, seed, (edit,)))
     rows = pairs * (4 if sampling.guided else 2)
-    bare = BareCalls(model)
+    bare = BareCalls(model, clock)
     bare.call(rows)
     tree_latents(model, groups, sampling, Calls(rows, bare.on_rows))
     steps, calls = bare.between[1:], bare.bare[rows][1:]  # the first also encodes the text

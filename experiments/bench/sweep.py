@@ -15,7 +15,7 @@ from diffusers.models.attention_processor import AttnProcessor
 
 from experiments.bench import naive
 from experiments.bench.bare import BareCalls
-from experiments.bench.measuring import Measured, Ratio, in_turn, now, seconds
+from experiments.bench.measuring import Clock, Measured, Ratio, in_turn
 from experiments.embedded.pairs import COUNTS, scene_pairs
 from p2p import Calls, EditRequest, Group, PromptToPrompt, Sampling, StableDiffusion, generate
 from p2p.engine import batches, plan_evaluations
@@ -27,11 +27,15 @@ SHARE = 0.01  # most of the values that may
 
 
 def measure(
-    model: StableDiffusion, pairs: int, taus: Sequence[float], sampling: Sampling, say: Callable[[str], None]
+    model: StableDiffusion,
+    pairs: int,
+    taus: Sequence[float],
+    sampling: Sampling,
+    clock: Clock,
+    say: Callable[[str], None],
 ) -> Measured:
     """Measure on `pairs` pairs, of each edit type in turn. Raises RuntimeError where images differ."""
     groups = _groups(model, pairs, taus, sampling)
-    device = torch.device(model.pipeline.device)
     tree: list[float] = []
     one_by_one: list[float] = []
     bound: list[float] = []
@@ -41,19 +45,22 @@ def measure(
     evaluations = 0
     for numbers in batches(groups, sampling):
         some = [groups[number] for number in numbers]
-        bare = BareCalls(model, every=3)
-        began = now(device)
+        bare = BareCalls(model, clock, every=3)
+        began = clock.now()
         edited = generate(model, some, sampling, Calls(sampling.max_batch, bare.on_rows))
-        tree.append(now(device) - began - bare.spent)
+        tree.append(clock.now() - began - bare.spent)
         bound.append(bare.bound())
         evaluations += sum(rows * number for rows, number in bare.counts.items())
-        _add_parts(parts, model, some, device)
-        began = now(device)
+        _add_parts(parts, model, some, clock)
+        began = clock.now()
         alone = [
-            [naive.edit_images(model, group.source_prompt, edit, group.seed, sampling) for edit in group.edits]
+            [
+                naive.edit_images(model, group.source_prompt, edit, group.seed, sampling)
+                for edit in group.edits
+            ]
             for group in some
         ]
-        one_by_one.append(now(device) - began)
+        one_by_one.append(clock.now() - began)
         for ours, theirs in zip(edited, alone, strict=True):
             for image, (source, target) in zip(ours.images, theirs, strict=True):
                 difference = (torch.stack([ours.source, image]) - torch.stack([source, target])).abs() * 255
@@ -95,14 +102,13 @@ def measure(
 
 
 def measure_step(
-    model: StableDiffusion, sampling: Sampling, rounds: int, say: Callable[[str], None]
+    model: StableDiffusion, sampling: Sampling, rounds: int, clock: Clock, say: Callable[[str], None]
 ) -> Measured:
     """Measure a naive run, maps edited at every step, against a plain one of diffusers with formed maps."""
     pair = scene_pairs({"swap": 1})[0].pair()
     request = EditRequest(pair.source_prompt, pair.target_prompt)
     method = PromptToPrompt(tau=0.0, self_replace_steps=1.0)
     edit = method.trajectory(request, model.tokenizer, sampling.num_inference_steps)
-    device = torch.device(model.pipeline.device)
     pipeline = model.pipeline
 
     def plain() -> None:
@@ -124,7 +130,7 @@ def measure_step(
 
     plain()
     times = in_turn(
-        {"diffusers": lambda: seconds(plain, device), "naive": lambda: seconds(ours, device)}, rounds, say
+        {"diffusers": lambda: clock.seconds(plain), "naive": lambda: clock.seconds(ours)}, rounds, say
     )
     ratios = [a / b for a, b in zip(times["naive"], times["diffusers"], strict=True)]
     return Measured({"naive_vs_diffusers_step": Ratio.of(ratios)})
@@ -135,9 +141,7 @@ def model_calls(model: StableDiffusion, sampling: Sampling) -> int:
     return len(model.new_scheduler(sampling.num_inference_steps).timesteps)
 
 
-def _groups(
-    model: StableDiffusion, pairs: int, taus: Sequence[float], sampling: Sampling
-) -> list[Group]:
+def _groups(model: StableDiffusion, pairs: int, taus: Sequence[float], sampling: Sampling) -> list[Group]:
     types = list(COUNTS)
     counts = {kind: sum(i % len(types) == k for i in range(pairs)) for k, kind in enumerate(types)}
     groups = []
@@ -153,11 +157,13 @@ def _groups(
 
 
 def _add_parts(
-    parts: dict[str, float], model: StableDiffusion, groups: Sequence[Group], device: torch.device
+    parts: dict[str, float], model: StableDiffusion, groups: Sequence[Group], clock: Clock
 ) -> None:
     """Add the seconds that text encoding and decoding take by themselves."""
     prompts = sorted({t.prompt for group in groups for t in group.tree()} | {""})
-    latents = torch.zeros(sum(len(group.tree()) for group in groups), *model.latent_shape, device=device)
+    latents = torch.zeros(
+        sum(len(group.tree()) for group in groups), *model.latent_shape, device=clock.device
+    )
     with torch.no_grad():
-        parts["text"] += seconds(lambda: [model.encode_prompts([prompt]) for prompt in prompts], device)
-        parts["decoding"] += seconds(lambda: model.decode(latents.to(model.pipeline.vae.dtype)), device)
+        parts["text"] += clock.seconds(lambda: [model.encode_prompts([prompt]) for prompt in prompts])
+        parts["decoding"] += clock.seconds(lambda: model.decode(latents.to(model.pipeline.vae.dtype)))
