@@ -158,9 +158,10 @@ def _attend_edited(
     if len(injection.replaced_rows):
         rows, slots = injection.replaced_rows, injection.replaced_slots
         mixed = torch.einsum("nst,nhtd->nhsd", injection.replaced_mix, value[rows])
-        query = query.index_copy(0, rows, source_query[slots])
-        key = key.index_copy(0, rows, source_key[slots])
-        value = value.index_copy(0, rows, mixed)
+        # In place: the layer's own projection, which is needed no more, or these very rows a second time.
+        query = query.index_copy_(0, rows, source_query[slots])
+        key = key.index_copy_(0, rows, source_key[slots])
+        value = value.index_copy(0, rows, mixed)  # may be an expanded view
     if not len(injection.mixed_rows):
         return scaled_dot_product_attention(query, key, value, scale=scale)
     rows, slots = injection.mixed_rows, injection.mixed_slots
@@ -185,8 +186,8 @@ def inject_self(
         if len(small) < len(rows):  # profiles with different limits share the call
             rows, slots = rows[small], slots[small]
         if len(rows):
-            query = query.index_copy(0, rows, source_query[slots])
-            key = key.index_copy(0, rows, source_key[slots])
+            query = query.index_copy_(0, rows, source_query[slots])
+            key = key.index_copy_(0, rows, source_key[slots])
     return scaled_dot_product_attention(query, key, value, scale=scale)
 
 

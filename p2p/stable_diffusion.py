@@ -21,6 +21,8 @@ from torch import Tensor
 from p2p.alignment import encode
 from p2p.attention import BatchInjection
 
+DECODED_PIXELS = 64 * 64  # of the latents in one call: one image of SD 1.x, several small ones
+
 
 @dataclass
 class StableDiffusion:
@@ -108,7 +110,10 @@ class StableDiffusion:
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (N, 3, height, width) float32 in [0, 1], rounded to 8 bits as a PNG would be."""
         vae = self.pipeline.vae
-        images = [vae.decode(row[None] / vae.config.scaling_factor, return_dict=False)[0] for row in latents]
+        rows = max(1, DECODED_PIXELS // latents[0, 0].numel())
+        images = [
+            vae.decode(some / vae.config.scaling_factor, return_dict=False)[0] for some in latents.split(rows)
+        ]
         if not all(image.isfinite().all() for image in images):
             raise FloatingPointError("images: the autoencoder's output is not finite, try dtype=float32")
         return ((torch.cat(images).float() / 2 + 0.5).clamp(0, 1) * 255).round().cpu() / 255

@@ -1,4 +1,4 @@
-"""Speed and memory as ratios measured in one run: `make bench` prints a table and writes runs/bench/bench.json.
+"""Speed and memory as ratios measured in one run: `make bench` prints a table, writes runs/bench/bench.json.
 
 Machines are noisy, so no figure is an absolute time: what a ratio compares is measured in turn.
 """

@@ -21,7 +21,8 @@ GUIDANCE = 7.5
 def measure(shapes: str, side: int, rounds: int, clock: Clock, say: Callable[[str], None]) -> Measured:
     """Measure replace and refine; the worse of the two counts.
 
-    Plain and engine take turns. The materialised engine, whose figure is far from a goal, runs once after them.
+    Plain and engine take turns. The materialised engine, which has no goal, runs once after them: three
+    processes at a time would want three times the weights.
     """
     answers: dict[str, list[dict[str, Any]]] = {}
     jobs: dict[str, Job] = {

@@ -96,7 +96,7 @@ def model_at(pipeline: StableDiffusionPipeline, side: int) -> StableDiffusion:
 
 @torch.no_grad()
 def _fill(unet: Any) -> nn.Module:
-    """Fill with noise of variance 1 / fan-in, one million values again and again: 860 million take minutes."""
+    """Fill with noise of variance 1 / fan-in, a million values again and again: drawing them all is slow."""
     noise = torch.randn(2**20, generator=torch.Generator().manual_seed(0))
     for name, parameter in unet.named_parameters():
         if parameter.ndim == 1:

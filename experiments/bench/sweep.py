@@ -77,8 +77,8 @@ def measure(
         raise RuntimeError(f"sweep: {evaluations} UNet evaluations, planned {planned}")
     if round(largest) > LEVELS or differing > SHARE * values:
         raise RuntimeError(
-            f"sweep: tree and naive loop differ by up to {largest:.0f} levels in {differing} of {values} values, "
-            f"allowed are {LEVELS} levels in {SHARE:.0%}"
+            f"sweep: tree and naive loop differ by up to {largest:.0f} levels in {differing} of {values} "
+            f"values, allowed are {LEVELS} levels in {SHARE:.0%}"
         )
     unshared = len(taus) * pairs * model_calls(model, sampling) * (4 if sampling.guided else 2)
     return Measured(
