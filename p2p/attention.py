@@ -22,18 +22,20 @@ class SourceBank:
     """The sources' queries and keys of one step, by layer, kept for the later chunks of a batch."""
 
     layers: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    keep: bool = True  # whether a later chunk will ask; the last one's own are not held
 
     def add(self, layer: str, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Append this chunk's rows of queries, keys (and mask, where a layer has one), return all so far.
 
         A row's position is its group's slot.
         """
-        if layer not in self.layers:
+        if layer in self.layers:
+            if not len(tensors[0]):
+                return self.layers[layer]
+            tensors = tuple(torch.cat(pair) for pair in zip(self.layers[layer], tensors, strict=True))
+        if self.keep:
             self.layers[layer] = tensors
-        elif len(tensors[0]):
-            pairs = zip(self.layers[layer], tensors, strict=True)
-            self.layers[layer] = tuple(torch.cat(pair) for pair in pairs)
-        return self.layers[layer]
+        return tensors
 
 
 @dataclass(frozen=True)
@@ -174,10 +176,11 @@ def _attend_edited(
     if len(injection.replaced_rows):
         rows, slots = injection.replaced_rows, injection.replaced_slots
         mixed = torch.einsum("nst,nhtd->nhsd", injection.replaced_mix, value[rows])
-        query = query.index_copy(0, rows, source_query[slots])
-        key = key.index_copy(0, rows, source_key[slots])
-        value = value.index_copy(0, rows, mixed)
-        if mask is not None:
+        # In place: the layer's own projection, which is needed no more, or these very rows a second time.
+        query = query.index_copy_(0, rows, source_query[slots])
+        key = key.index_copy_(0, rows, source_key[slots])
+        value = value.index_copy(0, rows, mixed)  # may be an expanded view
+        if mask is not None:  # other layers' too
             mask = mask.index_copy(0, rows, source_mask[0][slots])
     if not len(injection.mixed_rows):
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
@@ -209,8 +212,8 @@ def inject_self(
         if len(small) < len(rows):  # profiles with different limits share the call
             rows, slots = rows[small], slots[small]
         if len(rows):
-            query = query.index_copy(0, rows, source_query[slots])
-            key = key.index_copy(0, rows, source_key[slots])
+            query = query.index_copy_(0, rows, source_query[slots])
+            key = key.index_copy_(0, rows, source_key[slots])
     return scaled_dot_product_attention(query, key, value, scale=scale)
 
 

@@ -161,6 +161,7 @@ def _predict(
         rows = scaled[begin : begin + len(nodes)].repeat(per_node, 1, 1, 1)
         conditioning = _conditioning(nodes, texts, negative)
         injection = _injection(level, begin, nodes, per_node, bank, model, maps)
+        bank.keep = begin + len(nodes) < len(level)
         kept = dict(bank.layers)
         try:
             output = model.predict(rows, timestep, conditioning, injection, sampling.guidance_scale)

@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+DECODED_PIXELS = 64 * 64  # of the latents in one call: one image of SD 1.x, several small ones
+
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
-    """Return images (N, 3, height, width) around [-1, 1], one at a time: memory is that of one image."""
+    """Return images (N, 3, height, width) around [-1, 1], `DECODED_PIXELS` or one in a call."""
     scale, shift = scale_and_shift(vae)
     rows = (latents / scale + shift).to(vae.device, vae.dtype)
-    return torch.cat([vae.decode(row[None], return_dict=False)[0] for row in rows])
+    at_once = max(1, DECODED_PIXELS // latents[0, 0].numel())
+    return torch.cat([vae.decode(some, return_dict=False)[0] for some in rows.split(at_once)])
 
 
 def encode_images(vae: Any, images: Tensor, dtype: torch.dtype) -> Tensor:

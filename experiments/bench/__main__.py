@@ -1,0 +1,172 @@
+"""Speed and memory as ratios measured in one run: `make bench` prints a table, writes runs/bench/bench.json.
+
+Machines are noisy, so no figure is an absolute time: what a ratio compares is measured in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from experiments.bench import edit_cost, overhead, sweep
+from experiments.bench.measuring import Clock, Measured
+from experiments.embedded.training import WEIGHTS
+from p2p import Model, ModelSpec, Sampling
+
+TAUS = [number / 10 for number in range(11)]
+GOALS: dict[str, tuple[str, float]] = {
+    "sweep_speedup": (">=", 5.0),
+    "sweep_vs_bound": ("<=", 1.05),
+    "naive_vs_diffusers_step": ("<=", 1.1),
+    "overhead": ("<=", 1.03),
+    "edit_vs_plain_time": ("<=", 1.05),
+    "edit_vs_plain_memory": ("<=", 1.05),
+}
+MEANING = {
+    "sweep_speedup": "tau sweep: naive loop / tree",
+    "sweep_vs_bound": "tau sweep: tree / its UNet evaluations bare",
+    "naive_vs_diffusers_step": "naive loop / plain diffusers with formed maps",
+    "overhead": "engine step, all injected / bare UNet call",
+    "edit_vs_plain_time": "one edit / the same two images without control, time",
+    "edit_vs_plain_memory": "the same, peak memory above the weights",
+    "materialised_vs_plain_time": "the naive loop's edit / the same two images, time",
+    "materialised_vs_plain_memory": "the same, peak memory above the weights",
+    "self_memory_growth": "an edit's memory per pixel, largest / smallest size; linear is 1, quadratic the "
+    "sizes' ratio",
+}
+Say = Callable[[str], None]
+
+
+def measurements(quick: bool, clock: Clock) -> dict[str, tuple[tuple[str, ...], Callable[[Say], Measured]]]:
+    """Return what can be measured: the keys that each measurement gives, and how."""
+    spec = ModelSpec(
+        "embedded", str(WEIGHTS / "pipeline"), self_max_side=16, blend_side=16, device=str(clock.device)
+    )
+
+    def embedded() -> Model:
+        return spec.load()
+
+    pairs, taus, steps = (1, [0.0, 1.0], 2) if quick else (8, TAUS, 50)
+    shapes, side, rounds = ("tiny", 16, 1) if quick else ("sd15", 64, 2)
+    narrow, sides = ("tiny", (16, 24, 32)) if quick else ("narrow", (64, 96, 128))
+    step_steps, step_rounds = (1, 1) if quick else (5, 7)
+    return {
+        "overhead": (
+            ("overhead",),
+            lambda say: overhead.measure(embedded(), pairs, Sampling(steps), clock, say),
+        ),
+        "step": (
+            ("naive_vs_diffusers_step",),
+            lambda say: sweep.measure_step(embedded(), Sampling(step_steps), step_rounds, clock, say),
+        ),
+        "sweep": (
+            ("sweep_speedup", "sweep_vs_bound"),
+            lambda say: sweep.measure(embedded(), pairs, taus, Sampling(steps), clock, say),
+        ),
+        "edit": (
+            tuple(f"{e}_vs_plain_{unit}" for e in ("edit", "materialised") for unit in ("time", "memory")),
+            lambda say: edit_cost.measure(shapes, side, rounds, clock, say),
+        ),
+        "self_memory": (
+            (*(f"self_memory_{side}" for side in sides), "self_memory_growth"),
+            lambda say: edit_cost.measure_growth(narrow, sides, clock, say),
+        ),
+    }
+
+
+def table(figures: Mapping[str, float], spread: Mapping[str, list[float]]) -> str:
+    """Return a Markdown table of figures."""
+    lines = ["| figure | value | least to most | goal | met | what |", "|---|---:|---|---|---|---|"]
+    for key, value in figures.items():
+        least, most = spread[key]
+        between = f"{least:.3f} to {most:.3f}" if least < most else ""
+        wanted = " ".join(map(str, GOALS[key])) if key in GOALS else ""
+        met = ("yes" if meets(key, value) else "**no**") if key in GOALS else ""
+        what = MEANING.get(key) or f"an edit / two images, peak memory at {key.split('_')[-1]}² latents"
+        lines.append(f"| {key} | {value:.3f} | {between} | {wanted} | {met} | {what} |")
+    return "\n".join(lines)
+
+
+def meets(key: str, value: float) -> bool:
+    """Say whether a figure reaches its goal."""
+    operator, bound = GOALS[key]
+    return value >= bound if operator == ">=" else value <= bound
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Return what the figures were measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+    }
+
+
+def main() -> None:
+    """Measure what is asked for and report it."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="tiny shapes: a check that all runs, no figure")
+    parser.add_argument("--only", nargs="+", default=[], metavar="KEY", help="figures (all: none given)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "own"),
+        default="wall",
+        help="own: this process's processor seconds, where the machine has other work",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    options = parser.parse_args()
+    offered = measurements(options.quick, Clock(torch.device(options.device), options.clock == "own"))
+    keys = [key for some, _ in offered.values() for key in some]
+    for key in options.only:
+        if key not in keys:
+            parser.error(f"--only: {key!r} is not one of {', '.join(keys)}")
+    diffusers.utils.logging.disable_progress_bar()
+    described = machine(options.device)
+    whole = Measured()
+    for name, (some, measure) in offered.items():
+        if options.only and not set(some) & set(options.only):
+            continue
+        began = time.perf_counter()
+        measured = measure(lambda text, name=name: print(f"{name}: {text}", file=sys.stderr, flush=True))  # type: ignore[misc]
+        whole.figures |= measured.figures
+        whole.details |= measured.details | {f"{name}_seconds_of_measuring": time.perf_counter() - began}
+        for key, ratio in measured.figures.items():
+            print(f"{name}: {key} {ratio.value:.3f}", file=sys.stderr, flush=True)
+    figures = {key: ratio.value for key, ratio in whole.figures.items()}
+    spread = {key: [ratio.least, ratio.most] for key, ratio in whole.figures.items()}
+    report = {
+        "figures": figures,
+        "goals": {key: list(goal) for key, goal in GOALS.items() if key in figures},
+        "spread": spread,
+        "details": whole.details,
+        "quick": options.quick,
+        "clock": options.clock,
+        "machine": described,
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "bench.json").write_text(json.dumps(report, indent=1) + "\n")
+    facts = ", ".join(f"{name} {value}" for name, value in described.items())
+    print(f"{table(figures, spread)}\n\n{facts}\n\n{options.out / 'bench.json'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""One edit in a process of its own: `python -m experiments.bench.edit ENGINE SHAPES DEVICE CLOCK`.
+
+ENGINE is `plain` (diffusers' pipeline, the same two prompts, no control), `engine` or `materialised`
+(naive.py); SHAPES a name of shapes.py; CLOCK `wall` or `own`. Each line of standard input is a JSON object
+`{"operator", "side", "guidance"}`, answered by one with seconds, bytes (peak above what was held before) and
+the gauge. What is measured ends with the latents: decoding is the same for all, and would hide what the rest
+takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from experiments.bench import naive
+from experiments.bench.measuring import Clock, peak_memory
+from experiments.bench.shapes import SHAPES, model_at, random_pipeline
+from p2p import EditRequest, Group, PromptToPrompt, Sampling
+from p2p.engine import tree_latents
+
+SOURCE = "a cat sitting on a bench"
+TARGETS = {"replace": "a dog sitting on a bench", "refine": "a cat with a hat sitting on a bench"}
+WARM_UP_SIDE = 8
+# glibc keeps what is freed below a threshold that moves, and the peak then tells of the heap's gaps: by 20 %
+# from one run to the next. With this, what counts is the tensors alive.
+RETURNED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
+
+Job = dict[str, Any]
+
+
+def run(engine: str, pipeline: StableDiffusionPipeline, job: Job) -> torch.Tensor:
+    """Denoise source and target in one step in which everything is injected; return the latents (2, ...)."""
+    sampling = Sampling(1, job["guidance"])
+    target, model = TARGETS[job["operator"]], model_at(pipeline, job["side"])
+    if engine == "plain":
+        return pipeline(
+            [SOURCE, target],
+            height=model.height,
+            width=model.width,
+            num_inference_steps=1,
+            guidance_scale=sampling.guidance_scale,
+            generator=[torch.Generator().manual_seed(0) for _ in range(2)],
+            output_type="latent",
+        ).images
+    method = PromptToPrompt(operator=job["operator"], tau=0.0, self_replace_steps=1.0)
+    edit = method.trajectory(EditRequest(SOURCE, target), model.tokenizers, 1)
+    if engine == "materialised":
+        return naive.edit_latents(model, SOURCE, edit, 0, sampling)
+    latents = tree_latents(model, [Group(SOURCE, 0, (edit,))], sampling)
+    return torch.stack([latents[0, 0], latents[0, 1]])
+
+
+def answer(engine: str, pipeline: StableDiffusionPipeline, clock: Clock, job: Job) -> dict[str, Any]:
+    """Return how long one edit takes and how much memory at its peak."""
+    took: list[float] = []
+
+    def timed() -> None:
+        took.append(clock.seconds(lambda: run(engine, pipeline, job)))
+
+    held, gauge = peak_memory(timed, clock.device)
+    return {"seconds": took[0], "bytes": held, "gauge": gauge}
+
+
+def serve(engine: str, shapes: str, device: str, clock: str, jobs: IO[str], answers: IO[str]) -> None:
+    """Load, say so, and answer jobs until there are no more."""
+    pipeline, timer = random_pipeline(SHAPES[shapes], device), Clock(torch.device(device), clock == "own")
+    for operator in TARGETS:  # what is imported or set up once is no part of an edit
+        run(engine, pipeline, {"operator": operator, "side": WARM_UP_SIDE, "guidance": 7.5})
+    print(json.dumps({"ready": engine}), file=answers, flush=True)
+    for line in jobs:
+        print(json.dumps(answer(engine, pipeline, timer, json.loads(line))), file=answers, flush=True)
+
+
+@contextmanager
+def process(engine: str, shapes: str, clock: Clock) -> Iterator[Callable[[Job], dict[str, Any]]]:
+    """Give a function that has a job done in a fresh process, which ends with the context."""
+    settings = [engine, shapes, str(clock.device), "own" if clock.own else "wall"]
+    command = [sys.executable, "-m", "experiments.bench.edit", *settings]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | RETURNED_AT_ONCE
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        jobs, answers = child.stdin, child.stdout
+
+        def read() -> dict[str, Any]:
+            line = answers.readline()
+            if not line:
+                raise RuntimeError(f"{engine} on {shapes}: the process ended, exit code {child.wait()}")
+            return json.loads(line)
+
+        def ask(job: Job) -> dict[str, Any]:
+            print(json.dumps(job), file=jobs, flush=True)
+            return read()
+
+        read()
+        yield ask
+
+
+if __name__ == "__main__":
+    serve(*sys.argv[1:], jobs=sys.stdin, answers=sys.stdout)
