@@ -37,7 +37,7 @@ CAPTION_DROPOUT = 0.1
 THING_WEIGHT = (
     3  # of the error where a thing is, over that of the place: things are small and hold the detail
 )
-ATTENTION_WEIGHT = 0.2  # of the grounding loss, beside a denoising loss of about 0.1
+ATTENTION_WEIGHT = 0.05  # of the grounding loss, beside a denoising loss of about 0.1
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -232,14 +232,13 @@ def main(
             prediction = unet(noisy, timesteps, text_encoder(ids).last_hidden_state).sample
         snr = alphas[timesteps] / (1 - alphas[timesteps])
         weight = snr.clamp(max=5) / snr  # min-SNR (Hang et al. 2023), gamma 5
-        told = (1 - timesteps / 1000)[:, None]
-        pointed = (told / 0.4).clamp(max=1)  # in pure noise there is nothing to point at
+        told = (1 - timesteps / 1000)[:, None]  # in pure noise there is nothing to point at
         masks = thing_masks(labels, scenes, index)
         emphasis = 1 + THING_WEIGHT * told[..., None] * masks.sum(1)  # (batch, 16, 16)
         error = (prediction.float() - noise).square().mean(1) * emphasis
         denoising = (error.mean((1, 2)) * weight).mean()
         where = tokens[index] * ~dropped[:, None]
-        grounding = [(grounding_loss(p.probabilities, where, masks) * pointed).mean() for p in cross.values()]
+        grounding = [(grounding_loss(p.probabilities, where, masks) * told).mean() for p in cross.values()]
         return {"denoising": denoising, "grounding": ATTENTION_WEIGHT * torch.stack(grounding).mean()}
 
     def schedule(progress: float) -> float:
