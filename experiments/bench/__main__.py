@@ -63,7 +63,7 @@ def measurements(quick: bool, clock: Clock) -> dict[str, tuple[tuple[str, ...], 
     return {
         "overhead": (
             ("overhead",),
-            lambda say: overhead.measure(embedded(), pairs, Sampling(steps), clock, say),
+            lambda say: overhead.measure(embedded(), pairs, Sampling(min(steps, 25)), clock, say),
         ),
         "step": (
             ("naive_vs_diffusers_step",),

@@ -2,9 +2,9 @@
 
 ENGINE is `plain` (diffusers' pipeline, the same two prompts, no control), `engine` or `materialised`
 (naive.py); SHAPES a name of shapes.py; CLOCK `wall` or `own`. Each line of standard input is a JSON object
-`{"operator", "side", "guidance"}`, answered by one with seconds, bytes (peak above what was held before) and
-the gauge. What is measured ends with the latents: decoding is the same for all, and would hide what the rest
-takes.
+`{"operator", "side", "guidance"}`, answered by one with seconds, bytes (peak above what the loaded pipeline
+holds) and the gauge. What is measured ends with the latents: decoding is the same for all, and would hide
+what the rest takes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from experiments.bench import naive
-from experiments.bench.measuring import Clock, peak_memory
+from experiments.bench.measuring import Clock, held_memory, peak_memory
 from experiments.bench.shapes import SHAPES, model_at, random_pipeline
 from p2p import EditRequest, Group, PromptToPrompt, Sampling
 from p2p.engine import tree_latents
@@ -58,15 +58,17 @@ def run(engine: str, pipeline: StableDiffusionPipeline, job: Job) -> torch.Tenso
     return torch.stack([latents[0, 0], latents[0, 1]])
 
 
-def answer(engine: str, pipeline: StableDiffusionPipeline, clock: Clock, job: Job) -> dict[str, Any]:
-    """Return how long one edit takes and how much memory at its peak."""
+def answer(
+    engine: str, pipeline: StableDiffusionPipeline, clock: Clock, loaded: int, job: Job
+) -> dict[str, Any]:
+    """Return how long one edit takes, and its peak memory above the `loaded` weights' bytes."""
     took: list[float] = []
 
     def timed() -> None:
         took.append(clock.seconds(lambda: run(engine, pipeline, job)))
 
-    held, gauge = peak_memory(timed, clock.device)
-    return {"seconds": took[0], "bytes": held, "gauge": gauge}
+    peak, gauge = peak_memory(timed, clock.device)
+    return {"seconds": took[0], "bytes": peak - loaded, "gauge": gauge}
 
 
 def serve(engine: str, shapes: str, device: str, clock: str, jobs: IO[str], answers: IO[str]) -> None:
@@ -74,9 +76,10 @@ def serve(engine: str, shapes: str, device: str, clock: str, jobs: IO[str], answ
     pipeline, timer = random_pipeline(SHAPES[shapes], device), Clock(torch.device(device), clock == "own")
     for operator in TARGETS:  # what is imported or set up once is no part of an edit
         run(engine, pipeline, {"operator": operator, "side": WARM_UP_SIDE, "guidance": 7.5})
+    loaded = held_memory(timer.device)
     print(json.dumps({"ready": engine}), file=answers, flush=True)
     for line in jobs:
-        print(json.dumps(answer(engine, pipeline, timer, json.loads(line))), file=answers, flush=True)
+        print(json.dumps(answer(engine, pipeline, timer, loaded, json.loads(line))), file=answers, flush=True)
 
 
 @contextmanager
@@ -106,4 +109,4 @@ def process(engine: str, shapes: str, clock: Clock) -> Iterator[Callable[[Job], 
 
 
 if __name__ == "__main__":
-    serve(*sys.argv[1:], jobs=sys.stdin, answers=sys.stdout)
+    serve(sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], sys.stdin, sys.stdout)

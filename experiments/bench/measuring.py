@@ -1,4 +1,4 @@
-"""Ratios of times measured in turn, and peak memory above what was held before."""
+"""Ratios of times measured in turn, and the memory held at the peak of a call."""
 
 from __future__ import annotations
 
@@ -76,15 +76,24 @@ def in_turn(
     """
     measured: dict[str, list[float]] = {name: [] for name in functions}
     for number in range(rounds):
-        names = list(functions) if number % 2 == 0 else list(reversed(functions))
+        names = list(functions) if number % 2 == 0 else list(functions)[::-1]
         for name in names:
             measured[name].append(functions[name]())
             say(f"round {number + 1} of {rounds}, {name}: {measured[name][-1]:.2f}")
     return measured
 
 
+def held_memory(device: torch.device) -> int:
+    """Return the bytes held now, in the unit and by the gauge of `peak_memory`."""
+    gc.collect()
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    _return_freed_memory()
+    return _status("VmRSS") if _reset_high_water_mark() else _max_resident()
+
+
 def peak_memory(run: Callable[[], object], device: torch.device) -> tuple[int, str]:
-    """Return the most memory in bytes held during a call above what is held before it, and by which gauge.
+    """Return the most memory in bytes held during a call, and by which gauge.
 
     On a GPU torch's own count. Else the process's resident set: its high-water mark where Linux lets it be
     reset, `ru_maxrss` elsewhere, which sees a peak only where it exceeds every earlier one.
@@ -92,19 +101,20 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> tuple[int, s
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
         run()
-        return torch.cuda.max_memory_allocated(device) - before, "torch.cuda.max_memory_allocated"
+        return torch.cuda.max_memory_allocated(device), "torch.cuda.max_memory_allocated"
     _return_freed_memory()
+    reset = _reset_high_water_mark()
+    run()
+    return (_status("VmHWM"), "VmHWM, reset before the call") if reset else (_max_resident(), "ru_maxrss")
+
+
+def _reset_high_water_mark() -> bool:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        before = _max_resident()
-        run()
-        return _max_resident() - before, "ru_maxrss"
-    before = _status("VmRSS")
-    run()
-    return _status("VmHWM") - before, "VmHWM, reset before the call"
+        return False
+    return True
 
 
 def _return_freed_memory() -> None:
