@@ -140,8 +140,8 @@ def compared(embedded: StableDiffusion) -> list[Compared]:
 def test_the_engine_equals_formed_maps_in_single_precision(compared: list[Compared], number: int) -> None:
     """Also where a blend value lies near its threshold: no case is left out."""
     result = compared[number]
-    # The ancestral sampler begins at sigma 20 and adds noise at each step, so that a last digit grows more:
-    # the unedited source too differs by up to 9e-5. In float64 it is exact, see the next test.
+    # Under the ancestral sampler roundings grow more: the unedited source too differs by up to 9e-5. In
+    # float64 both are exact, see the next test.
     tolerance = 3 * TOLERANCE if result.case.scheduler == ANCESTRAL else TOLERANCE
     assert result.source < TOLERANCE, result
     assert result.target < tolerance, result
