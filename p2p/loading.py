@@ -27,7 +27,7 @@ from p2p.loras import Lora, load_loras
 from p2p.schedulers import new_scheduler, scheduler_class
 
 SHARED = ("tokenizer", "text_encoder")  # by a model and its upscaler
-SEMANTICS_VERSION = 2  # raised whenever the same edit would give other pixels
+SEMANTICS_VERSION = 3  # raised whenever the same edit would give other pixels
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class ModelSpec:
             "semantics": SEMANTICS_VERSION,
             "weights": _hash_files(folder) if folder else [self.path, self.revision, self.variant],
             "scheduler": [type(scheduler).__name__, config],
-            "run": [self.dtype, self.variant, self.self_max_side, self.height, self.width],
+            "run": [self.dtype, self.variant, self.self_max_side, self.blend_side, self.height, self.width],
         }
         if self.leave_out:
             facts["left_out"] = sorted(self.leave_out)

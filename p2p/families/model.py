@@ -144,6 +144,8 @@ class Model(ABC):
         cls, scheduler: Any, num_inference_steps: int, image_tokens: int
     ) -> Mapping[str, Any]:
         """Return what else `scheduler.set_timesteps` is told. Raises ValueError for one of another kind."""
+        if hasattr(scheduler, "scale_noise"):
+            raise ValueError(f"scheduler: {type(scheduler).__name__} is for flow matching, this model is not")
         return {}
 
     @classmethod

@@ -2,6 +2,7 @@
 does not depend on the edits that ride along.
 """
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,6 +73,35 @@ CASES = [
 ]
 
 
+def draw(number: int) -> Case:
+    """Draw an edit and the settings of its run."""
+    rng = random.Random(number)
+    prompts = rng.choice([SWAP, TWO, ADD, REMOVE, PLACE, SAME])
+    word = prompts[2][1]
+    profile = rng.choice(list(PROFILES))
+    cross = {"default_": rng.choice([HALF, MOST, ALL, LATE])}
+    if rng.random() < 0.3:
+        cross[word] = rng.choice([HALF, MOST, ALL, LATE])
+    weighted = prompts is SAME or rng.random() < 0.4
+    blend = rng.random() < 0.5
+    return Case(
+        prompts,
+        profile,
+        cross if prompts is not SAME else {"default_": ALL},
+        rng.choice([(0.0, 0.0), (0.0, 0.4), HALF, MOST, LATE]),
+        rng.choice([1.0, 4.0, 7.5]),
+        rng.choice([DDIM, PNDM, DPM, EULER, ANCESTRAL, DDPM]),
+        blend,
+        blend and profile != "google-stable" and rng.random() < 0.3,
+        ((word, rng.choice([0.3, 2.0, 4.0])),) if weighted else (),
+        "refine" if prompts in (ADD, REMOVE) else rng.choice(["replace", "refine"]),
+        rng.randrange(4),
+    )
+
+
+CASES += [draw(number) for number in range(32)]
+
+
 @pytest.fixture(scope="module")
 def embedded() -> StableDiffusion:
     """The pipeline that ships with the project, in single precision on the CPU."""
@@ -136,22 +166,40 @@ def compared(embedded: StableDiffusion) -> list[Compared]:
     return [compare(embedded, case) for case in CASES]
 
 
+@pytest.fixture(scope="module")
+def embedded_in_double() -> StableDiffusion:
+    return spec("float64").load()
+
+
 @pytest.mark.parametrize("number", range(len(CASES)))
-def test_the_engine_equals_formed_maps_in_single_precision(compared: list[Compared], number: int) -> None:
-    """Also where a blend value lies near its threshold: no case is left out."""
+def test_the_engine_equals_formed_maps_in_single_precision(
+    compared: list[Compared], embedded_in_double: StableDiffusion, number: int
+) -> None:
+    """Also where a blend value lies near its threshold: no case is left out.
+
+    Some samplers let roundings grow, in the unedited source as well. Where a difference exceeds 1e-4, it has
+    to be one: below 1e-3, and gone in double precision.
+    """
     result = compared[number]
-    # Under the ancestral sampler roundings grow more: the unedited source too differs by up to 9e-5. In
-    # float64 both are exact, see the next test.
-    tolerance = 3 * TOLERANCE if result.case.scheduler == ANCESTRAL else TOLERANCE
-    assert result.source < TOLERANCE, result
-    assert result.target < tolerance, result
     assert result.moved > 1000 * TOLERANCE, f"nothing was edited: {result}"
+    if max(result.source, result.target) > TOLERANCE:
+        assert max(result.source, result.target) < 10 * TOLERANCE, result
+        exact = compare(embedded_in_double, result.case)
+        assert max(exact.source, exact.target) < 1e-9, exact
 
 
-def test_what_the_ancestral_sampler_differs_by_is_rounding() -> None:
-    [case] = [case for case in CASES if case.scheduler == ANCESTRAL]
-    result = compare(spec("float64").load(), case)
-    assert max(result.source, result.target) < 1e-11, result
+def test_few_cases_exceed_the_tolerance(
+    compared: list[Compared], record_property: Callable[[str, object], None]
+) -> None:
+    over = [r for r in compared if max(r.source, r.target) > TOLERANCE]
+    told = [
+        f"{r.case.prompts[1]!r}, {r.case.scheduler}, guidance {r.case.guidance}: source {r.source:.1e}, "
+        f"target {r.target:.1e}"
+        for r in over
+    ]
+    print("\n".join([f"{len(over)} of {len(compared)} cases above {TOLERANCE:g}, by rounding:", *told]))
+    record_property("above_tolerance", told)
+    assert len(over) <= len(compared) // 6, told
 
 
 def test_blends_near_their_threshold_are_told(
@@ -159,8 +207,8 @@ def test_blends_near_their_threshold_are_told(
 ) -> None:
     """There a rounding may turn a latent cell from the source's to the target's, which is no fault.
 
-    A run has some 3,000 blend values, so some lie within 1e-4 of the threshold, but none within the two
-    engines' difference of it, or the tests above would have failed.
+    A run has hundreds of blend values a step, so some lie within 1e-4 of the threshold, but none within the
+    two engines' difference of it, or the tests above would have failed.
     """
     near = [result for result in compared if result.nearest < TOLERANCE]
     told = [f"{r.case.prompts[1]!r}, {r.case.scheduler}: {r.nearest:.1e}" for r in near]

@@ -160,8 +160,8 @@ def test_only_the_asked_for_columns_layers_and_steps_are_formed(
 ) -> None:
     formed: list[tuple[str, int]] = []
 
-    def spied(layer, query, key, value, injection, scale):  # type: ignore[no-untyped-def]
-        output = inject_cross(layer, query, key, value, injection, scale)
+    def spied(layer, query, key, value, injection, scale, mask):  # type: ignore[no-untyped-def]
+        output = inject_cross(layer, query, key, value, injection, scale, mask)
         formed.extend((name, maps.shape[2]) for name, maps in injection.maps.items() if name == layer)
         return output
 

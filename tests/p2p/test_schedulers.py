@@ -226,7 +226,7 @@ def test_what_needs_unconditional_rows_is_an_error_without_them(
     lcm: StableDiffusion, setting: dict[str, Any]
 ) -> None:
     with pytest.raises(
-        ValueError, match=f"{next(iter(setting))}: .* does nothing, as this UNet takes the gui"
+        ValueError, match=f"{next(iter(setting))}: .* does nothing, as this model takes the g"
     ):
         tree_latents(lcm, [Group(SOURCE, 3, ())], Sampling(4, **setting))
 
@@ -331,7 +331,7 @@ def test_a_scheduler_that_cannot_work_is_refused_before_weights_load(tiny_folder
         ("DDIMScheduler", {"beta_schedule": "steep"}, "cannot be made from its config: steep is not"),
         ("DDIMInverseScheduler", {}, "goes from the image to noise"),
         ("RePaintScheduler", {}, "RePaintScheduler"),
-        ("FlowMatchEulerDiscreteScheduler", {}, "no attribute 'scale_model_input'"),
+        ("FlowMatchEulerDiscreteScheduler", {}, "is for flow matching, this model is not"),
     ],
 )
 def test_configs_that_cannot_work_are_refused_too(
