@@ -96,7 +96,8 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> tuple[int, s
     """Return the most memory in bytes held during a call, and by which gauge.
 
     On a GPU torch's own count. Else the process's resident set: its high-water mark where Linux lets it be
-    reset, `ru_maxrss` elsewhere, which sees a peak only where it exceeds every earlier one.
+    reset, `ru_maxrss` elsewhere, which sees a peak only where it exceeds every earlier one. Where the whole
+    machine is short of memory, Linux takes back pages of loaded libraries, and the mark falls short by those.
     """
     gc.collect()
     if device.type == "cuda":
