@@ -19,7 +19,9 @@ class Edits:
     source_index: Tensor  # (N,) int64 in [0, M)
     source_prompts: tuple[str, ...]  # N
     target_prompts: tuple[str, ...]  # N
-    masks: Tensor | None = None  # (N, 1, H, W) bool or float32 in {0, 1}, 1 = the area to edit; None = no masks
+    masks: Tensor | None = (
+        None  # (N, 1, H, W) bool or float32 in {0, 1}, 1 = the area to edit; None = no masks
+    )
 
     def __post_init__(self) -> None:
         _check_images("images", self.images)
