@@ -1,6 +1,6 @@
-"""Structure distance between an edit and its source image (Tumanyan et al. 2022, Sec. 3.1), as PIE-Bench has it.
+"""Structure distance of an edit from its source image (Tumanyan et al. 2022), as PIE-Bench has it.
 
-Ju et al. 2024 (PnPInversion) compute it with DINO ViT-B/8 (Caron et al. 2021), block 11, on pixels of 0 to 255.
+PIE-Bench (Ju et al. 2024) takes block 11 of DINO ViT-B/8 (Caron et al. 2021) and pixels of 0 to 255.
 """
 
 import re
@@ -26,7 +26,7 @@ _MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class StructureDistance:
-    """Measure how far an edit's self-similarity is from its source's: 0 means alike, brightness counts little.
+    """Measure how far an edit's self-similarity is from its source's: 0 means alike.
 
     The keys of the last self-attention (all heads together, class token included) give a matrix of cosines
     between all places of an image; the distance is the mean squared difference of two such matrices. As

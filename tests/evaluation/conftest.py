@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.pre_tokenizers import ByteLevel, Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer, PreTrainedTokenizerFast
 
 from evaluation import Edits, small_lpips
-from tests.evaluation.pictures import edits_of
+from tests.evaluation.pictures import edits_of, masked_edits
 
 WORDS = ["a", "cat", "dog", "fox", "on", "the", "beach", "snow", "in", "of", "red", "big"]
 CONTEXT = 8
@@ -60,6 +60,32 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
     state = {key: value.half().contiguous() for key, value in model.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hub_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny CLIP as transformers saves it; its tokenizer is CLIP's without merges, a token per letter."""
+    folder = tmp_path_factory.mktemp("weights") / "hub"
+    letters = sorted(ByteLevel.alphabet())
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(
+        vocab={piece: index for index, piece in enumerate(pieces)}, merges=[], model_max_length=77
+    )
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**small, **ends, "vocab_size": len(tokenizer)}
+    vision = {**small, "image_size": 48, "patch_size": 8}
+    with torch.random.fork_rng():
+        torch.manual_seed(1)  # cosines of both signs
+        model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
+        for name, weight in model.named_parameters():
+            if weight.dim() > 1:  # louder than its initialisation: features of two images must differ
+                torch.nn.init.normal_(weight, std=0.02 if "embedding" in name else 0.2)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    crop = {"height": 48, "width": 48}
+    CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size=crop).save_pretrained(folder)
     return folder
 
 
@@ -128,6 +154,11 @@ def vit_folder(tmp_path_factory: pytest.TempPathFactory, vit: VisionTransformer)
             state[name] = value
     save_file(state, folder / "model.safetensors")
     return folder
+
+
+@pytest.fixture
+def masked() -> Edits:
+    return masked_edits()
 
 
 @pytest.fixture
