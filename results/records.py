@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 _TEXT = (
     *("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty", "source_prompt"),
-    *("target_prompt", "method", "operator", "weights", "blend", "params", "image", "source_image"),
+    *("target_prompt", "method", "operator", "weights", "blend", "params", "image", "source_image", "mask"),
     *("status", "error", "warnings"),
 )
 _WINDOWS = ("cross_start", "cross_end", "self_start", "self_end")
@@ -28,13 +28,21 @@ RECORD_TYPES: dict[str, str] = {
     **dict.fromkeys(_WINDOWS, "Int64"),
     **dict.fromkeys(_WHOLE, "int64"),
     **dict.fromkeys(_REAL, "float64"),
+    "uses_mask": "bool",
 }
 METRIC_TYPES: dict[str, str] = {"key": "string", "metric": "string", "value": "float64", "reason": "string"}
 # One image may serve two pairs (a shared source) or two methods, so the key alone does not name a row.
 RECORD_IDENTITY = ["key", "pair_id", "method"]
 METRIC_IDENTITY = ["key", "metric"]
 
-_ARROW = {"string": pa.string(), "Int64": pa.int64(), "int64": pa.int64(), "float64": pa.float64()}
+_ARROW = {
+    "string": pa.string(),
+    "Int64": pa.int64(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+}
+_BEFORE_MASKS = {"mask": "", "uses_mask": False}  # of records written when there were none
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][\w.@+-]*", re.ASCII)
 
 
@@ -155,7 +163,7 @@ def _check_record_rows(rows: pd.DataFrame, group: str) -> None:
             raise ValueError(f"{where}: status is {row.status!r}, not 'ok' or 'failed'")
         if (row.status == "ok") != bool(row.image):
             raise ValueError(f"{where}: a row has an image exactly if its status is 'ok'")
-        for name in (row.image, row.source_image):
+        for name in (row.image, row.source_image, row.mask):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise ValueError(f"{where}: {name!r} is not a path inside the run folder")
         for name, text in (("weights", row.weights), ("blend", row.blend), ("params", row.params)):
@@ -198,7 +206,9 @@ def _read(files: list[Path], types: dict[str, str]) -> pd.DataFrame:
         raise ValueError(f"a parquet file cannot be read: {str(error).splitlines()[0]}") from error
     # Without this the windows, which are nullable, would come back as floats.
     nullable = {pa.int64(): pd.Int64Dtype()}
-    return table.to_pandas(types_mapper=nullable.get).astype(types)
+    frame = table.to_pandas(types_mapper=nullable.get)
+    absent = {name: value for name, value in _BEFORE_MASKS.items() if name in types}
+    return frame.fillna(absent).astype(types)
 
 
 def _write(path: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:
