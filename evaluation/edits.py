@@ -19,6 +19,9 @@ class Edits:
     source_index: Tensor  # (N,) int64 in [0, M)
     source_prompts: tuple[str, ...]  # N
     target_prompts: tuple[str, ...]  # N
+    masks: Tensor | None = (
+        None  # (N, 1, H, W) bool or float32 in {0, 1}, 1 = the area to edit; None = no masks
+    )
 
     def __post_init__(self) -> None:
         _check_images("images", self.images)
@@ -34,6 +37,8 @@ class Edits:
         _check_index(self.source_index, n, m)
         for name in ("source_prompts", "target_prompts"):
             _check_prompts(name, getattr(self, name), n)
+        if self.masks is not None:
+            _check_masks(self.masks, (n, 1, *self.images.shape[-2:]))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,3 +71,14 @@ def _check_prompts(name: str, prompts: tuple[str, ...], n: int) -> None:
         raise ValueError(f"{name} is {prompts!r}; allowed: a tuple of strings")
     if len(prompts) != n:
         raise ValueError(f"{name} has {len(prompts)} entries; allowed: {n}, one per edit")
+
+
+def _check_masks(masks: Tensor, shape: tuple[int, ...]) -> None:
+    if masks.shape != shape:
+        raise ValueError(f"masks has shape {tuple(masks.shape)}; allowed: {shape}, the size of images")
+    if masks.dtype not in (torch.bool, torch.float32):
+        raise ValueError(f"masks has dtype {masks.dtype}; allowed: torch.bool, torch.float32")
+    if not ((masks == 0) | (masks == 1)).all():
+        raise ValueError(
+            f"masks has values from {masks.min().item():g} to {masks.max().item():g}; allowed: 0 and 1 only"
+        )

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import open_clip
 import torch
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
@@ -21,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from evaluation.weights import TIMEOUT_S, WeightsUnavailable, require_files, require_reachable
+from evaluation.weights import require_files, require_hub, require_reachable
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 RANDOM = "random"
@@ -120,7 +119,7 @@ def check_pretrained(name: str, backbone: str, tag: str) -> None:
     config = get_pretrained_cfg(backbone, tag)
     if config["hf_hub"]:
         repo, _, file = config["hf_hub"].rpartition("/")
-        _check_hub(name, repo, (file,) if file else (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME))
+        require_hub(name, repo, (file,) if file else (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME))
     else:
         require_reachable(name, config["url"], Path("~/.cache/clip").expanduser() / Path(config["url"]).name)
 
@@ -132,21 +131,6 @@ def check_folder(name: str, folder: Path) -> None:
     if not tokenizer:
         raise ValueError(f"{name}: text_cfg in {folder / CONFIG} lacks hf_tokenizer_name")
     require_files(name, folder, (f"{tokenizer}/tokenizer_config.json",))
-
-
-def _check_hub(name: str, repo: str, files: tuple[str, ...]) -> None:
-    if any(isinstance(huggingface_hub.try_to_load_from_cache(repo, file), str) for file in files):
-        return
-    for file in files:
-        try:
-            huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repo, file), timeout=TIMEOUT_S)
-            return
-        except Exception as error:  # offline, gated, absent, no network: each hub client has its own kinds
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    raise WeightsUnavailable(
-        f"{name}: no weights of {repo} in the Hugging Face cache, and they cannot be fetched ({reason}); "
-        f"run 'hf download {repo} {files[0]}' where there is a network and copy the cache here"
-    )
 
 
 def _text_cfg(folder: Path) -> dict[str, Any]:

@@ -49,9 +49,14 @@ class Pixel:
         for rows in torch.arange(len(edits)).split(self.batch_size):
             source = edits.source_images[edits.source_index[rows]].to(self.device)
             batches.append(_compare(source, edits.images[rows].to(self.device)).cpu())
-        ssim, ms_ssim, mse = torch.cat(batches, dim=1)
-        reasons = tuple("identical images" if error == 0 else "" for error in mse.tolist())
-        columns = (Scores.of(ssim), Scores.of(ms_ssim), Scores.of(-10 * mse.log10(), reasons), Scores.of(mse))
+        likeness, ms_ssim, errors = torch.cat(batches, dim=1)
+        reasons = tuple("identical images" if error == 0 else "" for error in errors.tolist())
+        columns = (
+            Scores.of(likeness),
+            Scores.of(ms_ssim),
+            Scores.of(psnr(errors), reasons),
+            Scores.of(errors),
+        )
         return dict(zip(self.names, columns, strict=True))
 
 
@@ -63,12 +68,26 @@ def ms_ssim_weights(side: int) -> tuple[float, ...]:
     return weights if scales == 5 else tuple(weight / sum(weights) for weight in weights)
 
 
+def ssim(source: Tensor, edit: Tensor) -> Tensor:
+    """Give the SSIM of each pair of images (N, 3, H, W) in [0, 1], a window or larger: (N,) float64."""
+    values = structural_similarity_index_measure(edit, source, data_range=1.0, reduction="none")
+    assert isinstance(values, Tensor)
+    return values.double()
+
+
+def mse(source: Tensor, edit: Tensor) -> Tensor:
+    """Give the mean squared error of each pair of images (N, 3, H, W): (N,) float64."""
+    return (edit.double() - source.double()).square().mean(dim=(1, 2, 3))
+
+
+def psnr(errors: Tensor) -> Tensor:
+    """Give the PSNR, dB, that goes with mean squared errors of images in [0, 1]; infinite for 0."""
+    return -10 * errors.log10()
+
+
 def _compare(source: Tensor, edit: Tensor) -> Tensor:
     """Give SSIM, MS-SSIM and MSE, (3, N), of images (N, 3, H, W)."""
-    ssim = structural_similarity_index_measure(edit, source, data_range=1.0, reduction="none")
     ms_ssim = multiscale_structural_similarity_index_measure(
         edit, source, data_range=1.0, reduction="none", betas=ms_ssim_weights(min(edit.shape[-2:]))
     )
-    assert isinstance(ssim, Tensor)
-    mse = (edit.double() - source.double()).square().mean(dim=(1, 2, 3))
-    return torch.stack([ssim.double(), ms_ssim.double(), mse])
+    return torch.stack([ssim(source, edit), ms_ssim.double(), mse(source, edit)])

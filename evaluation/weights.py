@@ -4,6 +4,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import huggingface_hub
+
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 5.0
 
@@ -37,3 +39,19 @@ def require_reachable(name: str, url: str, cached: Path) -> None:
             f"{name}: no weights at {cached} and {url} cannot be reached ({reason}); "
             "download it elsewhere and put it there"
         ) from None
+
+
+def require_hub(name: str, repo: str, files: tuple[str, ...]) -> None:
+    """Raise unless one of the files of a Hugging Face repository is in the cache or can be fetched."""
+    if any(isinstance(huggingface_hub.try_to_load_from_cache(repo, file), str) for file in files):
+        return
+    for file in files:
+        try:
+            huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repo, file), timeout=TIMEOUT_S)
+            return
+        except Exception as error:  # offline, gated, absent, no network: each hub client has its own kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    raise WeightsUnavailable(
+        f"{name}: no weights of {repo} in the Hugging Face cache, and they cannot be fetched ({reason}); "
+        f"run 'hf download {repo} {files[0]}' where there is a network and copy the cache here"
+    )

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from evaluation.edits import Edits
 from evaluation.metric import Metric
 from experiments.generate import read_png
+from experiments.masks import read_mask
 from results.records import has_records, load_metrics, load_records, write_metrics
 
 _log = logging.getLogger(__name__)
@@ -74,7 +75,10 @@ def evaluate_run(
     weights = {metric.name: _weights(metric) for metric in metrics}
     for metric, group, rows in tqdm(todo, desc="evaluating", unit="group", disable=not todo):
         try:
-            batches = [rows.iloc[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+            parts = [part for _, part in rows.groupby(rows["mask"].ne(""))]
+            batches = [
+                part.iloc[i : i + batch_size] for part in parts for i in range(0, len(part), batch_size)
+            ]
             values = pd.concat([score(run_dir, metric, batch) for batch in batches])
             write_metrics(run_dir, metric.name, group, values)
             _weights_file(run_dir, metric).write_text(weights[metric.name])
@@ -85,14 +89,19 @@ def evaluate_run(
 
 
 def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return long rows (key, metric, value, reason) of one metric family for some records."""
+    """Return long rows (key, metric, value, reason) of one metric family for some records.
+
+    Either all of the records have a mask or none has.
+    """
     sources = list(dict.fromkeys(rows["source_image"]))
+    images = _load(run_dir, rows["image"])
     edits = Edits(
-        images=_load(run_dir, rows["image"]),
+        images=images,
         source_images=_load(run_dir, sources),
         source_index=torch.tensor([sources.index(path) for path in rows["source_image"]]),
         source_prompts=tuple(map(str, rows["source_prompt"])),
         target_prompts=tuple(map(str, rows["target_prompt"])),
+        masks=_masks(run_dir, rows, images.shape[-2:]) if rows["mask"].ne("").any() else None,
     )
     parts = [
         pd.DataFrame(
@@ -110,3 +119,13 @@ def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:
 
 def _load(run_dir: Path, paths: Sequence[str]) -> torch.Tensor:
     return torch.from_numpy(np.stack([read_png(run_dir / path) for path in paths]))
+
+
+def _masks(run_dir: Path, rows: pd.DataFrame, size: Sequence[int]) -> torch.Tensor:
+    """Return the records' masks (N, 1, height, width) bool; ValueError names a pair whose mask is no such."""
+    height, width = size
+    masks = [
+        read_mask(run_dir / mask, pair_id, (height, width))
+        for mask, pair_id in zip(rows["mask"], rows["pair_id"], strict=True)
+    ]
+    return torch.from_numpy(np.stack(masks))[:, None]

@@ -7,17 +7,19 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from experiments.datasets.pair import Pair, slug
+from experiments.masks import check_sizes, read_mask
 from experiments.plan import Branch, GroupPlan, Plan, without
 from p2p.denoise import Calls
 from p2p.edits import Trajectory
@@ -55,9 +57,19 @@ def remaining(plan: Plan, run_dir: Path) -> Plan:
         return plan
     records = load_records(run_dir)
     ok = records[records["status"] == "ok"]
-    rows = ok[["key", "pair_id", "method", "image", "source_image"]].itertuples(index=False, name=None)
+    rows = ok[["key", "pair_id", "method", "image", "source_image", "mask"]].itertuples(
+        index=False, name=None
+    )
     done = {tuple(row[:3]) for row in rows if all((run_dir / image).exists() for image in row[3:])}
     return without(plan, lambda branch: branch.identity in done)
+
+
+def check_masks(plan: Plan, model: Model) -> None:
+    """Raise ValueError, naming the pairs, where masks are not of the size of the images to be made."""
+    masks = {b.pair.id: b.pair.mask for group in plan.groups for b in group.branches if b.pair.mask}
+    if masks:
+        height, width = model.decode(model.draw_noise([torch.Generator()])).shape[-2:]
+        check_sizes(masks.items(), (height, width))
 
 
 def run_plan(plan: Plan, model: Model, info: RunInfo) -> int:
@@ -111,7 +123,10 @@ def _save(group: GroupPlan, edited: Edited, plan: Plan, info: RunInfo, seconds: 
         if pair.id not in sources:
             sources[pair.id] = str(folder / f"source-{group.source_key[:16]}.png")
             write_png(edited.source, info.run_dir / sources[pair.id])
-            rows.append(_source_row(group, pair, plan, info, sources[pair.id]))
+            if pair.mask:
+                height, width = edited.source.shape[-2:]
+                _write_mask(read_mask(pair.mask, pair.id, (height, width)), info.run_dir / _mask(branch))
+            rows.append(_source_row(group, branch, plan, info, sources[pair.id]))
         path = str(folder / f"{branch.method}-{branch.key[:16]}.png")
         write_png(image, info.run_dir / path)
         rows.append(
@@ -127,6 +142,15 @@ def write_png(image: Tensor, path: Path) -> None:
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(partial, format="PNG")
     partial.replace(path)
+
+
+def _write_mask(mask: np.ndarray, path: Path) -> None:
+    write_png(torch.from_numpy(mask).float().expand(3, -1, -1), path)
+
+
+def _mask(branch: Branch) -> str:
+    """Return where the run keeps the branch's mask, "" where it has none."""
+    return f"images/{slug(branch.pair.id)}/mask-{branch.mask}.png" if branch.mask else ""
 
 
 def read_png(path: Path) -> np.ndarray:
@@ -169,6 +193,8 @@ def _row(
         "guidance_scale": float(plan.sampling.guidance_scale),
         "guidance_rescale": float(plan.sampling.guidance_rescale),
         "params": json.dumps(dict(branch.params), sort_keys=True),
+        "mask": _mask(branch),
+        "uses_mask": branch.uses_mask,
         "image": image,
         "source_image": source,
         "status": "failed" if error else "ok",
@@ -178,13 +204,16 @@ def _row(
     }
 
 
-def _source_row(group: GroupPlan, pair: Pair, plan: Plan, info: RunInfo, path: str) -> dict[str, Any]:
-    """Return the record of the source image itself: its target prompt is its own prompt."""
-    branch = Branch(
-        Pair(pair.id, pair.source_prompt, pair.source_prompt, pair.edit_type, pair.difficulty),
-        "source",
-        {},
-        _SOURCE,
-        group.source_key,
+def _source_row(group: GroupPlan, branch: Branch, plan: Plan, info: RunInfo, path: str) -> dict[str, Any]:
+    """Return the record of a branch's source image itself: its target prompt is its own prompt."""
+    pair = branch.pair
+    itself = replace(
+        branch,
+        pair=Pair(pair.id, pair.source_prompt, pair.source_prompt, pair.edit_type, pair.difficulty),
+        method="source",
+        params={},
+        trajectory=_SOURCE,
+        key=branch.source_key,
+        uses_mask=False,
     )
-    return _row(group, branch, plan, info, path, path, "", 0.0)
+    return _row(group, itself, plan, info, path, path, "", 0.0)

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from experiments.datasets.pair import Pair, raise_problems, slug
+from experiments.masks import mask_digest, read_mask
 from p2p.alignment import Tokenizers, encode
 from p2p.denoise import Sampling
 from p2p.edits import EditRequest, Method, Trajectory
@@ -55,6 +56,9 @@ class Branch:
     params: Mapping[str, Any]
     trajectory: Trajectory
     key: str
+    source_key: str  # of the source image's own record
+    mask: str = ""  # a hash of the pair's mask, "" where it has none
+    uses_mask: bool = False  # of the method
 
     @property
     def identity(self) -> Identity:
@@ -129,7 +133,7 @@ class Plan:
 
     def rows(self) -> set[Identity]:
         """Return which records the plan makes, those of the source images included."""
-        sources = {(g.source_key, b.pair.id, "source") for g in self.groups for b in g.branches}
+        sources = {(b.source_key, b.pair.id, "source") for g in self.groups for b in g.branches}
         return sources | {b.identity for g in self.groups for b in g.branches}
 
 
@@ -171,8 +175,13 @@ def make_plan(
         except ValueError as error:
             problems.append(str(error))
     trajectories: dict[tuple[str, int], Trajectory] = {}
+    masks: dict[str, str] = {}
     for pair in pairs:
         problems += [f"pair {pair.id!r}: {text}" for text in _unsupported(pair)]
+        try:
+            masks[pair.id] = mask_digest(read_mask(pair.mask, pair.id)) if pair.mask else ""
+        except ValueError as error:
+            problems.append(str(error))
         request = EditRequest(pair.source_prompt, pair.target_prompt, pair.weights, pair.blend_words)
         for number, named in enumerate(methods):
             try:
@@ -193,12 +202,24 @@ def make_plan(
     merged, rows_read = 0, max(calls, upscaler_calls)
     candidates: list[dict[str, Any]] = []
     for seed, pair in itertools.product(seeds, pairs):
+        # A mask changes no pixel, but what metrics say of them: the same image under another mask is another.
+        mask = [masks[pair.id]] if masks[pair.id] else []
+        source_key = _hash([*base, pair.source_prompt, seed, "source", *mask])
         branches = groups.setdefault((pair.source_prompt, seed), [])
         seen = {branch.identity for branch in branches}
         for number, named in enumerate(methods):
             trajectory = trajectories[pair.id, number]
-            key = _hash([*base, pair.source_prompt, seed, trajectory.digest(rows_read)])
-            branch = Branch(pair, named.name, named.params, trajectory, key)
+            key = _hash([*base, pair.source_prompt, seed, trajectory.digest(rows_read), *mask])
+            branch = Branch(
+                pair,
+                named.name,
+                named.params,
+                trajectory,
+                key,
+                source_key,
+                masks[pair.id],
+                named.method.uses_mask,
+            )
             # Re-weighting alone is no edit at tau 1, so there a larger tau is not a freer edit.
             if named.auto_tau and pair.source_prompt != pair.target_prompt:
                 candidates.append(_candidate(branch, named))
@@ -266,7 +287,6 @@ def _unsupported(pair: Pair) -> list[str]:
     """Return what the pair asks for and would be ignored: an error is better."""
     texts = {
         "image": "editing real images",
-        "mask": "editing inside a mask",
         "ideal": "comparing with an ideal image",
     }
     return [f"{name}: {what} is not available yet" for name, what in texts.items() if getattr(pair, name)]

@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from evaluation.weights import WeightsUnavailable
 from experiments.datasets.dataset import Dataset
 from experiments.evaluate import check_metrics, evaluate_run
-from experiments.generate import RunInfo, remaining, run_plan
+from experiments.generate import RunInfo, check_masks, remaining, run_plan
 from experiments.plan import NamedMethod, Plan, expand, make_plan, shard
 from experiments.provenance import write_provenance
 from experiments.timing import describe, estimate
@@ -106,6 +106,8 @@ def _task(command: str) -> Any:
                 print(estimate(job.model, left))
                 return
             model = job.model.load() if left.groups else None
+            if model is not None:
+                check_masks(left, model)
         except (ValueError, OSError, WeightsUnavailable) as error:
             print(f"error: {error}", file=sys.stderr)
             if multirun:  # the other jobs go on, and Hydra exits with 1

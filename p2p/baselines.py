@@ -17,6 +17,7 @@ class FixedSeed:
     """Generate the target prompt from the source's seed, nothing injected: P2P at tau = 1."""
 
     name: ClassVar[str] = "fixed_seed"
+    uses_mask: ClassVar[bool] = False
 
     def trajectory(
         self, request: EditRequest, tokenizers: Tokenizers, num_inference_steps: int
@@ -37,6 +38,7 @@ class SDEdit:
 
     strength: float
     name: ClassVar[str] = "sdedit"
+    uses_mask: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         number = isinstance(self.strength, (int, float)) and not isinstance(self.strength, bool)

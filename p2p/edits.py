@@ -97,6 +97,10 @@ class Method(Protocol):
     def name(self) -> str:
         """The method's name in records and tables."""
 
+    @property
+    def uses_mask(self) -> bool:
+        """Whether the method is given the pair's mask: scores inside and outside it are then no surprise."""
+
     def trajectory(
         self, request: EditRequest, tokenizers: Tokenizers, num_inference_steps: int
     ) -> Trajectory:
@@ -127,6 +131,7 @@ class PromptToPrompt:
     substruct_words: tuple[str, str] | None = None
     substruct_threshold: float = 0.3
     name: ClassVar[str] = "p2p"
+    uses_mask: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.operator not in OPERATORS:

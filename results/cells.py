@@ -11,7 +11,7 @@ from results.naming import METHODS
 
 CONTEXT = ["model", "setup", "dataset", "num_inference_steps", "guidance_scale", "guidance_rescale"]
 WINDOWS = ["cross_start", "cross_end", "self_start", "self_end"]
-CELL = [*CONTEXT, "method", "tau", "strength", *WINDOWS, "weighting", "variant", "setting"]
+CELL = [*CONTEXT, "method", "uses_mask", "tau", "strength", *WINDOWS, "weighting", "variant", "setting"]
 ALL = "all"
 
 _DESCRIBED = {"tau", "strength", "weights", "auto_tau"}  # columns say it, so `params` need not
@@ -19,8 +19,12 @@ _IN_STEPS = {"cross_replace_steps", "self_replace_steps"}  # the same, where the
 
 
 def with_cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add `weighting` (factors: "×2"), `variant` (other parameters that differ) and `setting` (a label)."""
+    """Add `weighting` (factors: "×2"), `variant` (other parameters that differ) and `setting` (a label).
+
+    `uses_mask` becomes "yes" or "no" where the data set has masks, "" where there are none to use.
+    """
     frame = frame.assign(
+        uses_mask=_uses_mask(frame),
         tau=frame["tau"].round(9),  # 1 - 0.8 is 0.2
         weighting=frame["weights"].map(_weighting).mask(_unchanged(frame), "×1"),
         variant=_variants(frame),
@@ -31,6 +35,11 @@ def with_cells(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(
         setting=[_setting(row, windows) for (_, row), windows in zip(frame.iterrows(), named)]
     )
+
+
+def _uses_mask(frame: pd.DataFrame) -> pd.Series:
+    masks = frame["mask"].ne("").groupby([frame[name] for name in CONTEXT], dropna=False).transform("any")
+    return frame["uses_mask"].map({True: "yes", False: "no"}).where(masks, "")
 
 
 def free_windows(frame: pd.DataFrame) -> pd.Series:

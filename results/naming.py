@@ -15,7 +15,27 @@ HIGHER_IS_BETTER: dict[str, bool] = {
     "psnr": True,
     "lpips": False,
     "mse": False,
+    "pie/structure_distance": False,
+    "pie/psnr": True,
+    "pie/lpips": False,
+    "pie/mse": False,
+    "pie/ssim": True,
+    "pie/clip_similarity_target": True,
 }
+PUBLISHED: dict[str, int] = {
+    "pie/structure_distance": 3,
+    "pie/psnr": 0,
+    "pie/lpips": 3,
+    "pie/mse": 4,
+    "pie/ssim": 2,
+    "pie/clip_similarity_source_image": 0,
+    "pie/clip_similarity_target_image": 0,
+    "pie/clip_similarity_target_image_edit_part": 0,
+}
+"""Columns of PIE-Bench's table (Ju et al. 2024), in its order: a value is shown times 10 to this power.
+
+The publication leaves the source image out, which no method changes: it shows whether CLIP is the right one.
+"""
 METHODS: dict[str, str] = {
     "source": "source image",
     "fixed_seed": "fixed seed",
@@ -34,11 +54,20 @@ _METRICS = {
     "psnr": "PSNR to source image, dB",
     "mse": "MSE to source image",
     "chosen_tau": "chosen τ",
+    "pie/structure_distance": "PIE structure distance",
+    "pie/psnr_unedit": "PIE PSNR outside the mask, dB",
+    "pie/lpips": "PIE LPIPS outside the mask",
+    "pie/mse_unedit": "PIE MSE outside the mask",
+    "pie/ssim_unedit": "PIE SSIM outside the mask",
+    "pie/clip_similarity_source_image": "PIE CLIP of the source image",
+    "pie/clip_similarity_target_image": "PIE CLIP of the whole image",
+    "pie/clip_similarity_target_image_edit_part": "PIE CLIP of the edited part",
 }
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#",
     "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "²": r"$^2$", "³": r"$^3$", "⁴": r"$^4$",
     "|": r"\textbar{}", '"': "''", "τ": r"$\tau$", "×": r"$\times$", "–": "--", "—": "---",
     "≤": r"$\leq$", "≥": r"$\geq$",
 }  # fmt: skip
@@ -60,9 +89,22 @@ def metric_label(metric: str) -> str:
     """Spell a metric column out, with backbone and version: `lpips_embedded@1`, LPIPS ... (embedded@1)."""
     for prefix in sorted(_METRICS, key=len, reverse=True):
         if metric.startswith(prefix):
-            backbone = metric.removeprefix(prefix).lstrip("_")
+            backbone = metric.removeprefix(prefix).lstrip("_").replace("_unedit@", "@")
             return f"{_METRICS[prefix]} ({backbone.replace('@', 'version ', backbone.startswith('@'))})"
     return metric
+
+
+def published_order(metric: str) -> int | None:
+    """Return the place of a metric in the published table, None where it has none; any backbone counts."""
+    prefixes = [prefix for prefix in PUBLISHED if metric.startswith(prefix)]
+    return list(PUBLISHED).index(max(prefixes, key=len)) if prefixes else None
+
+
+def published_scale(metric: str) -> tuple[float, str]:
+    """Return the factor by which the published table shows a metric, and how a heading says so: " ×10³"."""
+    place = published_order(metric)
+    power = 0 if place is None else list(PUBLISHED.values())[place]
+    return 10.0**power, {0: "", 2: " ×10²", 3: " ×10³", 4: " ×10⁴"}[power]
 
 
 def method_label(method: str) -> str:

@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 _TEXT = (
     *("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty", "source_prompt"),
-    *("target_prompt", "method", "operator", "weights", "blend", "params", "image", "source_image"),
+    *("target_prompt", "method", "operator", "weights", "blend", "params", "image", "source_image", "mask"),
     *("status", "error", "warnings"),
 )
 _WINDOWS = ("cross_start", "cross_end", "self_start", "self_end")
@@ -28,6 +28,7 @@ RECORD_TYPES: dict[str, str] = {
     **dict.fromkeys(_WINDOWS, "Int64"),
     **dict.fromkeys(_WHOLE, "int64"),
     **dict.fromkeys(_REAL, "float64"),
+    "uses_mask": "bool",
 }
 METRIC_TYPES: dict[str, str] = {"key": "string", "metric": "string", "value": "float64", "reason": "string"}
 # One image may serve two pairs (a shared source) or two methods, so the key alone does not name a row.
@@ -35,9 +36,15 @@ RECORD_IDENTITY = ["key", "pair_id", "method"]
 METRIC_IDENTITY = ["key", "metric"]
 
 _ARROW = {
-    "string": pa.string(), "Int64": pa.int64(), "int64": pa.int64(), "float64": pa.float64(),
+    "string": pa.string(),
+    "Int64": pa.int64(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
     "boolean": pa.bool_(),
-}  # fmt: skip
+}
+# Of records written when there was no such column.
+_BEFORE = {"mask": "", "uses_mask": False, "guidance_rescale": 0.0}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][\w.@+-]*", re.ASCII)
 
 
@@ -158,7 +165,7 @@ def _check_record_rows(rows: pd.DataFrame, group: str) -> None:
             raise ValueError(f"{where}: status is {row.status!r}, not 'ok' or 'failed'")
         if (row.status == "ok") != bool(row.image):
             raise ValueError(f"{where}: a row has an image exactly if its status is 'ok'")
-        for name in (row.image, row.source_image):
+        for name in (row.image, row.source_image, row.mask):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise ValueError(f"{where}: {name!r} is not a path inside the run folder")
         for name, text in (("weights", row.weights), ("blend", row.blend), ("params", row.params)):
@@ -202,8 +209,9 @@ def read_rows(files: list[Path], types: dict[str, str]) -> pd.DataFrame:
         raise ValueError(f"a parquet file cannot be read: {str(error).splitlines()[0]}") from error
     # Without this the windows, which are nullable, would come back as floats.
     nullable = {pa.int64(): pd.Int64Dtype()}
-    frame = table.to_pandas(types_mapper=nullable.get).astype(types)
-    return frame.fillna({"guidance_rescale": 0.0})  # older records lack the column, and had none
+    frame = table.to_pandas(types_mapper=nullable.get)
+    absent = {name: value for name, value in _BEFORE.items() if name in types}
+    return frame.fillna(absent).astype(types)
 
 
 def write_rows(path: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:

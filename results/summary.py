@@ -69,6 +69,7 @@ def summarise(
         plain = made["main"][is_plain(made["main"])]
         text += "\n" + writers.to_markdown(plain, directions, by_edit_type=False)
         text += "\nRe-weighting: see tables/reweight.md.\n" if "reweight" in made else ""
+        text += "\nPIE-Bench's columns, scaled as published: see tables/pie.md.\n" if "pie" in made else ""
     (run_dir / "tables" / "summary.md").write_text(text, encoding="utf-8")
     images = {
         f"{path.parent.name}/{path.stem}": path for path in [*figures, *pictures] if path.suffix == ".png"
@@ -102,6 +103,7 @@ def _count(number: int, noun: str) -> str:
 def _tables(frame: pd.DataFrame, metrics: list[str]) -> dict[str, pd.DataFrame]:
     made = {
         "main": tables.main_table(frame, metrics),
+        "pie": tables.published_table(frame, metrics),
         "reweight": tables.reweight_table(frame, metrics),
         "difference_to_fixed_seed": tables.difference_table(frame, metrics),
     }

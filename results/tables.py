@@ -9,6 +9,7 @@ from dataclasses import asdict
 import pandas as pd
 
 from results.cells import ALL, CELL, CONTEXT, WINDOWS, is_plain, ordered, with_cells
+from results.naming import published_order, published_scale
 from results.records import reason_column
 from results.statistics import Estimate, estimate, paired_difference
 
@@ -22,6 +23,22 @@ def main_table(frame: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
     `frame` is `results.records.load`'s. Returns one row per cell and metric, columns `COLUMNS`.
     """
     return _table(with_cells(frame), list(metrics))
+
+
+def published_table(frame: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
+    """Lay PIE-Bench's columns out as published: their order, their scaling, which the metric's name states.
+
+    As `main_table`, so a column's mean is over the images that have a value, `n` pairs of them. Empty without
+    such metrics.
+    """
+    places = {name: place for name in metrics if (place := published_order(name)) is not None}
+    table = main_table(frame, sorted(places, key=lambda name: (places[name], name)))
+    scales = [published_scale(name) for name in table["metric"]]
+    factors = pd.Series([factor for factor, _ in scales], index=table.index, dtype=float)
+    named = [name + text for name, (_, text) in zip(table["metric"], scales)]
+    return table.assign(
+        metric=named, **{name: table[name].astype(float) * factors for name in ("mean", "low", "high")}
+    )
 
 
 def reweight_table(frame: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:

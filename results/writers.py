@@ -17,7 +17,7 @@ from results.naming import arrow, escape_latex, escape_markdown, method_label
 Directions = Mapping[str, bool] | None
 Escape = Callable[[str], str]
 
-_LEFT = {"method", "setting", *CONTEXT}
+_LEFT = {"method", "setting", "uses mask", *CONTEXT}
 
 
 def write_table(table: pd.DataFrame, stem: Path, directions: Directions = None) -> list[Path]:
@@ -99,25 +99,34 @@ def _sections(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 def _header(table: pd.DataFrame, directions: Directions, escape: Escape) -> list[str]:
     names = [f"{escape(metric)} {arrow(metric, directions)}".strip() for metric in _metrics(table)]
-    return [*_varying_context(table), "method", "setting", *names, "pairs", "missing"]
+    masks = ["uses mask"] if _has_masks(table) else []
+    return [*_varying_context(table), "method", "setting", *masks, *names, "pairs", "missing"]
 
 
 def _body(rows: pd.DataFrame, table: pd.DataFrame, escape: Escape) -> list[list[str]]:
-    """Lay a section out: context that varies, method, setting, a column per metric, pairs, missing values."""
+    """Lay a section out: context that varies, method, setting, a column per metric, pairs, missing values.
+
+    Where the columns of a row are means over different pairs, each says over how many.
+    """
     decimals = {
         metric: _decimals(table.loc[table["metric"].eq(metric), "mean"]) for metric in _metrics(table)
     }
     body = []
     for cell, members in rows.groupby(CELL, sort=False, dropna=False):
         of = dict(zip(CELL, cell))
-        texts = {row.metric: _interval(row, decimals[row.metric]) for row in members.itertuples()}
         none = escape("—")
         least, most = members["n"].min(), members["n"].max()
+        several = members.loc[members["n"].gt(0), "n"].nunique() > 1
+        texts = {
+            row.metric: _interval(row, decimals[row.metric]) + (f" (n {row.n})" if several and row.n else "")
+            for row in members.itertuples()
+        }
         body.append(
             [
                 *(escape(f"{of[name]}") for name in _varying_context(table)),
                 escape(method_label(of["method"])),
                 escape(of["setting"]) or none,
+                *([of["uses_mask"]] if _has_masks(table) else []),
                 *(texts.get(metric) or none for metric in decimals),
                 f"{most}" if least == most else escape(f"{least}–{most}"),
                 f"{members['n_missing'].sum()}",
@@ -128,6 +137,10 @@ def _body(rows: pd.DataFrame, table: pd.DataFrame, escape: Escape) -> list[list[
 
 def _varying_context(table: pd.DataFrame) -> list[str]:
     return [name for name in CONTEXT if table[name].nunique(dropna=False) > 1]
+
+
+def _has_masks(table: pd.DataFrame) -> bool:
+    return bool(table["uses_mask"].ne("").any())
 
 
 def _metrics(table: pd.DataFrame) -> list[str]:

@@ -1,5 +1,7 @@
 """Pictures and edits that the tests of metrics share."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -35,6 +37,13 @@ def edits_of(size: tuple[int, int] = (64, 64)) -> Edits:
     )
 
 
+def masked_edits(size: tuple[int, int] = (64, 64)) -> Edits:
+    """The same edits inside masks: boxes in 0, 1, and 2, all in 3, nothing in 4."""
+    masks = torch.zeros(5, 1, *size)
+    masks[0, :, 10:40, 5:50] = masks[1, :, :20] = masks[2, :, 30:, 30:] = masks[3] = 1
+    return replace(edits_of(size), masks=masks)
+
+
 def rows_of(edits: Edits, rows: list[int]) -> Edits:
     """The edits in these rows, each with a source of its own."""
     return Edits(
@@ -43,4 +52,5 @@ def rows_of(edits: Edits, rows: list[int]) -> Edits:
         source_index=torch.arange(len(rows)),
         source_prompts=tuple(edits.source_prompts[row] for row in rows),
         target_prompts=tuple(edits.target_prompts[row] for row in rows),
+        masks=None if edits.masks is None else edits.masks[rows],
     )

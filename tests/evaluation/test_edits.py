@@ -43,11 +43,23 @@ def _with_pixel(value: float) -> torch.Tensor:
         ({"source_prompts": ("a cat",)}, "source_prompts has 1 entries; allowed: 5"),
         ({"target_prompts": ["a cat"] * 5}, "target_prompts is .*allowed: a tuple of strings"),
         ({"target_prompts": "a cat"}, "target_prompts is 'a cat'; allowed: a tuple of strings"),
+        ({"masks": torch.zeros(5, 64, 64)}, r"masks has shape \(5, 64, 64\); allowed: \(5, 1, 64, 64\)"),
+        ({"masks": torch.zeros(2, 1, 64, 64)}, r"masks has shape \(2, 1, 64, 64\); allowed: \(5, 1"),
+        ({"masks": torch.zeros(5, 1, 64, 64, dtype=torch.uint8)}, "masks has dtype torch.uint8"),
+        ({"masks": torch.full((5, 1, 64, 64), 0.5)}, "masks has values from 0.5 to 0.5; allowed: 0 and 1"),
+        ({"masks": torch.full((5, 1, 64, 64), float("nan"))}, "masks has values from nan to nan"),
     ],
 )
 def test_bad_edits_are_refused(edits: Edits, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(edits, **change)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_masks_are_zero_or_one(edits: Edits, dtype: torch.dtype) -> None:
+    masks = (torch.arange(64) < 20).to(dtype).expand(5, 1, 64, 64)
+    assert replace(edits, masks=masks).masks is masks
+    assert edits.masks is None
 
 
 def test_scores_blank_what_has_a_reason() -> None:

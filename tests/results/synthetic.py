@@ -50,6 +50,8 @@ def make_row(pair_id: str, seed: int, method: str, **settings: object) -> dict[s
         "weights": "{}",
         "blend": "{}",
         "params": "{}",
+        "mask": "",
+        "uses_mask": False,
         "tau": np.nan,
         "strength": np.nan,
         **dict.fromkeys(("cross_start", "cross_end", "self_start", "self_end"), pd.NA),

@@ -187,3 +187,14 @@ def test_a_worker_killed_while_writing_leaves_what_was_there(tmp_path: Path) -> 
     assert len(load_records(tmp_path)) == len(pd.read_parquet(tmp_path / "records")) == 1
     write_records(tmp_path, "cat-dog-0", rows(0.2, 0.4))
     assert len(load_records(tmp_path)) == 2
+
+
+def test_records_of_before_there_were_masks_have_none(tmp_path: Path) -> None:
+    write_records(tmp_path, "cat-dog-0", rows(0.0, 0.5))
+    path = tmp_path / "records" / "cat-dog-0.parquet"
+    pd.read_parquet(path).drop(columns=["mask", "uses_mask"]).to_parquet(path)
+    loaded = load_records(tmp_path)
+    assert loaded["mask"].tolist() == ["", ""]
+    assert loaded["uses_mask"].tolist() == [False, False]
+    write_records(tmp_path, "cat-dog-0", rows(0.2))
+    assert len(load_records(tmp_path)) == 3

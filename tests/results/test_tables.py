@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from results.records import METRIC_TYPES, reason_column
-from results.tables import COLUMNS, difference_table, main_table, reweight_table
+from results.tables import COLUMNS, difference_table, main_table, published_table, reweight_table
 from tests.results.synthetic import METRICS, PAIRS, TAUS, make_frame, make_metrics, make_row, p2p, windows
 
 METRIC = "lpips_embedded@1"
@@ -146,3 +146,35 @@ def test_differences_are_paired_with_the_fixed_seed() -> None:
     assert sdedit[["mean", "low", "high"]].to_numpy() == pytest.approx(0.0)
     assert not set(table["method"]) & {"source", "fixed_seed"}
     assert difference_table(joined(frame, values), [METRIC], reference="absent").empty
+
+
+def test_the_published_table_has_the_published_order_and_scaling() -> None:
+    names = {
+        "pie/structure_distance@1": (0.01165, " ×10³", 11.65),
+        "pie/psnr_unedit@1": (27.22, "", 27.22),
+        "pie/lpips_squeeze_unedit@1": (0.05455, " ×10³", 54.55),
+        "pie/mse_unedit@1": (0.003286, " ×10⁴", 32.86),
+        "pie/ssim_unedit@1": (0.8476, " ×10²", 84.76),
+        "pie/clip_similarity_target_image@1": (25.02, "", 25.02),
+        "pie/clip_similarity_target_image_edit_part@1": (22.10, "", 22.10),
+    }
+    frame = pd.DataFrame([make_row(pair, 0, "p2p", **p2p(0.2), mask="m.png") for pair in ("a", "b", "c")])
+    for name, (value, _, _) in names.items():
+        gone = [False, False, "edit_part" in name]
+        frame[name] = np.where(gone, np.nan, value)
+        frame[reason_column(name)] = np.where(gone, "mask is empty", "")
+    table = published_table(frame, [METRIC, *sorted(names)]).query("edit_type == 'all'")
+    assert table["metric"].tolist() == [name + text for name, (_, text, _) in names.items()]
+    assert table["mean"].tolist() == pytest.approx([shown for _, _, shown in names.values()])
+    assert table["n"].tolist() == [3, 3, 3, 3, 3, 3, 2]
+    assert set(table["uses_mask"]) == {"no"}
+    assert published_table(frame, [METRIC]).empty
+
+
+def test_whether_a_mask_is_used_is_said_where_there_are_masks() -> None:
+    rows = [make_row("a", 0, method, mask=mask) for method, mask in (("p2p", "m.png"), ("inpaint", "m.png"))]
+    rows[1]["uses_mask"] = True
+    rows.append(make_row("b", 0, "p2p", dataset="without"))
+    table = main_table(joined(pd.DataFrame(rows)), [METRIC]).query("edit_type == 'all'")
+    said = {(row.dataset, row.method): row.uses_mask for row in table.itertuples()}
+    assert said == {("toy", "p2p"): "no", ("toy", "inpaint"): "yes", ("without", "p2p"): ""}

@@ -84,7 +84,11 @@ def test_an_empty_table_is_written(write) -> None:
         ("psnr@1", True),
         ("lpips_alex@1", False),
         ("mse@1", False),
-        ("pie/structure_distance@1", None),
+        ("pie/structure_distance@1", False),
+        ("pie/lpips_squeeze_unedit@1", False),
+        ("pie/clip_similarity_target_image_edit_part@1", True),
+        ("pie/clip_similarity_source_image@1", None),
+        ("mine/score@1", None),
     ],
 )
 def test_directions_are_known_by_prefix_and_can_be_given(metric: str, better: bool | None) -> None:
@@ -96,7 +100,9 @@ def test_directions_are_known_by_prefix_and_can_be_given(metric: str, better: bo
 def test_names_are_spelt_out_with_their_backbone() -> None:
     assert metric_label("clip_target_embedded@1") == "CLIP to target prompt (embedded@1)"
     assert metric_label("ms_ssim@1") == "MS-SSIM to source image (version 1)"
-    assert metric_label("pie/structure_distance@1") == "pie/structure_distance@1"
+    assert metric_label("pie/structure_distance@1") == "PIE structure distance (version 1)"
+    assert metric_label("pie/lpips_squeeze_unedit@1") == "PIE LPIPS outside the mask (squeeze@1)"
+    assert metric_label("mine/score@1") == "mine/score@1"
 
 
 def test_escapes_leave_ordinary_text_alone() -> None:

@@ -1,0 +1,69 @@
+"""CLIP (Radford et al. 2021) through transformers, as torchmetrics' CLIPScore takes it.
+
+torchmetrics 1.9 itself cannot run on transformers 5, whose features come wrapped in a model output.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+from evaluation.encoder import Encoder
+from evaluation.weights import require_files, require_hub
+
+CONFIG = "config.json"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+def load_hub(source: str | Path, device: str, batch_size: int) -> Encoder:
+    """Load a CLIP model with its preprocessing and tokenizer from a Hugging Face repository or a folder.
+
+    Images are resized by PIL (bicubic), as CLIPProcessor did until transformers 4; its present default, on
+    tensors, gives other pixels. A prompt that does not fit is refused, where torchmetrics cuts it with a
+    warning, the end token included.
+    """
+    model = CLIPModel.from_pretrained(source).eval().to(device)
+    processor = CLIPImageProcessorPil.from_pretrained(source)
+    tokenizer = CLIPTokenizer.from_pretrained(source)
+
+    def transform(image: Any) -> Tensor:
+        pixels: Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    def tokens(prompts: Sequence[str], context_length: int) -> Tensor:
+        # What stands behind the end token has no effect: attention is causal, the end token's state counts.
+        padded = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=context_length)
+        return torch.tensor(padded["input_ids"])
+
+    longest = model.config.text_config.max_position_embeddings
+    return Encoder(_Projected(model), transform, tokens, longest, device, batch_size)
+
+
+class _Projected:
+    """A transformers CLIP with open_clip's two methods."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.model.get_image_features(pixel_values=pixels).pooler_output
+        return features
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        features: Tensor = self.model.get_text_features(input_ids=tokens).pooler_output
+        return features
+
+
+def check_hub(name: str, repo: str) -> None:
+    """Raise if the weights of the repository are neither cached nor reachable."""
+    require_hub(name, repo, _WEIGHTS)
+
+
+def check_hub_folder(name: str, folder: Path) -> None:
+    """Raise if the folder lacks configuration, preprocessing, tokenizer or weights."""
+    require_files(name, folder, (CONFIG, "preprocessor_config.json", "tokenizer_config.json"))
+    if not (folder / _WEIGHTS[1]).exists():
+        require_files(name, folder, _WEIGHTS[:1])
