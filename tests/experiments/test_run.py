@@ -366,6 +366,8 @@ def test_every_option_composes_and_instantiates(option: str) -> None:
         "dataset=inline": ["dataset.source_prompt=a", "dataset.target_prompt=b"],
         "dataset=table": ["dataset.path=pairs.csv"],
         "model=folder": ["model.path=somewhere"],
+        "dataset=pie_bench": ["dataset.path=somewhere"],
+        "dataset=pie_bench_pp": ["dataset.path=somewhere"],
     }
     with initialize_config_dir(str(experiments.run.CONF), version_base="1.3"):
         config = compose("config", overrides=[option, *needed.get(option, [])])
