@@ -40,6 +40,14 @@ def check_folder(path: str | Path, name: str = "path") -> Path:
     return folder
 
 
+def cache_folder(path: str | Path, cache: str | Path | None) -> Path:
+    """Return the folder to unpack to: in `cache`, or else beside the data."""
+    data = Path(path).expanduser()
+    return (
+        Path(cache).expanduser() if cache is not None else data.parent if data.is_file() else data
+    ) / CACHE
+
+
 def keep_image(content: bytes, folder: Path, pair_id: str) -> Path:
     """Write an encoded PNG, JPEG or WebP as it is; return its path. ValueError where it is none."""
     try:

@@ -12,6 +12,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 
 from experiments.datasets.files import check_folder
+from experiments.datasets.pair import single_spaced
 
 BATCH = 64  # rows held at once: each may hold several pictures
 
@@ -38,6 +39,13 @@ def picture(value: Any) -> bytes:
     if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
         return bytes(value["bytes"])
     raise ValueError("the table does not hold the picture itself")
+
+
+def text(row: dict[str, Any], name: str) -> str:
+    """Return a text with its white space closed up. ValueError where the cell holds none."""
+    if not isinstance(row[name], str):
+        raise ValueError(f"{name} = {row[name]!r}: must be a text")
+    return single_spaced(row[name])
 
 
 def _files(folder: Path) -> list[Path]:

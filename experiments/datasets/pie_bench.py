@@ -15,9 +15,9 @@ from PIL import Image
 
 from experiments.datasets.blended import check_policy, parse_blended, report_dropped
 from experiments.datasets.dataset import Dataset
-from experiments.datasets.files import CACHE, check_folder, inside, keep_image, keep_mask
+from experiments.datasets.files import cache_folder, check_folder, inside, keep_image, keep_mask
 from experiments.datasets.pair import Pair, checked, single_spaced
-from experiments.datasets.parquet import picture, read_rows
+from experiments.datasets.parquet import picture, read_rows, text
 
 CATEGORIES = (
     "random", "change object", "add object", "delete object", "change attribute content",
@@ -77,10 +77,6 @@ class PieBench(Dataset):
             raise ValueError(f"path = {str(self.path)!r}: holds no mapping_file.json")
         return _pairs(self, _mapping_rows(file, folder / "annotation_images"), str(file))
 
-    def cache_folder(self) -> Path:
-        """Return where decoded masks and unpacked images are kept."""
-        return Path(self.path if self.cache is None else self.cache).expanduser() / CACHE
-
 
 @dataclass(frozen=True, kw_only=True)
 class PieBenchPlusPlus(PieBench):
@@ -89,7 +85,7 @@ class PieBenchPlusPlus(PieBench):
     name: str = "pie_bench_pp"
 
     def read(self) -> list[Pair]:
-        return _pairs(self, _table_rows(Path(self.path), self.cache_folder()), str(self.path))
+        return _pairs(self, _table_rows(Path(self.path), cache_folder(self.path, self.cache)), str(self.path))
 
 
 @dataclass(frozen=True)
@@ -107,6 +103,7 @@ class _Row:
 def _pairs(dataset: PieBench, rows: Iterator[_Row | str], where: str) -> list[Pair]:
     """Make the pairs of all rows; a row that is a text is the problem that it has."""
     pairs, problems, dropped = [], [], []
+    cache = cache_folder(dataset.path, dataset.cache)
     for row in rows:
         if isinstance(row, str):
             problems.append(row)
@@ -122,7 +119,7 @@ def _pairs(dataset: PieBench, rows: Iterator[_Row | str], where: str) -> list[Pa
         try:
             with Image.open(row.image) as image:
                 width, height = image.size
-            mask = keep_mask(decode_mask(row.runs, height, width), dataset.cache_folder() / "masks", row.id)
+            mask = keep_mask(decode_mask(row.runs, height, width), cache / "masks", row.id)
         except (ValueError, OSError) as error:
             problems.append(f"id {row.id!r}: {error}")
             continue
@@ -186,8 +183,8 @@ def _table_rows(path: Path, cache: Path) -> Iterator[_Row | str]:
             yield _Row(
                 str(fields["id"]),
                 keep_image(picture(fields["image"]), cache / "images", str(fields["id"])),
-                str(fields["source_prompt"]),
-                str(fields["target_prompt"]),
+                text(fields, "source_prompt"),
+                text(fields, "target_prompt"),
                 _category(name.split("_")[0]),
                 str(fields["blended_words"] or ""),
                 _runs(str(fields["mask"] or "")),
