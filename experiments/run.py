@@ -33,6 +33,7 @@ from p2p.denoise import Sampling
 from p2p.families import Model
 from p2p.loading import ModelSpec
 from results.records import has_records
+from results.reference import load_reference
 from results.summary import summarise
 
 CROSS = "cross_replace_steps"
@@ -60,6 +61,7 @@ class Job:
     sampling: Sampling
     metrics: list[Any]
     tracking: Any
+    reference: list[str]
     shard: tuple[int, int]
     config: dict[str, Any]
 
@@ -140,9 +142,16 @@ def build(config: DictConfig) -> Job:
         sampling=made["sampling"],
         metrics=list((made["metrics"] or {}).values()),
         tracking=made["tracking"],
+        reference=_reference(plain["reference"]),
         shard=(int(index), int(count)),
         config={str(key): value for key, value in plain.items()},
     )
+
+
+def _reference(names: Any) -> list[str]:
+    chosen = [names] if isinstance(names, str) else list(names or [])
+    load_reference(chosen)
+    return chosen
 
 
 def _methods(config: Mapping[Any, Any]) -> list[NamedMethod]:
@@ -232,7 +241,8 @@ def run(job: Job, whole: Plan, left: Plan, model: Model | None, multirun: bool) 
         print(job.run_dir)
         return failed
     directions = {name: up for metric in job.metrics for name, up in metric.higher_is_better.items()}
-    summary = summarise(job.run_dir, rows=None if multirun else whole.rows(), directions=directions)
+    rows = None if multirun else whole.rows()
+    summary = summarise(job.run_dir, rows=rows, directions=directions, published=job.reference)
     if job.tracking is not None:
         job.tracking.log_run(job.run_dir, job.config, summary.tables, summary.images)
     print(summary.markdown)
