@@ -17,7 +17,7 @@ import pyarrow.parquet
 _TEXT = (
     *("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty", "source_prompt"),
     *("target_prompt", "method", "operator", "weights", "blend", "params", "image", "source_image"),
-    *("status", "error", "warnings"),
+    *("status", "error", "warnings", "instruction"),
 )
 _WINDOWS = ("cross_start", "cross_end", "self_start", "self_end")
 _WHOLE = ("seed", "effective_steps", "num_inference_steps")
@@ -198,7 +198,10 @@ def _read(files: list[Path], types: dict[str, str]) -> pd.DataFrame:
         raise ValueError(f"a parquet file cannot be read: {str(error).splitlines()[0]}") from error
     # Without this the windows, which are nullable, would come back as floats.
     nullable = {pa.int64(): pd.Int64Dtype()}
-    return table.to_pandas(types_mapper=nullable.get).astype(types)
+    rows = table.to_pandas(types_mapper=nullable.get).astype(types)
+    # Files from before a column came have none of it; no text that is written is missing.
+    texts = [name for name, kind in types.items() if kind == "string"]
+    return rows.fillna(dict.fromkeys(texts, ""))
 
 
 def _write(path: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from results.reference import COLUMNS, FOLDER, compare, load_reference, reference_tables, to_markdown
 from results.summary import summarise
 from results.tables import COLUMNS as TABLE_COLUMNS
+from tests.results.synthetic import make_row, write_run
 
 PIE = (
     "pie/structure_distance@1",
@@ -43,11 +44,12 @@ def value(table: str, method: str, column: str, **where: str) -> float:
 
 
 def test_the_main_table_of_pie_bench_is_what_it_prints() -> None:
+    rows = load_reference(["pie_bench"])
+    values = rows.set_index(["method", "inversion", "column"])["value"]
     for line in MAIN.strip().splitlines():
         inversion, method, *printed = (cell.strip() for cell in line.strip("|").split("|"))
-        for column, number in zip(PIE, printed, strict=True):
-            assert value("pie_bench", method, column, inversion=inversion) == float(number)
-    scales = load_reference(["pie_bench"]).groupby("column")["scaling"].unique()
+        assert [values[method, inversion, column] for column in PIE] == [float(text) for text in printed]
+    scales = rows.groupby("column")["scaling"].unique()
     assert [list(scales[column]) for column in PIE] == [[1000], [1], [1000], [10000], [100], [1], [1]]
 
 
@@ -158,7 +160,13 @@ def test_unknown_tables_are_named() -> None:
     assert FOLDER.is_dir()
 
 
-def test_a_summary_shows_published_numbers_where_asked(finished_run: Path) -> None:
-    summary = summarise(finished_run, published=["pie_bench"])
-    assert finished_run / "tables" / "published.md" in summary.paths
+def test_a_summary_shows_published_numbers_where_asked(tmp_path: Path) -> None:
+    frame = pd.DataFrame([make_row("cat-dog", seed, "fixed_seed") for seed in range(2)])
+    values = [{"key": key, "metric": PIE[0], "value": 0.07, "reason": ""} for key in frame["key"]]
+    write_run(tmp_path, frame, pd.DataFrame(values))
+    summary = summarise(tmp_path, published=["pie_bench"])
+    assert tmp_path / "tables" / "published.md" in summary.paths
     assert "tables/published.md" in summary.markdown
+    rows = pd.read_csv(tmp_path / "tables" / "published.csv")
+    ddim = rows.query("published_method == 'P2P' and published_inversion == 'DDIM'")
+    assert ddim["difference"].tolist() == pytest.approx([0.57])
