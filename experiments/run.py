@@ -1,4 +1,4 @@
-"""The command line, `p2p-bench run | plan | ls`, and the only file that knows Hydra.
+"""The command line, `p2p-bench run | plan | ls | evaluate | export`; the only file that knows Hydra.
 
 Configs are composed, instantiated into plain objects, and handed to plain functions; no DictConfig goes
 further.
@@ -7,9 +7,10 @@ further.
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ import diffusers.utils.logging
 import hydra
 import transformers.utils.logging
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from evaluation.weights import WeightsUnavailable
+from experiments import export, score_folder
 from experiments.datasets.dataset import Dataset
 from experiments.evaluate import check_metrics, evaluate_run
 from experiments.generate import RunInfo, remaining, run_plan
@@ -43,6 +46,8 @@ USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
 
   p2p-bench run  [overrides]   make, score and tabulate images; continues where it stood
   p2p-bench plan [overrides]   show what that would cost, and compute nothing
+  p2p-bench evaluate FOLDER --pairs FILE [--source FOLDER] [metrics=...]   score images of any other tool
+  p2p-bench export RUN_DIR OUT [--min METRIC=VALUE ...]   write edits as training data of InstructPix2Pix
   p2p-bench ls                 list the experiments, models, data sets, methods, grids and metrics there are
 
 Overrides are Hydra's: experiment=tau_sweep, dataset.limit=5, seed=0, -m tau=0,0.2,0.5;
@@ -76,6 +81,8 @@ def main() -> None:
         print(USAGE)
     elif command == "ls":
         print(list_options())
+    elif command in ("evaluate", "export"):
+        sys.exit(_checked(evaluate if command == "evaluate" else export.main, sys.argv[2:]))
     elif command in ("run", "plan"):
         del sys.argv[1]
         if command == "plan":  # leaves no trace on disk
@@ -89,8 +96,41 @@ def main() -> None:
             ]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task(command))()
     else:
-        print(f"p2p-bench: unknown command {command!r}, allowed are run, plan, ls", file=sys.stderr)
+        print(
+            f"p2p-bench: unknown command {command!r}, allowed are run, plan, ls, evaluate, export",
+            file=sys.stderr,
+        )
         sys.exit(2)
+
+
+def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Run a command; what is wrong with its input is one message and exit code 2."""
+    try:
+        return command(arguments)
+    except (ValueError, OSError, WeightsUnavailable, HydraException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Score a folder of images with the configured metrics; return the exit code."""
+    given, overrides = score_folder.parse(arguments)
+    for override in overrides:
+        if re.split(r"[.=@]", override.lstrip("+~"))[0] not in ("metrics", "metrics_device", "reference"):
+            raise ValueError(
+                f"{override!r}: changes nothing here, allowed are metrics, metrics_device, reference"
+            )
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("config", overrides)
+    chosen = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("metrics", "reference")}
+    metrics = list((_instantiate("metrics", chosen["metrics"]) or {}).values())
+    published = _reference(chosen["reference"])
+    failed = score_folder.score_folder(given, metrics)
+    write_provenance(given.run_dir, {"evaluate": asdict(given), **chosen}, score_folder.MODEL)
+    directions = {name: up for metric in metrics for name, up in metric.higher_is_better.items()}
+    print(summarise(given.run_dir, directions=directions, published=published).markdown)
+    print(given.run_dir)
+    return 1 if failed else 0
 
 
 def _task(command: str) -> Any:
