@@ -46,8 +46,10 @@ USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
 
   p2p-bench run  [overrides]   make, score and tabulate images; continues where it stood
   p2p-bench plan [overrides]   show what that would cost, and compute nothing
-  p2p-bench evaluate FOLDER --pairs FILE [--source FOLDER] [metrics=...]   score images of any other tool
-  p2p-bench export RUN_DIR OUT [--min METRIC=VALUE ...]   write edits as training data of InstructPix2Pix
+  p2p-bench evaluate FOLDER (--pairs FILE | dataset=...) [--source FOLDER] [metrics=...]
+                               score images that any other tool made
+  p2p-bench export RUN_DIR OUT [--min METRIC=VALUE ...]
+                               write edits as training data of InstructPix2Pix
   p2p-bench ls                 list the experiments, models, data sets, methods, grids and metrics there are
 
 Overrides are Hydra's: experiment=tau_sweep, dataset.limit=5, seed=0, -m tau=0,0.2,0.5;
@@ -107,26 +109,29 @@ def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a command; what is wrong with its input is one message and exit code 2."""
     try:
         return command(arguments)
-    except (ValueError, OSError, WeightsUnavailable, HydraException) as error:
+    except (ValueError, OSError, WeightsUnavailable, HydraException, OmegaConfBaseException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
 def evaluate(arguments: list[str]) -> int:
     """Score a folder of images with the configured metrics; return the exit code."""
-    given, overrides = score_folder.parse(arguments)
+    given, table, overrides = score_folder.parse(arguments)
+    allowed = ["metrics", "metrics_device", "reference", *(["dataset"] if table is None else [])]
     for override in overrides:
-        if re.split(r"[.=@]", override.lstrip("+~"))[0] not in ("metrics", "metrics_device", "reference"):
-            raise ValueError(
-                f"{override!r}: changes nothing here, allowed are metrics, metrics_device, reference"
-            )
+        if re.split(r"[.=@]", override.lstrip("+~"))[0] not in allowed:
+            raise ValueError(f"{override!r}: changes nothing here, allowed are {', '.join(allowed)}")
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("config", overrides)
-    chosen = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("metrics", "reference")}
+    keys = ("metrics", "reference", *(["dataset"] if table is None else []))
+    chosen = {key: OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True) for key in keys}
     metrics = list((_instantiate("metrics", chosen["metrics"]) or {}).values())
     published = _reference(chosen["reference"])
-    failed = score_folder.score_folder(given, metrics)
-    write_provenance(given.run_dir, {"evaluate": asdict(given), **chosen}, score_folder.MODEL)
+    dataset = table or _instantiate("dataset", chosen["dataset"])
+    failed = score_folder.score_folder(given, dataset, metrics)
+    write_provenance(
+        given.run_dir, {**chosen, "evaluate": asdict(given), "dataset": asdict(dataset)}, score_folder.MODEL
+    )
     directions = {name: up for metric in metrics for name, up in metric.higher_is_better.items()}
     print(summarise(given.run_dir, directions=directions, published=published).markdown)
     print(given.run_dir)

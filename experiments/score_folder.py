@@ -22,9 +22,10 @@ import torch
 from PIL import Image
 
 from evaluation.metric import Metric
+from experiments.datasets.dataset import Dataset
 from experiments.datasets.files import check_folder
 from experiments.datasets.pair import Pair, raise_problems, slug
-from experiments.datasets.tabular import read_pairs
+from experiments.datasets.tabular import Table
 from experiments.evaluate import check_metrics, evaluate_run
 from experiments.generate import write_png
 from results.records import RECORD_TYPES, write_records
@@ -43,11 +44,10 @@ _NOTHING: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Folder:
-    """The command: edited images, their sources (None = each pair's own `image`), pairs, where results go."""
+    """The command: edited images, their sources (None = each pair's own `image`), where results go."""
 
     edits: Path
     source: Path | None
-    pairs: Path
     run_dir: Path
     method: str
     suffix: str = ""
@@ -55,14 +55,13 @@ class Folder:
     resize: bool = False  # edits to the size of their source, bicubic
 
 
-def score_folder(given: Folder, metrics: Sequence[Metric]) -> int:
+def score_folder(given: Folder, dataset: Dataset, metrics: Sequence[Metric]) -> int:
     """Copy images and write records and metrics to `run_dir`; return the number of groups that failed.
 
     ValueError lists every image that is missing, ambiguous, unreadable or of another size than its source.
     """
     check_metrics(metrics, given.run_dir)
-    pairs = read_pairs(given.pairs)
-    rows = _rows(given, _match(given, pairs))
+    rows = _rows(given, dataset.name, _match(given, dataset.load()))
     for file in (given.run_dir / "records").glob("*.parquet"):  # what this method had before gives way
         if re.fullmatch(rf"{slug(given.method)}-\d+x\d+", file.stem):
             file.unlink()
@@ -71,36 +70,29 @@ def score_folder(given: Folder, metrics: Sequence[Metric]) -> int:
     return evaluate_run(given.run_dir, metrics, {row["key"] for row in rows})
 
 
-Match = tuple[Pair, np.ndarray, np.ndarray, Path]
-"""Pair, source and edited image (height, width, 3) uint8, and the file of the edited one."""
+Match = tuple[Pair, Path, Path]
+"""A pair with its source and its edited image."""
 
 
 def _match(given: Folder, pairs: Sequence[Pair]) -> list[Match]:
-    """Find and open the images of every pair. ValueError lists everything that is wrong."""
+    """Find the images of every pair and look at them. ValueError lists everything that is wrong."""
     edits = _index(check_folder(given.edits, "folder"), given.suffix)
-    sources = (
-        None if given.source is None else _index(check_folder(given.source, "source"), given.source_suffix)
-    )
+    sources = _index(check_folder(given.source, "source"), given.source_suffix) if given.source else None
     matches, problems = [], []
     for pair in pairs:
         try:
-            file = _find(edits, pair, given.edits, given.suffix)
-            source = (
-                pair.image
-                if sources is None
-                else _find(sources, pair, given.source or Path(), given.source_suffix)
-            )
+            file, source = _find(edits, pair, given.edits, given.suffix), pair.image
+            if given.source is not None and sources is not None:
+                source = _find(sources, pair, given.source, given.source_suffix)
             if source is None:
                 raise ValueError("has no image of its own, so --source must be given")
             before, after = _open(source), _open(file)
-            if before.size != after.size:
-                if not given.resize:
-                    raise ValueError(
-                        f"{file} is {after.width} x {after.height}, its source {before.width} x "
-                        f"{before.height}; --resize scales it to the source's size"
-                    )
-                after = after.resize(before.size, Image.Resampling.BICUBIC)
-            matches.append((pair, np.asarray(before), np.asarray(after), file))
+            if before.size != after.size and not given.resize:
+                raise ValueError(
+                    f"{file} is {after.width} x {after.height}, its source {before.width} x {before.height}; "
+                    "--resize scales it to the source's size"
+                )
+            matches.append((pair, source, file))
         except (ValueError, OSError) as error:
             problems.append(f"id {pair.id!r}: {error}")
     raise_problems(problems, str(given.edits))
@@ -131,9 +123,12 @@ def _open(file: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _rows(given: Folder, matches: Sequence[Match]) -> list[dict[str, Any]]:
+def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[str, Any]]:
     rows = []
-    for pair, before, after, file in matches:
+    for pair, source, file in matches:
+        opened = _open(source)
+        before = np.asarray(opened)
+        after = np.asarray(_open(file).resize(opened.size, Image.Resampling.BICUBIC))  # the same, if it is
         folder = Path("images") / slug(pair.id) / "0"
         source_key, key = _key(pair, before), _key(pair, before, after)
         source_path = str(folder / f"source-{source_key[:16]}.png")
@@ -144,7 +139,7 @@ def _rows(given: Folder, matches: Sequence[Match]) -> list[dict[str, Any]]:
         common = _NOTHING | {
             # Images of one size are scored together.
             "group": f"{slug(given.method)}-{width}x{height}",
-            "dataset": given.pairs.stem,
+            "dataset": dataset,
             "pair_id": pair.id,
             "edit_type": pair.edit_type,
             "difficulty": pair.difficulty,
@@ -177,12 +172,12 @@ def _write(image: np.ndarray, path: Path) -> None:
     write_png(torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255, path)
 
 
-def parse(arguments: Sequence[str]) -> tuple[Folder, list[str]]:
-    """Read the arguments of `p2p-bench evaluate`; the second part are Hydra's overrides."""
+def parse(arguments: Sequence[str]) -> tuple[Folder, Table | None, list[str]]:
+    """Read the arguments of `p2p-bench evaluate`: folder, table of pairs if given, Hydra's overrides."""
     parser = argparse.ArgumentParser("p2p-bench evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="the edited images")
-    parser.add_argument("overrides", nargs="*", help="of the configuration, such as metrics=pixel")
-    parser.add_argument("--pairs", type=Path, required=True, help="a .csv or .jsonl of pairs")
+    parser.add_argument("overrides", nargs="*", help="of the configuration: metrics=pixel dataset=pie_bench")
+    parser.add_argument("--pairs", type=Path, help="a .csv or .jsonl of pairs; default: those of dataset=...")
     parser.add_argument("--source", type=Path, help="the source images; default: each pair's own `image`")
     parser.add_argument("--run-dir", type=Path, help="where results go; default: runs/evaluate-FOLDER")
     parser.add_argument("--method", help="what tables call it; default: the folder's name")
@@ -192,10 +187,9 @@ def parse(arguments: Sequence[str]) -> tuple[Folder, list[str]]:
     given = parser.parse_intermixed_args(arguments)
     name = given.folder.resolve().name
     run_dir = given.run_dir or Path("runs") / f"evaluate-{slug(name)}"
-    return (
-        Folder(
-            given.folder, given.source, given.pairs, run_dir, given.method or name, given.suffix,
-            given.source_suffix, given.resize,
-        ),
-        given.overrides,
+    folder = Folder(
+        given.folder, given.source, run_dir, given.method or name, given.suffix, given.source_suffix,
+        given.resize,
     )  # fmt: skip
+    table = None if given.pairs is None else Table(name=given.pairs.stem, path=given.pairs)
+    return folder, table, given.overrides
