@@ -200,6 +200,7 @@ def _row(
         "status": "failed" if error else "ok",
         "error": error,
         "warnings": "",
+        "instruction": pair.instruction,
         "seconds": seconds,
     }
 

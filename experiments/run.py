@@ -1,4 +1,4 @@
-"""The command line, `p2p-bench run | plan | ls`, and the only file that knows Hydra.
+"""The command line, `p2p-bench run | plan | ls | evaluate | export`; the only file that knows Hydra.
 
 Configs are composed, instantiated into plain objects, and handed to plain functions; no DictConfig goes
 further.
@@ -7,9 +7,10 @@ further.
 from __future__ import annotations
 
 import logging
+import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import hydra
 import pandas as pd
 import transformers.utils.logging
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from evaluation.weights import WeightsUnavailable
+from experiments import export, score_folder
 from experiments.datasets.dataset import Dataset
 from experiments.evaluate import check_metrics, evaluate_run
 from experiments.generate import RunInfo, check_masks, remaining, run_plan
@@ -35,6 +38,7 @@ from p2p.families import Model
 from p2p.loading import ModelSpec
 from results.auto_tau import CANDIDATE_TYPES, AutoTau, write_candidates
 from results.records import has_records
+from results.reference import load_reference
 from results.summary import summarise
 
 CROSS, AUTO = "cross_replace_steps", "auto"
@@ -44,6 +48,10 @@ USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
 
   p2p-bench run  [overrides]   make, score and tabulate images; continues where it stood
   p2p-bench plan [overrides]   show what that would cost, and compute nothing
+  p2p-bench evaluate FOLDER (--pairs FILE | dataset=...) [--source FOLDER] [metrics=...]
+                               score images that any other tool made
+  p2p-bench export RUN_DIR OUT [--min METRIC=VALUE ...]
+                               write edits as training data of InstructPix2Pix
   p2p-bench ls                 list the experiments, models, data sets, methods, grids and metrics there are
 
 Overrides are Hydra's: experiment=tau_sweep, dataset.limit=5, seed=0, -m tau=0,0.2,0.5;
@@ -62,6 +70,7 @@ class Job:
     sampling: Sampling
     metrics: list[Any]
     tracking: Any
+    reference: list[str]
     shard: tuple[int, int]
     auto_tau: AutoTau
     config: dict[str, Any]
@@ -77,6 +86,8 @@ def main() -> None:
         print(USAGE)
     elif command == "ls":
         print(list_options())
+    elif command in ("evaluate", "export"):
+        sys.exit(_checked(evaluate if command == "evaluate" else export.main, sys.argv[2:]))
     elif command in ("run", "plan"):
         del sys.argv[1]
         if command == "plan":  # leaves no trace on disk
@@ -90,8 +101,44 @@ def main() -> None:
             ]
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task(command))()
     else:
-        print(f"p2p-bench: unknown command {command!r}, allowed are run, plan, ls", file=sys.stderr)
+        print(
+            f"p2p-bench: unknown command {command!r}, allowed are run, plan, ls, evaluate, export",
+            file=sys.stderr,
+        )
         sys.exit(2)
+
+
+def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Run a command; what is wrong with its input is one message and exit code 2."""
+    try:
+        return command(arguments)
+    except (ValueError, OSError, WeightsUnavailable, HydraException, OmegaConfBaseException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def evaluate(arguments: list[str]) -> int:
+    """Score a folder of images with the configured metrics; return the exit code."""
+    given, table, overrides = score_folder.parse(arguments)
+    allowed = ["metrics", "metrics_device", "reference", *(["dataset"] if table is None else [])]
+    for override in overrides:
+        if re.split(r"[.=@]", override.lstrip("+~"))[0] not in allowed:
+            raise ValueError(f"{override!r}: changes nothing here, allowed are {', '.join(allowed)}")
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("config", overrides)
+    keys = ("metrics", "reference", *(["dataset"] if table is None else []))
+    chosen = {key: OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True) for key in keys}
+    metrics = list((_instantiate("metrics", chosen["metrics"]) or {}).values())
+    published = _reference(chosen["reference"])
+    dataset = table or _instantiate("dataset", chosen["dataset"])
+    failed = score_folder.score_folder(given, dataset, metrics)
+    write_provenance(
+        given.run_dir, {**chosen, "evaluate": asdict(given), "dataset": asdict(dataset)}, score_folder.MODEL
+    )
+    directions = {name: up for metric in metrics for name, up in metric.higher_is_better.items()}
+    print(summarise(given.run_dir, directions=directions, published=published).markdown)
+    print(given.run_dir)
+    return 1 if failed else 0
 
 
 def _task(command: str) -> Any:
@@ -146,10 +193,17 @@ def build(config: DictConfig) -> Job:
         sampling=made["sampling"],
         metrics=list((made["metrics"] or {}).values()),
         tracking=made["tracking"],
+        reference=_reference(plain["reference"]),
         shard=(int(index), int(count)),
         auto_tau=made["auto_tau"],
         config={str(key): value for key, value in plain.items()},
     )
+
+
+def _reference(names: Any) -> list[str]:
+    chosen = [names] if isinstance(names, str) else list(names or [])
+    load_reference(chosen)
+    return chosen
 
 
 def _methods(config: Mapping[Any, Any], auto_tau: AutoTau) -> list[NamedMethod]:
@@ -261,6 +315,7 @@ def run(job: Job, whole: Plan, left: Plan, model: Model | None, multirun: bool) 
         rows=None if multirun else whole.rows(),
         directions=_directions(job),
         candidates=None if multirun else candidates,
+        published=job.reference,
     )
     if job.tracking is not None:
         job.tracking.log_run(job.run_dir, job.config, summary.tables, summary.images)

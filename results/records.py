@@ -17,7 +17,7 @@ import pyarrow.parquet
 _TEXT = (
     *("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty", "source_prompt"),
     *("target_prompt", "method", "operator", "weights", "blend", "params", "image", "source_image", "mask"),
-    *("status", "error", "warnings"),
+    *("status", "error", "warnings", "instruction"),
 )
 _WINDOWS = ("cross_start", "cross_end", "self_start", "self_end")
 _WHOLE = ("seed", "effective_steps", "num_inference_steps")
@@ -44,7 +44,7 @@ _ARROW = {
     "boolean": pa.bool_(),
 }
 # Of records written when there was no such column.
-_BEFORE = {"mask": "", "uses_mask": False, "guidance_rescale": 0.0}
+_BEFORE = {"uses_mask": False, "guidance_rescale": 0.0}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][\w.@+-]*", re.ASCII)
 
 
@@ -210,8 +210,10 @@ def read_rows(files: list[Path], types: dict[str, str]) -> pd.DataFrame:
     # Without this the windows, which are nullable, would come back as floats.
     nullable = {pa.int64(): pd.Int64Dtype()}
     frame = table.to_pandas(types_mapper=nullable.get)
+    # Files from before a column came have none of it; no text that is written is missing.
+    texts = [name for name, kind in types.items() if kind == "string"]
     absent = {name: value for name, value in _BEFORE.items() if name in types}
-    return frame.fillna(absent).astype(types)
+    return frame.fillna({**dict.fromkeys(texts, ""), **absent}).astype(types)
 
 
 def write_rows(path: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from results import auto_tau, plots, strips, tables, writers
+from results import auto_tau, plots, reference, strips, tables, writers
 from results.cells import ALL, CONTEXT, free_windows, is_plain
 from results.naming import escape_markdown
 from results.records import RECORD_IDENTITY, load, metric_columns
@@ -35,12 +35,14 @@ def summarise(
     rows: Collection[tuple[str, str, str]] | None = None,
     directions: Mapping[str, bool] | None = None,
     candidates: pd.DataFrame | None = None,
+    published: Collection[str] = (),
 ) -> Summary:
     """Write `tables/`, `plots/`, `strips/` under `run_dir`; return them and the main table as Markdown.
 
     `rows` (key, pair, method) limits it to one plan's, where the folder holds more. `directions` says for
     metrics of unknown name whether higher is better. `candidates` of `tau: auto` are by default those of
-    every plan in the folder. FileNotFoundError where the run has no records.
+    every plan in the folder. `published` names tables of published numbers (`results.reference`) to show
+    beside the run's own, in `tables/published`. FileNotFoundError where the run has no records.
     """
     run_dir = Path(run_dir)
     frame = load(run_dir)
@@ -70,6 +72,10 @@ def summarise(
         text += "\n" + writers.to_markdown(plain, directions, by_edit_type=False)
         text += "\nRe-weighting: see tables/reweight.md.\n" if "reweight" in made else ""
         text += "\nPIE-Bench's columns, scaled as published: see tables/pie.md.\n" if "pie" in made else ""
+    if published:
+        comparison = reference.compare(made["main"], reference.load_reference(published))
+        paths += reference.write_comparison(comparison, run_dir / "tables" / "published")
+        text += f"\nBeside published numbers ({len(comparison)} rows): see tables/published.md.\n"
     (run_dir / "tables" / "summary.md").write_text(text, encoding="utf-8")
     images = {
         f"{path.parent.name}/{path.stem}": path for path in [*figures, *pictures] if path.suffix == ".png"

@@ -22,6 +22,7 @@ class Pair:
     blend_words: (words of the source prompt, words of the target prompt) whose maps bound the edited area.
     image: the real image to edit; None = the source image is generated.
     mask: white = the area to edit. ideal: the ground truth of the edit.
+    instruction: the edit as a command ("make the cat a dog"), for what learns from instructions.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Pair:
     image: Path | None = None
     mask: Path | None = None
     ideal: Path | None = None
+    instruction: str = ""
 
 
 def slug(pair_id: str) -> str:
@@ -110,6 +112,17 @@ def raise_problems(problems: Iterable[str], where: str = "the data set") -> None
         raise ValueError(f"{where} has {count}:\n" + "\n".join(f"  {line}" for line in lines))
 
 
+def checked(pairs: Sequence[Pair], problems: Iterable[str], where: str) -> list[Pair]:
+    """Return the pairs; ValueError lists these problems of rows that gave none, and all of the pairs' own."""
+    raise_problems([*problems, *(problem for _, problem in find_problems(pairs))], where)
+    return list(pairs)
+
+
+def single_spaced(text: str) -> str:
+    """Close up white space: tokenizers do so too, but words of a prompt are counted by its single spaces."""
+    return " ".join(text.split())
+
+
 def find_problems(pairs: Sequence[Pair]) -> Iterator[tuple[int, str]]:
     """Yield (position of the pair, what is wrong with it) for every field that cannot be used."""
     first: dict[str, int] = {}
@@ -146,11 +159,10 @@ def _pair_problems(pair: Pair) -> Iterator[str]:
 
 def _prompt_problems(name: str, prompt: str) -> Iterator[str]:
     # Any other white space makes empty or glued words and shifts the positions of all that follow.
-    single_spaced = " ".join(prompt.split())
-    if not single_spaced:
+    if not (closed := single_spaced(prompt)):
         yield f"{name} = {prompt!r}: must not be empty"
-    elif prompt != single_spaced:
-        yield f"{name} = {prompt!r}: words must be separated by single spaces, as in {single_spaced!r}"
+    elif prompt != closed:
+        yield f"{name} = {prompt!r}: words must be separated by single spaces, as in {closed!r}"
 
 
 def _word_problems(name: str, words: str, prompt_name: str, prompt: str) -> Iterator[str]:

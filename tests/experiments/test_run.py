@@ -438,6 +438,14 @@ def test_every_option_composes_and_instantiates(option: str) -> None:
         "dataset=inline": ["dataset.source_prompt=a", "dataset.target_prompt=b"],
         "dataset=table": ["dataset.path=pairs.csv"],
         "model=folder": ["model.path=somewhere"],
+        "dataset=pie_bench": ["dataset.path=somewhere"],
+        "dataset=pie_bench_pp": ["dataset.path=somewhere"],
+        "dataset=ti2i": ["dataset.path=a.yaml"],
+        "dataset=caption_pairs": ["dataset.path=a.csv", "dataset.images=somewhere"],
+        "dataset=magicbrush": ["dataset.path=somewhere", "dataset.captions=a.json"],
+        "dataset=emu_edit": ["dataset.path=somewhere"],
+        "dataset=tedbench": ["dataset.path=somewhere"],
+        "dataset=instruct_prompts": ["dataset.path=a.jsonl"],
     }
     with initialize_config_dir(str(experiments.run.CONF), version_base="1.3"):
         config = compose("config", overrides=[option, *needed.get(option, [])])

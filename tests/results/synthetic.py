@@ -38,6 +38,7 @@ def make_row(pair_id: str, seed: int, method: str, **settings: object) -> dict[s
         "edit_type": edit_type,
         "difficulty": "",
         "warnings": "",
+        "instruction": "",
         "error": "",
         "status": "ok",
         "pair_id": pair_id,

@@ -1,0 +1,59 @@
+"""Caption pairs as invertible-cd (Starodubcev et al. 2024) publishes them: COCO and PIE-Bench prompts as CSV.
+
+Columns `file_name, old_caption, edited_caption, blended_words`; others are not read.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.datasets.blended import check_policy, parse_blended, report_dropped
+from experiments.datasets.dataset import Dataset
+from experiments.datasets.files import check_folder, inside
+from experiments.datasets.pair import Pair, checked, single_spaced
+
+COLUMNS = ("file_name", "old_caption", "edited_caption", "blended_words")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionPairs(Dataset):
+    """The pairs of one CSV, `path`, with their images in the folder `images`; ids are row number and file.
+
+    `unusable_blend_words`: see `PieBench`.
+    """
+
+    name: str = "caption_pairs"
+    path: str | Path
+    images: str | Path
+    unusable_blend_words: str = "error"
+
+    def __post_init__(self) -> None:
+        check_policy("unusable_blend_words", self.unusable_blend_words)
+
+    def read(self) -> list[Pair]:
+        file, images = Path(self.path).expanduser(), check_folder(self.images, "images")
+        if not file.is_file():
+            raise ValueError(f"path = {str(self.path)!r}: there is no such file")
+        pairs, problems, dropped = [], [], []
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.DictReader(lines)
+            if missing := set(COLUMNS) - set(reader.fieldnames or ()):
+                raise ValueError(f"{file}: has no column {', '.join(sorted(missing))}")
+            for number, row in enumerate(reader):
+                name, source, target = (single_spaced(row[column] or "") for column in COLUMNS[:3])
+                pair_id = f"{number:04d}-{Path(name).stem}"
+                words = None
+                try:
+                    words = parse_blended(row["blended_words"] or "", source, target)
+                except ValueError as error:
+                    dropped.append(pair_id)
+                    if self.unusable_blend_words == "error":
+                        problems.append(f"{pair_id}: {error}; unusable_blend_words=drop edits without them")
+                try:
+                    image = inside(images, name)
+                except ValueError as error:
+                    problems.append(f"{pair_id}: {error}")
+                    continue
+                pairs.append(Pair(pair_id, source, target, blend_words=words, image=image))
+        report_dropped(self.name, dropped, len(pairs))
+        return checked(pairs, problems, str(file))

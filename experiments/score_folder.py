@@ -1,0 +1,195 @@
+"""Score images that any other tool made, so that they get the same records, metrics and tables as a run.
+
+An image belongs to the pair whose id it is named after, else to the pair whose own image has the same name
+(`Pair.image`), suffix of the format and folders aside: `000000000000.jpg`, `out/1_change/111000000000.png`,
+with `--suffix _fake_B` `horse_7_fake_B.png`. An id with characters that no file has is matched by its slug.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from evaluation.metric import Metric
+from experiments.datasets.dataset import Dataset
+from experiments.datasets.files import check_folder
+from experiments.datasets.pair import Pair, raise_problems, slug
+from experiments.datasets.tabular import Table
+from experiments.evaluate import check_metrics, evaluate_run
+from experiments.generate import write_png
+from results.records import RECORD_TYPES, write_records
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MODEL = "given images"
+_NOTHING: dict[str, Any] = {
+    **{name: "" if kind == "string" else pd.NA for name, kind in RECORD_TYPES.items()},
+    **dict.fromkeys(("tau", "strength", "guidance_scale"), np.nan),
+    **dict.fromkeys(("seed", "effective_steps", "num_inference_steps", "seconds"), 0),
+    **dict.fromkeys(("weights", "blend", "params"), "{}"),
+    "model": MODEL,
+    "status": "ok",
+}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The command: edited images, their sources (None = each pair's own `image`), where results go."""
+
+    edits: Path
+    source: Path | None
+    run_dir: Path
+    method: str
+    suffix: str = ""
+    source_suffix: str = ""
+    resize: bool = False  # edits to the size of their source, bicubic
+
+
+def score_folder(given: Folder, dataset: Dataset, metrics: Sequence[Metric]) -> int:
+    """Copy images and write records and metrics to `run_dir`; return the number of groups that failed.
+
+    ValueError lists every image that is missing, ambiguous, unreadable or of another size than its source.
+    """
+    check_metrics(metrics, given.run_dir)
+    rows = _rows(given, dataset.name, _match(given, dataset.load()))
+    for file in (given.run_dir / "records").glob("*.parquet"):  # what this method had before gives way
+        if re.fullmatch(rf"{slug(given.method)}-\d+x\d+", file.stem):
+            file.unlink()
+    for group, frame in pd.DataFrame(rows).groupby("group"):
+        write_records(given.run_dir, str(group), frame)
+    return evaluate_run(given.run_dir, metrics, {row["key"] for row in rows})
+
+
+Match = tuple[Pair, Path, Path]
+"""A pair with its source and its edited image."""
+
+
+def _match(given: Folder, pairs: Sequence[Pair]) -> list[Match]:
+    """Find the images of every pair and look at them. ValueError lists everything that is wrong."""
+    edits = _index(check_folder(given.edits, "folder"), given.suffix)
+    sources = _index(check_folder(given.source, "source"), given.source_suffix) if given.source else None
+    matches, problems = [], []
+    for pair in pairs:
+        try:
+            file, source = _find(edits, pair, given.edits, given.suffix), pair.image
+            if given.source is not None and sources is not None:
+                source = _find(sources, pair, given.source, given.source_suffix)
+            if source is None:
+                raise ValueError("has no image of its own, so --source must be given")
+            before, after = _open(source), _open(file)
+            if before.size != after.size and not given.resize:
+                raise ValueError(
+                    f"{file} is {after.width} x {after.height}, its source {before.width} x {before.height}; "
+                    "--resize scales it to the source's size"
+                )
+            matches.append((pair, source, file))
+        except (ValueError, OSError) as error:
+            problems.append(f"id {pair.id!r}: {error}")
+    raise_problems(problems, str(given.edits))
+    return matches
+
+
+def _index(folder: Path, suffix: str) -> dict[str, list[Path]]:
+    """Map the name of every picture under a folder, without format and `suffix`, to its files."""
+    index: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() in SUFFIXES and file.stem.endswith(suffix):
+            index.setdefault(file.stem.removesuffix(suffix), []).append(file)
+    return index
+
+
+def _find(index: Mapping[str, list[Path]], pair: Pair, folder: Path, suffix: str) -> Path:
+    names = [pair.id, slug(pair.id), *([pair.image.stem] if pair.image else [])]
+    files = next((index[name] for name in names if name in index), [])
+    if len(files) != 1:
+        looked = " or ".join(repr(name + suffix) for name in dict.fromkeys(names))
+        what = f"stands for {', '.join(map(str, files))}" if files else "is no image"
+        raise ValueError(f"{looked} {what} in {folder}")
+    return files[0]
+
+
+def _open(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return image.convert("RGB")
+
+
+def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[str, Any]]:
+    rows = []
+    for pair, source, file in matches:
+        opened = _open(source)
+        before = np.asarray(opened)
+        after = np.asarray(_open(file).resize(opened.size, Image.Resampling.BICUBIC))  # the same, if it is
+        folder = Path("images") / slug(pair.id) / "0"
+        source_key, key = _key(pair, before), _key(pair, before, after)
+        source_path = str(folder / f"source-{source_key[:16]}.png")
+        path = str(folder / f"{slug(given.method)}-{key[:16]}.png")
+        _write(before, given.run_dir / source_path)
+        _write(after, given.run_dir / path)
+        height, width = before.shape[:2]
+        common = _NOTHING | {
+            # Images of one size are scored together.
+            "group": f"{slug(given.method)}-{width}x{height}",
+            "dataset": dataset,
+            "pair_id": pair.id,
+            "edit_type": pair.edit_type,
+            "difficulty": pair.difficulty,
+            "source_prompt": pair.source_prompt,
+            "instruction": pair.instruction,
+            "source_image": source_path,
+        }
+        params = json.dumps({"resize": "bicubic"} if given.resize else {})
+        rows += [
+            {
+                **common, "key": source_key, "method": "source", "image": source_path,
+                "target_prompt": pair.source_prompt,
+            },
+            {
+                **common, "key": key, "method": given.method, "image": path, "params": params,
+                "target_prompt": pair.target_prompt, "warnings": f"image of {file.name}",
+            },
+        ]  # fmt: skip
+    return rows
+
+
+def _key(pair: Pair, *images: np.ndarray) -> str:
+    digest = hashlib.sha256(json.dumps([pair.source_prompt, pair.target_prompt, len(images)]).encode())
+    for image in images:
+        digest.update(repr(image.shape).encode() + image.tobytes())
+    return digest.hexdigest()
+
+
+def _write(image: np.ndarray, path: Path) -> None:
+    write_png(torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255, path)
+
+
+def parse(arguments: Sequence[str]) -> tuple[Folder, Table | None, list[str]]:
+    """Read the arguments of `p2p-bench evaluate`: folder, table of pairs if given, Hydra's overrides."""
+    parser = argparse.ArgumentParser("p2p-bench evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="the edited images")
+    parser.add_argument("overrides", nargs="*", help="of the configuration: metrics=pixel dataset=pie_bench")
+    parser.add_argument("--pairs", type=Path, help="a .csv or .jsonl of pairs; default: those of dataset=...")
+    parser.add_argument("--source", type=Path, help="the source images; default: each pair's own `image`")
+    parser.add_argument("--run-dir", type=Path, help="where results go; default: runs/evaluate-FOLDER")
+    parser.add_argument("--method", help="what tables call it; default: the folder's name")
+    parser.add_argument("--suffix", default="", help="end of the edited images' names, such as _fake_B")
+    parser.add_argument("--source-suffix", default="", help="end of the source images' names")
+    parser.add_argument("--resize", action="store_true", help="scale edits to their source's size (bicubic)")
+    given = parser.parse_intermixed_args(arguments)
+    name = given.folder.resolve().name
+    run_dir = given.run_dir or Path("runs") / f"evaluate-{slug(name)}"
+    folder = Folder(
+        given.folder, given.source, run_dir, given.method or name, given.suffix, given.source_suffix,
+        given.resize,
+    )  # fmt: skip
+    table = None if given.pairs is None else Table(name=given.pairs.stem, path=given.pairs)
+    return folder, table, given.overrides

@@ -1,0 +1,148 @@
+"""Published numbers, `results/reference/*.csv`, and a run's own beside them: difference, within tolerance.
+
+A CSV holds one number a line, as printed: `value` = `scaling` x our unit. `column` is our versioned metric
+where it is the same measure, else `published/...`, which nothing of ours is compared with. `tolerance`, in
+the unit of `value`, is stated where a rerun is known to come that near. `from_memory` marks what nobody
+checked.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import pandas as pd
+
+from results.cells import ALL
+from results.naming import escape_markdown, method_label
+
+FOLDER = Path(__file__).parent / "reference"
+COLUMNS = (
+    *("table", "method", "inversion", "setting", "column", "value", "scaling", "tolerance", "from_memory"),
+    *("source", "note"),
+)
+COMPARISON = (
+    *(
+        "method",
+        "setting",
+        "metric",
+        "ours",
+        "published",
+        "difference",
+        "tolerance",
+        "within",
+        "scaling",
+        "n",
+    ),
+    *("published_method", "published_inversion", "published_setting", "from_memory", "source", "note"),
+)
+_IDENTITY = ["table", "method", "inversion", "setting", "column"]
+
+
+def reference_tables(folder: Path = FOLDER) -> list[str]:
+    """Name the tables of published numbers that there are."""
+    return sorted(file.stem for file in folder.glob("*.csv"))
+
+
+def load_reference(tables: Collection[str] | None = None, folder: Path = FOLDER) -> pd.DataFrame:
+    """Return the published numbers of these tables, or of all, one a row, columns COLUMNS.
+
+    ValueError names an unknown table, and every line that lacks a source or holds what cannot be.
+    """
+    there = reference_tables(folder)
+    if isinstance(tables, str) or (unknown := sorted(set(tables or ()) - set(there))):
+        asked = tables if isinstance(tables, str) else ", ".join(unknown)
+        raise ValueError(f"reference: no table {asked}, allowed is a list of {', '.join(there)}")
+    return pd.concat(
+        [_read(folder / f"{name}.csv") for name in (there if tables is None else tables)] or [_empty()],
+        ignore_index=True,
+    )
+
+
+def compare(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """Put every cell of a main table beside every published number of the same metric; columns COMPARISON.
+
+    Only rows over all edit types. `ours`, `published`, `difference` (ours - published) and `tolerance` are in
+    the published unit. `within` is missing where no tolerance is stated: a difference then judges nothing.
+    """
+    mine = table[table["edit_type"].eq(ALL) & table["mean"].notna()]
+    mine = mine[["method", "setting", "metric", "mean", "n"]]
+    published = reference.rename(
+        columns={
+            "method": "published_method",
+            "inversion": "published_inversion",
+            "setting": "published_setting",
+            "value": "published",
+        }
+    )
+    rows = mine.merge(published, left_on="metric", right_on="column")
+    rows["ours"] = rows["mean"] * rows["scaling"]
+    rows["difference"] = rows["ours"] - rows["published"]
+    # A printed number is rounded: one that differs by just the tolerance is within it.
+    inside = rows["difference"].abs().round(9).le(rows["tolerance"]).astype("boolean")
+    rows["within"] = inside.mask(rows["tolerance"].isna())
+    return rows[list(COMPARISON)].reset_index(drop=True)
+
+
+def to_markdown(comparison: pd.DataFrame) -> str:
+    """Write a comparison as one table, with its sources below."""
+    header = (
+        *("method", "setting", "metric", "ours", "published", "of", "difference", "tolerance", "within"),
+        *("pairs", "source"),
+    )
+    sources = list(dict.fromkeys(comparison["source"]))
+    lines = [header, ["---"] * 3 + ["---:"] * 2 + ["---"] + ["---:"] * 5]
+    for row in comparison.itertuples():
+        names = (row.published_method, row.published_inversion, row.published_setting)
+        told = ", ".join(name for name in names if name) + (" (from memory)" if row.from_memory else "")
+        unit = f" (x {row.scaling:g})" if row.scaling != 1 else ""
+        stated = pd.notna(row.tolerance)
+        lines += [
+            [
+                *(escape_markdown(text) or "—" for text in (method_label(row.method), row.setting)),
+                *(escape_markdown(f"{row.metric}{unit}"), f"{row.ours:.4g}", f"{row.published:.4g}"),
+                *(escape_markdown(told), f"{row.difference:+.3g}", f"{row.tolerance:g}" if stated else "—"),
+                *("—" if not stated else "yes" if row.within else "no", f"{row.n}"),
+                f"{1 + sources.index(row.source)}",
+            ]
+        ]
+    listed = [f"{number}. {escape_markdown(source)}" for number, source in enumerate(sources, start=1)]
+    body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return (
+        "\n\n".join([body, "Published numbers; what gave ours may differ in more than the method.", *listed])
+        + "\n"
+    )
+
+
+def write_comparison(comparison: pd.DataFrame, stem: Path) -> list[Path]:
+    """Write `<stem>.csv` and `.md`; returns their paths."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    texts = {".csv": comparison.to_csv(index=False, lineterminator="\n"), ".md": to_markdown(comparison)}
+    for suffix, text in texts.items():
+        stem.with_name(stem.name + suffix).write_text(text, encoding="utf-8")
+    return [stem.with_name(stem.name + suffix) for suffix in texts]
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame(columns=list(COLUMNS))
+
+
+def _read(file: Path) -> pd.DataFrame:
+    rows = pd.read_csv(file, dtype=str, keep_default_na=False)
+    if tuple(rows.columns) != COLUMNS:
+        raise ValueError(f"{file}: the columns must be {', '.join(COLUMNS)}, are {', '.join(rows.columns)}")
+    for name in ("value", "scaling", "tolerance"):
+        rows[name] = pd.to_numeric(rows[name].where(rows[name].ne(""), None), errors="coerce")
+    problems = {
+        "no source": rows["source"].str.strip().eq(""),
+        "no method or column": rows["method"].eq("") | rows["column"].eq(""),
+        "value is no number": rows["value"].isna(),
+        "scaling is not above 0": ~rows["scaling"].gt(0),
+        "tolerance is not above 0": rows["tolerance"].le(0),
+        "from_memory is not true or false": ~rows["from_memory"].isin(["true", "false"]),
+        f"table is not {file.stem}": rows["table"].ne(file.stem),
+        "stands twice": rows.duplicated(_IDENTITY),
+    }
+    told = [f"line {line + 2}: {what}" for what, bad in problems.items() for line in rows.index[bad]]
+    if told:
+        raise ValueError(f"{file}: {'; '.join(told)}")
+    rows["from_memory"] = rows["from_memory"].eq("true")
+    return rows.astype(dict.fromkeys(("value", "scaling", "tolerance"), float))

@@ -1,0 +1,210 @@
+"""`p2p-bench evaluate`: images of any other tool are matched, checked, scored and tabulated like a run's."""
+
+import csv
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+import experiments.run
+from experiments.datasets.pair import Pair, slug
+from experiments.datasets.tabular import Table
+from experiments.embedded.pie_miniature import write
+from experiments.score_folder import Folder, score_folder
+from results.records import load
+
+Cli = Callable[..., int]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Call `p2p-bench evaluate` in this process; return its exit code."""
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["p2p-bench", "evaluate", *arguments])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as stop:
+            experiments.run.main()
+        assert isinstance(stop.value.code, int)
+        return stop.value.code
+
+    return call
+
+
+def picture(path: Path, seed: int, size: tuple[int, int] = (24, 16)) -> np.ndarray:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def table(path: Path, *pairs: Pair) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "source_prompt", "target_prompt", "edit_type", "image"])
+        writer.writerows([p.id, p.source_prompt, p.target_prompt, p.edit_type, p.image or ""] for p in pairs)
+    return path
+
+
+CAT, HORSE, HARD = (
+    Pair("cat", "a cat", "a dog", "swap"),
+    Pair("horse", "a horse", "a zebra", "swap"),
+    Pair("../a b", "a cat", "a red cat"),
+)
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Folder:
+    """Three pairs: one in a subfolder, one under its slug, one by plain name."""
+    for name, folder in (("source", 0), ("edits", 10)):
+        picture(tmp_path / name / "cat.png", folder)
+        picture(tmp_path / name / "sub" / "horse.png", folder + 1)
+        picture(tmp_path / name / f"{slug(HARD.id)}.png", folder + 2)
+    return Folder(tmp_path / "edits", tmp_path / "source", tmp_path / "run", "other tool")
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Table:
+    return Table(name="mine", path=table(tmp_path / "pairs.csv", CAT, HORSE, HARD))
+
+
+class Brightness:
+    """A metric whose value says which images it was given."""
+
+    name = "brightness@1"
+    names = (name,)
+    higher_is_better = {name: True}  # noqa: RUF012
+
+    def check(self) -> None:
+        pass
+
+    def __call__(self, edits):  # type: ignore[no-untyped-def]
+        from evaluation.metric import Scores
+
+        change = edits.images - edits.source_images[edits.source_index]
+        return {self.name: Scores.of(change.double().mean(dim=(1, 2, 3)))}
+
+
+def test_each_image_is_scored_against_its_own_source(given: Folder, pairs: Table) -> None:
+    assert score_folder(given, pairs, [Brightness()]) == 0
+    rows = load(given.run_dir).set_index(["pair_id", "method"])
+    for number, pair in enumerate((CAT, HORSE, HARD)):
+        before, after = (
+            picture(Path(given.run_dir / "x.png"), seed).mean() for seed in (number, 10 + number)
+        )
+        value = rows["brightness@1"][pair.id, "other tool"]
+        assert value == pytest.approx((after - before) / 255, abs=1e-6)  # float32 pixels
+        assert rows["brightness@1"][pair.id, "source"] == 0
+        assert rows["target_prompt"][pair.id, "other tool"] == pair.target_prompt
+    assert set(rows["model"]) == {"given images"}
+    assert all((given.run_dir / image).is_file() for image in rows["image"])
+
+
+def test_images_given_anew_replace_those_from_before(given: Folder, pairs: Table) -> None:
+    score_folder(given, pairs, [Brightness()])
+    picture(given.edits / "cat.png", 77)
+    score_folder(given, pairs, [Brightness()])
+    score_folder(Folder(given.edits, given.source, given.run_dir, "second"), pairs, [Brightness()])
+    rows = load(given.run_dir)
+    assert rows["method"].value_counts().to_dict() == {"source": 3, "other tool": 3, "second": 3}
+    cat = rows[rows["pair_id"].eq("cat")].set_index("method")["brightness@1"]
+    assert cat["other tool"] == cat["second"]
+
+
+def test_images_of_several_sizes_are_scored(given: Folder, pairs: Table) -> None:
+    for folder in (given.edits, given.source):
+        picture(folder / "cat.png", 5, (40, 12))
+    assert score_folder(given, pairs, [Brightness()]) == 0
+    assert load(given.run_dir)["brightness@1"].notna().all()
+
+
+def test_a_pairs_own_image_is_its_source_and_names_its_edit(tmp_path: Path) -> None:
+    picture(tmp_path / "horses" / "n0238.png", 1)
+    picture(tmp_path / "out" / "n0238_fake_B.png", 2)
+    picture(tmp_path / "out" / "n0238_real_A.png", 1)
+    pair = Pair("zebra", "a horse", "a zebra", image=Path("horses/n0238.png"))
+    pairs = Table(name="mine", path=table(tmp_path / "pairs.csv", pair))
+    made = Folder(tmp_path / "out", None, tmp_path / "run", "cyclegan", suffix="_fake_B")
+    assert score_folder(made, pairs, [Brightness()]) == 0
+    value = load(tmp_path / "run").set_index("method")["brightness@1"]["cyclegan"]
+    both = Folder(tmp_path / "out", tmp_path / "out", tmp_path / "both", "cyclegan", "_fake_B", "_real_A")
+    score_folder(both, pairs, [Brightness()])
+    assert load(tmp_path / "both").set_index("method")["brightness@1"]["cyclegan"] == value != 0
+
+
+def test_everything_that_is_wrong_is_told_at_once(given: Folder, pairs: Table) -> None:
+    (given.edits / "cat.png").unlink()
+    picture(given.edits / "again" / "horse.jpg", 3)
+    picture(given.edits / f"{slug(HARD.id)}.png", 3, (16, 16))
+    with pytest.raises(ValueError) as error:
+        score_folder(given, pairs, [Brightness()])
+    told = str(error.value)
+    assert "3 problems" in told
+    assert "id 'cat': 'cat' or" in told
+    assert "is no image in" in told
+    assert "id 'horse': 'horse'" in told
+    assert "stands for" in told
+    assert "is 16 x 16, its source 24 x 16; --resize" in told
+    assert not given.run_dir.exists()
+
+
+def test_resizing_is_asked_for_and_recorded(given: Folder, pairs: Table) -> None:
+    picture(given.edits / "cat.png", 3, (48, 32))
+    made = Folder(given.edits, given.source, given.run_dir, "other tool", resize=True)
+    assert score_folder(made, pairs, [Brightness()]) == 0
+    rows = load(given.run_dir).query("method == 'other tool'")
+    assert set(rows["params"]) == {'{"resize": "bicubic"}'}
+    with Image.open(given.run_dir / rows.set_index("pair_id")["image"]["cat"]) as image:
+        assert image.size == (24, 16)
+
+
+def test_the_command_scores_and_tabulates(
+    given: Folder, pairs: Table, cli: Cli, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = [
+        str(given.edits), "--source", str(given.source), "--pairs", str(pairs.path), "--run-dir",
+        str(tmp_path / "run"), "metrics=pixel", "reference=[pie_bench]",
+    ]  # fmt: skip
+    assert cli(*arguments) == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1] == str(tmp_path / "run")
+    main = pd.read_csv(tmp_path / "run" / "tables" / "main.csv")
+    assert set(main["method"]) == {"source", "edits"}
+    assert main.query("method == 'edits' and metric == 'mse@1' and edit_type == 'all'")["n"].item() == 3
+    assert (tmp_path / "run" / "tables" / "published.md").is_file()
+    assert (tmp_path / "run" / "provenance.json").is_file()
+
+
+def test_results_of_another_tool_on_a_data_set(cli: Cli, tmp_path: Path) -> None:
+    write(tmp_path / "pie", per_category=1)
+    made = tmp_path / "out" / "annotation_images"  # as PIE-Bench's own code writes its results
+    shutil.copytree(tmp_path / "pie" / "annotation_images", made)
+    arguments = [str(made), "--method", "identity", "--run-dir", str(tmp_path / "run"), "metrics=pixel"]
+    assert cli(*arguments, "dataset=pie_bench", f"dataset.path={tmp_path / 'pie'}") == 0
+    rows = load(tmp_path / "run").query("method == 'identity'")
+    assert rows["mse@1"].tolist() == [0] * 10
+    assert rows["edit_type"].nunique() == 10
+    assert rows["instruction"].ne("").all()
+    assert set(rows["dataset"]) == {"pie_bench"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dataset=embedded", "changes nothing here, allowed are metrics"),
+        ("metrics=nothing", "nothing"),
+        ("reference=[pie]", "no table pie"),
+    ],
+)
+def test_bad_arguments_are_one_message(
+    override: str, message: str, given: Folder, pairs: Table, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(given.edits), "--pairs", str(pairs.path), "--run-dir", str(given.run_dir)]
+    assert cli(*arguments, override) == 2
+    assert message in capsys.readouterr().err
+    assert not given.run_dir.exists()

@@ -1,0 +1,172 @@
+"""Published numbers: each has a source, a sample is what its table prints, and ours stand beside them."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from results.reference import COLUMNS, FOLDER, compare, load_reference, reference_tables, to_markdown
+from results.summary import summarise
+from results.tables import COLUMNS as TABLE_COLUMNS
+from tests.results.synthetic import make_row, write_run
+
+PIE = (
+    "pie/structure_distance@1",
+    "pie/psnr_unedit@1",
+    "pie/lpips_squeeze_unedit@1",
+    "pie/mse_unedit@1",
+    "pie/ssim_unedit@1",
+    "pie/clip_similarity_target_image@1",
+    "pie/clip_similarity_target_image_edit_part@1",
+)
+# The main table of PIE-Bench (Ju et al. 2024), line by line as it is printed.
+MAIN = """
+| DDIM | P2P | 69.43 | 17.87 | 208.80 | 219.88 | 71.14 | 25.01 | 22.44 |
+| Null-text | P2P | 13.44 | 27.03 | 60.67 | 35.86 | 84.11 | 24.75 | 21.86 |
+| NPI | P2P | 16.17 | 26.21 | 69.01 | 39.73 | 83.40 | 24.61 | 21.87 |
+| StyleDiffusion | P2P | 11.65 | 26.05 | 66.10 | 38.63 | 83.42 | 24.78 | 21.72 |
+| Direct | P2P | 11.65 | 27.22 | 54.55 | 32.86 | 84.76 | 25.02 | 22.10 |
+| DDIM | MasaCtrl | 28.38 | 22.17 | 106.62 | 86.97 | 79.67 | 23.96 | 21.16 |
+| Direct | MasaCtrl | 24.70 | 22.64 | 87.94 | 81.09 | 81.33 | 24.38 | 21.35 |
+| DDIM | P2P-Zero | 61.68 | 20.44 | 172.22 | 144.12 | 74.67 | 22.80 | 20.54 |
+| Direct | P2P-Zero | 49.22 | 21.53 | 138.98 | 127.32 | 77.05 | 23.31 | 21.05 |
+| DDIM | PnP | 28.22 | 22.28 | 113.46 | 83.64 | 79.05 | 25.41 | 22.55 |
+| Direct | PnP | 24.29 | 22.46 | 106.06 | 80.45 | 79.68 | 25.41 | 22.62 |
+"""
+
+
+def value(table: str, method: str, column: str, **where: str) -> float:
+    rows = load_reference([table]).query("method == @method and column == @column")
+    for name, text in where.items():
+        rows = rows[rows[name] == text]
+    (found,) = rows["value"]
+    return float(found)
+
+
+def test_the_main_table_of_pie_bench_is_what_it_prints() -> None:
+    rows = load_reference(["pie_bench"])
+    values = rows.set_index(["method", "inversion", "column"])["value"]
+    for line in MAIN.strip().splitlines():
+        inversion, method, *printed = (cell.strip() for cell in line.strip("|").split("|"))
+        assert [values[method, inversion, column] for column in PIE] == [float(text) for text in printed]
+    scales = rows.groupby("column")["scaling"].unique()
+    assert [list(scales[column]) for column in PIE] == [[1000], [1], [1000], [10000], [100], [1], [1]]
+
+
+@pytest.mark.parametrize(
+    ("table", "method", "column", "where", "printed"),
+    [
+        ("pie_bench", "P2P", PIE[0], {"inversion": "SPDInv"}, 8.81),
+        ("pie_bench", "TurboEdit", PIE[4], {}, 91.59),
+        ("pie_bench", "FlowEdit (SD3.5)", PIE[6], {}, 23.73),
+        ("pie_bench_times", "P2P", "published/seconds_inversion", {"inversion": "NTI"}, 132.39),
+        ("pie_bench_users", "source image", "pie/clip_similarity_source_image@1", {}, 26.07),
+        ("pix2pix_zero", "prompt-to-prompt", "published/clip_accuracy", {"setting": "horse to zebra"}, 18.4),
+        ("null_text", "SDEdit", "published/user_preference", {}, 14.5),
+        ("magicbrush", "SD-SDEdit", "published/clip_t", {}, 0.2777),
+        ("tedbench", "SDEdit", "published/clip_i", {}, 0.85),
+        ("flowalign", "SDEdit", "published/psnr", {}, 13.83),
+        ("plug_and_play", "PnP", "published/lpips", {"setting": "Wild-TI2I"}, 0.521),
+        ("imagenet_r_fake", "P2P", "lpips_alex@1", {"inversion": "ProxNPI"}, 0.1113),
+    ],
+)
+def test_a_sample_of_the_other_tables(
+    table: str, method: str, column: str, where: dict[str, str], printed: float
+) -> None:
+    assert value(table, method, column, **where) == printed
+
+
+def test_every_number_has_a_source_and_what_is_from_memory_says_so() -> None:
+    everything = load_reference()
+    assert tuple(everything.columns) == COLUMNS
+    assert set(everything["table"]) == set(reference_tables())
+    assert everything["source"].str.len().gt(3).all()
+    remembered = everything[everything["from_memory"]]
+    assert set(remembered["method"]) == {"InstructPix2Pix", "InstructDiffusion", "Blended LD"}
+    assert len(remembered) == 16
+    assert (remembered["source"].str.contains("memory")).all()
+    assert not everything.loc[~everything["from_memory"], "source"].str.contains("memory").any()
+    # Only the row that was run again independently states a tolerance.
+    assert set(everything[everything["tolerance"].notna()].groupby(["method", "inversion"]).groups) == {
+        ("P2P", "Direct")
+    }
+
+
+def test_the_tolerance_is_what_the_independent_rerun_differs_by() -> None:
+    rows = load_reference(["pie_bench"]).query("method == 'P2P'").set_index(["column", "inversion"])
+    for column in PIE:
+        differs = abs(rows["value"][column, "Direct, rerun by ViMAEdit"] - rows["value"][column, "Direct"])
+        assert rows["tolerance"][column, "Direct"] == pytest.approx(differs, abs=1e-9)
+
+
+def main_rows(**means: float) -> pd.DataFrame:
+    rows = [
+        {"method": "p2p", "setting": "τ 0.6", "edit_type": "all", "metric": name, "mean": mean, "n": 700}
+        for name, mean in means.items()
+    ]
+    return pd.DataFrame(rows).reindex(columns=TABLE_COLUMNS)
+
+
+def test_ours_stand_beside_the_published_in_its_unit() -> None:
+    table = main_rows(**{PIE[0]: 0.01166, PIE[1]: 27.30, "ssim@1": 0.5})
+    table.loc[len(table)] = table.iloc[0].replace({"all": "change object"})
+    rows = compare(table, load_reference(["pie_bench"])).query("published_method == 'P2P'")
+    direct = rows[rows["published_inversion"] == "Direct"].set_index("metric")
+    assert set(direct.index) == {PIE[0], PIE[1]}  # another SSIM is not compared, nor one edit type alone
+    assert direct["ours"][PIE[0]] == pytest.approx(11.66)
+    assert direct["difference"].to_dict() == pytest.approx({PIE[0]: 0.01, PIE[1]: 0.08})
+    assert direct["within"].to_dict() == {PIE[0]: True, PIE[1]: False}
+    others = rows[rows["published_inversion"] != "Direct"]
+    assert len(others) > 10
+    assert others["within"].isna().all()
+
+
+def test_the_markdown_escapes_and_names_the_source() -> None:
+    rows = compare(main_rows(**{PIE[0]: 0.01166}), load_reference(["pie_bench"]))
+    rows.loc[0, "published_method"] = "a|b <script>"
+    text = to_markdown(rows)
+    assert "a\\|b &lt;script&gt;" in text
+    assert "(x 1000)" in text
+    assert "1. cure-lab/PnPInversion" in text
+    assert "(from memory)" in text
+
+
+@pytest.mark.parametrize(
+    ("column", "entry", "message"),
+    [
+        ("source", "", "line 3: no source"),
+        ("value", "abc", "line 3: value is no number"),
+        ("scaling", "0", "line 3: scaling is not above 0"),
+        ("tolerance", "-1", "line 3: tolerance is not above 0"),
+        ("from_memory", "yes", "line 3: from_memory is not true or false"),
+        ("table", "other", "line 3: table is not toy"),
+        ("column", "a", "line 3: stands twice"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, column: str, entry: str, message: str) -> None:
+    row = {
+        "table": "toy", "method": "P2P", "inversion": "", "setting": "", "value": "1", "scaling": "1",
+        "tolerance": "", "from_memory": "false", "source": "paper", "note": "",
+    }  # fmt: skip
+    rows = [{**row, "column": "a"}, {**row, "column": "b", column: entry}]
+    pd.DataFrame(rows)[list(COLUMNS)].to_csv(tmp_path / "toy.csv", index=False)
+    with pytest.raises(ValueError, match=message):
+        load_reference(folder=tmp_path)
+
+
+def test_unknown_tables_are_named() -> None:
+    with pytest.raises(ValueError, match=r"no table pie, allowed is a list of .*pie_bench"):
+        load_reference(["pie"])
+    assert FOLDER.is_dir()
+
+
+def test_a_summary_shows_published_numbers_where_asked(tmp_path: Path) -> None:
+    frame = pd.DataFrame([make_row("cat-dog", seed, "fixed_seed") for seed in range(2)])
+    values = [{"key": key, "metric": PIE[0], "value": 0.07, "reason": ""} for key in frame["key"]]
+    write_run(tmp_path, frame, pd.DataFrame(values))
+    summary = summarise(tmp_path, published=["pie_bench"])
+    assert tmp_path / "tables" / "published.md" in summary.paths
+    assert "tables/published.md" in summary.markdown
+    rows = pd.read_csv(tmp_path / "tables" / "published.csv")
+    ddim = rows.query("published_method == 'P2P' and published_inversion == 'DDIM'")
+    assert ddim["difference"].tolist() == pytest.approx([0.57])
