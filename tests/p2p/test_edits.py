@@ -170,6 +170,8 @@ def _batch(mix: Tensor, own: Tensor) -> BatchInjection:
         self_rows=row,
         self_slots=slot,
         self_max_pixels=(16,),
+        edited_rows=row,
+        edited_slots=slot,
         any_cross=True,
         largest_self=16,
         bank=SourceBank(),
