@@ -81,7 +81,7 @@ def test_one_edit_inside_several_masks_has_a_value_for_each(
     text = (run / "tables" / "pie.md").read_text()
     assert "pie/mse_unedit@1 ×10⁴ ↓" in text
     assert "| uses mask |" in text
-    assert "1 mask covers the whole image; 1 no mask" in text
+    assert "2 mask covers the whole image; 2 no mask" in text
     main, pie = (pd.read_csv(run / "tables" / f"{name}.csv") for name in ("main", "pie"))
     at = "method == 'p2p' and edit_type == 'all' and metric.str.startswith(@MSE)"
     assert pie.query(at)["mean"].item() == pytest.approx(1e4 * main.query(at)["mean"].item())
