@@ -16,6 +16,7 @@ from torch import Tensor
 
 from p2p.attention import BatchInjection, SourceBank
 from p2p.families.model import Conditioning, Model, stack_rows
+from p2p.source import SourcePath, replay_step
 from p2p.tree import Node
 from p2p.word_maps import WordMaps
 
@@ -58,36 +59,51 @@ class Calls:
 
 def denoise(
     model: Model,
-    latents: Tensor,
+    sources: Sequence[SourcePath],
     levels: Sequence[Sequence[Node]],
     scheduler: Any,
-    start: int,
-    generators: Sequence[torch.Generator],
     sampling: Sampling,
     calls: Calls,
 ) -> Tensor:
-    """Denoise a tree's states from step `start`; return latents (last nodes, channels, height, width).
+    """Denoise a tree's states; return latents (last nodes, channels, height, width).
 
-    `latents` (groups, ...) are the states at `start`, `levels` the nodes of each remaining step, `generators`
-    one per group: every branch of a group gets the same draw. Raises FloatingPointError where latents stop
-    being finite.
+    `sources` are one per group, all generated or all inverted in one way; they start at the same step, and
+    every branch of a group gets the same noise. `levels` are the nodes of each step from there on. Raises
+    FloatingPointError where latents stop being finite.
     """
+    start, latents = sources[0].start, torch.stack([path.latents for path in sources])
+    generators = [path.generator for path in sources if path.generator is not None]
     prompts = sorted({node.prompt for level in levels for node in level})
     texts = {prompt: model.encode_prompt(prompt) for prompt in prompts}
     negative = model.encode_prompt(sampling.negative_prompt, negative=True) if sampling.guided else None
     with model.injection_processors() as layers:
         maps = WordMaps.of(levels[0], model)
-        for level, timestep in zip(levels, scheduler.timesteps[start:], strict=True):
+        steps = zip(levels, scheduler.timesteps[start:], strict=True)
+        for step, (level, timestep) in enumerate(steps, start):
             parents = torch.tensor([node.parent for node in level], device=latents.device)
             _fork(scheduler, parents, latents)
             latents = latents[parents]
             maps.fork(level, parents)
+            uncond = [path.negative(step, negative) for path in sources] if negative else None
             noise_pred = _predict(
-                model, latents, level, scheduler, timestep, texts, negative, layers, sampling, calls, maps
+                model,
+                latents,
+                level,
+                scheduler,
+                timestep,
+                sources,
+                texts,
+                uncond,
+                layers,
+                sampling,
+                calls,
+                maps,
             )
-            latents = _step(
-                scheduler, noise_pred, timestep, latents, [node.group for node in level], generators
-            )
+            groups = [node.group for node in level]
+            if generators:
+                latents = _step(scheduler, noise_pred, timestep, latents, groups, generators)
+            else:
+                latents = replay_step(scheduler, noise_pred, timestep, latents, groups, sources, step)
             latents = maps.blend(level, latents)
     if not latents.isfinite().all():
         broken = sorted(
@@ -109,15 +125,16 @@ def _predict(
     level: Sequence[Node],
     scheduler: Any,
     timestep: Tensor,
+    sources: Sequence[SourcePath],
     texts: dict[str, Conditioning],
-    negative: Conditioning | None,
+    negatives: Sequence[Conditioning] | None,
     layers: tuple[str, ...],
     sampling: Sampling,
     calls: Calls,
     maps: WordMaps,
 ) -> Tensor:
     """Return every node's guided noise prediction, in calls of `calls.max_rows` rows, sources first."""
-    per_node = 2 if negative else 1
+    per_node = 2 if negatives else 1
     bank = SourceBank()
     scaled = scheduler.scale_model_input(latents, timestep)
     predictions = []
@@ -126,7 +143,8 @@ def _predict(
         nodes = level[begin : begin + max(1, calls.max_rows // per_node)]
         rows = scaled[begin : begin + len(nodes)].repeat(per_node, 1, 1, 1)
         conditioning = stack_rows(
-            ([negative] * len(nodes) if negative else []) + [texts[node.prompt] for node in nodes]
+            ([negatives[node.group] for node in nodes] if negatives else [])
+            + [texts[node.prompt] for node in nodes]
         )
         injection = _injection(level, begin, nodes, per_node, bank, model, maps)
         kept = dict(bank.layers)
@@ -147,11 +165,31 @@ def _predict(
             maps.add(begin, len(nodes), injection)
         calls.on_rows(len(rows))
         begin += len(nodes)
-        if negative:
+        if negatives:
             uncond, text = output.chunk(2)
-            output = model.guide(uncond, text, sampling.guidance_scale)
+            output = _guide(model, uncond, text, nodes, sources, sampling.guidance_scale)
         predictions.append(output)
     return torch.cat(predictions)
+
+
+def _guide(
+    model: Model,
+    uncond: Tensor,
+    text: Tensor,
+    nodes: Sequence[Node],
+    sources: Sequence[SourcePath],
+    guidance_scale: float,
+) -> Tensor:
+    """Return guided predictions: an inverted source may have its own scale, its edits a shrunk guidance."""
+    guided = model.guide(uncond, text, guidance_scale)
+    for i, node in enumerate(nodes):
+        path, row = sources[node.group], slice(i, i + 1)
+        if 0 in node.branches and path.guidance_scale is not None:
+            guided[row] = model.guide(uncond[row], text[row], path.guidance_scale)
+        elif 0 not in node.branches and path.shrink is not None:
+            shrunk = uncond[row] + path.shrink(text[row] - uncond[row])
+            guided[row] = model.guide(uncond[row], shrunk, guidance_scale)
+    return guided
 
 
 def _injection(

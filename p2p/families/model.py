@@ -82,6 +82,12 @@ class Model(ABC):
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the latents."""
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images."""
+        factor = self.pipeline.vae_scale_factor
+        return self.latent_shape[1] * factor, self.latent_shape[2] * factor
+
     @abstractmethod
     def attention_sides(self) -> list[int]:
         """Return the token-grid heights at which the denoiser attends, largest first."""
