@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.datasets.pair import Pair, slug
+from experiments.inversions import kept_paths
 from experiments.plan import Branch, GroupPlan, Plan, without
 from p2p.denoise import Calls
 from p2p.edits import Trajectory
@@ -47,6 +48,7 @@ class RunInfo:
     run_dir: Path
     dataset: str
     model: str
+    cache_dir: Path  # where inversions are kept
 
 
 def remaining(plan: Plan, run_dir: Path) -> Plan:
@@ -81,7 +83,10 @@ def run_plan(plan: Plan, model: Model, info: RunInfo) -> int:
 
 def _make(groups: Sequence[GroupPlan], plan: Plan, model: Model, info: RunInfo, calls: Calls) -> None:
     began = time.monotonic()
-    images = generate(model, [group.group() for group in groups], plan.sampling, calls)
+    wanted = [group.group(model.image_size) for group in groups]
+    keys = [group.inversion_key if group.inverts else "" for group in groups]
+    paths = kept_paths(model, wanted, keys, plan.sampling, calls, info.cache_dir / "inversions")
+    images = generate(model, wanted, plan.sampling, calls, paths)
     seconds = (time.monotonic() - began) / len(groups)
     for group, edited in zip(groups, images, strict=True):
         _save(group, edited, plan, info, seconds)
@@ -110,7 +115,17 @@ def _save(group: GroupPlan, edited: Edited, plan: Plan, info: RunInfo, seconds: 
         if pair.id not in sources:
             sources[pair.id] = str(folder / f"source-{group.source_key[:16]}.png")
             write_png(edited.source, info.run_dir / sources[pair.id])
-            rows.append(_source_row(group, pair, plan, info, sources[pair.id]))
+            size = (edited.source.shape[1], edited.source.shape[2])
+            fitted = group.image.fitted(size) if group.image else ""
+            row = _own_row(
+                "source", group.source_key, group, pair, plan, info, sources[pair.id], sources[pair.id]
+            )
+            rows.append({**row, "warnings": fitted})
+            if edited.reconstruction is not None:
+                path = str(folder / f"reconstruction-{group.reconstruction_key[:16]}.png")
+                write_png(edited.reconstruction, info.run_dir / path)
+                key = group.reconstruction_key
+                rows.append(_own_row("reconstruction", key, group, pair, plan, info, path, sources[pair.id]))
         path = str(folder / f"{branch.method}-{branch.key[:16]}.png")
         write_png(image, info.run_dir / path)
         rows.append(
@@ -146,6 +161,8 @@ def _row(
 ) -> dict[str, Any]:
     effective = {**_NOTHING, **branch.trajectory.record}
     start, steps = branch.trajectory.start, plan.sampling.num_inference_steps
+    if start is None and group.inversion is not None:
+        start = group.inversion.start(steps)
     pair = branch.pair
     return {
         "key": branch.key,
@@ -160,6 +177,7 @@ def _row(
         "target_prompt": pair.target_prompt,
         "seed": group.seed,
         "method": branch.method,
+        "inversion": group.inversion.label if group.inversion else "",
         **effective,
         "weights": json.dumps(effective["weights"], sort_keys=True),
         "blend": json.dumps(effective["blend"], sort_keys=True),
@@ -176,13 +194,9 @@ def _row(
     }
 
 
-def _source_row(group: GroupPlan, pair: Pair, plan: Plan, info: RunInfo, path: str) -> dict[str, Any]:
-    """Return the record of the source image itself: its target prompt is its own prompt."""
-    branch = Branch(
-        Pair(pair.id, pair.source_prompt, pair.source_prompt, pair.edit_type, pair.difficulty),
-        "source",
-        {},
-        _SOURCE,
-        group.source_key,
-    )
-    return _row(group, branch, plan, info, path, path, "", 0.0)
+def _own_row(
+    method: str, key: str, group: GroupPlan, pair: Pair, plan: Plan, info: RunInfo, path: str, source: str
+) -> dict[str, Any]:
+    """Return the record of the source image or its reconstruction: the target prompt is its own prompt."""
+    own = Pair(pair.id, pair.source_prompt, pair.source_prompt, pair.edit_type, pair.difficulty)
+    return _row(group, Branch(own, method, {}, _SOURCE, key), plan, info, path, source, "", 0.0)

@@ -12,11 +12,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
+
 from experiments.datasets.pair import Pair, raise_problems, slug
+from experiments.real_images import RULE, RealImage
 from p2p.alignment import Tokenizers, encode
 from p2p.denoise import Sampling
 from p2p.edits import EditRequest, Method, Trajectory
 from p2p.engine import Group, plan_evaluations
+from p2p.inversion import Inversion
 
 RECORD = (
     "operator",
@@ -62,12 +66,24 @@ class Branch:
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """One source prompt and seed with all branches that share the source's trajectory."""
+    """One source prompt and seed, or image, with all branches that share the source's trajectory.
+
+    An inverted image has two more keys: of its reconstruction, and of its inversion, kept under that name.
+    """
 
     source_prompt: str
     seed: int
     source_key: str
     branches: tuple[Branch, ...]
+    image: RealImage | None = None
+    inversion: Inversion | None = None
+    reconstruction_key: str = ""
+    inversion_key: str = ""
+
+    @property
+    def inverts(self) -> bool:
+        """Whether any branch starts from the noise that an inversion finds."""
+        return self.inversion is not None and any(b.trajectory.start is None for b in self.branches)
 
     @property
     def id(self) -> str:
@@ -75,9 +91,18 @@ class GroupPlan:
         content = [self.source_key, *sorted(f"{b.key} {b.pair.id} {b.method}" for b in self.branches)]
         return f"{slug(self.source_prompt)[:40]}-s{self.seed}-{_hash(content)[:12]}"
 
-    def group(self) -> Group:
-        """Return what the engine needs."""
-        return Group(self.source_prompt, self.seed, tuple(branch.trajectory for branch in self.branches))
+    def group(self, size: tuple[int, int] | None = None) -> Group:
+        """Return what the engine needs; `size` (height, width) is needed where real images will be read."""
+
+        def read() -> Tensor:
+            assert self.image is not None
+            assert size is not None
+            return self.image.read(size)
+
+        trajectories = tuple(branch.trajectory for branch in self.branches)
+        return Group(
+            self.source_prompt, self.seed, trajectories, read if self.image else None, self.inversion
+        )
 
 
 @dataclass(frozen=True)
@@ -92,15 +117,27 @@ class Plan:
 
     @cached_property
     def evaluations(self) -> int:
-        """The exact number of UNet evaluations (batch rows)."""
+        """The number of UNet evaluations (batch rows): exact, but for what inversions may save."""
         return plan_evaluations([group.group() for group in self.groups], self.calls, self.sampling)
 
     @property
     def unshared_evaluations(self) -> int:
         """What the same branches cost one at a time, each with its own source."""
-        branches = [branch.trajectory for group in self.groups for branch in group.branches]
-        calls = [2 * self.calls if t.start is None else 2 * self.calls - t.start for t in branches]
-        return sum(calls) * (2 if self.sampling.guided else 1)
+        nodes = inversions = 0
+        for group in self.groups:
+            first = group.inversion.start(self.calls) if group.inversion else 0
+            for start in (branch.trajectory.start for branch in group.branches):
+                source = 0 if group.image and start is not None else self.calls - first
+                nodes += source + self.calls - (first if start is None else start)
+                if group.inversion and start is None:
+                    inversions += group.inversion.evaluations(self.sampling)
+        return nodes * (2 if self.sampling.guided else 1) + inversions
+
+    @property
+    def inversion_evaluations(self) -> int:
+        """How many of the evaluations are for inversions, at most."""
+        used = [group.inversion for group in self.groups if group.inverts]
+        return sum(inversion.evaluations(self.sampling) for inversion in used if inversion)
 
     @property
     def images(self) -> int:
@@ -114,6 +151,8 @@ class Plan:
     def rows(self) -> set[Identity]:
         """Return which records the plan makes, those of the source images included."""
         sources = {(g.source_key, b.pair.id, "source") for g in self.groups for b in g.branches}
+        inverted = [group for group in self.groups if group.inverts]
+        sources |= {(g.reconstruction_key, b.pair.id, "reconstruction") for g in inverted for b in g.branches}
         return sources | {b.identity for g in self.groups for b in g.branches}
 
 
@@ -137,14 +176,35 @@ def make_plan(
     tokenizers: Tokenizers,
     calls: int,
     sampling: Sampling,
+    inversions: Sequence[Inversion | None] = (None,),
+    scheduler: Any = None,
 ) -> Plan:
-    """Plan every pair x seed x method.
+    """Plan every pair x inversion x seed x method.
 
-    `identity` stands for the model in the content keys. Raises one ValueError that lists every pair and
-    method that cannot be combined. Branches that would give the same image twice are kept once.
+    `identity` stands for the model in the content keys; `scheduler`, with its timesteps set, is what
+    `inversions` of the pairs' images are checked with. Raises one ValueError that lists every pair and method
+    that cannot be combined. Branches that would give the same image twice are kept once: so are those of
+    other seeds where an image's path does not depend on the seed.
     """
     seeds = _check_seeds(seeds)
     problems = []
+    images: dict[str, RealImage] = {}
+    for pair in pairs:
+        try:
+            if pair.image is not None:
+                images[pair.id] = RealImage.of(pair.image)
+        except ValueError as error:
+            problems.append(f"pair {pair.id!r}: {error}")
+    for chosen in filter(None, inversions):
+        problems += [
+            f"pair {pair.id!r}: has no image that {chosen.name} could invert, allowed is inversion=none"
+            for pair in pairs
+            if pair.image is None
+        ]
+        try:
+            chosen.check(scheduler, sampling)
+        except ValueError as error:
+            problems.append(f"{chosen.name}: {error}")
     for prompt in dict.fromkeys([sampling.negative_prompt, *(pair.source_prompt for pair in pairs)]):
         try:
             for tokenizer in tokenizers:
@@ -163,29 +223,52 @@ def make_plan(
                 continue
             if unknown := sorted(set(trajectory.record) - set(RECORD)):
                 problems.append(f"{named.name}: records {unknown}, allowed are {', '.join(RECORD)}")
+            if pair.image is not None and None in inversions and trajectory.start is None:
+                problems.append(
+                    f"pair {pair.id!r}, {named.name}: starts from the noise of its image, which only an "
+                    "inversion finds, such as inversion=direct"
+                )
             trajectories[pair.id, number] = trajectory
     problems += _unused_weights(methods, trajectories)
     raise_problems(dict.fromkeys(problems), "the plan")
     base = [identity, sampling.num_inference_steps, float(sampling.guidance_scale), sampling.negative_prompt]
-    groups: dict[tuple[str, int], list[Branch]] = {}
+    groups: dict[tuple[str, int, RealImage | None, Inversion | None], list[Branch]] = {}
+    seen: set[Identity] = set()
     merged = 0
-    for seed, pair in itertools.product(seeds, pairs):
-        branches = groups.setdefault((pair.source_prompt, seed), [])
-        seen = {branch.identity for branch in branches}
+    for inversion, seed, pair in itertools.product(inversions, seeds, pairs):
+        image = images.get(pair.id)
+        branches = groups.setdefault((pair.source_prompt, seed, image, inversion), [])
+        real = _real(image, inversion)
         for number, named in enumerate(methods):
             trajectory = trajectories[pair.id, number]
-            key = _hash([*base, pair.source_prompt, seed, trajectory.digest(calls)])
+            drawn = seed if image is None or trajectory.start is not None else _path_seed(inversion, seed)
+            key = _hash([*base, pair.source_prompt, drawn, trajectory.digest(calls), *real])
             branch = Branch(pair, named.name, named.params, trajectory, key)
             if branch.identity in seen:
                 merged += 1
                 continue
             seen.add(branch.identity)
             branches.append(branch)
-    plans = [
-        GroupPlan(prompt, seed, _hash([*base, prompt, seed, "source"]), tuple(branches))
-        for (prompt, seed), branches in groups.items()
-    ]
+    plans = []
+    for (prompt, seed, image, inversion), branches in groups.items():
+        if branches and image is None:
+            plans.append(GroupPlan(prompt, seed, _hash([*base, prompt, seed, "source"]), tuple(branches)))
+        elif branches:
+            real, path = _real(image, inversion), _path_seed(inversion, seed)
+            keys = [_hash([*base, prompt, path, name, *real]) for name in ("reconstruction", "inversion")]
+            source_key = _hash([*base, prompt, "source", *real])
+            plans.append(GroupPlan(prompt, seed, source_key, tuple(branches), image, inversion, *keys))
     return Plan(tuple(plans), calls, sampling, _hash([identity, sampling.negative_prompt])[:8], merged)
+
+
+def _real(image: RealImage | None, inversion: Inversion | None) -> list[Any]:
+    """Return what content keys say of a real image; nothing where the source is generated."""
+    return [] if image is None else [image.digest, RULE, inversion.settings if inversion else None]
+
+
+def _path_seed(inversion: Inversion | None, seed: int) -> int | None:
+    """Return the seed where an image's path depends on it."""
+    return seed if inversion and inversion.seeded else None
 
 
 def _unused_weights(
@@ -201,10 +284,7 @@ def _unused_weights(
 
 def without(plan: Plan, done: Callable[[Branch], bool]) -> Plan:
     """Return the plan with the branches that are not done yet; groups with none left are dropped."""
-    left = [
-        GroupPlan(g.source_prompt, g.seed, g.source_key, tuple(b for b in g.branches if not done(b)))
-        for g in plan.groups
-    ]
+    left = [replace(g, branches=tuple(b for b in g.branches if not done(b))) for g in plan.groups]
     return replace(plan, groups=tuple(group for group in left if group.branches))
 
 
@@ -216,7 +296,6 @@ def shard(plan: Plan, index: int, count: int) -> Plan:
 def _unsupported(pair: Pair) -> list[str]:
     """Return what the pair asks for and would be ignored: an error is better."""
     texts = {
-        "image": "editing real images",
         "mask": "editing inside a mask",
         "ideal": "comparing with an ideal image",
     }

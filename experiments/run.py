@@ -31,18 +31,29 @@ from experiments.provenance import write_provenance
 from experiments.timing import describe, estimate
 from p2p.denoise import Sampling
 from p2p.families import Model
+from p2p.inversion import Inversion
 from p2p.loading import ModelSpec
 from results.records import has_records
 from results.summary import summarise
 
 CROSS = "cross_replace_steps"
 CONF = Path(__file__).resolve().parent.parent / "conf"
-GROUPS = ("experiment", "model", "dataset", "method", "grid", "metrics", "executor", "tracking")
+GROUPS = (
+    "experiment",
+    "model",
+    "dataset",
+    "inversion",
+    "method",
+    "grid",
+    "metrics",
+    "executor",
+    "tracking",
+)
 USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
 
   p2p-bench run  [overrides]   make, score and tabulate images; continues where it stood
   p2p-bench plan [overrides]   show what that would cost, and compute nothing
-  p2p-bench ls                 list the experiments, models, data sets, methods, grids and metrics there are
+  p2p-bench ls                 list the experiments, models, data sets, inversions, methods, grids and metrics
 
 Overrides are Hydra's: experiment=tau_sweep, dataset.limit=5, seed=0, -m tau=0,0.2,0.5;
 `p2p-bench run --help` shows all keys."""
@@ -61,6 +72,8 @@ class Job:
     metrics: list[Any]
     tracking: Any
     shard: tuple[int, int]
+    inversions: list[Inversion | None]
+    cache_dir: Path
     config: dict[str, Any]
 
 
@@ -141,6 +154,8 @@ def build(config: DictConfig) -> Job:
         metrics=list((made["metrics"] or {}).values()),
         tracking=made["tracking"],
         shard=(int(index), int(count)),
+        inversions=_inversions(plain),
+        cache_dir=Path(plain["cache_dir"] or Path(config.run_dir).parent / ".cache"),
         config={str(key): value for key, value in plain.items()},
     )
 
@@ -183,6 +198,17 @@ def _methods(config: Mapping[Any, Any]) -> list[NamedMethod]:
     return methods
 
 
+def _inversions(config: Mapping[Any, Any]) -> list[Inversion | None]:
+    """Return the inversions to sweep: those named by command line or grid, or the chosen one."""
+    names = config["inversions"] or config["grid"].get("inversions")
+    if names is None:
+        return [_instantiate("inversion", config["inversion"])]
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"inversions: {names!r} is not a list of names, as in [ddim, direct]")
+    options = [None if name == "none" else _option("inversion", name) for name in names]
+    return list(dict.fromkeys(_instantiate("inversions", option) for option in options))
+
+
 def _instantiate(name: str, node: Any) -> Any:
     try:
         return instantiate(node, _convert_="all") if node is not None else None
@@ -199,7 +225,8 @@ def _option(group: str, name: str) -> dict[str, Any]:
             assert isinstance(content, dict)
             return {str(key): value for key, value in content.items()}
     there = ", ".join(sorted(file.stem for file in (CONF / group).glob("*.yaml")))
-    raise ValueError(f"grid.methods: no {group} {name!r}, allowed are {there}")
+    where = "grid.methods" if group == "method" else f"{group}s"
+    raise ValueError(f"{where}: no {group} {name!r}, allowed are {there}")
 
 
 def prepare(job: Job, fetch: bool) -> Plan:
@@ -212,8 +239,12 @@ def prepare(job: Job, fetch: bool) -> Plan:
         check_metrics(job.metrics, job.run_dir)
         job.model.fetch()
     steps = job.sampling.num_inference_steps
-    tokenizers, calls = job.model.load_tokenizers(), job.model.unet_calls(steps)
-    return make_plan(pairs, job.seeds, job.methods, job.model.identity(), tokenizers, calls, job.sampling)
+    tokenizers, scheduler = job.model.load_tokenizers(), job.model.load_scheduler()
+    calls = job.model.family.set_timesteps(scheduler, steps)
+    identity = job.model.identity()
+    return make_plan(
+        pairs, job.seeds, job.methods, identity, tokenizers, calls, job.sampling, job.inversions, scheduler
+    )
 
 
 def run(job: Job, whole: Plan, left: Plan, model: Model | None, multirun: bool) -> int:
@@ -226,7 +257,7 @@ def run(job: Job, whole: Plan, left: Plan, model: Model | None, multirun: bool) 
     write_provenance(job.run_dir, job.config, job.model.identity())
     failed = 0
     if model is not None:
-        failed = run_plan(left, model, RunInfo(job.run_dir, job.dataset.name, job.model.name))
+        failed = run_plan(left, model, RunInfo(job.run_dir, job.dataset.name, job.model.name, job.cache_dir))
     failed += evaluate_run(job.run_dir, job.metrics, part.keys())
     if not has_records(job.run_dir):  # a shard without groups, on a fresh folder
         print(job.run_dir)

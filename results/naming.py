@@ -18,6 +18,7 @@ HIGHER_IS_BETTER: dict[str, bool] = {
 }
 METHODS: dict[str, str] = {
     "source": "source image",
+    "reconstruction": "reconstruction",
     "fixed_seed": "fixed seed",
     "p2p": "Prompt-to-Prompt",
     "sdedit": "SDEdit",

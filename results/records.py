@@ -16,7 +16,17 @@ import pyarrow.parquet
 
 _TEXT = (
     *("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty", "source_prompt"),
-    *("target_prompt", "method", "operator", "weights", "blend", "params", "image", "source_image"),
+    *(
+        "target_prompt",
+        "method",
+        "inversion",
+        "operator",
+        "weights",
+        "blend",
+        "params",
+        "image",
+        "source_image",
+    ),
     *("status", "error", "warnings"),
 )
 _WINDOWS = ("cross_start", "cross_end", "self_start", "self_end")

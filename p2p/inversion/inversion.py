@@ -31,12 +31,13 @@ class Inversion(ABC):
     def label(self) -> str:
         """The name, and the settings that are not the published ones: what records and tables show."""
         own = [(field.name, getattr(self, field.name), field.default) for field in fields(self)]
-        return " ".join([self.name, *(f"{name}={value}" for name, value, usual in own if value != usual)])
+        told = [f"{name}={_spelled(value)}" for name, value, usual in own if value != usual]
+        return " ".join([self.name, *told])
 
     @property
     def settings(self) -> list[Any]:
         """What determines the path, given image, prompt, model and sampling: plain values."""
-        return [self.name, asdict(self)]
+        return [self.name, {name: _spelled(value) for name, value in asdict(self).items()}]
 
     def check(self, scheduler: Any, sampling: Sampling) -> None:
         """Raise ValueError for a scheduler (timesteps set) or sampling that cannot be inverted."""
@@ -65,6 +66,12 @@ class Inversion(ABC):
         calls: Calls,
     ) -> list[SourcePath]:
         """Return the paths of images (N, channels, height, width), encoded, with their prompts."""
+
+
+def _spelled(value: Any) -> str:
+    """Return a setting as text, equal for equal numbers: 3 and 3.0 are one."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return repr(float(value)).removesuffix(".0") if number else str(value)
 
 
 @dataclass(frozen=True)

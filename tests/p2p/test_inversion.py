@@ -1,4 +1,4 @@
-"""What each inversion promises, on the tiny pipeline in double precision; two of them against a naive loop."""
+"""What each inversion promises, on the tiny pipeline in double precision; three against a naive loop."""
 
 import copy
 from collections.abc import Iterator
