@@ -1,4 +1,4 @@
-"""Real images end to end on the tiny pipeline: a table of pairs with pictures, inverted, edited and scored."""
+"""Real images end to end on the tiny pipeline: a table of pairs with pictures, inverted and edited."""
 
 import json
 import logging
@@ -52,17 +52,22 @@ def picture(path: Path, height: int = 32, width: int = 32, shift: float = 0.0) -
 def tiny(tiny_folder: Path, tmp_path: Path) -> list[str]:
     """Overrides for a run of two pairs on one image."""
     picture(tmp_path / "bench.png")
-    rows = [
-        {"id": "dog", "source_prompt": "a cat on a bench", "target_prompt": "a dog on a bench", "image": "bench.png"},
-        {"id": "hat", "source_prompt": "a cat on a bench", "target_prompt": "a cat with a hat on a bench",
-         "image": "bench.png", "blend_words": ["cat", "hat"]},
-    ]  # fmt: skip
+    source = {"source_prompt": "a cat on a bench", "image": "bench.png"}
+    rows: list[dict[str, object]] = [
+        {"id": "dog", "target_prompt": "a dog on a bench", **source},
+        {
+            "id": "hat",
+            "target_prompt": "a cat with a hat on a bench",
+            "blend_words": ["cat", "hat"],
+            **source,
+        },
+    ]
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return [
         *("model=folder", f"model.path={tiny_folder}", "model.self_max_side=16", "device=cpu"),
         *("sampling.num_inference_steps=4", "dataset=table", f"dataset.path={tmp_path / 'pairs.jsonl'}"),
-        *("grid=trade_off", "grid.seeds=[0]", "grid.methods.p2p.tau=[0.2]", "grid.methods.sdedit.strength=[0.5]"),
-        *("metrics=pixel", f"run_dir={tmp_path / 'run'}"),
+        *("grid=trade_off", "grid.seeds=[0]", "grid.methods.p2p.tau=[0.2]"),
+        *("grid.methods.sdedit.strength=[0.5]", "metrics=pixel", f"run_dir={tmp_path / 'run'}"),
     ]  # fmt: skip
 
 
