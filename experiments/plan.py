@@ -187,24 +187,8 @@ def make_plan(
     other seeds where an image's path does not depend on the seed.
     """
     seeds = _check_seeds(seeds)
-    problems = []
-    images: dict[str, RealImage] = {}
-    for pair in pairs:
-        try:
-            if pair.image is not None:
-                images[pair.id] = RealImage.of(pair.image)
-        except ValueError as error:
-            problems.append(f"pair {pair.id!r}: {error}")
-    for chosen in filter(None, inversions):
-        problems += [
-            f"pair {pair.id!r}: has no image that {chosen.name} could invert, allowed is inversion=none"
-            for pair in pairs
-            if pair.image is None
-        ]
-        try:
-            chosen.check(scheduler, sampling)
-        except ValueError as error:
-            problems.append(f"{chosen.name}: {error}")
+    images, problems = _images(pairs)
+    problems += _inversion_problems(inversions, pairs, scheduler, sampling)
     for prompt in dict.fromkeys([sampling.negative_prompt, *(pair.source_prompt for pair in pairs)]):
         try:
             for tokenizer in tokenizers:
@@ -249,16 +233,53 @@ def make_plan(
                 continue
             seen.add(branch.identity)
             branches.append(branch)
-    plans = []
-    for (prompt, seed, image, inversion), branches in groups.items():
-        if branches and image is None:
-            plans.append(GroupPlan(prompt, seed, _hash([*base, prompt, seed, "source"]), tuple(branches)))
-        elif branches:
-            real, path = _real(image, inversion), _path_seed(inversion, seed)
-            keys = [_hash([*base, prompt, path, name, *real]) for name in ("reconstruction", "inversion")]
-            source_key = _hash([*base, prompt, "source", *real])
-            plans.append(GroupPlan(prompt, seed, source_key, tuple(branches), image, inversion, *keys))
-    return Plan(tuple(plans), calls, sampling, _hash([identity, sampling.negative_prompt])[:8], merged)
+    plans = tuple(_group_plan(base, *source, branches) for source, branches in groups.items() if branches)
+    return Plan(plans, calls, sampling, _hash([identity, sampling.negative_prompt])[:8], merged)
+
+
+def _images(pairs: Sequence[Pair]) -> tuple[dict[str, RealImage], list[str]]:
+    """Return the pairs' images by pair, and what is wrong with the others."""
+    images, problems = {}, []
+    for pair in pairs:
+        try:
+            if pair.image is not None:
+                images[pair.id] = RealImage.of(pair.image)
+        except ValueError as error:
+            problems.append(f"pair {pair.id!r}: {error}")
+    return images, problems
+
+
+def _inversion_problems(
+    inversions: Sequence[Inversion | None], pairs: Sequence[Pair], scheduler: Any, sampling: Sampling
+) -> Iterator[str]:
+    """Yield what keeps the inversions from being made."""
+    for inversion in filter(None, inversions):
+        for pair in pairs:
+            if pair.image is None:
+                yield (
+                    f"pair {pair.id!r}: has no image that {inversion.name} could invert, "
+                    "allowed is inversion=none"
+                )
+        try:
+            inversion.check(scheduler, sampling)
+        except ValueError as error:
+            yield f"{inversion.name}: {error}"
+
+
+def _group_plan(
+    base: Sequence[Any],
+    prompt: str,
+    seed: int,
+    image: RealImage | None,
+    inversion: Inversion | None,
+    branches: Sequence[Branch],
+) -> GroupPlan:
+    if image is None:
+        return GroupPlan(prompt, seed, _hash([*base, prompt, seed, "source"]), tuple(branches))
+    real, path = _real(image, inversion), _path_seed(inversion, seed)
+    keys = [_hash([*base, prompt, path, name, *real]) for name in ("reconstruction", "inversion")]
+    source_key = _hash([*base, prompt, "source", *real])
+    return GroupPlan(prompt, seed, source_key, tuple(branches), image, inversion, *keys)
 
 
 def _real(image: RealImage | None, inversion: Inversion | None) -> list[Any]:

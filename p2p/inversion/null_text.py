@@ -86,25 +86,16 @@ class NullText(Inversion):
         embedding, latents, found = negative[TEXT].to(states.dtype), states[:1], []
         for i, level in enumerate(ddim_levels(scheduler)):
             text_pred = predict_rows(model, latents, level.timestep, [text], calls)
-
-            def denoised(
-                embedding: Tensor,
-                latents: Tensor = latents,
-                timestep: Tensor = level.timestep,
-                text_pred: Tensor = text_pred,
-            ) -> Tensor:
-                row = {**negative, TEXT: embedding.to(model.dtype)}
-                uncond = predict_rows(model, latents, timestep, [row], calls)
-                noise_pred = model.guide(uncond, text_pred, sampling.guidance_scale)
-                step: Tensor = scheduler.step(noise_pred, timestep, latents, return_dict=False)[0]
-                return step
-
             share = i / sampling.num_inference_steps
             embedding = embedding.clone().requires_grad_()
             adam = torch.optim.Adam([embedding], self.learning_rate * (1 - share / 2))
             for _ in range(self.inner_steps):
                 with torch.enable_grad():
-                    loss = mse_loss(denoised(embedding), states[i + 1 : i + 2])
+                    row = {**negative, TEXT: embedding.to(model.dtype)}
+                    uncond = predict_rows(model, latents, level.timestep, [row], calls)
+                    noise_pred = model.guide(uncond, text_pred, sampling.guidance_scale)
+                    step = scheduler.step(noise_pred, level.timestep, latents, return_dict=False)[0]
+                    loss = mse_loss(step, states[i + 1 : i + 2])
                     adam.zero_grad()
                     loss.backward()
                 adam.step()
@@ -112,6 +103,7 @@ class NullText(Inversion):
                     break
             embedding = embedding.detach()
             found.append({**negative, TEXT: embedding.to(model.dtype)})
-            latents = denoised(embedding)
-            finite(latents)
+            uncond = predict_rows(model, latents, level.timestep, found[-1:], calls)
+            noise_pred = model.guide(uncond, text_pred, sampling.guidance_scale)
+            latents = finite(scheduler.step(noise_pred, level.timestep, latents, return_dict=False)[0])
         return stack_rows(found)

@@ -35,7 +35,7 @@ from p2p.source import Shrink
 from p2p.tree import build_tree
 from tests.p2p.naive import Settings, naive_latents
 
-STEPS = 6
+STEPS = 4
 SAMPLING = Sampling(num_inference_steps=STEPS, guidance_scale=3.0)
 UNGUIDED = replace(SAMPLING, guidance_scale=1.0)
 SOURCE, SWAP, ADD = (
@@ -45,16 +45,14 @@ SOURCE, SWAP, ADD = (
 )
 # The scheduler's coefficients are single precision, but the same ones forth and back.
 ROUNDING = 1e-9
-EQUAL_GUIDANCE = EditFriendly(guidance_scale=3.0, skip=0.2)
+EQUAL_GUIDANCE = EditFriendly(guidance_scale=3.0, skip=0.25)
 INVERSIONS = [
     DDIM(),
     NullText(inner_steps=1),
     NegativePrompt(),
-    Proximal(),
-    Proximal(norm="l1", quantile=0.8),
+    Proximal("l1", quantile=0.8),
     Direct(),
-    EditFriendly(),
-    EQUAL_GUIDANCE,
+    EditFriendly(skip=0.25),
 ]
 
 
@@ -133,7 +131,7 @@ def error(
 
 
 def test_ddim_leads_back_the_nearer_the_more_steps(model: StableDiffusion, image: Tensor) -> None:
-    few, many = (error(model, image, DDIM(), replace(UNGUIDED, num_inference_steps=n)) for n in (4, 64))
+    few, many = (error(model, image, DDIM(), replace(UNGUIDED, num_inference_steps=n)) for n in (4, 48))
     assert many < few / 4  # a random network is no smooth denoiser
     assert error(model, image, DDIM()) > 10 * few  # under guidance it does not lead back
 
@@ -248,7 +246,7 @@ def test_direct_gives_the_source_back_bit_for_bit(
     torch.testing.assert_close(edited.reconstruction, model.decode(source[None])[0], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("inversion", [EditFriendly(), EditFriendly(1.0, 0.0), EQUAL_GUIDANCE])
+@pytest.mark.parametrize("inversion", [EditFriendly(skip=0.25), EditFriendly(1.0, 0.0)])
 @pytest.mark.parametrize("last", [False, True])
 def test_edit_friendly_gives_the_source_back_for_every_seed(
     model: StableDiffusion, image: Tensor, inversion: EditFriendly, last: bool, scheduler: Any
@@ -286,21 +284,21 @@ def test_a_tree_of_edits_equals_one_by_one_and_costs_what_was_planned(
     words = ("cat", "sitting")
     groups = [
         group(model, image, inversion, edits, words),
-        group(model, image.flip(2), inversion, edits[:2], words),
+        group(model, image.flip(2), inversion, edits[1:2], words),
     ]
     counted: list[int] = []
     paths = source_paths(model, groups, SAMPLING, Calls(64, counted.append))
     together = tree_latents(model, groups, SAMPLING, Calls(6, counted.append), paths)
     assert sum(counted) == plan_evaluations(groups, STEPS, SAMPLING)
-    separately = [
-        tree_latents(model, [replace(one, edits=(trajectory,))], SAMPLING)[0, 1]
-        for one in groups
-        for trajectory in one.edits
-    ]
-    edited = [together[g, branch] for g, one in enumerate(groups) for branch in range(1, len(one.edits) + 1)]
-    for ours, alone in zip(edited, separately, strict=True):
-        torch.testing.assert_close(ours, alone, rtol=0, atol=1e-8)  # batched otherwise
-    assert len({float(row.sum()) for row in edited}) == len(edited)
+    for g, one in enumerate(groups):
+        for branch, trajectory in enumerate(one.edits, start=1):
+            alone = tree_latents(model, [replace(one, edits=(trajectory,))], SAMPLING, paths=[paths[g]])
+            torch.testing.assert_close(together[g, branch], alone[0, 1], rtol=0, atol=1e-8)  # other batches
+    # Paths of one batch, and edits of one tree, are each other's no more than the images are.
+    assert len({float(row.sum()) for row in together.values()}) == len(together)
+    [again] = source_paths(model, groups[1:], SAMPLING)
+    assert again is not None
+    torch.testing.assert_close(again.latents, paths[1].latents if paths[1] else None, rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("operator", ["replace", "refine"])
@@ -402,7 +400,7 @@ def test_states_begin_with_noise_and_end_with_the_image(model: StableDiffusion, 
         (EulerDiscreteScheduler, {}, "EulerDiscreteScheduler cannot be inverted, allowed is DDIMScheduler"),
         (DDIMScheduler, {"clip_sample": True}, "clip_sample=True cannot be inverted, allowed is False"),
         (DDIMScheduler, {"prediction_type": "sample"}, "allowed is epsilon or v_prediction"),
-        (DDIMScheduler, {"timestep_spacing": "linspace"}, "timestep_spacing='linspace' in 6 steps is uneven"),
+        (DDIMScheduler, {"timestep_spacing": "linspace"}, "timestep_spacing='linspace' in 4 steps is uneven"),
     ],
 )
 def test_a_scheduler_that_cannot_be_inverted_says_so(
