@@ -36,7 +36,9 @@ class RealImage:
         picture = _open(self.path)
         height, width = size
         if picture.size != (width, height):
-            picture = picture.resize((width, height), Image.Resampling.LANCZOS, _centre(picture, size))
+            # Cropped first: given a box, Pillow's filter also looks at what is outside.
+            picture = picture.crop(_centre(picture, size))
+            picture = picture.resize((width, height), Image.Resampling.LANCZOS)
         pixels = np.asarray(picture, np.float32).transpose(2, 0, 1) / 255
         return torch.from_numpy(pixels)
 
@@ -47,16 +49,17 @@ class RealImage:
         if picture.size == (width, height):
             return ""
         left, top, right, bottom = _centre(picture, size)
-        kept = f"{right - left:g}x{bottom - top:g}"
+        kept = f"{right - left}x{bottom - top}"
         return f"image: {picture.width}x{picture.height}, centre {kept} kept, resized to {width}x{height}"
 
 
-def _centre(picture: Image.Image, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _centre(picture: Image.Image, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """Return the box of the largest centred rectangle that has the shape of `size` (height, width)."""
     height, width = size
     scale = min(picture.width / width, picture.height / height)
-    left, top = (picture.width - width * scale) / 2, (picture.height - height * scale) / 2
-    return left, top, left + width * scale, top + height * scale
+    kept_width, kept_height = max(1, round(width * scale)), max(1, round(height * scale))
+    left, top = (picture.width - kept_width) // 2, (picture.height - kept_height) // 2
+    return left, top, left + kept_width, top + kept_height
 
 
 def _open(path: Path) -> Image.Image:
