@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.datasets.pair import Pair, slug
+from experiments.inversions import kept_paths
 from experiments.masks import check_sizes, read_mask
 from experiments.plan import Branch, GroupPlan, Plan, without
 from p2p.denoise import Calls
@@ -49,6 +50,7 @@ class RunInfo:
     run_dir: Path
     dataset: str
     model: str
+    cache_dir: Path  # where inversions are kept
 
 
 def remaining(plan: Plan, run_dir: Path) -> Plan:
@@ -68,8 +70,7 @@ def check_masks(plan: Plan, model: Model) -> None:
     """Raise ValueError, naming the pairs, where masks are not of the size of the images to be made."""
     masks = {b.pair.id: b.pair.mask for group in plan.groups for b in group.branches if b.pair.mask}
     if masks:
-        height, width = model.decode(model.draw_noise([torch.Generator()])).shape[-2:]
-        check_sizes(masks.items(), (height, width))
+        check_sizes(masks.items(), (model.upscaler or model).image_size)
 
 
 def run_plan(plan: Plan, model: Model, info: RunInfo) -> int:
@@ -94,7 +95,10 @@ def run_plan(plan: Plan, model: Model, info: RunInfo) -> int:
 
 def _make(groups: Sequence[GroupPlan], plan: Plan, model: Model, info: RunInfo, calls: Calls) -> None:
     began = time.monotonic()
-    images = generate(model, [group.group() for group in groups], plan.sampling, calls)
+    wanted = [group.group(model.image_size) for group in groups]
+    keys = [group.inversion_key if group.inverts else "" for group in groups]
+    paths = kept_paths(model, wanted, keys, plan.sampling, calls, info.cache_dir / "inversions")
+    images = generate(model, wanted, plan.sampling, calls, paths)
     seconds = (time.monotonic() - began) / len(groups)
     for group, edited in zip(groups, images, strict=True):
         _save(group, edited, plan, info, seconds)
@@ -123,10 +127,18 @@ def _save(group: GroupPlan, edited: Edited, plan: Plan, info: RunInfo, seconds: 
         if pair.id not in sources:
             sources[pair.id] = str(folder / f"source-{group.source_key[:16]}.png")
             write_png(edited.source, info.run_dir / sources[pair.id])
+            height, width = edited.source.shape[-2:]
             if pair.mask:
-                height, width = edited.source.shape[-2:]
                 _write_mask(read_mask(pair.mask, pair.id, (height, width)), info.run_dir / _mask(branch))
-            rows.append(_source_row(group, branch, plan, info, sources[pair.id]))
+            row = _own_row("source", branch.source_key, group, branch, plan, info, sources[pair.id])
+            fitted = group.image.fitted((height, width)) if group.image else ""
+            rows.append({**row, "warnings": fitted})
+            if edited.reconstruction is not None:
+                path = str(folder / f"reconstruction-{group.reconstruction_key[:16]}.png")
+                write_png(edited.reconstruction, info.run_dir / path)
+                key = branch.reconstruction_key
+                own = _own_row("reconstruction", key, group, branch, plan, info, path, sources[pair.id])
+                rows.append(own)
         path = str(folder / f"{branch.method}-{branch.key[:16]}.png")
         write_png(image, info.run_dir / path)
         rows.append(
@@ -171,6 +183,8 @@ def _row(
 ) -> dict[str, Any]:
     effective = {**_NOTHING, **branch.trajectory.record}
     start, steps = branch.trajectory.start, plan.sampling.num_inference_steps
+    if start is None and group.inversion is not None:
+        start = group.inversion.start(steps)
     pair = branch.pair
     return {
         "key": branch.key,
@@ -185,6 +199,7 @@ def _row(
         "target_prompt": pair.target_prompt,
         "seed": group.seed,
         "method": branch.method,
+        "inversion": group.inversion.label if group.inversion else "",
         **effective,
         "weights": json.dumps(effective["weights"], sort_keys=True),
         "blend": json.dumps(effective["blend"], sort_keys=True),
@@ -205,16 +220,28 @@ def _row(
     }
 
 
-def _source_row(group: GroupPlan, branch: Branch, plan: Plan, info: RunInfo, path: str) -> dict[str, Any]:
-    """Return the record of a branch's source image itself: its target prompt is its own prompt."""
+def _own_row(
+    method: str,
+    key: str,
+    group: GroupPlan,
+    branch: Branch,
+    plan: Plan,
+    info: RunInfo,
+    path: str,
+    source: str | None = None,
+) -> dict[str, Any]:
+    """Return the record of a branch's source or its reconstruction: the target prompt is its own prompt.
+
+    Without `source` the image at `path` is the source itself.
+    """
     pair = branch.pair
     itself = replace(
         branch,
         pair=Pair(pair.id, pair.source_prompt, pair.source_prompt, pair.edit_type, pair.difficulty),
-        method="source",
+        method=method,
         params={},
         trajectory=_SOURCE,
-        key=branch.source_key,
+        key=key,
         uses_mask=False,
     )
-    return _row(group, itself, plan, info, path, path, "", 0.0)
+    return _row(group, itself, plan, info, path, source or path, "", 0.0)

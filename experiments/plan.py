@@ -4,7 +4,6 @@ runs.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,12 +11,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
+
 from experiments.datasets.pair import Pair, raise_problems, slug
 from experiments.masks import mask_digest, read_mask
+from experiments.real_images import RealImage
+from experiments.sources import Source, content_hash
 from p2p.alignment import Tokenizers, encode
 from p2p.denoise import Sampling
 from p2p.edits import EditRequest, Method, Trajectory
 from p2p.engine import Group, plan_evaluations
+from p2p.inversion import Inversion
 from p2p.schedulers import check_start
 
 RECORD = (
@@ -57,6 +61,7 @@ class Branch:
     trajectory: Trajectory
     key: str
     source_key: str  # of the source image's own record
+    reconstruction_key: str = ""  # of that of what an inversion leads back to
     mask: str = ""  # a hash of the pair's mask, "" where it has none
     uses_mask: bool = False  # of the method
 
@@ -68,22 +73,43 @@ class Branch:
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """One source prompt and seed with all branches that share the source's trajectory."""
+    """One source prompt and seed, or image, with all branches that share the source's trajectory.
+
+    An inverted image has two more keys: of its reconstruction, and of its inversion, kept under that name.
+    """
 
     source_prompt: str
     seed: int
     source_key: str
     branches: tuple[Branch, ...]
+    image: RealImage | None = None
+    inversion: Inversion | None = None
+    reconstruction_key: str = ""
+    inversion_key: str = ""
+
+    @property
+    def inverts(self) -> bool:
+        """Whether any branch starts from the noise that an inversion finds."""
+        return self.inversion is not None and any(b.trajectory.start is None for b in self.branches)
 
     @property
     def id(self) -> str:
         """A name for the group's files: the same for the same branches."""
         content = [self.source_key, *sorted(f"{b.key} {b.pair.id} {b.method}" for b in self.branches)]
-        return f"{slug(self.source_prompt)[:40]}-s{self.seed}-{_hash(content)[:12]}"
+        return f"{slug(self.source_prompt)[:40]}-s{self.seed}-{content_hash(content)[:12]}"
 
-    def group(self) -> Group:
-        """Return what the engine needs."""
-        return Group(self.source_prompt, self.seed, tuple(branch.trajectory for branch in self.branches))
+    def group(self, size: tuple[int, int] | None = None) -> Group:
+        """Return what the engine needs; `size` (height, width) is needed where real images will be read."""
+
+        def read() -> Tensor:
+            assert self.image is not None
+            assert size is not None
+            return self.image.read(size)
+
+        trajectories = tuple(branch.trajectory for branch in self.branches)
+        return Group(
+            self.source_prompt, self.seed, trajectories, read if self.image else None, self.inversion
+        )
 
 
 @dataclass(frozen=True)
@@ -102,7 +128,10 @@ class Plan:
 
     @cached_property
     def evaluations(self) -> int:
-        """The exact number of UNet evaluations (batch rows), the upscaler's included."""
+        """The number of UNet evaluations (batch rows), the upscaler's included.
+
+        It is exact, but for what inversions may save.
+        """
         groups = [group.group() for group in self.groups]
         return plan_evaluations(
             groups, self.calls, self.sampling, self.guidance_embedded, self.upscaler_calls
@@ -117,10 +146,22 @@ class Plan:
     @property
     def unshared_evaluations(self) -> int:
         """What the same branches cost one at a time, each with its own source."""
-        branches = [branch.trajectory for group in self.groups for branch in group.branches]
         once = self.calls + self.upscaler_calls
-        calls = [2 * once - (t.start or 0) for t in branches]
-        return sum(calls) * self.sampling.rows_per_state(self.guidance_embedded)
+        nodes = inversions = 0
+        for group in self.groups:
+            first = group.inversion.start(self.sampling.num_inference_steps) if group.inversion else 0
+            for start in (branch.trajectory.start for branch in group.branches):
+                source = 0 if group.image and start is not None else once - first
+                nodes += source + once - (first if start is None else start)
+                if group.inversion and start is None:
+                    inversions += group.inversion.evaluations(self.sampling)
+        return nodes * self.sampling.rows_per_state(self.guidance_embedded) + inversions
+
+    @property
+    def inversion_evaluations(self) -> int:
+        """How many of the evaluations are for inversions, at most."""
+        used = [group.inversion for group in self.groups if group.inverts]
+        return sum(inversion.evaluations(self.sampling) for inversion in used if inversion)
 
     @property
     def images(self) -> int:
@@ -133,7 +174,9 @@ class Plan:
 
     def rows(self) -> set[Identity]:
         """Return which records the plan makes, those of the source images included."""
-        sources = {(b.source_key, b.pair.id, "source") for g in self.groups for b in g.branches}
+        branches = [(group, branch) for group in self.groups for branch in group.branches]
+        sources = {(b.source_key, b.pair.id, "source") for _, b in branches}
+        sources |= {(b.reconstruction_key, b.pair.id, "reconstruction") for g, b in branches if g.inverts}
         return sources | {b.identity for g in self.groups for b in g.branches}
 
 
@@ -159,15 +202,27 @@ def make_plan(
     sampling: Sampling,
     guidance_embedded: bool = False,
     upscaler_calls: int = 0,
+    inversions: Sequence[Inversion | None] = (None,),
+    scheduler: Any = None,
 ) -> Plan:
-    """Plan every pair x seed x method.
+    """Plan every pair x inversion x seed x method.
 
-    `identity` stands for the model in the content keys. Raises one ValueError that lists every pair and
-    method that cannot be combined. Branches that would give the same image twice are kept once.
+    `identity` stands for the model in the content keys; `scheduler`, with its timesteps set, is what
+    `inversions` of the pairs' images are checked with. Raises one ValueError that lists every pair and method
+    that cannot be combined. Branches that would give the same image twice are kept once: so are those of
+    other seeds where an image's path does not depend on the seed.
     """
     seeds = _check_seeds(seeds)
     sampling.rows_per_state(guidance_embedded)
-    problems = []
+    images, problems = _images(pairs)
+    problems += _inversion_problems(inversions, pairs, scheduler, sampling, guidance_embedded)
+    if upscaler_calls:
+        problems += [
+            f"pair {pair.id!r}: has an image, which cannot be the source of a model with an upscaler, "
+            "allowed are generated sources"
+            for pair in pairs
+            if pair.image is not None
+        ]
     for prompt in dict.fromkeys([sampling.negative_prompt, *(pair.source_prompt for pair in pairs)]):
         try:
             for tokenizer in tokenizers:
@@ -192,31 +247,38 @@ def make_plan(
                 continue
             if unknown := sorted(set(trajectory.record) - set(RECORD)):
                 problems.append(f"{named.name}: records {unknown}, allowed are {', '.join(RECORD)}")
+            if pair.image is not None and None in inversions and trajectory.start is None:
+                problems.append(
+                    f"pair {pair.id!r}, {named.name}: starts from the noise of its image, which only an "
+                    "inversion finds, such as inversion=direct"
+                )
             trajectories[pair.id, number] = trajectory
     problems += _unused_weights(methods, trajectories)
     raise_problems(dict.fromkeys(problems), "the plan")
     base = [identity, sampling.num_inference_steps, float(sampling.guidance_scale), sampling.negative_prompt]
     if sampling.guidance_rescale:  # keys of images made without it stay what they were
         base.append({"guidance_rescale": float(sampling.guidance_rescale)})
-    groups: dict[tuple[str, int], list[Branch]] = {}
+    groups: dict[Source, list[Branch]] = {}
+    seen: set[Identity] = set()
     merged, rows_read = 0, max(calls, upscaler_calls)
     candidates: list[dict[str, Any]] = []
-    for seed, pair in itertools.product(seeds, pairs):
+    for inversion, seed, pair in itertools.product(inversions, seeds, pairs):
+        source = Source(pair.source_prompt, seed, images.get(pair.id), inversion)
+        branches = groups.setdefault(source, [])
         # A mask changes no pixel, but what metrics say of them: the same image under another mask is another.
         mask = [masks[pair.id]] if masks[pair.id] else []
-        source_key = _hash([*base, pair.source_prompt, seed, "source", *mask])
-        branches = groups.setdefault((pair.source_prompt, seed), [])
-        seen = {branch.identity for branch in branches}
         for number, named in enumerate(methods):
             trajectory = trajectories[pair.id, number]
-            key = _hash([*base, pair.source_prompt, seed, trajectory.digest(rows_read), *mask])
+            drawn = source.path_seed if trajectory.start is None else seed
+            key = content_hash([*base, pair.source_prompt, drawn, trajectory.digest(rows_read), *source.real, *mask])
             branch = Branch(
                 pair,
                 named.name,
                 named.params,
                 trajectory,
                 key,
-                source_key,
+                source.key(base, mask),
+                source.reconstruction_key(base, mask),
                 masks[pair.id],
                 named.method.uses_mask,
             )
@@ -229,19 +291,29 @@ def make_plan(
             seen.add(branch.identity)
             branches.append(branch)
     plans = [
-        GroupPlan(prompt, seed, _hash([*base, prompt, seed, "source"]), tuple(branches))
-        for (prompt, seed), branches in groups.items()
+        GroupPlan(
+            source.prompt,
+            source.seed,
+            source.key(base),
+            tuple(branches),
+            source.image,
+            source.inversion,
+            source.reconstruction_key(base),
+            source.inversion_key(base),
+        )
+        for source, branches in groups.items()
+        if branches
     ]
     return Plan(
         tuple(plans),
         calls,
         sampling,
         guidance_embedded,
-        _hash([identity, sampling.negative_prompt])[:8],
+        content_hash([identity, sampling.negative_prompt])[:8],
         merged,
         upscaler_calls,
         any(named.auto_tau for named in methods),
-        tuple(candidates),
+        _each_once(candidates),
     )
 
 
@@ -258,6 +330,44 @@ def _candidate(branch: Branch, named: NamedMethod) -> dict[str, Any]:
     }
 
 
+def _each_once(candidates: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Return candidates without those of further seeds, where an image's path does not depend on the seed."""
+    return tuple({tuple(candidate.items()): candidate for candidate in candidates}.values())
+
+
+def _images(pairs: Sequence[Pair]) -> tuple[dict[str, RealImage], list[str]]:
+    """Return the pairs' images by pair, and what is wrong with the others."""
+    images, problems = {}, []
+    for pair in pairs:
+        try:
+            if pair.image is not None:
+                images[pair.id] = RealImage.of(pair.image)
+        except ValueError as error:
+            problems.append(f"pair {pair.id!r}: {error}")
+    return images, problems
+
+
+def _inversion_problems(
+    inversions: Sequence[Inversion | None],
+    pairs: Sequence[Pair],
+    scheduler: Any,
+    sampling: Sampling,
+    guidance_embedded: bool,
+) -> Iterator[str]:
+    """Yield what keeps the inversions from being made."""
+    for inversion in filter(None, inversions):
+        for pair in pairs:
+            if pair.image is None:
+                yield (
+                    f"pair {pair.id!r}: has no image that {inversion.name} could invert, "
+                    "allowed is inversion=none"
+                )
+        try:
+            inversion.check(scheduler, sampling, guidance_embedded)
+        except ValueError as error:
+            yield f"{inversion.name}: {error}"
+
+
 def _unused_weights(
     methods: Sequence[NamedMethod], trajectories: Mapping[tuple[str, int], Trajectory]
 ) -> Iterator[str]:
@@ -271,10 +381,7 @@ def _unused_weights(
 
 def without(plan: Plan, done: Callable[[Branch], bool]) -> Plan:
     """Return the plan with the branches that are not done yet; groups with none left are dropped."""
-    left = [
-        GroupPlan(g.source_prompt, g.seed, g.source_key, tuple(b for b in g.branches if not done(b)))
-        for g in plan.groups
-    ]
+    left = [replace(g, branches=tuple(b for b in g.branches if not done(b))) for g in plan.groups]
     return replace(plan, groups=tuple(group for group in left if group.branches))
 
 
@@ -285,10 +392,7 @@ def shard(plan: Plan, index: int, count: int) -> Plan:
 
 def _unsupported(pair: Pair) -> list[str]:
     """Return what the pair asks for and would be ignored: an error is better."""
-    texts = {
-        "image": "editing real images",
-        "ideal": "comparing with an ideal image",
-    }
+    texts = {"ideal": "comparing with an ideal image"}
     return [f"{name}: {what} is not available yet" for name, what in texts.items() if getattr(pair, name)]
 
 
@@ -300,7 +404,3 @@ def _check_seeds(seeds: Iterable[int]) -> list[int]:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise ValueError(f"seeds: {seed!r} is not a whole number in [0, 2^32)")
     return checked
-
-
-def _hash(content: Sequence[Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -35,6 +35,7 @@ from experiments.provenance import write_provenance
 from experiments.timing import describe, estimate
 from p2p.denoise import Sampling
 from p2p.families import Model
+from p2p.inversion import Inversion
 from p2p.loading import ModelSpec
 from results.auto_tau import CANDIDATE_TYPES, AutoTau, write_candidates
 from results.records import has_records
@@ -43,7 +44,17 @@ from results.summary import summarise
 
 CROSS, AUTO = "cross_replace_steps", "auto"
 CONF = Path(__file__).resolve().parent.parent / "conf"
-GROUPS = ("experiment", "model", "dataset", "method", "grid", "metrics", "executor", "tracking")
+GROUPS = (
+    "experiment",
+    "model",
+    "dataset",
+    "inversion",
+    "method",
+    "grid",
+    "metrics",
+    "executor",
+    "tracking",
+)
 USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
 
   p2p-bench run  [overrides]   make, score and tabulate images; continues where it stood
@@ -52,7 +63,7 @@ USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
                                score images that any other tool made
   p2p-bench export RUN_DIR OUT [--min METRIC=VALUE ...]
                                write edits as training data of InstructPix2Pix
-  p2p-bench ls                 list the experiments, models, data sets, methods, grids and metrics there are
+  p2p-bench ls                 list the experiments, models, data sets, inversions, methods, grids and metrics
 
 Overrides are Hydra's: experiment=tau_sweep, dataset.limit=5, seed=0, -m tau=0,0.2,0.5;
 `p2p-bench run --help` shows all keys."""
@@ -73,6 +84,8 @@ class Job:
     reference: list[str]
     shard: tuple[int, int]
     auto_tau: AutoTau
+    inversions: list[Inversion | None]
+    cache_dir: Path
     config: dict[str, Any]
 
 
@@ -196,6 +209,8 @@ def build(config: DictConfig) -> Job:
         reference=_reference(plain["reference"]),
         shard=(int(index), int(count)),
         auto_tau=made["auto_tau"],
+        inversions=_inversions(plain),
+        cache_dir=Path(plain["cache_dir"] or Path(config.run_dir).parent / ".cache"),
         config={str(key): value for key, value in plain.items()},
     )
 
@@ -248,6 +263,17 @@ def _methods(config: Mapping[Any, Any], auto_tau: AutoTau) -> list[NamedMethod]:
     return methods
 
 
+def _inversions(config: Mapping[Any, Any]) -> list[Inversion | None]:
+    """Return the inversions to sweep: those named by command line or grid, or the chosen one."""
+    names = config["inversions"] or config["grid"].get("inversions")
+    if names is None:
+        return [_instantiate("inversion", config["inversion"])]
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"inversions: {names!r} is not a list of names, as in [ddim, direct]")
+    options = [None if name == "none" else _option("inversion", name) for name in names]
+    return list(dict.fromkeys(_instantiate("inversions", option) for option in options))
+
+
 def _instantiate(name: str, node: Any) -> Any:
     try:
         return instantiate(node, _convert_="all") if node is not None else None
@@ -264,7 +290,8 @@ def _option(group: str, name: str) -> dict[str, Any]:
             assert isinstance(content, dict)
             return {str(key): value for key, value in content.items()}
     there = ", ".join(sorted(file.stem for file in (CONF / group).glob("*.yaml")))
-    raise ValueError(f"grid.methods: no {group} {name!r}, allowed are {there}")
+    where = "grid.methods" if group == "method" else f"{group}s"
+    raise ValueError(f"{where}: no {group} {name!r}, allowed are {there}")
 
 
 def prepare(job: Job, fetch: bool) -> Plan:
@@ -279,16 +306,20 @@ def prepare(job: Job, fetch: bool) -> Plan:
         check_metrics(job.metrics, job.run_dir)
         job.model.fetch()
     steps = job.sampling.num_inference_steps
+    tokenizers, scheduler = job.model.load_tokenizers(), job.model.load_scheduler()
+    calls = job.model.family.set_timesteps(scheduler, steps)
     return make_plan(
         pairs,
         job.seeds,
         job.methods,
         job.model.identity(),
-        job.model.load_tokenizers(),
-        job.model.unet_calls(steps),
+        tokenizers,
+        calls,
         job.sampling,
         job.model.guidance_embedded(),
         job.model.upscaler_calls(steps),
+        job.inversions,
+        scheduler,
     )
 
 
@@ -302,7 +333,7 @@ def run(job: Job, whole: Plan, left: Plan, model: Model | None, multirun: bool) 
     write_provenance(job.run_dir, job.config, job.model.identity())
     failed = 0
     if model is not None:
-        failed = run_plan(left, model, RunInfo(job.run_dir, job.dataset.name, job.model.name))
+        failed = run_plan(left, model, RunInfo(job.run_dir, job.dataset.name, job.model.name, job.cache_dir))
     failed += evaluate_run(job.run_dir, job.metrics, part.keys())
     if not has_records(job.run_dir):  # a shard without groups, on a fresh folder
         print(job.run_dir)

@@ -26,6 +26,11 @@ def describe(whole: Plan, left: Plan) -> str:
         f"{whole.evaluations:,} UNet evaluations "
         f"({whole.unshared_evaluations:,} if every branch ran by itself)",
     ]
+    if whole.inversion_evaluations:
+        lines.append(
+            f"{whole.inversion_evaluations:,} of them at most for inverting images; early stops and "
+            "inversions that are kept already save some"
+        )
     if whole.merged:
         lines.append(f"{whole.merged} settings come to the same steps as others and are made once")
     auto = {candidate["pair_id"] for candidate in whole.candidates}

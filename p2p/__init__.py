@@ -18,25 +18,33 @@ from p2p.families import (
     StableDiffusion3,
     StableDiffusionXL,
 )
+from p2p.inversion import DDIM, Direct, EditFriendly, Inversion, NegativePrompt, NullText, Proximal
 from p2p.loading import ModelSpec
 from p2p.maps import HeatMaps, WordHeat, heat_maps
 
 __all__ = [
+    "DDIM",
     "Calls",
     "DeepFloyd",
     "DeepFloydUpscaler",
+    "Direct",
+    "EditFriendly",
     "EditRequest",
     "Edited",
     "FixedSeed",
     "Flux",
     "Group",
     "HeatMaps",
+    "Inversion",
     "LatentDiffusion",
     "Model",
     "ModelSpec",
+    "NegativePrompt",
+    "NullText",
     "PixArtAlpha",
     "PixArtSigma",
     "PromptToPrompt",
+    "Proximal",
     "SDEdit",
     "Sampling",
     "StableDiffusion",

@@ -16,6 +16,7 @@ from torch import Tensor
 from p2p.attention import BatchInjection, SourceBank
 from p2p.families.model import Conditioning, Model, stack_rows
 from p2p.schedulers import fork, scale_model_input, take_step
+from p2p.source import SourcePath, replay_step
 from p2p.tree import Node
 from p2p.word_maps import WordMaps
 
@@ -77,38 +78,53 @@ class Calls:
 
 def denoise(
     model: Model,
-    latents: Tensor,
+    sources: Sequence[SourcePath],
     levels: Sequence[Sequence[Node]],
     scheduler: Any,
-    start: int,
-    generators: Sequence[torch.Generator],
     sampling: Sampling,
     calls: Calls,
 ) -> tuple[Tensor, WordMaps]:
-    """Denoise a tree's states from step `start`; return latents (last nodes, channels, height, width), maps.
+    """Denoise a tree's states; return latents (last nodes, channels, height, width) and maps.
 
-    `latents` (groups, ...) are the states at `start`, `levels` the nodes of each remaining step, `generators`
-    one per group: every branch of a group gets the same draw. Raises FloatingPointError where latents stop
-    being finite.
+    `sources` are one per group, all generated or all inverted in one way; they start at the same step, and
+    every branch of a group gets the same noise. `levels` are the nodes of each step from there on. Raises
+    FloatingPointError where latents stop being finite.
     """
     _check_self_limits(model, levels)
+    start, latents = sources[0].start, torch.stack([path.latents for path in sources])
+    generators = [path.generator for path in sources if path.generator is not None]
     prompts = sorted({node.prompt for level in levels for node in level})
     texts = {prompt: model.encode_prompt(prompt) for prompt in prompts}
     guided = sampling.rows_per_state(model.guidance_embedded) == 2
     negative = model.encode_prompt(sampling.negative_prompt, negative=True) if guided else None
     with model.injection_processors() as layers:
-        maps = WordMaps.of(levels[0], model)
-        for level, timestep in zip(levels, scheduler.timesteps[start:], strict=True):
+        maps = WordMaps.of(levels[0], model, start)
+        steps = zip(levels, scheduler.timesteps[start:], strict=True)
+        for step, (level, timestep) in enumerate(steps, start):
             parents = torch.tensor([node.parent for node in level], device=latents.device)
             fork(scheduler, parents, latents)
             latents = latents[parents]
             maps.fork(level, parents)
+            uncond = [path.negative(step, negative) for path in sources] if negative else None
             noise_pred = _predict(
-                model, latents, level, scheduler, timestep, texts, negative, layers, sampling, calls, maps
+                model,
+                latents,
+                level,
+                scheduler,
+                timestep,
+                sources,
+                texts,
+                uncond,
+                layers,
+                sampling,
+                calls,
+                maps,
             )
-            latents = take_step(
-                scheduler, noise_pred, timestep, latents, [node.group for node in level], generators
-            )
+            groups = [node.group for node in level]
+            if generators:
+                latents = take_step(scheduler, noise_pred, timestep, latents, groups, generators)
+            else:
+                latents = replay_step(scheduler, noise_pred, timestep, latents, groups, sources, step)
             latents = maps.blend(level, latents)
     if not latents.isfinite().all():
         broken = sorted(
@@ -143,15 +159,16 @@ def _predict(
     level: Sequence[Node],
     scheduler: Any,
     timestep: Tensor,
+    sources: Sequence[SourcePath],
     texts: dict[str, Conditioning],
-    negative: Conditioning | None,
+    negatives: Sequence[Conditioning] | None,
     layers: tuple[str, ...],
     sampling: Sampling,
     calls: Calls,
     maps: WordMaps,
 ) -> Tensor:
     """Return every node's guided noise prediction, in calls of `calls.max_rows` rows, sources first."""
-    per_node = 2 if negative else 1
+    per_node = 2 if negatives else 1
     bank = SourceBank()
     scaled = scale_model_input(scheduler, latents, timestep)
     predictions = []
@@ -159,7 +176,7 @@ def _predict(
     while begin < len(level):
         nodes = level[begin : begin + max(1, calls.max_rows // per_node)]
         rows = scaled[begin : begin + len(nodes)].repeat(per_node, 1, 1, 1)
-        conditioning = _conditioning(nodes, texts, negative)
+        conditioning = _conditioning(nodes, texts, negatives)
         injection = _injection(level, begin, nodes, per_node, bank, model, maps)
         bank.keep = begin + len(nodes) < len(level)
         kept = dict(bank.layers)
@@ -180,22 +197,42 @@ def _predict(
             maps.add(begin, len(nodes), injection)
         calls.on_rows(len(rows))
         begin += len(nodes)
-        if negative:
+        if negatives:
             uncond, text = output.chunk(2)
-            output = model.guide(uncond, text, sampling.guidance_scale, sampling.guidance_rescale)
+            output = _guide(model, uncond, text, nodes, sources, sampling)
         predictions.append(output)
     return torch.cat(predictions)
 
 
 def _conditioning(
-    nodes: Sequence[Node], texts: dict[str, Conditioning], negative: Conditioning | None
+    nodes: Sequence[Node], texts: dict[str, Conditioning], negatives: Sequence[Conditioning] | None
 ) -> Conditioning:
-    """Return the conditioning of one call's rows: unconditional ones first, where there are any."""
+    """Return the conditioning of one call's rows: unconditional ones, each its group's, before the others."""
     own = [node.condition.rows if node.condition else {} for node in nodes]
-    uncond = [{**negative, **rows} for rows in own] if negative else []
-    return stack_rows(
-        [*uncond, *({**texts[node.prompt], **rows} for node, rows in zip(nodes, own, strict=True))]
-    )
+    both = list(zip(nodes, own, strict=True))
+    uncond = [{**negatives[node.group], **rows} for node, rows in both] if negatives else []
+    return stack_rows([*uncond, *({**texts[node.prompt], **rows} for node, rows in both)])
+
+
+def _guide(
+    model: Model,
+    uncond: Tensor,
+    text: Tensor,
+    nodes: Sequence[Node],
+    sources: Sequence[SourcePath],
+    sampling: Sampling,
+) -> Tensor:
+    """Return guided predictions: an inverted source may have its own scale, its edits a shrunk guidance."""
+    scale, rescale = sampling.guidance_scale, sampling.guidance_rescale
+    guided = model.guide(uncond, text, scale, rescale)
+    for i, node in enumerate(nodes):
+        path, row = sources[node.group], slice(i, i + 1)
+        if 0 in node.branches and path.guidance_scale is not None:
+            guided[row] = model.guide(uncond[row], text[row], path.guidance_scale, rescale)
+        elif 0 not in node.branches and path.shrink is not None:
+            shrunk = uncond[row] + path.shrink(text[row] - uncond[row])
+            guided[row] = model.guide(uncond[row], shrunk, scale, rescale)
+    return guided
 
 
 def _injection(

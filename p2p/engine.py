@@ -1,12 +1,13 @@
 """Groups of edits in, images out, everything shared that can be.
 
-`Group` -> tree of states (tree.py) -> one batched loop (denoise.py) -> images, from which SDEdit starts and
-which an upscaler enlarges (upscaling.py).
+`Group` -> where its source starts (source.py), inverted where it is a real image (inversion/) -> tree of
+states (tree.py) -> one batched loop (denoise.py) -> images, from which SDEdit starts and which an upscaler
+enlarges (upscaling.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,9 @@ from p2p.denoise import Calls, Sampling, denoise
 from p2p.edits import EditRequest, Method, Trajectory
 from p2p.families.deepfloyd import DeepFloydUpscaler
 from p2p.families.model import Model
+from p2p.inversion import Inversion
 from p2p.schedulers import check_start
+from p2p.source import SourcePath
 from p2p.tree import Node, build_tree
 from p2p.upscaling import upscaled_latents, upscaled_states
 from p2p.word_maps import WordMaps
@@ -24,15 +27,20 @@ from p2p.word_maps import WordMaps
 
 @dataclass(frozen=True)
 class Group:
-    """One source (a prompt and a seed) and all edits of it."""
+    """One source (a prompt and a seed, or a real image) and all edits of it."""
 
     source_prompt: str
     seed: int
     edits: tuple[Trajectory, ...]
+    image: Callable[[], Tensor] | None = None  # gives the real source image; None: the source is generated
+    inversion: Inversion | None = None  # of that image; without one only SDEdit can edit it
 
     def tree(self) -> tuple[Trajectory, ...]:
-        """Return the source and the edits that start from its noise."""
-        return tuple(trajectory for trajectory in self.trajectories() if trajectory.start is None)
+        """Return the source and the edits that start from its noise; nothing where no one needs the noise."""
+        edits = tuple(edit for edit in self.edits if edit.start is None)
+        if self.image is not None and not edits:
+            return ()
+        return (self.trajectories()[0], *edits)
 
     def trajectories(self) -> tuple[Trajectory, ...]:
         """Return the source and all edits."""
@@ -41,10 +49,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Edited:
-    """A group's images, (3, height, width) float32 in [0, 1] with 8-bit values, in the order of its edits."""
+    """A group's images, (3, height, width) float32 in [0, 1] with 8-bit values, in the order of its edits.
+
+    `reconstruction` is what a real image's inversion leads back to; None where it is generated or no edit
+    asked for the inversion.
+    """
 
     source: Tensor
     images: tuple[Tensor, ...]
+    reconstruction: Tensor | None = None
 
 
 def plan_evaluations(
@@ -54,24 +67,34 @@ def plan_evaluations(
     guidance_embedded: bool = False,
     upscaler_calls: int = 0,
 ) -> int:
-    """Return the exact number of UNet evaluations (rows) of `generate`, at `calls` calls a trajectory.
+    """Return the number of UNet evaluations (rows) of `generate`, at `calls` calls a trajectory.
 
-    `guidance_embedded` is the model's; `upscaler_calls` is the same of its upscaler, 0 where it has none.
+    It is exact, but for inversions that may stop early or are known already (see `Inversion.evaluations`).
+    `guidance_embedded` is the model's; `upscaler_calls` is `calls` of its upscaler, 0 where it has none.
     """
-    per_node = sampling.rows_per_state(guidance_embedded)
-    tree = sum(len(level) for group in groups for level in build_tree([group.tree()], calls))
-    noised = sum(calls - edit.start for group in groups for edit in group.edits if edit.start is not None)
-    upscaled = upscaler_calls * sum(upscaled_states(group.trajectories()) for group in groups)
-    return (tree + noised + upscaled) * per_node
+    nodes = inversions = 0
+    for group in groups:
+        nodes += sum(calls - edit.start for edit in group.edits if edit.start is not None)
+        nodes += upscaler_calls * upscaled_states(group.trajectories())
+        if tree := group.tree():
+            nodes += sum(len(level) for level in _levels([tree], calls, group.inversion, sampling))
+            inversions += group.inversion.evaluations(sampling) if group.inversion else 0
+    return nodes * sampling.rows_per_state(guidance_embedded) + inversions
 
 
 @torch.no_grad()
 def generate(
-    model: Model, groups: Sequence[Group], sampling: Sampling, calls: Calls | None = None
+    model: Model,
+    groups: Sequence[Group],
+    sampling: Sampling,
+    calls: Calls | None = None,
+    paths: Sequence[SourcePath | None] | None = None,
 ) -> list[Edited]:
     """Return the images of the groups, denoised in lockstep in calls of at most `sampling.max_batch` rows.
 
-    `calls` is told of each call, and keeps what memory allows from one batch of groups to the next.
+    `calls` is told of each call, and keeps what memory allows from one batch of groups to the next. `paths`
+    are the groups' `source_paths`, where they are known; generated sources draw from those they are given.
+    Raises ValueError for a real image that has not the model's size, or where the model has an upscaler.
 
     A row never reads another row but its own source, so the source does not depend on the edits that ride
     along, up to rounding: a matrix product over the batch's rows alone (the time embedding's), and a
@@ -81,18 +104,21 @@ def generate(
     to 3e-2 in float32.
     """
     calls = calls or Calls(sampling.max_batch)
-    generators = [torch.Generator().manual_seed(group.seed) for group in groups]
-    latents = tree_latents(model, groups, sampling, calls, generators)
-    images = dict(zip(latents, model.decode(torch.stack(list(latents.values()))), strict=True))
-    sources = torch.stack([images[g, 0] for g in range(len(groups))])
+    paths = source_paths(model, groups, sampling, calls) if paths is None else paths
+    latents = tree_latents(model, groups, sampling, calls, paths)
+    images: dict[tuple[int, int], Tensor] = {}
+    if latents:
+        images |= zip(latents, model.decode(torch.stack(list(latents.values()))), strict=True)
+    sources = torch.stack([_real(model, g) if g.image else images[i, 0] for i, g in enumerate(groups)])
     noised = _sdedit(model, groups, sources, sampling, calls)
     edited = []
     for g, group in enumerate(groups):
         from_tree = iter([images[g, branch] for branch in range(1, len(group.tree()))])
         edits = tuple(next(from_tree) if e.start is None else noised[g, i] for i, e in enumerate(group.edits))
-        edited.append(Edited(sources[g], edits))
+        edited.append(Edited(sources[g], edits, images.get((g, 0)) if group.image else None))
     if model.upscaler is None:
         return edited
+    generators = [path.generator for path in paths if path and path.generator]
     return upscale(model.upscaler, groups, edited, sampling, calls, generators)
 
 
@@ -125,15 +151,22 @@ def edit(
     edits: Sequence[tuple[str, Method]],
     seed: int = 0,
     sampling: Sampling | None = None,
+    image: Tensor | None = None,
+    inversion: Inversion | None = None,
 ) -> Edited:
-    """Return the image of a prompt and a seed, and its edits, each a target prompt and a method."""
+    """Return the image of a prompt and a seed, and its edits, each a target prompt and a method.
+
+    With an `image` (3, height, width) in [0, 1], whose caption the prompt is, it is edited by way of its
+    `inversion`.
+    """
     sampling = sampling or Sampling()
     steps = sampling.num_inference_steps
     trajectories = (
         method.trajectory(EditRequest(source_prompt, target), model.tokenizers, steps)
         for target, method in edits
     )
-    return generate(model, [Group(source_prompt, seed, tuple(trajectories))], sampling)[0]
+    real = (lambda: image) if image is not None else None
+    return generate(model, [Group(source_prompt, seed, tuple(trajectories), real, inversion)], sampling)[0]
 
 
 def batches(
@@ -159,18 +192,21 @@ def tree_latents(
     groups: Sequence[Group],
     sampling: Sampling,
     calls: Calls | None = None,
-    generators: Sequence[torch.Generator] | None = None,
+    paths: Sequence[SourcePath | None] | None = None,
 ) -> dict[tuple[int, int], Tensor]:
     """Return final latents by (group, branch), 0 the source, of all that starts from the source's noise.
 
-    `generators`, one per group and seeded by it, are drawn from where they are given.
+    `paths` are as in `generate`.
     """
-    nodes, latents, _ = denoise_tree(model, groups, sampling, calls, generators)
-    return {
-        (node.group, branch): row
-        for node, row in zip(nodes, latents, strict=True)
-        for branch in node.branches
-    }
+    calls = calls or Calls(sampling.max_batch)
+    paths = source_paths(model, groups, sampling, calls) if paths is None else paths
+    found: dict[tuple[int, int], Tensor] = {}
+    for numbers in _by_inversion(groups).values():
+        alike = [groups[g] for g in numbers]
+        nodes, latents, _ = denoise_tree(model, alike, sampling, calls, [paths[g] for g in numbers])
+        for node, row in zip(nodes, latents, strict=True):
+            found |= {(numbers[node.group], branch): row for branch in node.branches}
+    return found
 
 
 @torch.no_grad()
@@ -179,16 +215,87 @@ def denoise_tree(
     groups: Sequence[Group],
     sampling: Sampling,
     calls: Calls | None = None,
-    generators: Sequence[torch.Generator] | None = None,
+    paths: Sequence[SourcePath | None] | None = None,
 ) -> tuple[list[Node], Tensor, WordMaps]:
-    """Return the last nodes, their latents, and the maps that their trajectories asked for."""
-    generators = generators or [torch.Generator().manual_seed(group.seed) for group in groups]
-    scheduler = model.new_scheduler(sampling.num_inference_steps)
-    levels = build_tree([group.tree() for group in groups], len(scheduler.timesteps))
-    latents = model.draw_noise(generators) * getattr(scheduler, "init_noise_sigma", 1.0)
+    """Return the last nodes, their latents, and the maps that their trajectories asked for.
+
+    All groups are generated, or all have one inversion. `paths` are as in `generate`.
+    """
     calls = calls or Calls(sampling.max_batch)
-    latents, maps = denoise(model, latents, levels, scheduler, 0, generators, sampling, calls)
+    paths = source_paths(model, groups, sampling, calls) if paths is None else paths
+    scheduler = model.new_scheduler(sampling.num_inference_steps)
+    trees = [group.tree() for group in groups]
+    levels = _levels(trees, len(scheduler.timesteps), groups[0].inversion, sampling)
+    sources = [path for path in paths if path is not None]
+    latents, maps = denoise(model, sources, levels, scheduler, sampling, calls)
     return levels[-1], latents, maps
+
+
+@torch.no_grad()
+def source_paths(
+    model: Model, groups: Sequence[Group], sampling: Sampling, calls: Calls | None = None
+) -> list[SourcePath | None]:
+    """Return what each group's source starts from: its seed's noise, or what its image's inversion finds.
+
+    None where no edit starts from there. Raises ValueError where an image has no inversion or not the model's
+    size, or where the scheduler or the model cannot be inverted.
+    """
+    calls = calls or Calls(sampling.max_batch)
+    paths: list[SourcePath | None] = [None] * len(groups)
+    scheduler = model.new_scheduler(sampling.num_inference_steps)
+    for inversion, numbers in _by_inversion(groups).items():
+        generators = [torch.Generator().manual_seed(groups[g].seed) for g in numbers]
+        if inversion is None:
+            noises = model.draw_noise(generators) * getattr(scheduler, "init_noise_sigma", 1.0)
+            found = [SourcePath(noise, generator=g) for noise, g in zip(noises, generators, strict=True)]
+        else:
+            inversion.check(scheduler, sampling, model.guidance_embedded)
+            latents = model.encode(torch.stack([_real(model, groups[g]) for g in numbers]))
+            prompts = [groups[g].source_prompt for g in numbers]
+            found = inversion.invert(model, latents, prompts, sampling, generators, calls)
+        for g, path in zip(numbers, found, strict=True):
+            paths[g] = path
+    return paths
+
+
+def _by_inversion(groups: Sequence[Group]) -> dict[Inversion | None, list[int]]:
+    """Return the numbers of the groups that need their source's noise, by how it is found."""
+    numbers: dict[Inversion | None, list[int]] = {}
+    for g, group in enumerate(groups):
+        if group.tree():
+            if (group.image is None) != (group.inversion is None):
+                raise ValueError(
+                    f"group {group.source_prompt!r}: an image and an inversion go together, allowed is to "
+                    "give both, or neither"
+                )
+            numbers.setdefault(group.inversion, []).append(g)
+    return numbers
+
+
+def _levels(
+    trees: Sequence[Sequence[Trajectory]], calls: int, inversion: Inversion | None, sampling: Sampling
+) -> list[list[Node]]:
+    """Return the nodes of each step of groups whose sources are found in one way."""
+    if inversion is None:
+        return build_tree(trees, calls)
+    apart = range(len(trees)) if inversion.apart(sampling) else ()
+    return build_tree(trees, calls, inversion.start(sampling.num_inference_steps), apart)
+
+
+def _real(model: Model, group: Group) -> Tensor:
+    assert group.image is not None
+    if model.upscaler is not None:
+        raise ValueError(
+            f"image of {group.source_prompt!r}: cannot be the source of a model with an upscaler, allowed is "
+            "a generated source"
+        )
+    image = group.image()
+    if image.shape != (3, *model.image_size):
+        raise ValueError(
+            f"image of {group.source_prompt!r}: has shape {tuple(image.shape)}, allowed is "
+            f"{(3, *model.image_size)}"
+        )
+    return image.float()
 
 
 def _sdedit(
@@ -223,7 +330,10 @@ def _sdedit(
             latents = scheduler.add_noise(latents, noise, times)
         level = [Node(n, n, prompt, None, (0,)) for n, (_, _, prompt) in enumerate(rows)]
         levels = [level] * len(timesteps)
-        latents, _ = denoise(model, latents, levels, scheduler, start, generators, sampling, calls)
+        starts = [
+            SourcePath(row, start, generator) for row, generator in zip(latents, generators, strict=True)
+        ]
+        latents, _ = denoise(model, starts, levels, scheduler, sampling, calls)
         images |= {(g, i): image for (g, i, _), image in zip(rows, model.decode(latents), strict=True)}
     return images
 

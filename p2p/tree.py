@@ -6,7 +6,7 @@ every step so far.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from p2p.blend import LocalBlend
@@ -31,22 +31,26 @@ class Node:
     condition: Condition | None = None
 
 
-def build_tree(groups: Sequence[Sequence[Trajectory]], steps: int) -> list[list[Node]]:
-    """Return the nodes of each step. Each group's first trajectory is its source and comes before its edits.
+def build_tree(
+    groups: Sequence[Sequence[Trajectory]], steps: int, start: int = 0, apart: Collection[int] = ()
+) -> list[list[Node]]:
+    """Return the nodes of each step from `start` on. Each group's first trajectory is its source.
 
-    At every step, node i < len(groups) is the one that carries the source of group i. A trajectory without
-    injections is plain throughout. Raises ValueError for one that was made for another number of steps.
+    In the groups `apart` no edit shares a state with the source. At every step, node i < len(groups) is the
+    one that carries the source of group i. A trajectory without injections is plain throughout. Raises
+    ValueError for one that was made for another number of steps.
     """
     wrong = {len(t.injections) for group in groups for t in group} - {0, steps, steps + 1}
     if wrong:
         raise ValueError(f"trajectories: made for {min(wrong) - 1} steps, denoised in {steps}")
+    roots = []
+    for g, group in enumerate(groups):
+        everyone = tuple(range(len(group)))
+        parts = [everyone[:1], everyone[1:]] if g in apart and everyone[1:] else [everyone]
+        roots += [Node(g, g, "", None, part) for part in parts]
     levels: list[list[Node]] = []
-    for step in range(steps):
-        parents = (
-            levels[-1]
-            if levels
-            else [Node(g, g, "", None, tuple(range(len(b)))) for g, b in enumerate(groups)]
-        )
+    for step in range(start, steps):
+        parents = levels[-1] if levels else roots
         sources: list[Node] = []
         edits: list[Node] = []
         for position, parent in enumerate(parents):
@@ -63,7 +67,7 @@ def build_tree(groups: Sequence[Sequence[Trajectory]], steps: int) -> list[list[
                 watched = {w.key: w for t in trajectories for w in (t.blend, t.watch) if w}
                 node = Node(
                     parent.group,
-                    position,
+                    position if levels else parent.group,
                     prompt,
                     injection,
                     tuple(branches),

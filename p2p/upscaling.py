@@ -15,6 +15,7 @@ from torch import Tensor
 from p2p.denoise import Calls, Sampling, denoise
 from p2p.edits import Condition, Trajectory
 from p2p.families.deepfloyd import DeepFloydUpscaler
+from p2p.source import SourcePath
 from p2p.tree import build_tree
 
 
@@ -33,14 +34,15 @@ def upscaled_latents(
     diffusers; all trajectories of a tree get the same draw.
     """
     scheduler = model.new_scheduler(sampling.num_inference_steps)
-    latents = model.draw_noise(generators) * scheduler.init_noise_sigma
+    starts = model.draw_noise(generators) * scheduler.init_noise_sigma
     noises = model.draw_noise(generators)
     conditioned = [
         _conditioned(model, tree, small, noise)
         for tree, small, noise in zip(trees, images, noises, strict=True)
     ]
     levels = build_tree(conditioned, len(scheduler.timesteps))
-    latents, _ = denoise(model, latents, levels, scheduler, 0, generators, sampling, calls)
+    sources = [SourcePath(start, generator=g) for start, g in zip(starts, generators, strict=True)]
+    latents, _ = denoise(model, sources, levels, scheduler, sampling, calls)
     rows = {(node.group, branch): row for row, node in enumerate(levels[-1]) for branch in node.branches}
     return [latents[[rows[g, branch] for branch in range(len(tree))]] for g, tree in enumerate(trees)]
 

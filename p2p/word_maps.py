@@ -61,8 +61,8 @@ class WordMaps:
     columns: Tensor | None = None  # (states, tokens, columns) of the current step
 
     @classmethod
-    def of(cls, level: Sequence[Node], model: Model) -> WordMaps:
-        """Return empty sums for a tree that begins with these nodes."""
+    def of(cls, level: Sequence[Node], model: Model, start: int = 0) -> WordMaps:
+        """Return empty sums for a tree that begins with these nodes, at step `start`."""
         places: dict[tuple[int, str], int] = {}
         used: dict[int, int] = {}
         groups: dict[Reading, LayerGroup] = {}
@@ -75,7 +75,7 @@ class WordMaps:
                 for reading in watched.readings:
                     if reading not in groups:
                         groups[reading] = layer_group(reading.layers or f"{model.blend_side}", model)
-        return cls(model, groups, places, max(used.values(), default=0))
+        return cls(model, groups, places, max(used.values(), default=0), start - 1)
 
     @property
     def active(self) -> list[Reading]:

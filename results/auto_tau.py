@@ -20,7 +20,7 @@ CHOSEN_TAU, TARGET_MISSED = "chosen_tau", "target_missed"
 NO_VALUE = "auto tau: no value to choose by"
 CANDIDATE_TYPES = dict.fromkeys((*RECORD_IDENTITY, "params", "rule"), "string") | {"tau": "float64"}
 CHOSEN_TYPES = {
-    **dict.fromkeys((*CONTEXT[:3], "pair_id", "method", "params", "rule", "key", "warning"), "string"),
+    **dict.fromkeys((*CONTEXT[:4], "pair_id", "method", "params", "rule", "key", "warning"), "string"),
     "seed": "int64",
     CHOSEN_TAU: "float64",
     TARGET_MISSED: "boolean",

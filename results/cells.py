@@ -9,10 +9,19 @@ import pandas as pd
 
 from results.naming import METHODS
 
-CONTEXT = ["model", "setup", "dataset", "num_inference_steps", "guidance_scale", "guidance_rescale"]
+CONTEXT = [
+    "model",
+    "setup",
+    "dataset",
+    "inversion",
+    "num_inference_steps",
+    "guidance_scale",
+    "guidance_rescale",
+]
 WINDOWS = ["cross_start", "cross_end", "self_start", "self_end"]
 CELL = [*CONTEXT, "method", "uses_mask", "tau", "strength", *WINDOWS, "weighting", "variant", "setting"]
 ALL = "all"
+SOURCES = ["source", "reconstruction"]  # methods that make no edit
 
 _DESCRIBED = {"tau", "strength", "weights", "auto_tau"}  # columns say it, so `params` need not
 _IN_STEPS = {"cross_replace_steps", "self_replace_steps"}  # the same, where the windows are known
@@ -104,7 +113,7 @@ def _windows_follow_tau(frame: pd.DataFrame) -> pd.Series:
 def _unchanged(frame: pd.DataFrame) -> pd.Series:
     """Mark what methods without weights make of a re-weighting: not an edit, so not part of their mean."""
     same_prompt = frame["source_prompt"].eq(frame["target_prompt"])
-    return same_prompt & frame["weights"].eq("{}") & frame["method"].ne("source")
+    return same_prompt & frame["weights"].eq("{}") & ~frame["method"].isin(SOURCES)
 
 
 def _weighting(weights: str) -> str:

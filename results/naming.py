@@ -38,6 +38,7 @@ The publication leaves the source image out, which no method changes: it shows w
 """
 METHODS: dict[str, str] = {
     "source": "source image",
+    "reconstruction": "reconstruction",
     "fixed_seed": "fixed seed",
     "p2p": "Prompt-to-Prompt",
     "p2p_auto_tau": "Prompt-to-Prompt, auto τ",

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from results.cells import ALL, CELL, WINDOWS, is_plain, window_label
+from results.cells import ALL, CELL, SOURCES, WINDOWS, is_plain, window_label
 from results.naming import escape_mathtext, higher_is_better, method_label, metric_label
 
 Directions = Mapping[str, bool] | None
@@ -52,7 +52,7 @@ def trade_off(table: pd.DataFrame, preserved: str, edited: str, directions: Dire
     """
     rows = _plain(table)
     figure, (axes,) = _figure(1, width=6.4, height=4.4)
-    for curve in _curves(rows[rows["method"].ne("source")]):
+    for curve in _curves(rows[~rows["method"].isin(SOURCES)]):
         x, y = _values(curve.cells, preserved), _values(curve.cells, edited)
         color = curve.color
         axes.errorbar(

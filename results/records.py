@@ -16,8 +16,8 @@ import pyarrow.parquet
 
 _TEXT = (
     *("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty", "source_prompt"),
-    *("target_prompt", "method", "operator", "weights", "blend", "params", "image", "source_image", "mask"),
-    *("status", "error", "warnings", "instruction"),
+    *("target_prompt", "method", "inversion", "operator", "weights", "blend", "params", "image"),
+    *("source_image", "mask", "status", "error", "warnings", "instruction"),
 )
 _WINDOWS = ("cross_start", "cross_end", "self_start", "self_end")
 _WHOLE = ("seed", "effective_steps", "num_inference_steps")

@@ -22,6 +22,7 @@ COLUMNS = (
 COMPARISON = (
     *(
         "method",
+        "inversion",
         "setting",
         "metric",
         "ours",
@@ -64,7 +65,7 @@ def compare(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     the published unit. `within` is missing where no tolerance is stated: a difference then judges nothing.
     """
     mine = table[table["edit_type"].eq(ALL) & table["mean"].notna()]
-    mine = mine[["method", "setting", "metric", "mean", "n"]]
+    mine = mine[["method", "inversion", "setting", "metric", "mean", "n"]]
     published = reference.rename(
         columns={
             "method": "published_method",
@@ -92,12 +93,13 @@ def to_markdown(comparison: pd.DataFrame) -> str:
     lines = [header, ["---"] * 3 + ["---:"] * 2 + ["---"] + ["---:"] * 5]
     for row in comparison.itertuples():
         names = (row.published_method, row.published_inversion, row.published_setting)
+        own = ", ".join(name for name in (method_label(row.method), row.inversion) if name)
         told = ", ".join(name for name in names if name) + (" (from memory)" if row.from_memory else "")
         unit = f" (x {row.scaling:g})" if row.scaling != 1 else ""
         stated = pd.notna(row.tolerance)
         lines += [
             [
-                *(escape_markdown(text) or "—" for text in (method_label(row.method), row.setting)),
+                *(escape_markdown(text) or "—" for text in (own, row.setting)),
                 *(escape_markdown(f"{row.metric}{unit}"), f"{row.ours:.4g}", f"{row.published:.4g}"),
                 *(escape_markdown(told), f"{row.difference:+.3g}", f"{row.tolerance:g}" if stated else "—"),
                 *("—" if not stated else "yes" if row.within else "no", f"{row.n}"),

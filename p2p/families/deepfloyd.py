@@ -75,6 +75,11 @@ class DeepFloyd(UNetModel):
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": 77}
     lower_case: ClassVar[bool] = True
 
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels of an image's side per latent: it denoises the pixels themselves."""
+        return 1
+
     def injection_processors(self) -> AbstractContextManager[tuple[str, ...]]:
         """Install the engine's attention processors, give the layers' names, restore the old ones."""
         replaced = (AttnAddedKVProcessor, AttnAddedKVProcessor2_0)

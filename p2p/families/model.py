@@ -114,6 +114,18 @@ class Model(ABC):
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the latents."""
 
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels of an image's side per latent."""
+        factor: int = self.pipeline.vae_scale_factor
+        return factor
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images, before an upscaler enlarges them."""
+        factor = self.pixels_per_latent
+        return self.latent_shape[1] * factor, self.latent_shape[2] * factor
+
     @abstractmethod
     def attention_sides(self) -> list[int]:
         """Return the token-grid heights at which the denoiser attends, largest first."""

@@ -26,12 +26,6 @@ class StableDiffusion(UNetModel):
     load_options: ClassVar[Mapping[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
 
     @property
-    def pixels_per_latent(self) -> int:
-        """Pixels of an image's side per latent."""
-        factor: int = self.pipeline.vae_scale_factor
-        return factor
-
-    @property
     def vae(self) -> Any:
         """The autoencoder."""
         return self.pipeline.vae

@@ -17,11 +17,6 @@ from p2p.families.model import Conditioning, Model
 class UNetModel(Model):
     """A UNet whose levels halve height and width."""
 
-    @property
-    def pixels_per_latent(self) -> int:
-        """Pixels of an image's side per latent."""
-        return 1
-
     @classmethod
     def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
         """Say, from its config, whether the UNet is told the guidance scale, as a distilled LCM's is."""

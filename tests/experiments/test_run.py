@@ -454,7 +454,7 @@ def test_every_option_composes_and_instantiates(option: str) -> None:
         OmegaConf.masked_copy(config, [k for k in config if k != "hydra"]), resolve=True
     )
     assert isinstance(plain, dict)
-    for key in ("model", "dataset", "metrics", "tracking", "sampling", "auto_tau"):
+    for key in ("model", "dataset", "inversion", "metrics", "tracking", "sampling", "auto_tau"):
         experiments.run._instantiate(key, plain[key])
 
 

@@ -157,9 +157,20 @@ class NaiveProcessor:
 
 @torch.no_grad()
 def naive_latents(
-    pipeline, settings: Settings, seed: int, steps: int, guidance: float, controlled: bool = True
+    pipeline,
+    settings: Settings,
+    seed: int,
+    steps: int,
+    guidance: float,
+    controlled: bool = True,
+    start: Tensor | None = None,
+    put_back: list[Tensor] | None = None,
 ) -> tuple[Tensor, Controller]:
-    """Return the final latents (2, ...) of source and target, and the controller that edited them."""
+    """Return the final latents (2, ...) of source and target, and the controller that edited them.
+
+    `start` takes the place of the seed's noise; `put_back` holds what the source is corrected to at each
+    step (PnP Inversion).
+    """
     unet = pipeline.unet
     controller = Controller(settings, pipeline.tokenizer, steps)
     original = dict(unet.attn_processors)
@@ -171,12 +182,14 @@ def naive_latents(
         shape = (1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
         noise = [torch.randn(shape, generator=g, dtype=unet.dtype) for g in generators]
         latents = torch.cat(noise) * scheduler.init_noise_sigma
+        if start is not None:
+            latents = start.expand(2, -1, -1, -1)
         prompts = [settings.source, settings.target]
         if guidance > 1:
             prompts = ["", "", *prompts]
         ids = pipeline.tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
         context = pipeline.text_encoder(ids).last_hidden_state
-        for t in scheduler.timesteps:
+        for number, t in enumerate(scheduler.timesteps):
             rows = torch.cat([latents] * (len(prompts) // 2))
             output = unet(scheduler.scale_model_input(rows, t), t, context).sample
             if guidance > 1:
@@ -184,6 +197,9 @@ def naive_latents(
                 output = uncond + guidance * (text - uncond)
             kwargs = {"generator": generators} if "generator" in scheduler.step.__code__.co_varnames else {}
             latents = scheduler.step(output, t, latents, **kwargs).prev_sample
+            if put_back is not None:
+                offset = put_back[number] - latents[0]
+                latents = torch.cat([latents[:1] + offset, latents[1:]])
             if controlled:
                 latents = controller.end_of_step(latents)
     finally:

@@ -48,6 +48,7 @@ def make_row(pair_id: str, seed: int, method: str, **settings: object) -> dict[s
         "target_prompt": target,
         "group": f"{pair_id}-{seed}",
         "operator": "",
+        "inversion": "",
         "weights": "{}",
         "blend": "{}",
         "params": "{}",

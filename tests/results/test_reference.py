@@ -101,7 +101,10 @@ def test_the_tolerance_is_what_the_independent_rerun_differs_by() -> None:
 
 def main_rows(**means: float) -> pd.DataFrame:
     rows = [
-        {"method": "p2p", "setting": "τ 0.6", "edit_type": "all", "metric": name, "mean": mean, "n": 700}
+        {
+            **{"method": "p2p", "inversion": "direct", "setting": "τ 0.6", "edit_type": "all"},
+            **{"metric": name, "mean": mean, "n": 700},
+        }
         for name, mean in means.items()
     ]
     return pd.DataFrame(rows).reindex(columns=TABLE_COLUMNS)
@@ -129,6 +132,7 @@ def test_the_markdown_escapes_and_names_the_source() -> None:
     assert "(x 1000)" in text
     assert "1. cure-lab/PnPInversion" in text
     assert "(from memory)" in text
+    assert "| Prompt-to-Prompt, direct | τ 0.6 |" in text
 
 
 @pytest.mark.parametrize(

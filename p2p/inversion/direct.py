@@ -1,0 +1,48 @@
+"""Direct inversion (Ju et al. 2024, "PnP Inversion: Boosting Diffusion-based Editing with 3 Lines of Code",
+arXiv:2310.01506, Sec. 4).
+
+The paper adds, at each step, the source's distance from its DDIM inversion to the source alone; here the
+source is put on that state, which is the same without rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from p2p.denoise import Calls, Sampling
+from p2p.families.model import Model
+from p2p.inversion.inversion import Inversion, ddim_states
+from p2p.source import SourcePath
+
+
+@dataclass(frozen=True)
+class Direct(Inversion):
+    """Start from DDIM's noise and keep the source, but not its edits, on the states of the inversion."""
+
+    name: ClassVar[str] = "direct"
+
+    def apart(self, sampling: Sampling) -> bool:
+        """Say yes: an edit with the source's own prompt is not put back."""
+        return True
+
+    def evaluations(self, sampling: Sampling) -> int:
+        """Return how many UNet evaluations one image takes: one a step."""
+        return sampling.num_inference_steps
+
+    def invert(
+        self,
+        model: Model,
+        latents: Tensor,
+        prompts: Sequence[str],
+        sampling: Sampling,
+        generators: Sequence[torch.Generator],
+        calls: Calls,
+    ) -> list[SourcePath]:
+        """Return the paths of images (N, channels, height, width), encoded, with their prompts."""
+        states = ddim_states(model, latents, prompts, sampling, calls).to(model.dtype)
+        return [SourcePath(own[0], states=own[1:]) for own in states]

@@ -1,0 +1,172 @@
+"""What every inversion of a real image answers, and the DDIM steps, forth and back, that they share.
+
+Levels and steps are those of Song et al. 2021 (DDIM), Eq. 12; diffusers' scheduler takes the step forth.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from p2p.denoise import Calls, Sampling
+from p2p.families.model import Conditioning, Model, stack_rows
+from p2p.source import SourcePath
+
+
+@dataclass(frozen=True)
+class Inversion(ABC):
+    """A way to the path that leads to a given image; its fields are its published settings."""
+
+    name: ClassVar[str]
+    seeded: ClassVar[bool] = False  # whether the path depends on the seed
+
+    @property
+    def label(self) -> str:
+        """The name, and the settings that are not the published ones: what records and tables show."""
+        own = [(field.name, getattr(self, field.name), field.default) for field in fields(self)]
+        told = [f"{name}={_spelled(value)}" for name, value, usual in own if value != usual]
+        return " ".join([self.name, *told])
+
+    @property
+    def settings(self) -> list[Any]:
+        """What determines the path, given image, prompt, model and sampling: plain values."""
+        return [self.name, {name: _spelled(value) for name, value in asdict(self).items()}]
+
+    def check(self, scheduler: Any, sampling: Sampling, guidance_embedded: bool = False) -> None:
+        """Raise ValueError for a scheduler (timesteps set), sampling or model that cannot be inverted.
+
+        `guidance_embedded` is the model's.
+        """
+        if guidance_embedded:
+            raise ValueError(
+                "guidance: a model that takes the guidance scale as an input, or none, cannot be inverted, "
+                "allowed are models with unconditional rows"
+            )
+        ddim_levels(scheduler)
+
+    def start(self, num_inference_steps: int) -> int:
+        """Return the first step that is denoised."""
+        return 0
+
+    def apart(self, sampling: Sampling) -> bool:
+        """Say whether what happens to the source does not happen to an edit that is equal to it."""
+        return False
+
+    @abstractmethod
+    def evaluations(self, sampling: Sampling) -> int:
+        """Return how many UNet evaluations one image takes at most; backward passes are not counted."""
+
+    @abstractmethod
+    def invert(
+        self,
+        model: Model,
+        latents: Tensor,
+        prompts: Sequence[str],
+        sampling: Sampling,
+        generators: Sequence[torch.Generator],
+        calls: Calls,
+    ) -> list[SourcePath]:
+        """Return the paths of images (N, channels, height, width), encoded, with their prompts."""
+
+
+def _spelled(value: Any) -> str:
+    """Return a setting as text, equal for equal numbers: 3 and 3.0 are one."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return repr(float(value)).removesuffix(".0") if number else str(value)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One DDIM step: its timestep, and the shares of signal (alpha bar) before and after it."""
+
+    timestep: Tensor
+    before: Tensor
+    after: Tensor
+
+
+def ddim_levels(scheduler: Any) -> list[Level]:
+    """Return a scheduler's steps, noisiest first. Raises ValueError where they cannot be inverted."""
+    name = type(scheduler).__name__
+    if type(scheduler) is not DDIMScheduler:
+        raise ValueError(f"scheduler: {name} cannot be inverted, allowed is DDIMScheduler")
+    config = scheduler.config
+    for setting, allowed in (
+        ("clip_sample", (False,)),
+        ("thresholding", (False,)),
+        ("prediction_type", ("epsilon", "v_prediction")),
+    ):
+        if config[setting] not in allowed:
+            raise ValueError(
+                f"scheduler: {setting}={config[setting]} cannot be inverted, "
+                f"allowed is {' or '.join(map(str, allowed))}"
+            )
+    timesteps = [int(t) for t in scheduler.timesteps]
+    stride = config.num_train_timesteps // scheduler.num_inference_steps
+    if any(t - stride != following for t, following in pairwise(timesteps)):
+        raise ValueError(
+            f"scheduler: timestep_spacing={config.timestep_spacing!r} in {len(timesteps)} steps is uneven and"
+            " cannot be inverted, allowed is 'leading'"
+        )
+    alphas = scheduler.alphas_cumprod
+    return [
+        Level(t, alphas[value], alphas[value - stride] if value >= stride else scheduler.final_alpha_cumprod)
+        for t, value in zip(scheduler.timesteps, timesteps, strict=True)
+    ]
+
+
+def predict_rows(
+    model: Model, latents: Tensor, timestep: Tensor, rows: Sequence[Conditioning], calls: Calls
+) -> Tensor:
+    """Return the denoiser's output for each row, in calls of `calls.max_rows`, in the latents' precision."""
+    outputs = []
+    for begin in range(0, len(rows), calls.max_rows):
+        part = rows[begin : begin + calls.max_rows]
+        own = latents[begin : begin + len(part)].to(model.dtype)
+        outputs.append(model.predict(own, timestep, stack_rows(part)))
+        calls.on_rows(len(part))
+    return torch.cat(outputs).to(latents.dtype)
+
+
+def ddim_states(
+    model: Model, latents: Tensor, prompts: Sequence[str], sampling: Sampling, calls: Calls
+) -> Tensor:
+    """Return images' states (N, T + 1, channels, height, width), x_T first and the images last.
+
+    DDIM's ODE backwards, without guidance: each step takes the prediction at the state it comes from, made
+    for the timestep it goes to, as google/prompt-to-prompt does (Mokady et al. 2023, Sec. 3.1). Half
+    precision is too coarse to add up in, so that states are at least float32. Raises FloatingPointError where
+    they stop being finite.
+    """
+    scheduler = model.new_scheduler(sampling.num_inference_steps)
+    rows = [model.encode_prompt(prompt) for prompt in prompts]
+    states = [latents.to(torch.promote_types(latents.dtype, torch.float32))]
+    for level in reversed(ddim_levels(scheduler)):
+        output = predict_rows(model, states[-1], level.timestep, rows, calls)
+        states.append(_noised(scheduler, output, states[-1], level))
+    return finite(torch.stack(states[::-1], 1))
+
+
+def finite(latents: Tensor) -> Tensor:
+    """Return what an inversion found. Raises FloatingPointError where it is not finite."""
+    if not latents.isfinite().all():
+        raise FloatingPointError(
+            "inversion: latents are not finite; half precision may overflow, try dtype=float32"
+        )
+    return latents
+
+
+def _noised(scheduler: Any, output: Tensor, latents: Tensor, level: Level) -> Tensor:
+    """Return the latents one DDIM step noisier, from the level after the step to the level before it."""
+    signal, noise = level.after.sqrt(), (1 - level.after).sqrt()
+    if scheduler.config.prediction_type == "v_prediction":
+        image, epsilon = signal * latents - noise * output, signal * output + noise * latents
+    else:
+        image, epsilon = (latents - noise * output) / signal, output
+    return level.before.sqrt() * image + (1 - level.before).sqrt() * epsilon
