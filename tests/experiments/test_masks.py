@@ -1,7 +1,7 @@
 """Masks from a user's table to the columns of PIE-Bench: each pair is scored inside its own mask."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +21,10 @@ MSE, PSNR = "pie/mse_unedit@1", "pie/psnr_unedit@1"
 @pytest.fixture
 def bench(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[pd.DataFrame, str], int]:
+) -> Callable[..., int]:
     """Run `p2p-bench` in this process on a table of pairs; return its exit code."""
 
-    def call(pairs: pd.DataFrame, command: str = "run") -> int:
+    def call(pairs: pd.DataFrame, command: str = "run", more: Sequence[str] = ()) -> int:
         pairs.to_csv(tmp_path / "pairs.csv", index=False)
         arguments = [
             *("model=folder", f"model.path={tiny_folder}", "model.self_max_side=16", "device=cpu"),
@@ -32,6 +32,7 @@ def bench(
             *("grid=tau", "grid.seeds=[0]", "grid.methods.p2p.tau=[0]", "~grid.methods.fixed_seed"),
             f"run_dir={tmp_path / 'run'}",
             *("metrics=pie_embedded", "~metrics.clip", "~metrics.lpips"),
+            *more,
         ]
         monkeypatch.setattr(sys, "argv", ["p2p-bench", command, *arguments])
         GlobalHydra.instance().clear()
@@ -103,6 +104,28 @@ def test_another_mask_is_another_record(bench: Callable[..., int], tmp_path: Pat
         values.append(now.loc[now["method"] == "p2p", MSE].item())
     assert values[0] != values[1]
     assert load_records(tmp_path / "run")["key"].nunique() == 4
+
+
+def test_a_reconstruction_is_scored_inside_the_mask_of_each_pair(
+    bench: Callable[..., int], tmp_path: Path
+) -> None:
+    left, right = halves()
+    masks: dict[str, Path | str] = {
+        name: write_mask(tmp_path / f"{name}.png", mask) for name, mask in (("left", left), ("right", right))
+    }
+    x, y = np.mgrid[0:256:8, 0:256:8]
+    Image.fromarray(np.uint8(np.stack([x, y, 255 - x], -1))).save(tmp_path / "source.png")
+    pairs = table(masks).assign(image=str(tmp_path / "source.png"))
+    assert bench(pairs, more=["inversion=direct"]) == 0
+    run = tmp_path / "run"
+    frame = load(run).set_index(["pair_id", "method"])
+    for name, mask in (("left", left), ("right", right)):
+        row = frame.loc[name, "reconstruction"]
+        error = np.square(read_png(run / row["image"]) - read_png(run / row["source_image"]))
+        assert row[MSE] == pytest.approx((error * ~mask).mean(), rel=1e-5)
+    assert frame.loc["left"]["key"]["reconstruction"] != frame.loc["right"]["key"]["reconstruction"]
+    table_of_run = pd.read_csv(run / "tables" / "main.csv")
+    assert set(table_of_run["uses_mask"]) == {"no"}
 
 
 @pytest.mark.parametrize(

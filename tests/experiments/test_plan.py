@@ -3,22 +3,25 @@
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from experiments.datasets.pair import Pair
 from experiments.embedded.training import WEIGHTS
 from experiments.plan import NamedMethod, Plan, make_plan
-from p2p import FixedSeed, Sampling, SDEdit, StableDiffusionSpec
+from p2p import DDIM, EditFriendly, FixedSeed, ModelSpec, PromptToPrompt, Sampling, SDEdit
 
 SAMPLING = Sampling(6, 7.5)
+EMBEDDED = ModelSpec("embedded", str(WEIGHTS / "pipeline"), 16, 16)
 
 
 def plan(sampling: Sampling, calls: int = 6, strength: float = 0.5, embedded: bool = False) -> Plan:
-    tokenizer = StableDiffusionSpec("embedded", str(WEIGHTS / "pipeline"), 16, 16).load_tokenizer()
     pair = Pair("one", "a cat on the beach", "a dog on the beach")
     methods = [NamedMethod("fixed_seed", FixedSeed(), {}), NamedMethod("sdedit", SDEdit(strength), {})]
-    return make_plan([pair], [0], methods, "identity", tokenizer, calls, sampling, embedded)
+    return make_plan([pair], [0], methods, "identity", EMBEDDED.load_tokenizers(), calls, sampling, embedded)
 
 
 def test_guidance_rescale_is_part_of_the_keys_and_off_leaves_them_as_they_were() -> None:
@@ -40,3 +43,36 @@ def test_sdedit_at_a_middle_step_of_plms_is_refused_by_the_plan() -> None:
     assert plan(SAMPLING, calls=7, strength=1.0).images == 2
     with pytest.raises(ValueError, match="pair 'one', sdedit: strength: SDEdit would start at step 3"):
         plan(SAMPLING, calls=7)
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Pair:
+    """A pair with an image."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
+    return Pair("real", "a cat on the beach", "a dog on the beach", image=tmp_path / "image.png")
+
+
+def inverted(pair: Pair, methods: list[NamedMethod], seeds: list[int], **more: Any) -> Plan:
+    scheduler = EMBEDDED.load_scheduler()
+    calls = EMBEDDED.family.set_timesteps(scheduler, SAMPLING.num_inference_steps)
+    tokenizers = EMBEDDED.load_tokenizers()
+    return make_plan(
+        [pair], seeds, methods, "identity", tokenizers, calls, SAMPLING, scheduler=scheduler, **more
+    )
+
+
+def test_auto_tau_of_an_inverted_image_has_each_candidate_once(real: Pair) -> None:
+    methods = [NamedMethod("p2p", PromptToPrompt(tau=tau), {"tau": tau}, "{}") for tau in (0.0, 0.5)]
+    made = inverted(real, methods, [0, 1], inversions=[DDIM(), EditFriendly(skip=0.25)])
+    # Only edit-friendly inversion depends on the seed.
+    assert made.images == len(made.candidates) == 2 + 4
+    assert {candidate["key"] for candidate in made.candidates} < made.keys()
+    assert made.inversion_evaluations == 6 + 2 * 2 * 5  # edit-friendly leaves out 1 of its 6 steps
+
+
+def test_a_real_image_is_refused_where_it_cannot_be_the_source(real: Pair) -> None:
+    sdedit, fixed = NamedMethod("sdedit", SDEdit(0.5), {}), NamedMethod("fixed_seed", FixedSeed(), {})
+    with pytest.raises(ValueError, match="pair 'real': has an image, which cannot be the source of a model"):
+        inverted(real, [sdedit], [0], upscaler_calls=6)
+    with pytest.raises(ValueError, match="ddim: guidance: a model that takes the guidance scale as an input"):
+        inverted(real, [fixed], [0], guidance_embedded=True, inversions=[DDIM()])

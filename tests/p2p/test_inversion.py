@@ -29,10 +29,11 @@ from p2p import (
     edit,
     generate,
 )
-from p2p.engine import plan_evaluations, source_paths, tree_latents
+from p2p.engine import denoise_tree, plan_evaluations, source_paths, tree_latents
 from p2p.inversion.inversion import ddim_levels, ddim_states
 from p2p.source import Shrink
 from p2p.tree import build_tree
+from p2p.watch import Reading, Watch, word_columns
 from tests.p2p.naive import Settings, naive_latents
 
 STEPS = 4
@@ -451,3 +452,39 @@ def test_a_label_names_what_is_not_as_published() -> None:
     assert Proximal().label == "proximal"
     assert Proximal(quantile=0.75).label == "proximal quantile=0.75"
     assert EditFriendly().settings != EditFriendly(skip=0.2).settings
+
+
+def test_rescaled_guidance_leads_back_to_the_source_too(model: StableDiffusion, image: Tensor) -> None:
+    rescaled = replace(SAMPLING, guidance_rescale=0.7)
+    edits = [(SWAP, FixedSeed())]
+    [unguided, _] = latents(model, image, DDIM(), edits, UNGUIDED)
+    wanted = {
+        Direct(): encoded(model, image),
+        EditFriendly(skip=0.25): encoded(model, image),
+        NegativePrompt(): unguided,
+    }
+    for inversion, source in wanted.items():
+        found, swap = latents(model, image, inversion, edits, rescaled)
+        torch.testing.assert_close(found, source, rtol=0, atol=ROUNDING)
+        assert (swap - latents(model, image, inversion, edits)[1]).abs().max() > 1000 * ROUNDING
+
+
+def test_a_model_without_unconditional_rows_is_not_inverted(
+    model: StableDiffusion, image: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StableDiffusion, "guidance_embedded", True)
+    with pytest.raises(ValueError, match="a model that takes the guidance scale as an input, or none, cann"):
+        generate(model, [group(model, image, Direct(), [(SWAP, FixedSeed())])], SAMPLING)
+
+
+def test_steps_of_maps_count_from_the_first_of_the_schedule(model: StableDiffusion, image: Tensor) -> None:
+    one = group(model, image, EditFriendly(skip=0.5), [(SWAP, FixedSeed())])
+    words = [word_columns(prompt, [word], model.tokenizers) for prompt, word in ((SOURCE, "cat"), (SWAP, "dog"))]
+    readings = (Reading("16", (0, STEPS // 2)), Reading("16", (STEPS // 2, STEPS)))
+    watch = Watch(words[0], words[1], readings)
+    one = replace(one, edits=(replace(one.edits[0], watch=watch),))
+    nodes, _, maps = denoise_tree(model, [one], SAMPLING)
+    row = next(row for row, node in enumerate(nodes) if 1 in node.branches)
+    not_run, run = ([float(m.sum()) for m in maps.read(row, nodes[row], watch, r)] for r in readings)
+    assert not_run == [0, 0]
+    assert min(run) > 0

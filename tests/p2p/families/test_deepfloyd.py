@@ -254,3 +254,14 @@ def test_an_upscaler_is_no_model_of_its_own(folder: Path, model: DeepFloyd) -> N
         tree_latents(model.upscaler, [Group(SOURCE, 0, ())], SAMPLING)
     with pytest.raises(ValueError, match="upscaler: IFPipeline of a IFPipeline, allowed is"):
         replace(spec(folder), upscaler=replace(spec(folder), upscaler=None))
+
+
+def test_a_real_image_is_no_source_of_two_stages(model: DeepFloyd) -> None:
+    picture = torch.linspace(0, 1, model.image_size[1]).expand(3, *model.image_size)
+    trajectory = SDEdit(0.5).trajectory(EditRequest(SOURCE, SWAP), model.tokenizers, STEPS)
+    group = Group(SOURCE, 0, (trajectory,), lambda: picture)
+    with pytest.raises(ValueError, match="cannot be the source of a model with an upscaler"):
+        generate(model, [group], SAMPLING)
+    [edited] = generate(replace(model, upscaler=None), [group], SAMPLING)
+    assert torch.equal(edited.source, picture)
+    assert edited.images[0].shape == picture.shape
