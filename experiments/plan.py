@@ -270,7 +270,8 @@ def make_plan(
         for number, named in enumerate(methods):
             trajectory = trajectories[pair.id, number]
             drawn = source.path_seed if trajectory.start is None else seed
-            key = content_hash([*base, pair.source_prompt, drawn, trajectory.digest(rows_read), *source.real, *mask])
+            digest = trajectory.digest(rows_read)
+            key = content_hash([*base, pair.source_prompt, drawn, digest, *source.real, *mask])
             branch = Branch(
                 pair,
                 named.name,

@@ -479,7 +479,9 @@ def test_a_model_without_unconditional_rows_is_not_inverted(
 
 def test_steps_of_maps_count_from_the_first_of_the_schedule(model: StableDiffusion, image: Tensor) -> None:
     one = group(model, image, EditFriendly(skip=0.5), [(SWAP, FixedSeed())])
-    words = [word_columns(prompt, [word], model.tokenizers) for prompt, word in ((SOURCE, "cat"), (SWAP, "dog"))]
+    words = [
+        word_columns(prompt, [word], model.tokenizers) for prompt, word in ((SOURCE, "cat"), (SWAP, "dog"))
+    ]
     readings = (Reading("16", (0, STEPS // 2)), Reading("16", (STEPS // 2, STEPS)))
     watch = Watch(words[0], words[1], readings)
     one = replace(one, edits=(replace(one.edits[0], watch=watch),))
