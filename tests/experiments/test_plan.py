@@ -9,16 +9,16 @@ import pytest
 from experiments.datasets.pair import Pair
 from experiments.embedded.training import WEIGHTS
 from experiments.plan import NamedMethod, Plan, make_plan
-from p2p import FixedSeed, Sampling, SDEdit, StableDiffusionSpec
+from p2p import FixedSeed, ModelSpec, Sampling, SDEdit
 
 SAMPLING = Sampling(6, 7.5)
 
 
 def plan(sampling: Sampling, calls: int = 6, strength: float = 0.5, embedded: bool = False) -> Plan:
-    tokenizer = StableDiffusionSpec("embedded", str(WEIGHTS / "pipeline"), 16, 16).load_tokenizer()
+    tokenizers = ModelSpec("embedded", str(WEIGHTS / "pipeline"), 16, 16).load_tokenizers()
     pair = Pair("one", "a cat on the beach", "a dog on the beach")
     methods = [NamedMethod("fixed_seed", FixedSeed(), {}), NamedMethod("sdedit", SDEdit(strength), {})]
-    return make_plan([pair], [0], methods, "identity", tokenizer, calls, sampling, embedded)
+    return make_plan([pair], [0], methods, "identity", tokenizers, calls, sampling, embedded)
 
 
 def test_guidance_rescale_is_part_of_the_keys_and_off_leaves_them_as_they_were() -> None:
