@@ -19,9 +19,7 @@ MSE, PSNR = "pie/mse_unedit@1", "pie/psnr_unedit@1"
 
 
 @pytest.fixture
-def bench(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., int]:
+def bench(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run `p2p-bench` in this process on a table of pairs; return its exit code."""
 
     def call(pairs: pd.DataFrame, command: str = "run", more: Sequence[str] = ()) -> int:

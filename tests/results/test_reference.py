@@ -102,8 +102,13 @@ def test_the_tolerance_is_what_the_independent_rerun_differs_by() -> None:
 def main_rows(**means: float) -> pd.DataFrame:
     rows = [
         {
-            **{"method": "p2p", "inversion": "direct", "setting": "τ 0.6", "edit_type": "all"},
-            **{"metric": name, "mean": mean, "n": 700},
+            "method": "p2p",
+            "inversion": "direct",
+            "setting": "τ 0.6",
+            "edit_type": "all",
+            "metric": name,
+            "mean": mean,
+            "n": 700,
         }
         for name, mean in means.items()
     ]
