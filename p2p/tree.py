@@ -58,8 +58,8 @@ def build_tree(
             for branch in parent.branches:
                 trajectory = groups[parent.group][branch]
                 prompt, injection, blend = _operator(trajectory, step)
-                parts = (injection, blend, trajectory.condition)
-                key = (prompt, *(part.key if part else "" for part in parts))
+                operators = (injection, blend, trajectory.condition)
+                key = (prompt, *(part.key if part else "" for part in operators))
                 split.setdefault(key, []).append(branch)
             for branches in split.values():
                 trajectories = [groups[parent.group][branch] for branch in branches]
