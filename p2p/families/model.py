@@ -234,6 +234,8 @@ def _as_used(
     """Return the tokenizer with `limit` as its length where one is given, and lower-casing where asked."""
     if tokenizer is None:
         return NoText(limit or 0)
+    if limit is None and not lower_case:
+        return tokenizer
     tokenizer = copy.deepcopy(tokenizer)
     if limit is not None:
         tokenizer.model_max_length = limit
