@@ -67,10 +67,10 @@ def remaining(plan: Plan, run_dir: Path) -> Plan:
 
 
 def check_masks(plan: Plan, model: Model) -> None:
-    """Raise ValueError, naming the pairs, where masks are not of the size of the images to be made."""
-    masks = {b.pair.id: b.pair.mask for group in plan.groups for b in group.branches if b.pair.mask}
-    if masks:
-        check_sizes(masks.items(), (model.upscaler or model).image_size)
+    """Raise ValueError, naming the pairs, where masks do not fit the images to be made."""
+    masked = {b.pair.id: b.pair for group in plan.groups for b in group.branches if b.pair.mask}
+    if masked:
+        check_sizes(masked.values(), (model.upscaler or model).image_size)
 
 
 def run_plan(plan: Plan, model: Model, info: RunInfo) -> int:
@@ -129,7 +129,8 @@ def _save(group: GroupPlan, edited: Edited, plan: Plan, info: RunInfo, seconds: 
             write_png(edited.source, info.run_dir / sources[pair.id])
             height, width = edited.source.shape[-2:]
             if pair.mask:
-                _write_mask(read_mask(pair.mask, pair.id, (height, width)), info.run_dir / _mask(branch))
+                mask = read_mask(pair.mask, pair.id, (height, width), pair.image)
+                write_mask(mask, info.run_dir / _mask(branch))
             row = _own_row("source", branch.source_key, group, branch, plan, info, sources[pair.id])
             fitted = group.image.fitted((height, width)) if group.image else ""
             rows.append({**row, "warnings": fitted})
@@ -156,13 +157,17 @@ def write_png(image: Tensor, path: Path) -> None:
     partial.replace(path)
 
 
-def _write_mask(mask: np.ndarray, path: Path) -> None:
+def write_mask(mask: np.ndarray, path: Path) -> None:
+    """Write a mask (height, width) bool, white = True, as `write_png` does."""
     write_png(torch.from_numpy(mask).float().expand(3, -1, -1), path)
 
 
 def _mask(branch: Branch) -> str:
-    """Return where the run keeps the branch's mask, "" where it has none."""
-    return f"images/{slug(branch.pair.id)}/mask-{branch.mask}.png" if branch.mask else ""
+    """Return where the run keeps the branch's mask, "" where it has none.
+
+    Named after the source's key, which tells masks and models apart, as their images differ in size.
+    """
+    return f"images/{slug(branch.pair.id)}/mask-{branch.source_key[:16]}.png" if branch.mask else ""
 
 
 def read_png(path: Path) -> np.ndarray:

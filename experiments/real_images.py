@@ -33,12 +33,7 @@ class RealImage:
 
     def read(self, size: tuple[int, int]) -> Tensor:
         """Return the picture (3, height, width), float32 in [0, 1] with 8-bit values, in this size."""
-        picture = _open(self.path)
-        height, width = size
-        if picture.size != (width, height):
-            # Cropped first: given a box, Pillow's filter also looks at what is outside.
-            picture = picture.crop(_centre(picture, size))
-            picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+        picture = fit(_open(self.path), size, Image.Resampling.LANCZOS)
         pixels = np.asarray(picture, np.float32).transpose(2, 0, 1) / 255
         return torch.from_numpy(pixels)
 
@@ -51,6 +46,21 @@ class RealImage:
         left, top, right, bottom = _centre(picture, size)
         kept = f"{right - left}x{bottom - top}"
         return f"image: {picture.width}x{picture.height}, centre {kept} kept, resized to {width}x{height}"
+
+
+def fit(picture: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """Return the centre of a picture, as much as has the shape of `size` (height, width), in that size."""
+    height, width = size
+    if picture.size == (width, height):
+        return picture
+    # Cropped first: given a box, Pillow's filter also looks at what is outside.
+    return picture.crop(_centre(picture, size)).resize((width, height), resample)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Return a picture file's height and width, as it is read. Raises ValueError where it cannot be."""
+    picture = _open(path)
+    return picture.height, picture.width
 
 
 def _centre(picture: Image.Image, size: tuple[int, int]) -> tuple[int, int, int, int]:

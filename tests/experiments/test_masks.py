@@ -11,8 +11,10 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 import experiments.run
+from experiments.datasets.pair import Pair
 from experiments.generate import read_png
 from experiments.masks import check_sizes, mask_digest, read_mask
+from experiments.real_images import RealImage
 from results.records import load, load_records
 
 MSE, PSNR = "pie/mse_unedit@1", "pie/psnr_unedit@1"
@@ -96,9 +98,9 @@ def test_another_mask_is_another_record(bench: Callable[..., int], tmp_path: Pat
         write_mask(path, mask)
         assert bench(table({"pair": path})) == 0
         records = load(tmp_path / "run")
-        now = records[records["mask"].str.contains(mask_digest(mask))]
+        kept = [read_mask(tmp_path / "run" / name, "pair") for name in records["mask"]]
+        now = records[[np.array_equal(each, mask) for each in kept]]
         assert sorted(now["method"]) == ["p2p", "source"]
-        assert (read_mask(tmp_path / "run" / now["mask"].iloc[0], "pair") == mask).all()
         values.append(now.loc[now["method"] == "p2p", MSE].item())
     assert values[0] != values[1]
     assert load_records(tmp_path / "run")["key"].nunique() == 4
@@ -124,6 +126,37 @@ def test_a_reconstruction_is_scored_inside_the_mask_of_each_pair(
     assert frame.loc["left"]["key"]["reconstruction"] != frame.loc["right"]["key"]["reconstruction"]
     table_of_run = pd.read_csv(run / "tables" / "main.csv")
     assert set(table_of_run["uses_mask"]) == {"no"}
+
+
+def test_a_mask_of_its_pictures_size_is_cropped_and_resized_with_it(tmp_path: Path) -> None:
+    """A red box in a wide picture, and the mask of it, come out in one place."""
+    box = np.zeros((40, 100), bool)
+    box[10:30, 40:60] = True
+    Image.fromarray(np.uint8(box[..., None] * [255, 0, 0])).save(tmp_path / "wide.png")
+    mask = write_mask(tmp_path / "mask.png", box)
+    red = RealImage.of(tmp_path / "wide.png").read((20, 20))[0].numpy() > 0.5
+    assert red.sum() == 100
+    np.testing.assert_array_equal(read_mask(mask, "p", (20, 20), tmp_path / "wide.png"), red)
+    message = "is 100 x 40 pixels, allowed is the image's size, 20 x 20, or its picture's, 8 x 6"
+    Image.new("RGB", (8, 6)).save(tmp_path / "other.png")
+    with pytest.raises(ValueError, match=message):
+        read_mask(mask, "p", (20, 20), tmp_path / "other.png")
+
+
+def test_a_real_picture_is_scored_inside_its_cropped_mask(bench: Callable[..., int], tmp_path: Path) -> None:
+    y, x = np.mgrid[0:48, 0:64]
+    Image.fromarray(np.uint8(np.stack([5 * y, 4 * x, 255 - 4 * x], -1))).save(tmp_path / "source.png")
+    mask = write_mask(tmp_path / "mask.png", x < 32)  # the left half of the centre too
+    assert (
+        bench(table({"pair": mask}).assign(image=str(tmp_path / "source.png")), "run", ["inversion=ddim"])
+        == 0
+    )
+    run = tmp_path / "run"
+    row = load(run).set_index("method").loc["p2p"]
+    left, _ = halves()
+    np.testing.assert_array_equal(read_mask(run / row["mask"], "pair"), left)
+    error = np.square(read_png(run / row["image"]) - read_png(run / row["source_image"]))
+    assert row[MSE] == pytest.approx((error * ~left).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +197,10 @@ def test_a_digest_is_of_what_a_mask_marks() -> None:
 
 def test_all_masks_of_another_size_are_named(tmp_path: Path) -> None:
     left, _ = halves()
-    masks = [(name, write_mask(tmp_path / f"{name}.png", left)) for name in ("one", "two")]
-    check_sizes(masks, (32, 32))
+    pairs = [
+        Pair(name, "a cat", "a dog", mask=write_mask(tmp_path / f"{name}.png", left))
+        for name in ("one", "two")
+    ]
+    check_sizes(pairs, (32, 32))
     with pytest.raises(ValueError, match=r"2 problems:\n.*'one'.*\n.*'two'"):
-        check_sizes(masks, (64, 64))
+        check_sizes([*pairs, Pair("none", "a cat", "a dog")], (64, 64))
