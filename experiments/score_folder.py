@@ -3,6 +3,7 @@
 An image belongs to the pair whose id it is named after, else to the pair whose own image has the same name
 (`Pair.image`), suffix of the format and folders aside: `000000000000.jpg`, `out/1_change/111000000000.png`,
 with `--suffix _fake_B` `horse_7_fake_B.png`. An id with characters that no file has is matched by its slug.
+Masks of pairs are of the size of their sources.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ from experiments.datasets.files import check_folder
 from experiments.datasets.pair import Pair, raise_problems, slug
 from experiments.datasets.tabular import Table
 from experiments.evaluate import check_metrics, evaluate_run
-from experiments.generate import write_png
+from experiments.generate import write_mask, write_png
+from experiments.masks import mask_digest, read_mask
 from results.records import RECORD_TYPES, write_records
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MODEL = "given images"
+_EMPTY: Mapping[str, Any] = {"string": "", "Int64": pd.NA, "int64": 0, "float64": np.nan, "bool": False}
 _NOTHING: dict[str, Any] = {
-    **{name: "" if kind == "string" else pd.NA for name, kind in RECORD_TYPES.items()},
-    **dict.fromkeys(("tau", "strength", "guidance_scale"), np.nan),
-    **dict.fromkeys(("seed", "effective_steps", "num_inference_steps", "seconds"), 0),
+    **{name: _EMPTY[kind] for name, kind in RECORD_TYPES.items()},
+    **dict.fromkeys(("guidance_rescale", "seconds"), 0.0),
     **dict.fromkeys(("weights", "blend", "params"), "{}"),
     "model": MODEL,
     "status": "ok",
@@ -53,6 +55,8 @@ class Folder:
     suffix: str = ""
     source_suffix: str = ""
     resize: bool = False  # edits to the size of their source, bicubic
+    panel: bool = False  # edits are sheets of several images, themselves in the corner at the bottom right
+    uses_mask: bool = False  # whether the tool was given the pairs' masks
 
 
 def score_folder(given: Folder, dataset: Dataset, metrics: Sequence[Metric]) -> int:
@@ -79,19 +83,20 @@ def _match(given: Folder, pairs: Sequence[Pair]) -> list[Match]:
     edits = _index(check_folder(given.edits, "folder"), given.suffix)
     sources = _index(check_folder(given.source, "source"), given.source_suffix) if given.source else None
     matches, problems = [], []
+    taken: dict[Path, str] = {}
     for pair in pairs:
         try:
             file, source = _find(edits, pair, given.edits, given.suffix), pair.image
+            if (other := taken.setdefault(file, pair.id)) != pair.id:
+                raise ValueError(f"{file} is the image of id {other!r} already")
             if given.source is not None and sources is not None:
                 source = _find(sources, pair, given.source, given.source_suffix)
             if source is None:
                 raise ValueError("has no image of its own, so --source must be given")
-            before, after = _open(source), _open(file)
-            if before.size != after.size and not given.resize:
-                raise ValueError(
-                    f"{file} is {after.width} x {after.height}, its source {before.width} x {before.height}; "
-                    "--resize scales it to the source's size"
-                )
+            before = _open(source)
+            _edit(given, file, before.size)
+            if pair.mask is not None:
+                read_mask(pair.mask, pair.id, (before.height, before.width))
             matches.append((pair, source, file))
         except (ValueError, OSError) as error:
             problems.append(f"id {pair.id!r}: {error}")
@@ -123,19 +128,40 @@ def _open(file: Path) -> Image.Image:
         return image.convert("RGB")
 
 
+def _edit(given: Folder, file: Path, size: tuple[int, int]) -> Image.Image:
+    """Return an edited image in its source's size (width, height). Raises ValueError for any other size."""
+    image = _open(file)
+    sizes = f"{file} is {image.width} x {image.height}, its source {size[0]} x {size[1]}"
+    if given.panel:  # as PIE-Bench's own code crops what its editors write
+        left, top = image.width - size[0], image.height - size[1]
+        if left < 0 or top < 0:
+            raise ValueError(f"{sizes}, which is no panel of it")
+        image = image.crop((left, top, image.width, image.height))
+    if image.size != size and not given.resize:
+        raise ValueError(
+            f"{sizes}; --resize scales it to the source's size, --panel takes its bottom right corner"
+        )
+    return image.resize(size, Image.Resampling.BICUBIC)  # the same, if it has the size
+
+
 def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[str, Any]]:
     rows = []
     for pair, source, file in matches:
         opened = _open(source)
-        before = np.asarray(opened)
-        after = np.asarray(_open(file).resize(opened.size, Image.Resampling.BICUBIC))  # the same, if it is
+        before, after = np.asarray(opened), np.asarray(_edit(given, file, opened.size))
+        height, width = before.shape[:2]
         folder = Path("images") / slug(pair.id) / "0"
-        source_key, key = _key(pair, before), _key(pair, before, after)
+        masks: list[np.ndarray] = []
+        mask_path = ""
+        if pair.mask is not None:
+            masks = [read_mask(pair.mask, pair.id, (height, width))]
+            mask_path = str(folder / f"mask-{mask_digest(masks[0])}.png")
+            write_mask(masks[0], given.run_dir / mask_path)
+        source_key, key = _key(pair, before, *masks), _key(pair, before, after, *masks)
         source_path = str(folder / f"source-{source_key[:16]}.png")
         path = str(folder / f"{slug(given.method)}-{key[:16]}.png")
         _write(before, given.run_dir / source_path)
         _write(after, given.run_dir / path)
-        height, width = before.shape[:2]
         common = _NOTHING | {
             # Images of one size are scored together.
             "group": f"{slug(given.method)}-{width}x{height}",
@@ -146,16 +172,19 @@ def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[st
             "source_prompt": pair.source_prompt,
             "instruction": pair.instruction,
             "source_image": source_path,
+            "mask": mask_path,
         }
-        params = json.dumps({"resize": "bicubic"} if given.resize else {})
+        params = {"resize": "bicubic"} if given.resize else {}
+        params |= {"panel": "bottom right"} if given.panel else {}
         rows += [
             {
                 **common, "key": source_key, "method": "source", "image": source_path,
                 "target_prompt": pair.source_prompt,
             },
             {
-                **common, "key": key, "method": given.method, "image": path, "params": params,
-                "target_prompt": pair.target_prompt, "warnings": f"image of {file.name}",
+                **common, "key": key, "method": given.method, "image": path,
+                "target_prompt": pair.target_prompt, "params": json.dumps(params),
+                "uses_mask": given.uses_mask, "warnings": f"image of {file.name}",
             },
         ]  # fmt: skip
     return rows
@@ -184,12 +213,16 @@ def parse(arguments: Sequence[str]) -> tuple[Folder, Table | None, list[str]]:
     parser.add_argument("--suffix", default="", help="end of the edited images' names, such as _fake_B")
     parser.add_argument("--source-suffix", default="", help="end of the source images' names")
     parser.add_argument("--resize", action="store_true", help="scale edits to their source's size (bicubic)")
+    parser.add_argument(
+        "--panel", action="store_true", help="edits are sheets; take their bottom right corner"
+    )
+    parser.add_argument("--uses-mask", action="store_true", help="the tool was given the pairs' masks")
     given = parser.parse_intermixed_args(arguments)
     name = given.folder.resolve().name
     run_dir = given.run_dir or Path("runs") / f"evaluate-{slug(name)}"
     folder = Folder(
         given.folder, given.source, run_dir, given.method or name, given.suffix, given.source_suffix,
-        given.resize,
+        given.resize, given.panel, given.uses_mask,
     )  # fmt: skip
     table = None if given.pairs is None else Table(name=given.pairs.stem, path=given.pairs)
     return folder, table, given.overrides

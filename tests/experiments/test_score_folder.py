@@ -4,6 +4,7 @@ import csv
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 import experiments.run
+from evaluation.pie import UneditedPixel
 from experiments.datasets.pair import Pair, slug
 from experiments.datasets.tabular import Table
 from experiments.embedded.pie_miniature import write
+from experiments.masks import read_mask
 from experiments.score_folder import Folder, score_folder
 from results.records import load
 
@@ -47,8 +50,9 @@ def picture(path: Path, seed: int, size: tuple[int, int] = (24, 16)) -> np.ndarr
 def table(path: Path, *pairs: Pair) -> Path:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "source_prompt", "target_prompt", "edit_type", "image"])
-        writer.writerows([p.id, p.source_prompt, p.target_prompt, p.edit_type, p.image or ""] for p in pairs)
+        columns = ["id", "source_prompt", "target_prompt", "edit_type", "image", "mask"]
+        writer.writerow(columns)
+        writer.writerows([getattr(pair, name) or "" for name in columns] for pair in pairs)
     return path
 
 
@@ -138,6 +142,48 @@ def test_a_pairs_own_image_is_its_source_and_names_its_edit(tmp_path: Path) -> N
     assert load(tmp_path / "both").set_index("method")["brightness@1"]["cyclegan"] == value != 0
 
 
+def test_masks_reach_the_metrics_and_a_tool_that_had_them_says_so(tmp_path: Path) -> None:
+    before, after = picture(tmp_path / "cat.png", 1), picture(tmp_path / "edits" / "cat.png", 2)
+    left = np.broadcast_to(np.arange(24) < 12, (16, 24))
+    Image.fromarray(np.uint8(left * 255)).save(tmp_path / "mask.png")
+    cat = replace(CAT, image=Path("cat.png"), mask=Path("mask.png"))
+    pairs = Table(name="mine", path=table(tmp_path / "pairs.csv", cat))
+    made = Folder(tmp_path / "edits", None, tmp_path / "run", "inpainting", uses_mask=True)
+    assert score_folder(made, pairs, [UneditedPixel()]) == 0
+    rows = load(tmp_path / "run").set_index("method")
+    error = np.square(before / 255.0 - after / 255.0) * ~left[..., None]
+    assert rows["pie/mse_unedit@1"]["inpainting"] == pytest.approx(error.mean(), rel=1e-5)  # float32 pixels
+    assert rows["uses_mask"].to_dict() == {"source": False, "inpainting": True}
+    np.testing.assert_array_equal(read_mask(tmp_path / "run" / rows["mask"]["inpainting"], "cat"), left)
+    Image.new("L", (16, 24)).save(tmp_path / "mask.png")
+    with pytest.raises(ValueError, match=r"mask .* is 16 x 24 pixels, allowed is the image's size, 24 x 16"):
+        score_folder(made, pairs, [UneditedPixel()])
+
+
+def test_the_edit_is_the_last_panel_of_a_sheet(tmp_path: Path, given: Folder) -> None:
+    cat = Table(name="mine", path=table(tmp_path / "cat.csv", CAT))
+    assert score_folder(given, cat, [Brightness()]) == 0
+    with Image.open(given.edits / "cat.png") as image:
+        sheet = np.concatenate([np.zeros((16, 72, 3), np.uint8), np.asarray(image)], axis=1)
+    Image.fromarray(sheet).save(given.edits / "cat.png")
+    sheets = replace(given, run_dir=tmp_path / "sheets", panel=True)
+    assert score_folder(sheets, cat, [Brightness()]) == 0
+    values = [load(each.run_dir).set_index("method")["brightness@1"] for each in (given, sheets)]
+    assert values[0]["other tool"] == values[1]["other tool"] != 0
+    picture(given.edits / "cat.png", 3, (16, 16))
+    with pytest.raises(ValueError, match="is 16 x 16, its source 24 x 16, which is no panel of it"):
+        score_folder(sheets, cat, [Brightness()])
+
+
+def test_one_image_is_no_edit_of_two_pairs(tmp_path: Path) -> None:
+    picture(tmp_path / "n1.png", 1)
+    picture(tmp_path / "out" / "n1.png", 2)
+    pairs = [Pair(name, "a horse", f"a {name}", image=Path("n1.png")) for name in ("zebra", "cow")]
+    both = Table(name="mine", path=table(tmp_path / "pairs.csv", *pairs))
+    with pytest.raises(ValueError, match="id 'cow': .*n1.png is the image of id 'zebra' already"):
+        score_folder(Folder(tmp_path / "out", None, tmp_path / "run", "x"), both, [Brightness()])
+
+
 def test_everything_that_is_wrong_is_told_at_once(given: Folder, pairs: Table) -> None:
     (given.edits / "cat.png").unlink()
     picture(given.edits / "again" / "horse.jpg", 3)
@@ -184,10 +230,14 @@ def test_results_of_another_tool_on_a_data_set(cli: Cli, tmp_path: Path) -> None
     write(tmp_path / "pie", per_category=1)
     made = tmp_path / "out" / "annotation_images"  # as PIE-Bench's own code writes its results
     shutil.copytree(tmp_path / "pie" / "annotation_images", made)
-    arguments = [str(made), "--method", "identity", "--run-dir", str(tmp_path / "run"), "metrics=pixel"]
-    assert cli(*arguments, "dataset=pie_bench", f"dataset.path={tmp_path / 'pie'}") == 0
+    arguments = [str(made), "--method", "identity", "--run-dir", str(tmp_path / "run")]
+    metrics = ["--uses-mask", "metrics=pie_embedded", "~metrics.clip", "~metrics.lpips"]
+    assert cli(*arguments, *metrics, "dataset=pie_bench", f"dataset.path={tmp_path / 'pie'}") == 0
     rows = load(tmp_path / "run").query("method == 'identity'")
-    assert rows["mse@1"].tolist() == [0] * 10
+    whole = rows["reason:pie/mse_unedit@1"].eq("mask covers the whole image")
+    assert rows.loc[~whole, "pie/mse_unedit@1"].tolist() == [0] * (~whole).sum()
+    assert not whole.all()
+    assert rows["uses_mask"].all()
     assert rows["edit_type"].nunique() == 10
     assert rows["instruction"].ne("").all()
     assert set(rows["dataset"]) == {"pie_bench"}
