@@ -16,10 +16,11 @@ NORMS = ("l0", "l1")
 
 @dataclass(frozen=True)
 class Shrink:
-    """Proximal guidance: what of "text minus unconditional" is left (Han et al. 2024, Sec. 3).
+    """Proximal guidance: what of "text minus unconditional" is left (Han et al. 2024).
 
-    Entries up to the threshold become 0; of the others "l0" keeps all (hard), "l1" what exceeds it (soft).
-    The threshold is a `quantile` of the entries' sizes, unless given.
+    Entries up to the threshold become 0; of the others "l0" keeps all (hard), "l1" what exceeds it (soft):
+    the proximal operators of those norms. The authors' code subtracts the threshold under "l0" too, and twice
+    under "l1". The threshold is a `quantile` of the entries' sizes, unless given.
     """
 
     norm: str = "l0"

@@ -1,4 +1,4 @@
-"""DDIM inversion (Song et al. 2021, "Denoising Diffusion Implicit Models", Sec. 4.3).
+"""DDIM inversion (Song et al. 2021, "Denoising Diffusion Implicit Models").
 
 Without guidance, as null-text inversion and PnP Inversion's "ddim+p2p" take it. Denoised under guidance it
 does not lead back to the image: that is what the other inversions mend.

@@ -1,5 +1,5 @@
 """Direct inversion (Ju et al. 2024, "PnP Inversion: Boosting Diffusion-based Editing with 3 Lines of Code",
-arXiv:2310.01506, Sec. 4).
+arXiv:2310.01506).
 
 The paper adds, at each step, the source's distance from its DDIM inversion to the source alone; here the
 source is put on that state, which is the same without rounding.

@@ -1,8 +1,9 @@
 """Edit-friendly DDPM inversion (Huberman-Spiegelglas et al. 2024, "An Edit Friendly DDPM Noise Space:
-Inversion and Manipulations", arXiv:2304.06140, Sec. 3.2, Algorithm 1).
+Inversion and Manipulations", arXiv:2304.06140, Algorithm 1).
 
 Differs from the authors' code: the last step's noise is kept (they drop it), so that the image comes back
-exactly; windows of injection count from the first step of the schedule, not from the first that is run.
+exactly; windows of injection count from the first step of the schedule, not from the first that is run, so
+that a window which ends there at a share b ends here at `skip` + b.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ class EditFriendly(Inversion):
     """Noise the image independently for every step, and keep the noise that leads from one step to the next.
 
     `guidance_scale` is the source's own, its edits have the run's. The first `skip` share of the steps is not
-    run, from 0 (freest edit). The authors take 3.5 for the source, and skip 36 of 100 steps, or 12 of 100
-    with Prompt-to-Prompt; the latter is the default.
+    run, from 0 (freest edit). The authors' code takes 3.5 for the source; their README skips 36 of 100 steps
+    (and guides edits by 15), or 12 of 100 with Prompt-to-Prompt (by 9), which is the default. PnP Inversion's
+    benchmark does not guide the source and skips 12 of 50: `guidance_scale` 1, `skip` 0.24.
     """
 
     guidance_scale: float = 3.5

@@ -140,9 +140,9 @@ def ddim_states(
     """Return images' states (N, T + 1, channels, height, width), x_T first and the images last.
 
     DDIM's ODE backwards, without guidance: each step takes the prediction at the state it comes from, made
-    for the timestep it goes to, as google/prompt-to-prompt does (Mokady et al. 2023, Sec. 3.1). Half
-    precision is too coarse to add up in, so that states are at least float32. Raises FloatingPointError where
-    they stop being finite.
+    for the timestep it goes to, as google/prompt-to-prompt does (Mokady et al. 2023). Half precision is too
+    coarse to add up in, so that states are at least float32. Raises FloatingPointError where they stop being
+    finite.
     """
     scheduler = model.new_scheduler(sampling.num_inference_steps)
     rows = [model.encode_prompt(prompt) for prompt in prompts]

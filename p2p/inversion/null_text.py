@@ -1,6 +1,5 @@
 """Null-text inversion (Mokady et al. 2023, "Null-text Inversion for Editing Real Images using Guided
-Diffusion Models", Sec. 3.2 and 3.3, Algorithm 1); settings and early stop of google/prompt-to-prompt's
-null_text_w_ptp notebook.
+Diffusion Models"); settings and early stop of google/prompt-to-prompt's null_text_w_ptp notebook.
 
 The notebook counts its learning rate and early stop in steps of 50; here in shares of the steps, which is the
 same at 50. Where a family's text has several tensors, only `encoder_hidden_states` is optimised.
@@ -98,7 +97,7 @@ class NullText(Inversion):
                     step = scheduler.step(noise_pred, level.timestep, latents, return_dict=False)[0]
                     loss = mse_loss(step, states[i + 1 : i + 2])
                     adam.zero_grad()
-                    loss.backward()
+                    loss.backward(inputs=[embedding])  # the weights get no gradients
                 adam.step()
                 if loss.item() < self.epsilon + self.epsilon_growth * share:
                     break

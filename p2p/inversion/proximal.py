@@ -1,5 +1,5 @@
 """Proximal negative-prompt inversion (Han et al. 2024, "ProxEdit: Improving Tuning-Free Real Image Editing
-with Proximal Guidance", arXiv:2306.05414, Sec. 3).
+with Proximal Guidance", arXiv:2306.05414).
 
 Without the paper's optional inversion and reconstruction guidance, which the published runs of PnP
 Inversion's benchmark ask for but do not pass on.
@@ -25,7 +25,7 @@ class Proximal(NegativePrompt):
     """Negative-prompt inversion whose edits are guided only where text and source prompt differ much.
 
     `quantile` of the differences, or a `threshold` in place of it, bounds what is ignored: see `Shrink`.
-    PnP Inversion's benchmark has a quantile of 0.75.
+    PnP Inversion's benchmark has a quantile of 0.75, and what it calls "l0" is "l1" here.
     """
 
     norm: str = "l0"

@@ -192,6 +192,11 @@ def test_null_text_stops_early_and_counts_what_it_took(model: StableDiffusion, i
         assert sum(counted) <= inversion.evaluations(SAMPLING)
 
 
+def test_null_text_leaves_no_gradients_behind(model: StableDiffusion, image: Tensor) -> None:
+    source_paths(model, [group(model, image, NullText(inner_steps=1), [(SWAP, FixedSeed())])], SAMPLING)
+    assert [name for name, weight in model.denoiser.named_parameters() if weight.grad is not None] == []
+
+
 def test_without_guidance_null_text_and_negative_prompt_are_ddim(
     model: StableDiffusion, image: Tensor
 ) -> None:
@@ -227,6 +232,8 @@ def test_shrink_is_the_proximal_operator_of_each_norm() -> None:
     difference = torch.tensor([-3.0, -1.0, 0.5, 2.0])
     assert Shrink("l0", threshold=1.0)(difference).tolist() == [-3.0, 0.0, 0.0, 2.0]
     assert Shrink("l1", threshold=1.0)(difference).tolist() == [-2.0, 0.0, 0.0, 1.0]
+    # As the authors' code and PnP Inversion's write it, under the name l0.
+    assert torch.equal(Shrink("l1", threshold=1.0)(difference), difference - difference.clamp(-1, 1))
     # With the source's four zeros the sizes are 0, 0, 0, 0, 0.5, 1, 2, 3: the 5/7 quantile is 1.
     assert Shrink("l0", quantile=5 / 7 + 1e-6)(difference).tolist() == [-3.0, 0.0, 0.0, 2.0]
 
@@ -455,6 +462,9 @@ def test_a_label_names_what_is_not_as_published() -> None:
 
 
 def test_rescaled_guidance_leads_back_to_the_source_too(model: StableDiffusion, image: Tensor) -> None:
+    """Within what it takes without rescaling, which multiplies by one more ratio: of deviations that are 1 up
+    to rounding where the guidance has no effect, or else the same at the inversion and at its replay.
+    """
     rescaled = replace(SAMPLING, guidance_rescale=0.7)
     edits = [(SWAP, FixedSeed())]
     [unguided, _] = latents(model, image, DDIM(), edits, UNGUIDED)
