@@ -11,7 +11,8 @@ class Edits:
     """Hold a batch of edited images with what they were made from.
 
     Images are RGB in [0, 1]. Each distinct source stands once in `source_images`; `source_index` says which
-    source each edit came from, so that a metric looks at every source once.
+    source each edit came from, so that a metric looks at every source once. All is on the CPU: a metric moves
+    what it looks at to its own device, batch by batch.
     """
 
     images: Tensor  # (N, 3, H, W) float32
@@ -19,11 +20,14 @@ class Edits:
     source_index: Tensor  # (N,) int64 in [0, M)
     source_prompts: tuple[str, ...]  # N
     target_prompts: tuple[str, ...]  # N
-    masks: Tensor | None = (
-        None  # (N, 1, H, W) bool or float32 in {0, 1}, 1 = the area to edit; None = no masks
-    )
+    # (N, 1, H, W) bool or float32 in {0, 1}, 1 = the area to edit; None = no masks
+    masks: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name in ("images", "source_images", "source_index", "masks"):
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.device.type != "cpu":
+                raise ValueError(f"{name} is on {tensor.device}; allowed: cpu, metrics move it themselves")
         _check_images("images", self.images)
         _check_images("source_images", self.source_images)
         n, m = len(self.images), len(self.source_images)

@@ -27,5 +27,6 @@ def test_builds_without_weights(file: Path) -> None:
         assert set(metric.higher_is_better) <= set(metric.names)
 
 
-def test_the_device_of_the_run_is_taken() -> None:
-    assert {metric.device for metric in _build(FOLDER / "standard.yaml", "cuda").values()} == {"cuda"}
+@pytest.mark.parametrize("name", ["standard", "pie", "pie_embedded"])
+def test_the_device_of_the_run_is_taken(name: str) -> None:
+    assert {metric.device for metric in _build(FOLDER / f"{name}.yaml", "cuda").values()} == {"cuda"}

@@ -22,6 +22,11 @@ def _with_pixel(value: float) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"images": torch.zeros(5, 3, 64, 64, device="meta")},
+            "images is on meta; allowed: cpu, metrics move",
+        ),
+        ({"masks": torch.zeros(5, 1, 64, 64, device="meta")}, "masks is on meta; allowed: cpu"),
         ({"images": torch.zeros(5, 64, 64, 3)}, r"images has shape \(5, 64, 64, 3\); allowed"),
         ({"images": torch.zeros(5, 3, 64, 64, dtype=torch.float64)}, "images has dtype torch.float64"),
         ({"images": _with_pixel(float("nan"))}, "images has values from nan to nan"),
