@@ -1,4 +1,4 @@
-"""A run as training data of InstructPix2Pix (Brooks et al. 2023, Sec. 3.1), filtered by stored metrics.
+"""A run as training data of InstructPix2Pix (Brooks et al. 2023), filtered by stored metrics.
 
 Prompt-to-Prompt is that paper's generator of such data. Layout, as its training code reads it:
 
@@ -121,13 +121,13 @@ def _write_pair(run_dir: Path, folder: Path, rows: pd.DataFrame) -> None:
 def _metadata(row: pd.Series) -> dict[str, Any]:
     """Return a line of `metadata.jsonl`.
 
-    `p2p_threshold` is the share of steps, from the first, that take the source's cross-attention; null where
-    no such number is true.
+    `p2p_threshold` is the share of steps, from the first, that take the source's self-attention: the paper's
+    generator injects that and no cross-attention. Null where no such number is true.
     """
-    from_first = pd.notna(row["cross_start"]) and row["cross_start"] == 0
+    from_first = pd.notna(row["self_start"]) and row["self_start"] == 0
     return {
         "seed": int(row["seed"]),
-        "p2p_threshold": int(row["cross_end"]) / int(row["num_inference_steps"]) if from_first else None,
+        "p2p_threshold": int(row["self_end"]) / int(row["num_inference_steps"]) if from_first else None,
         "cfg_scale": float(row["guidance_scale"]),
         **{name: float(row[name]) for name in ("clip_sim_0", *KINDS)},
     }
@@ -164,7 +164,13 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument(
-        "--min", nargs="+", default=[], metavar="METRIC=VALUE", type=_minimum, dest="minimums"
+        "--min",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="METRIC=VALUE",
+        type=_minimum,
+        dest="minimums",
     )
     parser.add_argument("--method", default="p2p")
     parser.add_argument("--clip", help="whose similarities are written, where the run has several")

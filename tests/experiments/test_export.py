@@ -51,7 +51,16 @@ def run_dir(tmp_path: Path) -> Path:
         for seed in (7, 12):
             rows.append(row(run_dir, pair_id, seed, "source"))
             rows += [
-                row(run_dir, pair_id, seed, "p2p", cross_start=0, cross_end=end, self_start=0, self_end=20)
+                row(
+                    run_dir,
+                    pair_id,
+                    seed,
+                    "p2p",
+                    cross_start=0,
+                    cross_end=end,
+                    self_start=0,
+                    self_end=end // 2,
+                )
                 for end in (40, 10)
             ]
     for record in rows:
@@ -104,7 +113,7 @@ def test_the_layout_is_what_training_reads(run_dir: Path, tmp_path: Path) -> Non
     assert [json.loads(line)["seed"] for line in lines] == [7, 12]
     assert json.loads(lines[0]) == pytest.approx(
         {
-            "seed": 7, "p2p_threshold": 0.2, "cfg_scale": 7.5, "clip_sim_0": 0.31, "clip_sim_1": 0.25,
+            "seed": 7, "p2p_threshold": 0.1, "cfg_scale": 7.5, "clip_sim_0": 0.31, "clip_sim_1": 0.25,
             "clip_sim_dir": 0.4, "clip_sim_image": 0.79,
         }
     )  # fmt: skip
@@ -120,7 +129,7 @@ def test_the_layout_is_what_training_reads(run_dir: Path, tmp_path: Path) -> Non
 def test_minimums_choose_among_settings(run_dir: Path, tmp_path: Path) -> None:
     told = export(run_dir, tmp_path / "out", {"clip_image": 0.9})
     metadata = json.loads((tmp_path / "out/0000000/metadata.jsonl").read_text().splitlines()[0])
-    assert metadata["p2p_threshold"] == 0.8
+    assert metadata["p2p_threshold"] == 0.4  # the share of self-attention, as in the paper's own data
     assert "4 left out: clip_image_toy@1 below 0.9" in told
     export(run_dir, tmp_path / "none", {"clip_image_toy@1": 0.9, "clip_directional": 0.2})
     assert json.loads((tmp_path / "none" / "seeds.json").read_text()) == []
@@ -128,7 +137,7 @@ def test_minimums_choose_among_settings(run_dir: Path, tmp_path: Path) -> None:
 
 def test_a_threshold_that_is_no_share_from_the_first_step_is_null(run_dir: Path, tmp_path: Path) -> None:
     records = load_records(run_dir)
-    records.loc[records["method"].eq("p2p"), "cross_start"] = 5
+    records.loc[records["method"].eq("p2p"), "self_start"] = 2
     write_records(run_dir, "g", records, replace=True)
     export(run_dir, tmp_path / "out", {})
     line = (tmp_path / "out/0000000/metadata.jsonl").read_text().splitlines()[0]
@@ -174,16 +183,20 @@ def test_a_folder_that_holds_something_is_not_written_to(run_dir: Path) -> None:
 def test_the_command(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["p2p-bench", "export", str(run_dir), str(tmp_path / "out"), "--min"]
-    for minimums, code in ((["clip_image=0.9", "clip_directional=0.05"], 0), (["lpips=1"], 2)):
-        monkeypatch.setattr(sys, "argv", [*command, *minimums])
+    def call(out: str, *minimums: str) -> int:
+        monkeypatch.setattr(
+            sys, "argv", ["p2p-bench", "export", str(run_dir), str(tmp_path / out), *minimums]
+        )
         with pytest.raises(SystemExit) as stop:
             experiments.run.main()
-        assert stop.value.code == code
-        if code == 0:
-            assert "4 edits of 2 prompts" in capsys.readouterr().out
-            (tmp_path / "out" / "seeds.json").rename(tmp_path / "seeds.json")
-            command[3] = str(tmp_path / "other")
+        assert isinstance(stop.value.code, int)
+        return stop.value.code
+
+    assert call("all", "--min", "clip_image=0.9", "clip_directional=0.05") == 0
+    assert "4 edits of 2 prompts" in capsys.readouterr().out
+    assert call("none", "--min", "clip_image=0.9", "--min", "clip_directional=0.2") == 0  # both count
+    assert "0 edits of 0 prompts" in capsys.readouterr().out
+    assert call("error", "--min", "lpips=1") == 2
     assert "error: min: lpips is no metric" in capsys.readouterr().err
 
 
