@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from results.cells import ALL
-from results.naming import escape_markdown, method_label
+from results.naming import METHODS, escape_markdown, method_label
 
 FOLDER = Path(__file__).parent / "reference"
 COLUMNS = (
@@ -61,10 +61,12 @@ def load_reference(tables: Collection[str] | None = None, folder: Path = FOLDER)
 def compare(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     """Put every cell of a main table beside every published number of the same metric; columns COMPARISON.
 
-    Only rows over all edit types. `ours`, `published`, `difference` (ours - published) and `tolerance` are in
-    the published unit. `within` is missing where no tolerance is stated: a difference then judges nothing.
+    Only rows over all edit types. The source image stands beside published numbers of the source image and
+    nothing else does; a reconstruction, which is no edit, beside none. `ours`, `published`, `difference`
+    (ours - published) and `tolerance` are in the published unit. `within` is missing where no tolerance is
+    stated: a difference then judges nothing.
     """
-    mine = table[table["edit_type"].eq(ALL) & table["mean"].notna()]
+    mine = table[table["edit_type"].eq(ALL) & table["mean"].notna() & table["method"].ne("reconstruction")]
     mine = mine[["method", "inversion", "setting", "metric", "mean", "n"]]
     published = reference.rename(
         columns={
@@ -75,6 +77,7 @@ def compare(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
         }
     )
     rows = mine.merge(published, left_on="metric", right_on="column")
+    rows = rows[rows["method"].eq("source") == rows["published_method"].eq(METHODS["source"])].copy()
     rows["ours"] = rows["mean"] * rows["scaling"]
     rows["difference"] = rows["ours"] - rows["published"]
     # A printed number is rounded: one that differs by just the tolerance is within it.

@@ -129,6 +129,19 @@ def test_ours_stand_beside_the_published_in_its_unit() -> None:
     assert others["within"].isna().all()
 
 
+def test_a_source_image_is_compared_with_a_source_image_alone() -> None:
+    """Its structure distance of 0 is no success, and every edit repeats its CLIP similarity."""
+    named = "pie/clip_similarity_source_image@1"
+    edit = main_rows(**{PIE[0]: 0.01, named: 26.0})
+    rows = pd.concat([edit, edit.assign(method="source"), edit.assign(method="reconstruction")])
+    compared = compare(rows, load_reference(["pie_bench", "pie_bench_users"]))
+    assert set(compared["method"]) == {"p2p", "source"}
+    source = compared[compared["method"] == "source"]
+    assert source["published_method"].tolist() == ["source image"]
+    assert source["difference"].tolist() == pytest.approx([-0.07])
+    assert set(compared.loc[compared["method"] == "p2p", "metric"]) == {PIE[0]}
+
+
 def test_the_markdown_escapes_and_names_the_source() -> None:
     rows = compare(main_rows(**{PIE[0]: 0.01166}), load_reference(["pie_bench"]))
     rows.loc[0, "published_method"] = "a|b <script>"
