@@ -1,7 +1,7 @@
 """Blended words of published sets: texts such as "cat dog", and what to do where they do not fit the prompts.
 
 They bound the edited area (LocalBlend). The published sets name words that stand in no prompt ("puppy" for
-"a golden retriever"); the code they were made with then silently blends nothing or fails.
+"a golden retriever"); the code they were made with then silently keeps the source image, or fails.
 """
 
 import ast

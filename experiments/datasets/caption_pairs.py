@@ -46,9 +46,12 @@ class CaptionPairs(Dataset):
                 try:
                     words = parse_blended(row["blended_words"] or "", source, target)
                 except ValueError as error:
-                    dropped.append(pair_id)
-                    if self.unusable_blend_words == "error":
-                        problems.append(f"{pair_id}: {error}; unusable_blend_words=drop edits without them")
+                    if self.unusable_blend_words == "drop":
+                        dropped.append(pair_id)
+                    else:
+                        problems.append(
+                            f"{pair_id}: {error}; dataset.unusable_blend_words=drop leaves them out"
+                        )
                 try:
                     image = inside(images, name)
                 except ValueError as error:

@@ -22,17 +22,23 @@ class Inline(Dataset):
     weights: Mapping[str, float] | None = None
     blend_words: tuple[str, str] | None = None
     image: str | Path | None = None
+    mask: str | Path | None = None
 
     def read(self) -> tuple[Pair]:
         if not isinstance(self.weights, Mapping | None):
             raise ValueError(f"weights = {self.weights!r}: must map words to numbers, as in {{dog: 2}}")
         weights = dict(self.weights or {})
         words = None if self.blend_words is None else cast("tuple[str, str]", tuple(self.blend_words))
+        content: tuple[object, ...]
         content = (self.source_prompt, self.target_prompt, sorted(weights.items()), words, str(self.image))
+        content += () if self.mask is None else (str(self.mask),)  # names from before masks stay as they were
         digest = hashlib.sha256(repr(content).encode()).hexdigest()[:8]
-        image = None if self.image is None else Path(self.image).expanduser()
         pair = Pair(
             self.id or f"inline-{digest}", self.source_prompt, self.target_prompt, self.edit_type,
-            weights=weights, blend_words=words, image=image,
+            weights=weights, blend_words=words, image=_path(self.image), mask=_path(self.mask),
         )  # fmt: skip
         return (pair,)
+
+
+def _path(file: str | Path | None) -> Path | None:
+    return None if file is None else Path(file).expanduser()

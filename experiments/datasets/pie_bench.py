@@ -113,9 +113,10 @@ def _pairs(dataset: PieBench, rows: Iterator[_Row | str], where: str) -> list[Pa
         try:
             words = parse_blended(row.blended, source, target)
         except ValueError as error:
-            dropped.append(row.id)
-            if dataset.unusable_blend_words == "error":
-                problems.append(f"id {row.id!r}: {error}; unusable_blend_words=drop edits without them")
+            if dataset.unusable_blend_words == "drop":
+                dropped.append(row.id)
+            else:
+                problems.append(f"id {row.id!r}: {error}; dataset.unusable_blend_words=drop leaves them out")
         try:
             with Image.open(row.image) as image:
                 width, height = image.size

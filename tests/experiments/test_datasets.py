@@ -181,7 +181,23 @@ def test_inline_gives_its_pair() -> None:
     assert pair == Pair(pair.id, "a cat", "a dog", weights={"dog": 2}, blend_words=("cat", "dog"))
 
 
-def test_inline_ids_follow_the_content() -> None:
+def test_inline_takes_a_real_picture_and_its_mask(tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.png" for name in ("image", "mask")}
+    for file in files.values():
+        file.touch()
+    (pair,) = Inline(
+        source_prompt="a cat", target_prompt="a dog", **{n: str(f) for n, f in files.items()}
+    ).load()
+    assert (pair.image, pair.mask) == tuple(files.values())
+    files["mask"].unlink()
+    with pytest.raises(ValueError, match=r"mask = .*mask.png': there is no such file"):
+        Inline(source_prompt="a cat", target_prompt="a dog", mask=files["mask"]).load()
+
+
+def test_inline_ids_follow_the_content(tmp_path: Path) -> None:
+    picture = tmp_path / "cat.png"
+    picture.touch()
+
     def pair_id(**fields: Any) -> str:
         return Inline(**{"source_prompt": "a cat", "target_prompt": "a dog"} | fields).load()[0].id
 
@@ -190,6 +206,8 @@ def test_inline_ids_follow_the_content() -> None:
         {"target_prompt": "a cow"},
         {"weights": {"dog": 2}},
         {"blend_words": ["cat", "dog"]},
+        {"image": picture},
+        {"image": picture, "mask": picture},
         {"id": "mine"},
     ]
     assert len({pair_id(**fields) for fields in different}) == len(different)

@@ -182,6 +182,7 @@ def test_unusable_blended_words_are_an_error_or_dropped_in_a_printed_line(
     folder = data_set(tmp_path, a=ROW, b={**ROW, "blended_word": "puppy puppy"})
     with pytest.raises(ValueError, match="id 'b': blended words 'puppy puppy'.*unusable_blend_words=drop"):
         PieBench(path=folder).load()
+    assert capsys.readouterr().out == ""
     kept = PieBench(path=folder, unusable_blend_words="drop").load()
     assert [pair.blend_words for pair in kept] == [("bicycle", "bicycle"), None]
     assert capsys.readouterr().out.splitlines()[-1] == (

@@ -197,6 +197,20 @@ def test_sdedit_alone_needs_no_inversion(cli: Cli, tiny: list[str], run_dir: Pat
     assert sorted(load_records(run_dir)["method"]) == ["sdedit", "source"]
 
 
+def test_one_picture_is_edited_from_the_command_line(cli: Cli, tiny: list[str], run_dir: Path) -> None:
+    given = [override for override in tiny if not override.startswith("dataset")]
+    prompts = ["dataset.source_prompt=a cat on a bench", "dataset.target_prompt=a dog on a bench"]
+    files = [
+        f"dataset.{name}={picture(run_dir.parent / f'{name}.png', 40, 50)}" for name in ("image", "mask")
+    ]
+    assert cli("run", *given, "dataset=inline", *prompts, *files, "inversion=direct") == 0
+    records = load_records(run_dir)
+    assert sorted(records["method"]) == ["fixed_seed", "p2p", "reconstruction", "sdedit", "source"]
+    assert all((run_dir / mask).is_file() for mask in records["mask"])
+    source = records.set_index("method")["warnings"]["source"]
+    assert source == "image: 50x40, centre 40x40 kept, resized to 32x32"
+
+
 def test_pictures_keep_their_centre_and_say_so(tmp_path: Path) -> None:
     exact = RealImage.of(picture(tmp_path / "exact.png"))
     np.testing.assert_array_equal(exact.read((32, 32)).numpy(), read_png(tmp_path / "exact.png"))
