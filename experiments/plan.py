@@ -265,7 +265,9 @@ def make_plan(
     for inversion, seed, pair in itertools.product(inversions, seeds, pairs):
         source = Source(pair.source_prompt, seed, images.get(pair.id), inversion)
         branches = groups.setdefault(source, [])
-        # A mask changes no pixel, but what metrics say of them: the same image under another mask is another.
+        # A mask changes no pixel, but what metrics say of them, and their values are kept under this key
+        # alone: under another mask the same image is another one. Pairs that differ in their masks share a
+        # group, and so every step; what an inversion finds is kept without the mask.
         mask = [masks[pair.id]] if masks[pair.id] else []
         for number, named in enumerate(methods):
             trajectory = trajectories[pair.id, number]
