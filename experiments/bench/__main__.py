@@ -18,7 +18,7 @@ from typing import Any
 import diffusers
 import torch
 
-from experiments.bench import edit_cost, overhead, sweep
+from experiments.bench import edit_cost, overhead, scoring, sweep
 from experiments.bench.measuring import Clock, Measured
 from experiments.embedded.training import WEIGHTS
 from p2p import Model, ModelSpec, Sampling
@@ -43,6 +43,8 @@ MEANING = {
     "materialised_vs_plain_memory": "the same, peak memory above the weights",
     "self_memory_growth": "an edit's memory per pixel, largest / smallest size; linear is 1, quadratic the "
     "sizes' ratio",
+    "evaluation_speedup": "scoring groups of edits: libraries column by column / shared features",
+    **{f"evaluation_speedup_{name}": f"the same, {name} alone" for name in scoring.FAMILIES},
 }
 Say = Callable[[str], None]
 
@@ -60,6 +62,7 @@ def measurements(quick: bool, clock: Clock) -> dict[str, tuple[tuple[str, ...], 
     shapes, side, rounds = ("tiny", 16, 1) if quick else ("sd15", 64, 2)
     narrow, sides = ("tiny", (16, 24, 32)) if quick else ("narrow", (64, 96, 128))
     step_steps, step_rounds = (1, 1) if quick else (5, 7)
+    groups, edits, turns = (1, 2, 1) if quick else (8, 11, 3)
     return {
         "overhead": (
             ("overhead",),
@@ -80,6 +83,10 @@ def measurements(quick: bool, clock: Clock) -> dict[str, tuple[tuple[str, ...], 
         "self_memory": (
             (*(f"self_memory_{side}" for side in sides), "self_memory_growth"),
             lambda say: edit_cost.measure_growth(narrow, sides, clock, say),
+        ),
+        "evaluation": (
+            ("evaluation_speedup", *(f"evaluation_speedup_{name}" for name in scoring.FAMILIES)),
+            lambda say: scoring.measure(groups, edits, turns, clock, say),
         ),
     }
 

@@ -16,7 +16,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from experiments.bench import __main__ as bench
-from experiments.bench import edit, edit_cost, naive, overhead, sweep
+from experiments.bench import edit, edit_cost, naive, overhead, scoring, sweep
 from experiments.bench.bare import BareCalls
 from experiments.bench.measuring import Clock, Ratio, held_memory, in_turn, peak_memory
 from experiments.bench.shapes import SHAPES, random_pipeline
@@ -29,6 +29,7 @@ OWN_KEYS = {
     "edit_vs_plain_time", "edit_vs_plain_memory",
     "materialised_vs_plain_time", "materialised_vs_plain_memory",
     "self_memory_16", "self_memory_24", "self_memory_32", "self_memory_growth",
+    "evaluation_speedup", *(f"evaluation_speedup_{name}" for name in scoring.FAMILIES),
 }  # fmt: skip
 
 
@@ -88,6 +89,13 @@ def test_bare_calls_count_what_was_planned(tiny_model: Model) -> None:
 def test_overhead_leaves_the_first_step_out(tiny_model: Model) -> None:
     measured = overhead.measure(tiny_model, 2, Sampling(3), CLOCK, quiet)
     assert measured.details == {"overhead_rows": 8, "overhead_steps": 2}
+
+
+def test_scores_that_differ_from_the_libraries_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = scoring._errors
+    monkeypatch.setattr(scoring, "_errors", lambda *args: (1.01 * values for values in original(*args)))
+    with pytest.raises(RuntimeError, match="evaluation: pixel differs from the library's"):
+        scoring.measure(1, 2, 1, CLOCK, quiet)
 
 
 def test_rounds_run_forwards_and_backwards() -> None:
