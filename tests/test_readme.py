@@ -30,6 +30,19 @@ def test_pictures_folders_and_make_targets_exist() -> None:
         assert target in makefile
 
 
+@pytest.mark.parametrize("group", ["experiment", "dataset", "inversion", "grid", "metrics"])
+def test_options_that_the_text_names_exist(group: str) -> None:
+    named = set(re.findall(rf"\b{group}=(\w+)", README)) - {"mine"}
+    assert named <= {file.stem for file in (ROOT / "conf" / group).glob("*.yaml")}
+    assert named
+
+
+def test_every_published_set_is_described() -> None:
+    kept = {"embedded", "inline", "p2p_templates", "table"}  # described elsewhere
+    described = set(re.findall(r"^- `dataset=(\w+)`: ", README, re.MULTILINE))
+    assert described == {file.stem for file in (ROOT / "conf" / "dataset").glob("*.yaml")} - kept
+
+
 def test_experiments_are_those_of_the_configuration() -> None:
     listed = set(re.findall(r"^\| `(\w+)` \| ", README, re.MULTILINE))
     assert listed == {file.stem for file in (ROOT / "conf" / "experiment").glob("*.yaml")}
