@@ -45,14 +45,16 @@ def reweight_table(frame: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
     """Estimate the effect of re-weighting: value with weights minus value of the same edit with weight 1.
 
     Same pair, seed, method, tau or windows, operator, target prompt. Where the prompts are equal and no such
-    row exists, the source image is the edit with weight 1. A row without a partner is missing, with a reason.
+    row exists, a generated source is the edit with weight 1; a real picture is not, as its inversion changes
+    it. A row without a partner is missing, with a reason.
     """
     frame, metrics = with_cells(frame), list(metrics)
     plain = is_plain(frame) | frame["weighting"].eq("×1")
     weighted = frame[~plain]
     match = [*CONTEXT, "pair_id", "seed", "method", "operator", "tau", *WINDOWS, "variant", "target_prompt"]
     same_edit = _partner(weighted, frame[plain & frame["method"].ne("source")], match)
-    source = _partner(weighted, frame[frame["method"].eq("source")], [*CONTEXT, "pair_id", "seed"])
+    generated = frame[frame["method"].eq("source") & frame["inversion"].eq("")]
+    source = _partner(weighted, generated, [*CONTEXT, "pair_id", "seed"])
     source = source.where(weighted["source_prompt"].eq(weighted["target_prompt"]).to_numpy())
     partner = same_edit.where(same_edit.notna(), source)
     effects = weighted.copy()

@@ -123,6 +123,8 @@ def test_with_equal_prompts_the_source_image_is_weight_one() -> None:
     frame = pd.DataFrame([reweighted({"dog": 2.0}, **same), make_row("cat-dog", 0, "source", **same)])
     table = reweight_table(joined(frame, [0.7, 0.2]), [METRIC])
     assert table["mean"].tolist() == pytest.approx([0.5, 0.5])
+    inverted = reweight_table(joined(frame.assign(inversion="direct"), [0.7, 0.2]), [METRIC])
+    assert np.isnan(inverted["mean"]).all()  # a real picture is no edit: its inversion changes it
 
 
 def test_an_effect_without_weight_one_is_missing_with_a_reason() -> None:
