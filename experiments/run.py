@@ -139,8 +139,9 @@ def evaluate(arguments: list[str]) -> int:
             raise ValueError(f"{override!r}: changes nothing here, allowed are {', '.join(allowed)}")
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("config", overrides)
-    keys = ("metrics", "reference", *(["dataset"] if table is None else []))
-    chosen = {key: OmegaConf.to_container(config[key], resolve=True, throw_on_missing=True) for key in keys}
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    chosen = {key: plain[key] for key in ("metrics", "reference", *(["dataset"] if table is None else []))}
     metrics = list((_instantiate("metrics", chosen["metrics"]) or {}).values())
     published = _reference(chosen["reference"])
     dataset = table or _instantiate("dataset", chosen["dataset"])

@@ -215,7 +215,7 @@ def test_the_command_scores_and_tabulates(
 ) -> None:
     arguments = [
         str(given.edits), "--source", str(given.source), "--pairs", str(pairs.path), "--run-dir",
-        str(tmp_path / "run"), "metrics=pixel", "reference=[pie_bench]",
+        str(tmp_path / "run"), "metrics=pixel", "reference=pie_bench",
     ]  # fmt: skip
     assert cli(*arguments) == 0
     assert capsys.readouterr().out.strip().splitlines()[-1] == str(tmp_path / "run")
