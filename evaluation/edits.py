@@ -22,6 +22,8 @@ class Edits:
     target_prompts: tuple[str, ...]  # N
     # (N, 1, H, W) bool or float32 in {0, 1}, 1 = the area to edit; None = no masks
     masks: Tensor | None = None
+    # N of (K, 3, H, W) float32: what the edit should give, any of K; None = not known
+    ideals: tuple[Tensor | None, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("images", "source_images", "source_index", "masks"):
@@ -41,6 +43,8 @@ class Edits:
         _check_index(self.source_index, n, m)
         for name in ("source_prompts", "target_prompts"):
             _check_prompts(name, getattr(self, name), n)
+        if self.ideals is not None:
+            _check_ideals(self.ideals, n, self.images.shape[1:])
         if self.masks is not None:
             _check_masks(self.masks, (n, 1, *self.images.shape[-2:]))
 
@@ -75,6 +79,17 @@ def _check_prompts(name: str, prompts: tuple[str, ...], n: int) -> None:
         raise ValueError(f"{name} is {prompts!r}; allowed: a tuple of strings")
     if len(prompts) != n:
         raise ValueError(f"{name} has {len(prompts)} entries; allowed: {n}, one per edit")
+
+
+def _check_ideals(ideals: tuple[Tensor | None, ...], n: int, shape: torch.Size) -> None:
+    if len(ideals) != n:
+        raise ValueError(f"ideals has {len(ideals)} entries; allowed: {n}, one per edit")
+    for ideal in {id(ideal): ideal for ideal in ideals if ideal is not None}.values():
+        _check_images("ideals", ideal)
+        if ideal.shape[1:] != shape:
+            raise ValueError(
+                f"ideals has shape {tuple(ideal.shape)}; allowed: (K, {', '.join(map(str, shape))})"
+            )
 
 
 def _check_masks(masks: Tensor, shape: tuple[int, ...]) -> None:

@@ -102,6 +102,7 @@ def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:
         source_prompts=tuple(map(str, rows["source_prompt"])),
         target_prompts=tuple(map(str, rows["target_prompt"])),
         masks=_masks(run_dir, rows, images.shape[-2:]) if rows["mask"].ne("").any() else None,
+        ideals=_ideals(run_dir, rows["ideal"]),
     )
     parts = [
         pd.DataFrame(
@@ -119,6 +120,16 @@ def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:
 
 def _load(run_dir: Path, paths: Sequence[str]) -> torch.Tensor:
     return torch.from_numpy(np.stack([read_png(run_dir / path) for path in paths]))
+
+
+def _ideals(run_dir: Path, folders: Sequence[str]) -> tuple[torch.Tensor | None, ...]:
+    """Return each record's ideals (pictures, 3, height, width); a folder is read once."""
+    read = {
+        folder: _load(run_dir, sorted(f"{folder}/{file.name}" for file in (run_dir / folder).glob("*.png")))
+        for folder in dict.fromkeys(folders)
+        if folder
+    }
+    return tuple(read.get(folder) for folder in folders)
 
 
 def _masks(run_dir: Path, rows: pd.DataFrame, size: Sequence[int]) -> torch.Tensor:

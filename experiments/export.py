@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from results.cells import SOURCES
+from results.cells import GIVEN
 from results.records import load, metric_columns
 
 KINDS = {"clip_sim_1": "clip_target", "clip_sim_dir": "clip_directional", "clip_sim_image": "clip_image"}
@@ -134,7 +134,7 @@ def _metadata(row: pd.Series) -> dict[str, Any]:
 
 
 def _methods(frame: pd.DataFrame) -> list[str]:
-    return sorted(set(frame["method"]) - set(SOURCES))
+    return sorted(set(frame["method"]) - set(GIVEN))
 
 
 def _clip_columns(there: Sequence[str], clip: str | None) -> dict[str, str]:

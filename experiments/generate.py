@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.datasets.pair import Pair, slug
+from experiments.ideals import read_ideals
 from experiments.inversions import kept_paths
 from experiments.masks import check_sizes, read_mask
 from experiments.plan import Branch, GroupPlan, Plan, without
@@ -59,9 +60,8 @@ def remaining(plan: Plan, run_dir: Path) -> Plan:
         return plan
     records = load_records(run_dir)
     ok = records[records["status"] == "ok"]
-    rows = ok[["key", "pair_id", "method", "image", "source_image", "mask"]].itertuples(
-        index=False, name=None
-    )
+    columns = ["key", "pair_id", "method", "image", "source_image", "mask", "ideal"]
+    rows = ok[columns].itertuples(index=False, name=None)
     done = {tuple(row[:3]) for row in rows if all((run_dir / image).exists() for image in row[3:])}
     return without(plan, lambda branch: branch.identity in done)
 
@@ -101,7 +101,23 @@ def _make(groups: Sequence[GroupPlan], plan: Plan, model: Model, info: RunInfo, 
     images = generate(model, wanted, plan.sampling, calls, paths)
     seconds = (time.monotonic() - began) / len(groups)
     for group, edited in zip(groups, images, strict=True):
-        _save(group, edited, plan, info, seconds)
+        ideals = _save_ideals(group, model, info)
+        _save(group, edited, plan, info, seconds, ideals)
+
+
+def _save_ideals(group: GroupPlan, model: Model, info: RunInfo) -> dict[str, Tensor]:
+    """Keep the ideals of a group's pairs; return by pair the first one as the autoencoder gives it back.
+
+    No edit can come nearer: it is the floor of errors to the ideal.
+    """
+    floors = {}
+    for branch in {b.pair.id: b for b in group.branches if b.pair.ideal}.values():
+        assert branch.pair.ideal is not None
+        ideals = read_ideals(branch.pair.ideal, model.image_size)
+        for number, ideal in enumerate(ideals):
+            write_png(ideal, info.run_dir / _ideal(branch) / f"{number:03d}.png")
+        floors[branch.pair.id] = model.decode(model.encode(ideals[:1]))[0]
+    return floors
 
 
 def _one_by_one(groups: Sequence[GroupPlan], plan: Plan, model: Model, info: RunInfo, calls: Calls) -> int:
@@ -118,7 +134,14 @@ def _one_by_one(groups: Sequence[GroupPlan], plan: Plan, model: Model, info: Run
     return failed
 
 
-def _save(group: GroupPlan, edited: Edited, plan: Plan, info: RunInfo, seconds: float) -> None:
+def _save(
+    group: GroupPlan,
+    edited: Edited,
+    plan: Plan,
+    info: RunInfo,
+    seconds: float,
+    ideals: Mapping[str, Tensor],
+) -> None:
     rows = []
     sources: dict[str, str] = {}
     for branch, image in zip(group.branches, edited.images, strict=True):
@@ -140,6 +163,18 @@ def _save(group: GroupPlan, edited: Edited, plan: Plan, info: RunInfo, seconds: 
                 key = branch.reconstruction_key
                 own = _own_row("reconstruction", key, group, branch, plan, info, path, sources[pair.id])
                 rows.append(own)
+            if pair.id in ideals:
+                path = str(folder / f"ideal-{branch.ideal_key[:16]}.png")
+                write_png(ideals[pair.id], info.run_dir / path)
+                ideal = replace(
+                    branch,
+                    method="ideal",
+                    params={},
+                    trajectory=_SOURCE,
+                    key=branch.ideal_key,
+                    uses_mask=False,
+                )
+                rows.append(_row(group, ideal, plan, info, path, sources[pair.id], "", 0.0))
         path = str(folder / f"{branch.method}-{branch.key[:16]}.png")
         write_png(image, info.run_dir / path)
         rows.append(
@@ -168,6 +203,11 @@ def _mask(branch: Branch) -> str:
     Named after the source's key, which tells masks and models apart, as their images differ in size.
     """
     return f"images/{slug(branch.pair.id)}/mask-{branch.source_key[:16]}.png" if branch.mask else ""
+
+
+def _ideal(branch: Branch) -> str:
+    """Return the folder where the run keeps the branch's ideals, "" where it has none."""
+    return f"images/{slug(branch.pair.id)}/ideal-{branch.ideal}" if branch.ideal else ""
 
 
 def read_png(path: Path) -> np.ndarray:
@@ -214,6 +254,7 @@ def _row(
         "guidance_rescale": float(plan.sampling.guidance_rescale),
         "params": json.dumps(dict(branch.params), sort_keys=True),
         "mask": _mask(branch),
+        "ideal": _ideal(branch),
         "uses_mask": branch.uses_mask,
         "image": image,
         "source_image": source,

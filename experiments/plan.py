@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from experiments.datasets.pair import Pair, raise_problems, slug
+from experiments.ideals import ideal_digest
 from experiments.masks import mask_digest, read_mask
 from experiments.real_images import RealImage
 from experiments.sources import Source, content_hash
@@ -64,6 +65,8 @@ class Branch:
     reconstruction_key: str = ""  # of that of what an inversion leads back to
     mask: str = ""  # a hash of the pair's mask, "" where it has none
     uses_mask: bool = False  # of the method
+    ideal: str = ""  # a hash of the pair's ideal, "" where it has none
+    ideal_key: str = ""  # of the record of that ideal
 
     @property
     def identity(self) -> Identity:
@@ -173,10 +176,11 @@ class Plan:
         return {key for key, _, _ in self.rows()}
 
     def rows(self) -> set[Identity]:
-        """Return which records the plan makes, those of the source images included."""
+        """Return which records the plan makes, those of sources, reconstructions and ideals included."""
         branches = [(group, branch) for group in self.groups for branch in group.branches]
         sources = {(b.source_key, b.pair.id, "source") for _, b in branches}
         sources |= {(b.reconstruction_key, b.pair.id, "reconstruction") for g, b in branches if g.inverts}
+        sources |= {(b.ideal_key, b.pair.id, "ideal") for _, b in branches if b.ideal}
         return sources | {b.identity for g in self.groups for b in g.branches}
 
 
@@ -231,12 +235,16 @@ def make_plan(
             problems.append(str(error))
     trajectories: dict[tuple[str, int], Trajectory] = {}
     masks: dict[str, str] = {}
+    ideals: dict[str, str] = {}
     for pair in pairs:
-        problems += [f"pair {pair.id!r}: {text}" for text in _unsupported(pair)]
         try:
             masks[pair.id] = mask_digest(read_mask(pair.mask, pair.id)) if pair.mask else ""
         except ValueError as error:
             problems.append(str(error))
+        try:
+            ideals[pair.id] = ideal_digest(pair.ideal) if pair.ideal else ""
+        except ValueError as error:
+            problems.append(f"pair {pair.id!r}: {error}")
         request = EditRequest(pair.source_prompt, pair.target_prompt, pair.weights, pair.blend_words)
         for number, named in enumerate(methods):
             try:
@@ -263,27 +271,33 @@ def make_plan(
     merged, rows_read = 0, max(calls, upscaler_calls)
     candidates: list[dict[str, Any]] = []
     for inversion, seed, pair in itertools.product(inversions, seeds, pairs):
-        source = Source(pair.source_prompt, seed, images.get(pair.id), inversion)
-        branches = groups.setdefault(source, [])
-        # A mask changes no pixel, but what metrics say of them, and their values are kept under this key
-        # alone: under another mask the same image is another one. Pairs that differ in their masks share a
-        # group, and so every step; what an inversion finds is kept without the mask.
-        mask = [masks[pair.id]] if masks[pair.id] else []
+        # Mask and ideal change no pixel, but what metrics say of them, and their values are kept under this
+        # key alone: under another mask the same image is another one. Pairs that differ in them share a
+        # group, and so every step; what an inversion finds is kept without them.
+        judged = [masks[pair.id]] if masks[pair.id] else []
+        judged += [f"ideal {ideals[pair.id]}"] if ideals[pair.id] else []
         for number, named in enumerate(methods):
             trajectory = trajectories[pair.id, number]
+            from_image = trajectory.start is not None  # and so without an inversion, once for all of them
+            if from_image and inversion != inversions[0]:
+                continue
+            source = Source(pair.source_prompt, seed, images.get(pair.id), None if from_image else inversion)
+            branches = groups.setdefault(source, [])
             drawn = source.path_seed if trajectory.start is None else seed
             digest = trajectory.digest(rows_read)
-            key = content_hash([*base, pair.source_prompt, drawn, digest, *source.real, *mask])
+            key = content_hash([*base, pair.source_prompt, drawn, digest, *source.real, *judged])
             branch = Branch(
                 pair,
                 named.name,
                 named.params,
                 trajectory,
                 key,
-                source.key(base, mask),
-                source.reconstruction_key(base, mask),
+                source.key(base, judged),
+                source.reconstruction_key(base, judged),
                 masks[pair.id],
                 named.method.uses_mask,
+                ideals[pair.id],
+                source.ideal_key(base, pair.target_prompt, judged) if pair.ideal else "",
             )
             # Re-weighting alone is no edit at tau 1, so there a larger tau is not a freer edit.
             if named.auto_tau and pair.source_prompt != pair.target_prompt:
@@ -391,12 +405,6 @@ def without(plan: Plan, done: Callable[[Branch], bool]) -> Plan:
 def shard(plan: Plan, index: int, count: int) -> Plan:
     """Return every `count`-th group from `index` on: what one of `count` machines does."""
     return replace(plan, groups=plan.groups[index::count])
-
-
-def _unsupported(pair: Pair) -> list[str]:
-    """Return what the pair asks for and would be ignored: an error is better."""
-    texts = {"ideal": "comparing with an ideal image"}
-    return [f"{name}: {what} is not available yet" for name, what in texts.items() if getattr(pair, name)]
 
 
 def _check_seeds(seeds: Iterable[int]) -> list[int]:

@@ -35,23 +35,27 @@ class Source:
             return self.seed
         return None
 
-    def key(self, base: Sequence[Any], mask: Sequence[str] = ()) -> str:
+    def key(self, base: Sequence[Any], judged: Sequence[str] = ()) -> str:
         """Return the key of the source image."""
         drawn = [self.seed] if self.image is None else []
-        return content_hash([*base, self.prompt, *drawn, "source", *self.real, *mask])
+        return content_hash([*base, self.prompt, *drawn, "source", *self.real, *judged])
 
-    def reconstruction_key(self, base: Sequence[Any], mask: Sequence[str] = ()) -> str:
+    def reconstruction_key(self, base: Sequence[Any], judged: Sequence[str] = ()) -> str:
         """Return the key of what the inversion leads back to, "" where there is none."""
-        return self._path_key(base, "reconstruction", mask)
+        return self._path_key(base, "reconstruction", judged)
+
+    def ideal_key(self, base: Sequence[Any], target_prompt: str, judged: Sequence[str]) -> str:
+        """Return the key of the record of a pair's ideal."""
+        return content_hash([*base, self.prompt, target_prompt, "ideal", *self.real, *judged])
 
     def inversion_key(self, base: Sequence[Any]) -> str:
         """Return the key of what the inversion finds, "" where there is none."""
         return self._path_key(base, "inversion", ())
 
-    def _path_key(self, base: Sequence[Any], name: str, mask: Sequence[str]) -> str:
+    def _path_key(self, base: Sequence[Any], name: str, judged: Sequence[str]) -> str:
         if self.inversion is None:
             return ""
-        return content_hash([*base, self.prompt, self.path_seed, name, *self.real, *mask])
+        return content_hash([*base, self.prompt, self.path_seed, name, *self.real, *judged])
 
 
 def content_hash(content: Sequence[Any]) -> str:

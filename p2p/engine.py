@@ -176,7 +176,7 @@ def batches(
     batch: list[int] = []
     rows = 0
     for number, group in enumerate(groups):
-        wanted = len(group.tree()) * sampling.rows_per_state(guidance_embedded)
+        wanted = max(1, len(group.tree())) * sampling.rows_per_state(guidance_embedded)
         if batch and rows + wanted > sampling.max_batch:
             yield batch
             batch, rows = [], 0

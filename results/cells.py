@@ -22,6 +22,7 @@ WINDOWS = ["cross_start", "cross_end", "self_start", "self_end"]
 CELL = [*CONTEXT, "method", "uses_mask", "tau", "strength", *WINDOWS, "weighting", "variant", "setting"]
 ALL = "all"
 SOURCES = ["source", "reconstruction"]  # methods that make no edit
+GIVEN = [*SOURCES, "ideal"]  # nor the ideal edit as the autoencoder gives it back
 
 _DESCRIBED = {"tau", "strength", "weights", "auto_tau"}  # columns say it, so `params` need not
 _IN_STEPS = {"cross_replace_steps", "self_replace_steps"}  # the same, where the windows are known
@@ -54,7 +55,7 @@ def _uses_mask(frame: pd.DataFrame) -> pd.Series:
 def free_windows(frame: pd.DataFrame) -> pd.Series:
     """Mark the rows of methods that have windows which no tau describes, so that windows are what varies."""
     free = frame["tau"].isna() & frame[WINDOWS].notna().all(axis=1) & frame["strength"].isna()
-    free &= ~frame["method"].isin(["source", "fixed_seed"])
+    free &= ~frame["method"].isin([*GIVEN, "fixed_seed"])
     return free.groupby([frame[name] for name in [*CONTEXT, "method"]], dropna=False).transform("any")
 
 

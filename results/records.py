@@ -17,7 +17,7 @@ import pyarrow.parquet
 _TEXT = (
     *("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty", "source_prompt"),
     *("target_prompt", "method", "inversion", "operator", "weights", "blend", "params", "image"),
-    *("source_image", "mask", "status", "error", "warnings", "instruction"),
+    *("source_image", "mask", "ideal", "status", "error", "warnings", "instruction"),
 )
 _WINDOWS = ("cross_start", "cross_end", "self_start", "self_end")
 _WHOLE = ("seed", "effective_steps", "num_inference_steps")
@@ -165,7 +165,7 @@ def _check_record_rows(rows: pd.DataFrame, group: str) -> None:
             raise ValueError(f"{where}: status is {row.status!r}, not 'ok' or 'failed'")
         if (row.status == "ok") != bool(row.image):
             raise ValueError(f"{where}: a row has an image exactly if its status is 'ok'")
-        for name in (row.image, row.source_image, row.mask):
+        for name in (row.image, row.source_image, row.mask, row.ideal):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise ValueError(f"{where}: {name!r} is not a path inside the run folder")
         for name, text in (("weights", row.weights), ("blend", row.blend), ("params", row.params)):

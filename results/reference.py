@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from results.cells import ALL
+from results.cells import ALL, GIVEN
 from results.naming import METHODS, escape_markdown, method_label
 
 FOLDER = Path(__file__).parent / "reference"
@@ -62,11 +62,12 @@ def compare(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     """Put every cell of a main table beside every published number of the same metric; columns COMPARISON.
 
     Only rows over all edit types. The source image stands beside published numbers of the source image and
-    nothing else does; a reconstruction, which is no edit, beside none. `ours`, `published`, `difference`
-    (ours - published) and `tolerance` are in the published unit. `within` is missing where no tolerance is
-    stated: a difference then judges nothing.
+    nothing else does; a reconstruction and an ideal, which are no edits, beside none. `ours`, `published`,
+    `difference` (ours - published) and `tolerance` are in the published unit. `within` is missing where no
+    tolerance is stated: a difference then judges nothing.
     """
-    mine = table[table["edit_type"].eq(ALL) & table["mean"].notna() & table["method"].ne("reconstruction")]
+    edits = ~table["method"].isin(GIVEN) | table["method"].eq("source")
+    mine = table[table["edit_type"].eq(ALL) & table["mean"].notna() & edits]
     mine = mine[["method", "inversion", "setting", "metric", "mean", "n"]]
     published = reference.rename(
         columns={

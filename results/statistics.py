@@ -95,7 +95,7 @@ def _interval(
     mean = float(per_pair.mean())
     if n == 1:
         return mean, np.nan, np.nan
-    means = mean + _counts(n, resamples, seed) @ (per_pair - mean) / n
+    means = mean + resampled_counts(n, resamples, seed) @ (per_pair - mean) / n
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     # A constant cell may miss its own mean by one rounding error.
@@ -103,7 +103,7 @@ def _interval(
 
 
 @lru_cache(maxsize=4)
-def _counts(n: int, resamples: int, seed: int) -> np.ndarray:
+def resampled_counts(n: int, resamples: int, seed: int) -> np.ndarray:
     """Draw how often each pair occurs in each resample; (resamples, n), shared by all cells with n pairs."""
     draws = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
     places = draws + n * np.arange(resamples)[:, None]

@@ -11,7 +11,7 @@ import matplotlib
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from results.cells import CONTEXT, SOURCES, is_plain, ordered, with_cells
+from results.cells import CONTEXT, GIVEN, SOURCES, is_plain, ordered, with_cells
 from results.naming import METHODS, method_label, natural_order
 
 CELL_SIDE = 160  # pixels that a picture should have at least, and hardly more
@@ -26,7 +26,7 @@ def choose_pairs(frame: pd.DataFrame, limit: int = 8) -> list[str]:
     Only pairs with an edited picture to show; a strip shows no re-weighting.
     """
     cells = with_cells(frame)
-    shown = cells["status"].eq("ok") & is_plain(cells) & ~cells["method"].isin(SOURCES)
+    shown = cells["status"].eq("ok") & is_plain(cells) & ~cells["method"].isin(GIVEN)
     done = frame[shown].groupby(["edit_type", "pair_id"]).size().reset_index(name="images")
     done["order"] = done["pair_id"].map(natural_order)
     done = done.sort_values(["edit_type", "images", "order"], ascending=[True, False, True], kind="stable")
@@ -121,7 +121,8 @@ def _setting_lines(setting: str, side: int) -> list[str]:
 
 def _columns(rows: pd.DataFrame) -> list[tuple[str, str]]:
     """List (method, setting) in the order of the strip, a few evenly chosen ones of each long axis."""
-    ranks = {"source": 0, "reconstruction": 1, "p2p": 2, "p2p_auto_tau": 3, "fixed_seed": 4, "sdedit": 5}
+    order = ("source", "reconstruction", "ideal", "p2p", "p2p_auto_tau", "fixed_seed", "sdedit")
+    ranks = {name: rank for rank, name in enumerate(order)}
     methods = sorted(rows["method"].unique(), key=lambda name: (ranks.get(name, len(METHODS)), name))
     columns = []
     for method in methods:

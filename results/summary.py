@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from results import auto_tau, plots, reference, strips, tables, writers
-from results.cells import ALL, CONTEXT, free_windows, is_plain
+from results import auto_tau, drawing, plots, reference, strips, tables, truth, truth_plots, writers
+from results.cells import ALL, CONTEXT, GIVEN, free_windows, is_plain
 from results.naming import escape_markdown
 from results.records import RECORD_IDENTITY, load, metric_columns
 
@@ -64,7 +64,7 @@ def summarise(
     figures = _plots(run_dir / "plots", made["main"], directions)
     if len(chosen):
         paths.append(auto_tau.write_chosen(run_dir, chosen))
-        figures += plots.save(plots.chosen_taus(chosen), run_dir / "plots" / "auto_tau")
+        figures += drawing.save(plots.chosen_taus(chosen), run_dir / "plots" / "auto_tau")
     pictures = _strips(run_dir, shown)
     text = state(frame) + auto_tau.describe(chosen)
     if metrics:
@@ -72,6 +72,11 @@ def summarise(
         text += "\n" + writers.to_markdown(plain, directions, by_edit_type=False)
         text += "\nRe-weighting: see tables/reweight.md.\n" if "reweight" in made else ""
         text += "\nPIE-Bench's columns, scaled as published: see tables/pie.md.\n" if "pie" in made else ""
+    if truths := truth.truth_columns(metrics):
+        ranks = truth.rank_correlations(frame, truths, [m for m in metrics if m not in truths], directions)
+        paths += truth.write_correlations(ranks, run_dir / "tables" / "correlations")
+        figures += _truth_plots(run_dir / "plots", made["main"], ranks, directions)
+        text += "\nWhich metric ranks settings as the truth does: see tables/correlations.md.\n"
     if published:
         comparison = reference.compare(made["main"], reference.load_reference(published))
         paths += reference.write_comparison(comparison, run_dir / "tables" / "published")
@@ -117,8 +122,8 @@ def _tables(frame: pd.DataFrame, metrics: list[str]) -> dict[str, pd.DataFrame]:
 
 
 def _plots(folder: Path, table: pd.DataFrame, directions: Mapping[str, bool] | None) -> list[Path]:
-    """Draw what the table has rows for, in files per model and data set where there are several."""
-    contexts = list(table.groupby(CONTEXT, dropna=False))
+    """Draw what the table has rows for, a file per model, data set and inversion where there are several."""
+    contexts = _contexts(table)
     paths: list[Path] = []
     for context, part in contexts:
         metrics = list(part.loc[part["mean"].notna(), "metric"].unique())
@@ -132,14 +137,37 @@ def _plots(folder: Path, table: pd.DataFrame, directions: Mapping[str, bool] | N
         for x, y in ((x, y) for x in preserved for y in edited):
             several = len(edited) * len(preserved) > 1
             name = re.sub(r"[^A-Za-z0-9]+", "_", f"-{y}-{x}") if several else ""
-            paths += plots.save(plots.trade_off(part, x, y, directions), folder / f"trade_off{name}{end}")
+            paths += drawing.save(plots.trade_off(part, x, y, directions), folder / f"trade_off{name}{end}")
         p2p = part[part["edit_type"].eq(ALL) & is_plain(part) & part["method"].eq("p2p")]
         free = free_windows(p2p).any()
         if metrics and p2p["tau"].nunique() > (2 if free else 1):
-            paths += plots.save(plots.over_tau(part, metrics, directions), folder / f"over_tau{end}")
+            paths += drawing.save(plots.over_tau(part, metrics, directions), folder / f"over_tau{end}")
         if metrics and free:
-            paths += plots.save(plots.ablation(part, metrics, directions), folder / f"ablation{end}")
+            paths += drawing.save(plots.ablation(part, metrics, directions), folder / f"ablation{end}")
     return paths
+
+
+def _truth_plots(
+    folder: Path, table: pd.DataFrame, ranks: pd.DataFrame, directions: Mapping[str, bool] | None
+) -> list[Path]:
+    paths = drawing.save(truth_plots.trade_off(table, directions), folder / "ground_truth")
+    if len(ranks):
+        paths += drawing.save(truth_plots.correlations(ranks), folder / "correlations")
+    return paths
+
+
+def _contexts(table: pd.DataFrame) -> list[tuple[tuple[object, ...], pd.DataFrame]]:
+    """Part a table by context; what starts from the image itself stands beside what each inversion gives."""
+    shared = [name for name in CONTEXT if name != "inversion"]
+    contexts = []
+    for context, part in table.groupby(shared, dropna=False):
+        free = part["inversion"].eq("")
+        for inversion in sorted(set(part.loc[~free, "inversion"])):
+            rows = part["inversion"].eq(inversion) | (free & ~part["method"].isin(GIVEN))
+            contexts.append(((*context, inversion), part[rows]))
+        if free.all():
+            contexts.append((context, part))
+    return contexts
 
 
 def _strips(run_dir: Path, frame: pd.DataFrame) -> list[Path]:

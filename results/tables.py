@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from results.cells import ALL, CELL, CONTEXT, SOURCES, WINDOWS, is_plain, ordered, with_cells
+from results.cells import ALL, CELL, CONTEXT, GIVEN, WINDOWS, is_plain, ordered, with_cells
 from results.naming import published_order, published_scale
 from results.records import reason_column
 from results.statistics import Estimate, estimate, paired_difference
@@ -89,7 +89,7 @@ def difference_table(
                 metric,
                 paired_difference(_by_image(rows_of, metric), _by_image(base_of, metric)),
             )
-            for cell, members in part[~part["method"].isin([reference, *SOURCES])].groupby(CELL, dropna=False)
+            for cell, members in part[~part["method"].isin([reference, *GIVEN])].groupby(CELL, dropna=False)
             for edit_type, rows_of in _edit_types(members)
             for base_of in [base[base["pair_id"].isin(rows_of["pair_id"])]]
             for metric in metrics

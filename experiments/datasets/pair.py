@@ -21,7 +21,8 @@ class Pair:
     weights: factor of each re-weighted word or phrase of the target prompt.
     blend_words: (words of the source prompt, words of the target prompt) whose maps bound the edited area.
     image: the real image to edit; None = the source image is generated.
-    mask: white = the area to edit. ideal: the ground truth of the edit.
+    mask: white = the area to edit.
+    ideal: the ground truth of the edit, a picture or a folder of pictures any of which would do.
     instruction: the edit as a command ("make the cat a dog"), for what learns from instructions.
     """
 
@@ -154,7 +155,10 @@ def _pair_problems(pair: Pair) -> Iterator[str]:
             yield from _word_problems("blend_words", target_words, "target_prompt", pair.target_prompt)
     for name in ("image", "mask", "ideal"):
         if (path := getattr(pair, name)) is not None and not path.is_file():
-            yield f"{name} = {str(path)!r}: there is no such file"
+            if name != "ideal" or not path.is_dir():
+                yield f"{name} = {str(path)!r}: there is no such file"
+    if pair.ideal is not None and pair.image is None:
+        yield "ideal: is the edit of a picture, so that the pair needs an image too"
 
 
 def _prompt_problems(name: str, prompt: str) -> Iterator[str]:

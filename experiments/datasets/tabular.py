@@ -2,7 +2,8 @@
 
 Columns are the fields of `Pair`. `id`, `source_prompt` and `target_prompt` are required; an empty cell or
 null leaves the field out. `weights` is a JSON object ({"red": 2, "pea soup": 0.5}), `blend_words` a JSON
-list of two (["cat", "dog"]); `image`, `mask` and `ideal` are paths, relative ones from the table's folder.
+list of two (["cat", "dog"]); `image`, `mask` and `ideal` are paths, relative ones from the table's folder;
+`ideal` may be a folder of pictures any of which would do.
 In CSV a quote inside a quoted cell is written twice: "{""red"": 2}".
 """
 

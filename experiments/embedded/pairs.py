@@ -102,7 +102,10 @@ class Embedded(Dataset):
 
 
 def scene_pairs(counts: dict[str, int] | None = None, seed: int = 0) -> list[ScenePair]:
-    """Draw the data set's pairs: `counts` of each edit type, by default COUNTS."""
+    """Draw the data set's pairs: `counts` of each edit type, by default COUNTS.
+
+    `add` is one of `wear` and `add object`, which may be asked for by name.
+    """
     drawn = []
     for number, (edit_type, count) in enumerate((counts or COUNTS).items()):
         rng = np.random.default_rng((seed, number))
@@ -140,9 +143,18 @@ def _swap(rng: np.random.Generator) -> Edit:
 
 def _add(rng: np.random.Generator) -> Edit:
     source = _base(rng)
+    return _wear(rng, source) if rng.random() < 0.5 else _add_object(rng, source)
+
+
+def _wear(rng: np.random.Generator, source: Scene | None = None) -> Edit:
+    source = source or _base(rng)
+    worn = replace(source.things[0], wearing=str(rng.choice(HEADGEAR)))
+    return source, replace(source, things=(worn,)), ()
+
+
+def _add_object(rng: np.random.Generator, source: Scene | None = None) -> Edit:
+    source = source or _base(rng)
     thing = source.things[0]
-    if rng.random() < 0.5:
-        return source, replace(source, things=(replace(thing, wearing=str(rng.choice(HEADGEAR))),)), ()
     return source, replace(source, things=(thing, Thing(_other(rng, thing.name)))), ()
 
 
@@ -192,6 +204,8 @@ def _reweight(rng: np.random.Generator) -> Edit:
 _EDITS: dict[str, Callable[[np.random.Generator], Edit]] = {
     "swap": _swap,
     "add": _add,
+    "wear": _wear,
+    "add object": _add_object,
     "remove": _remove,
     "attribute": _attribute,
     "place": _place,

@@ -53,6 +53,7 @@ def make_row(pair_id: str, seed: int, method: str, **settings: object) -> dict[s
         "blend": "{}",
         "params": "{}",
         "mask": "",
+        "ideal": "",
         "uses_mask": False,
         "tau": np.nan,
         "strength": np.nan,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from results import plots, strips
+from results import drawing, plots, strips
 from results.records import load, metric_columns
 from results.tables import main_table
 from tests.results.synthetic import PAIRS, make_frame, make_metrics, make_row, p2p, windows, write_run
@@ -37,7 +37,7 @@ def test_the_trade_off_shows_the_tables_numbers(finished_table: pd.DataFrame, tm
     np.testing.assert_array_equal(drawn["SDEdit, by strength"], expected)
     assert axes.get_xlabel().endswith("← better")
     assert axes.get_ylabel().endswith("better →")
-    assert all(path.stat().st_size > 5000 for path in plots.save(figure, tmp_path / "trade_off"))
+    assert all(path.stat().st_size > 5000 for path in drawing.save(figure, tmp_path / "trade_off"))
 
 
 def test_over_tau_has_a_panel_per_metric(finished_table: pd.DataFrame) -> None:
@@ -48,7 +48,7 @@ def test_over_tau_has_a_panel_per_metric(finished_table: pd.DataFrame) -> None:
 
 
 def test_equal_tables_give_equal_files(finished_table: pd.DataFrame, tmp_path: Path) -> None:
-    pairs = [plots.save(plots.trade_off(finished_table, METRIC, CLIP), tmp_path / name) for name in "ab"]
+    pairs = [drawing.save(plots.trade_off(finished_table, METRIC, CLIP), tmp_path / name) for name in "ab"]
     assert [path.read_bytes() for path in pairs[0]] == [path.read_bytes() for path in pairs[1]]
 
 
@@ -65,7 +65,7 @@ def test_one_condition_and_one_pair_can_be_drawn(missing: bool, tmp_path: Path) 
             plots.ablation(table, [METRIC]),
         ]
     ):
-        plots.save(figure, tmp_path / f"{index}")
+        drawing.save(figure, tmp_path / f"{index}")
 
 
 def test_the_ablation_has_a_bar_per_window() -> None:

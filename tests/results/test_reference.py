@@ -133,7 +133,7 @@ def test_a_source_image_is_compared_with_a_source_image_alone() -> None:
     """Its structure distance of 0 is no success, and every edit repeats its CLIP similarity."""
     named = "pie/clip_similarity_source_image@1"
     edit = main_rows(**{PIE[0]: 0.01, named: 26.0})
-    rows = pd.concat([edit, edit.assign(method="source"), edit.assign(method="reconstruction")])
+    rows = pd.concat([edit, *(edit.assign(method=name) for name in ("source", "reconstruction", "ideal"))])
     compared = compare(rows, load_reference(["pie_bench", "pie_bench_users"]))
     assert set(compared["method"]) == {"p2p", "source"}
     source = compared[compared["method"] == "source"]
