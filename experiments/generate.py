@@ -27,6 +27,7 @@ from p2p.denoise import Calls
 from p2p.edits import Trajectory
 from p2p.engine import Edited, batches, generate
 from p2p.families import Model
+from p2p.taking import check_layers
 from results.records import has_records, load_records, write_records
 
 _log = logging.getLogger(__name__)
@@ -66,8 +67,12 @@ def remaining(plan: Plan, run_dir: Path) -> Plan:
     return without(plan, lambda branch: branch.identity in done)
 
 
-def check_masks(plan: Plan, model: Model) -> None:
-    """Raise ValueError, naming the pairs, where masks do not fit the images to be made."""
+def check_model(plan: Plan, model: Model) -> None:
+    """Raise ValueError where the loaded model cannot carry out the plan.
+
+    Masks that do not fit the images to be made (it names the pairs), and layers that the model has not.
+    """
+    check_layers(model, (one for g in plan.groups for b in g.branches for one in b.trajectory.layers))
     masked = {b.pair.id: b.pair for group in plan.groups for b in group.branches if b.pair.mask}
     if masked:
         check_sizes(masked.values(), (model.upscaler or model).image_size)

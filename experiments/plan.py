@@ -23,6 +23,7 @@ from p2p.denoise import Sampling
 from p2p.edits import EditRequest, Method, Trajectory
 from p2p.engine import Group, plan_evaluations
 from p2p.inversion import Inversion
+from p2p.layers import NO_LAYERS
 from p2p.schedulers import check_start
 
 RECORD = (
@@ -208,13 +209,14 @@ def make_plan(
     upscaler_calls: int = 0,
     inversions: Sequence[Inversion | None] = (None,),
     scheduler: Any = None,
+    single_layers: bool = True,
 ) -> Plan:
     """Plan every pair x inversion x seed x method.
 
-    `identity` stands for the model in the content keys; `scheduler`, with its timesteps set, is what
-    `inversions` of the pairs' images are checked with. Raises one ValueError that lists every pair and method
-    that cannot be combined. Branches that would give the same image twice are kept once: so are those of
-    other seeds where an image's path does not depend on the seed.
+    `identity` stands for the model in the content keys, `single_layers` is its family's; `scheduler`, with
+    its timesteps set, is what `inversions` of the pairs' images are checked with. Raises one ValueError that
+    lists every pair and method that cannot be combined. Branches that would give the same image twice are
+    kept once: so are those of other seeds where an image's path does not depend on the seed.
     """
     seeds = _check_seeds(seeds)
     sampling.rows_per_state(guidance_embedded)
@@ -255,6 +257,8 @@ def make_plan(
                 continue
             if unknown := sorted(set(trajectory.record) - set(RECORD)):
                 problems.append(f"{named.name}: records {unknown}, allowed are {', '.join(RECORD)}")
+            if trajectory.layers and not single_layers:
+                problems.append(f"{named.name}: {NO_LAYERS}")
             if pair.image is not None and None in inversions and trajectory.start is None:
                 problems.append(
                     f"pair {pair.id!r}, {named.name}: starts from the noise of its image, which only an "

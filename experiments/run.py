@@ -29,7 +29,7 @@ from evaluation.weights import WeightsUnavailable
 from experiments import export, score_folder
 from experiments.datasets.dataset import Dataset
 from experiments.evaluate import check_metrics, evaluate_run
-from experiments.generate import RunInfo, check_masks, remaining, run_plan
+from experiments.generate import RunInfo, check_model, remaining, run_plan
 from experiments.plan import NamedMethod, Plan, expand, make_plan, shard
 from experiments.provenance import write_provenance
 from experiments.timing import describe, estimate
@@ -168,7 +168,7 @@ def _task(command: str) -> Any:
                 return
             model = job.model.load() if left.groups else None
             if model is not None:
-                check_masks(left, model)
+                check_model(left, model)
         except (ValueError, OSError, WeightsUnavailable) as error:
             print(f"error: {error}", file=sys.stderr)
             if multirun:  # the other jobs go on, and Hydra exits with 1
@@ -321,6 +321,7 @@ def prepare(job: Job, fetch: bool) -> Plan:
         job.model.upscaler_calls(steps),
         job.inversions,
         scheduler,
+        job.model.family.single_layers,
     )
 
 

@@ -21,6 +21,8 @@ from p2p.families import (
 from p2p.inversion import DDIM, Direct, EditFriendly, Inversion, NegativePrompt, NullText, Proximal
 from p2p.loading import ModelSpec
 from p2p.maps import HeatMaps, WordHeat, heat_maps
+from p2p.masactrl import MasaCtrl
+from p2p.plug_and_play import PlugAndPlay
 
 __all__ = [
     "DDIM",
@@ -37,12 +39,14 @@ __all__ = [
     "HeatMaps",
     "Inversion",
     "LatentDiffusion",
+    "MasaCtrl",
     "Model",
     "ModelSpec",
     "NegativePrompt",
     "NullText",
     "PixArtAlpha",
     "PixArtSigma",
+    "PlugAndPlay",
     "PromptToPrompt",
     "Proximal",
     "SDEdit",

@@ -9,23 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+if TYPE_CHECKING:
+    from p2p.taking import Taking
+
 
 @dataclass
 class SourceBank:
-    """The sources' queries and keys of one step, by layer, kept for the later chunks of a batch."""
+    """The sources' tensors of one step, by layer, kept for the later chunks of a batch."""
 
     layers: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     keep: bool = True  # whether a later chunk will ask; the last one's own are not held
 
     def add(self, layer: str, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Append this chunk's rows of queries, keys (and mask, where a layer has one), return all so far.
+        """Append this chunk's rows of each tensor (queries, keys, a mask, ...), return all so far.
 
         A row's position is its group's slot.
         """
@@ -62,6 +65,7 @@ class BatchInjection:
     words_layers: frozenset[str] = frozenset()  # in these cross-attention layers
     maps: dict[str, Tensor] = field(default_factory=dict)  # (rows, pixels, columns), mean over heads
     visited: list[str] = field(default_factory=list)
+    taking: Taking | None = None  # in single layers
 
 
 class InjectionProcessor:
@@ -202,7 +206,9 @@ def _attend_edited(
 def inject_self(
     layer: str, query: Tensor, key: Tensor, value: Tensor, injection: BatchInjection, scale: float
 ) -> Tensor:
-    """Return self-attention with `softmax(Q_s K_s^T) V_t` in edited rows of small enough layers."""
+    """Return self-attention with `softmax(Q_s K_s^T) V_t` in edited rows of small enough layers, and with
+    what rows take in this layer alone.
+    """
     if query.shape[2] <= injection.largest_self:
         source_query, source_key = injection.bank.add(
             layer, query[injection.source_rows], key[injection.source_rows]
@@ -214,6 +220,8 @@ def inject_self(
         if len(rows):
             query = query.index_copy_(0, rows, source_query[slots])
             key = key.index_copy_(0, rows, source_key[slots])
+    if injection.taking is not None:
+        query, key, value = injection.taking.attention(layer, query, key, value)
     return scaled_dot_product_attention(query, key, value, scale=scale)
 
 

@@ -17,6 +17,7 @@ from p2p.attention import BatchInjection, SourceBank
 from p2p.families.model import Conditioning, Model, stack_rows
 from p2p.schedulers import fork, scale_model_input, take_step
 from p2p.source import SourcePath, replay_step
+from p2p.taking import Taking, check_layers
 from p2p.tree import Node
 from p2p.word_maps import WordMaps
 
@@ -91,6 +92,8 @@ def denoise(
     FloatingPointError where latents stop being finite.
     """
     _check_self_limits(model, levels)
+    injections = [node.injection for level in levels for node in level if node.injection]
+    check_layers(model, (injection.layers for injection in injections if injection.layers))
     start, latents = sources[0].start, torch.stack([path.latents for path in sources])
     generators = [path.generator for path in sources if path.generator is not None]
     prompts = sorted({node.prompt for level in levels for node in level})
@@ -193,6 +196,8 @@ def _predict(
             raise RuntimeError(
                 f"attention: {len(set(layers) - set(injection.visited))} layers did not call their processor"
             )
+        if injection and injection.taking:
+            injection.taking.check()
         if injection:
             maps.add(begin, len(nodes), injection)
         calls.on_rows(len(rows))
@@ -250,7 +255,8 @@ def _injection(
     any_cross = any(i.cross is not None for i in injections)
     largest_self = max((i.self_max_pixels or own_limit for i in injections if i.self_attention), default=0)
     words = maps.words(begin, len(nodes), per_node)
-    if not (any_cross or largest_self or words is not None):
+    taking = Taking.of(level, nodes, per_node, bank, model)
+    if not (any_cross or largest_self or taking or words is not None):
         return None
     device, dtype = model.device, model.dtype
     first = (per_node - 1) * len(nodes)  # conditional rows come after unconditional ones
@@ -294,4 +300,5 @@ def _injection(
         bank=bank,
         words=words,
         words_layers=maps.active_layers,
+        taking=taking,
     )

@@ -21,6 +21,7 @@ from p2p.alignment import (
     resolve_operator,
 )
 from p2p.blend import LocalBlend
+from p2p.layers import LayerInjection
 from p2p.profiles import profile
 from p2p.schedule import Steps, cross_gate, self_window, windows_from_tau
 from p2p.watch import Watch, word_columns
@@ -37,17 +38,19 @@ class CrossInjection:
 
 @dataclass(frozen=True)
 class Injection:
-    """What one branch takes from the source's attention at one step."""
+    """What one branch takes from the source at one step."""
 
     cross: CrossInjection | None
     self_attention: bool
     self_max_pixels: int | None = None  # None: the model's own
+    layers: LayerInjection | None = None
 
     @property
     def key(self) -> str:
         """A short text that is equal for equal injections."""
         itself = f"self{self.self_max_pixels or ''}" if self.self_attention else ""
-        return f"{self.cross.key if self.cross else ''}/{itself}"
+        layers = f"/{self.layers.key}" if self.layers else ""
+        return f"{self.cross.key if self.cross else ''}/{itself}{layers}"
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,11 @@ class Trajectory:
     watch: Watch | None = None  # maps to keep; no part of the pixels
     record: Mapping[str, Any] = field(default_factory=dict)  # the effective operator, for tables
     condition: Condition | None = None  # of a later stage; the stages before determine it
+
+    @property
+    def layers(self) -> set[LayerInjection]:
+        """What it takes from single layers, at any step."""
+        return {i.layers for i in self.injections if i and i.layers}
 
     def digest(self, calls: int | None = None) -> str:
         """Return a hash of all that determines the pixels, given model, sampling settings and source.

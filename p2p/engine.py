@@ -20,6 +20,7 @@ from p2p.families.model import Model
 from p2p.inversion import Inversion
 from p2p.schedulers import check_start
 from p2p.source import SourcePath
+from p2p.taking import check_layers
 from p2p.tree import Node, build_tree
 from p2p.upscaling import upscaled_latents, upscaled_states
 from p2p.word_maps import WordMaps
@@ -238,9 +239,10 @@ def source_paths(
     """Return what each group's source starts from: its seed's noise, or what its image's inversion finds.
 
     None where no edit starts from there. Raises ValueError where an image has no inversion or not the model's
-    size, or where the scheduler or the model cannot be inverted.
+    size, where the scheduler or the model cannot be inverted, or has not the layers that an edit takes from.
     """
     calls = calls or Calls(sampling.max_batch)
+    check_layers(model, (one for group in groups for edit in group.edits for one in edit.layers))
     paths: list[SourcePath | None] = [None] * len(groups)
     scheduler = model.new_scheduler(sampling.num_inference_steps)
     for inversion, numbers in _by_inversion(groups).items():

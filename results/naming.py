@@ -46,6 +46,8 @@ METHODS: dict[str, str] = {
     "p2p": "Prompt-to-Prompt",
     "p2p_auto_tau": "Prompt-to-Prompt, auto τ",
     "sdedit": "SDEdit",
+    "masactrl": "MasaCtrl",
+    "plug_and_play": "Plug-and-Play",
 }
 _METRICS = {
     "clip_source": "CLIP to source prompt",

@@ -74,6 +74,7 @@ class DeepFloyd(UNetModel):
     }
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": 77}
     lower_case: ClassVar[bool] = True
+    single_layers: ClassVar[bool] = False  # text and pixels share one softmax
 
     @property
     def pixels_per_latent(self) -> int:

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from p2p.alignment import NoText, Tokenizers, encode
 from p2p.attention import BatchInjection, injection_processors
+from p2p.layers import NO_LAYERS, UNetLayers
 from p2p.schedulers import set_timesteps
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Model(ABC):
     many tokens each is padded (None: to the tokenizer's own limit)."""
     can_leave_out: ClassVar[Sequence[str]] = ()  # text encoders without which the pipeline works too
     lower_case: ClassVar[bool] = False  # whether the pipeline lower-cases prompts before it tokenizes them
+    single_layers: ClassVar[bool] = False  # whether edits can take from single layers, see `unet_layers`
 
     def __post_init__(self) -> None:
         sides = self.attention_sides()
@@ -133,6 +135,13 @@ class Model(ABC):
     @abstractmethod
     def cross_layers(self) -> dict[str, tuple[str, int]]:
         """Return where each layer that attends to text stands: the network's part, the tokens' height."""
+
+    @cached_property
+    def unet_layers(self) -> UNetLayers:
+        """The single layers that edits can take from. Raises ValueError where there are none."""
+        if not self.single_layers:
+            raise ValueError(f"edit: {NO_LAYERS}")
+        return UNetLayers.of(self.denoiser)
 
     @abstractmethod
     def pixels(self, side: int) -> int:

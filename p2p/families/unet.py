@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from p2p.attention import BatchInjection
 from p2p.families.model import Conditioning, Model
+from p2p.taking import feature_hooks
 
 
 class UNetModel(Model):
     """A UNet whose levels halve height and width."""
+
+    single_layers: ClassVar[bool] = True
 
     @classmethod
     def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
@@ -70,14 +73,15 @@ class UNetModel(Model):
             timestep_cond = self.pipeline.get_guidance_scale_embedding(
                 scales, self.denoiser.config.time_cond_proj_dim
             ).to(latents)
-        return self.denoiser(
-            latents,
-            timestep,
-            timestep_cond=timestep_cond,
-            cross_attention_kwargs={"injection": injection} if injection else None,
-            return_dict=False,
-            **self.denoiser_inputs(conditioning),
-        )[0]
+        with feature_hooks(self.denoiser, injection):
+            return self.denoiser(
+                latents,
+                timestep,
+                timestep_cond=timestep_cond,
+                cross_attention_kwargs={"injection": injection} if injection else None,
+                return_dict=False,
+                **self.denoiser_inputs(conditioning),
+            )[0]
 
     def denoiser_inputs(self, conditioning: Conditioning) -> Mapping[str, Any]:
         """Return the conditioning by the names of the UNet's arguments."""

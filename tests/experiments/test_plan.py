@@ -12,7 +12,17 @@ from PIL import Image
 from experiments.datasets.pair import Pair
 from experiments.embedded.training import WEIGHTS
 from experiments.plan import NamedMethod, Plan, make_plan
-from p2p import DDIM, EditFriendly, FixedSeed, ModelSpec, PromptToPrompt, Sampling, SDEdit
+from p2p import (
+    DDIM,
+    EditFriendly,
+    FixedSeed,
+    MasaCtrl,
+    ModelSpec,
+    PlugAndPlay,
+    PromptToPrompt,
+    Sampling,
+    SDEdit,
+)
 
 SAMPLING = Sampling(6, 7.5)
 EMBEDDED = ModelSpec("embedded", str(WEIGHTS / "pipeline"), 16, 16)
@@ -43,6 +53,23 @@ def test_sdedit_at_a_middle_step_of_plms_is_refused_by_the_plan() -> None:
     assert plan(SAMPLING, calls=7, strength=1.0).images == 2
     with pytest.raises(ValueError, match="pair 'one', sdedit: strength: SDEdit would start at step 3"):
         plan(SAMPLING, calls=7)
+
+
+def test_what_takes_from_single_layers_is_refused_by_the_plan_of_a_model_without_them() -> None:
+    pairs = [Pair(name, "a cat on the beach", "a dog on the beach") for name in ("one", "two")]
+    methods = [
+        NamedMethod("fixed_seed", FixedSeed(), {}),
+        NamedMethod("masactrl", MasaCtrl(2), {}),
+        NamedMethod("plug_and_play", PlugAndPlay(), {}),
+    ]
+    tokenizers = EMBEDDED.load_tokenizers()
+    known = make_plan(pairs, [0], methods, "identity", tokenizers, 6, SAMPLING, single_layers=True)
+    assert known.images == 6
+    assert len(known.keys()) == 1 + 3
+    with pytest.raises(ValueError, match="masactrl: takes from single layers of a UNet") as refused:
+        make_plan(pairs, [0], methods, "identity", tokenizers, 6, SAMPLING, single_layers=False)
+    assert str(refused.value).count("takes from single layers") == 2  # once a method
+    assert "fixed_seed" not in str(refused.value)
 
 
 @pytest.fixture

@@ -160,7 +160,16 @@ def test_a_failing_group_is_recorded_the_others_go_on_and_the_next_call_retries(
         ("strength=0.01", "is no step"),
         ("model.path=/nowhere", "no weights at '/nowhere'"),
         ("+grid.methods.p2p.steps=3", "steps is no parameter, allowed are operator"),
-        ("+grid.methods.imagic={}", "no method 'imagic', allowed are fixed_seed, p2p, sdedit"),
+        (
+            "+grid.methods.imagic={}",
+            "no method 'imagic', allowed are fixed_seed, masactrl, p2p, plug_and_play, sdedit",
+        ),
+        ("+grid.methods.masactrl.start_step=9", "start_step: 9 of 4 steps, allowed are 0 to 4"),
+        (
+            "+grid.methods.masactrl={start_step: 0, start_layer: 9}",
+            "start_layer: 9 is no self-attention layer of this UNet",
+        ),
+        ("+grid.methods.plug_and_play.feature_block=last", "feature_block: 'last' is not 'auto' or a whole"),
         ("seed=-1", "seeds: -1"),
         ("seed=4294967296", "seeds: 4294967296"),
         ("dataset.blend_words=[dog, dog]", "blend_words: 'dog' is not in source_prompt"),
@@ -334,6 +343,25 @@ def test_an_auto_tau_that_cannot_be_chosen_is_an_error_before_anything_is_comput
     assert not (run_dir / "records").exists()
 
 
+def test_masactrl_and_plug_and_play_run_beside_prompt_to_prompt(
+    cli: Cli, tiny: list[str], run_dir: Path
+) -> None:
+    grid = ["+grid.methods.masactrl={start_step: [1, 4]}", "+grid.methods.plug_and_play={}"]
+    assert cli("run", *tiny, *grid) == 0
+    records = load(run_dir)
+    assert sorted(records["method"]) == [
+        "fixed_seed", "masactrl", "masactrl", "p2p", "p2p", "plug_and_play", "sdedit", "source",
+    ]  # fmt: skip
+    fixed = records.loc[records["method"] == "fixed_seed", "key"].iloc[0]
+    own = records[records["method"] == "masactrl"]
+    by_step = dict(zip(own["params"].map(lambda text: json.loads(text)["start_step"]), own["key"]))
+    assert by_step[4] == fixed != by_step[1]  # 4 of 4 steps: never
+    assert records.loc[records["method"] != "source", "mse@1"].gt(0).all()
+    table = pd.read_csv(run_dir / "tables" / "main.csv")
+    settings = set(table.loc[table["method"] == "masactrl", "setting"])
+    assert settings == {"start_step=1", "start_step=4"}
+
+
 def test_shards_part_the_groups(cli: Cli, tiny: list[str], run_dir: Path) -> None:
     for index in range(2):
         assert cli("run", *tiny, "seed=[0,1,2]", f"shard={index}/2") == 0
@@ -456,6 +484,14 @@ def test_every_option_composes_and_instantiates(option: str) -> None:
     assert isinstance(plain, dict)
     for key in ("model", "dataset", "inversion", "metrics", "tracking", "sampling", "auto_tau"):
         experiments.run._instantiate(key, plain[key])
+
+
+@pytest.mark.parametrize(
+    "file", sorted((experiments.run.CONF / "method").glob("*.yaml")), ids=lambda f: f.stem
+)
+def test_every_method_instantiates(file: Path) -> None:
+    method = experiments.run._instantiate("method", OmegaConf.to_container(OmegaConf.load(file)))
+    assert method.name == file.stem
 
 
 def test_ls_lists_every_option_with_its_first_line(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,19 @@
-"""Tokenizers of the engine's tests: CLIP's own vocabulary, as open_clip ships it, in transformers' class."""
+"""What the engine's tests share: a calm tiny model, and CLIP's own vocabulary in transformers' class, as
+open_clip ships it.
+"""
 
+import copy
 import gzip
 import json
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 from transformers import CLIPTokenizerFast
+
+from p2p import StableDiffusion
 
 
 def _merges() -> list[str]:
@@ -43,3 +50,22 @@ def clip_tokenizer(clip_folder: Path) -> CLIPTokenizerFast:
 def short_clip_tokenizer(clip_folder: Path) -> CLIPTokenizerFast:
     """The same vocabulary with 16 positions."""
     return CLIPTokenizerFast.from_pretrained(clip_folder, model_max_length=16)
+
+
+@pytest.fixture(scope="session")
+def calm_model(tiny_model: StableDiffusion) -> StableDiffusion:
+    """The tiny pipeline with calmer attention: at full strength guidance makes it chaotic."""
+    pipeline = copy.deepcopy(tiny_model.pipeline)
+    with torch.no_grad():
+        for name, parameter in pipeline.unet.named_parameters():
+            if "attn" in name and name.endswith(("to_q.weight", "to_k.weight", "to_v.weight")):
+                parameter.mul_(0.5)
+    return StableDiffusion(pipeline, self_max_side=16, blend_side=16)
+
+
+@pytest.fixture(scope="session")
+def picture() -> Tensor:
+    """A smooth image (3, 32, 32) with 8-bit values."""
+    x = torch.linspace(0, 1, 32)
+    waves = 0.5 + 0.4 * torch.sin(9 * x + x[:, None])
+    return (torch.stack([x.expand(32, 32), x[:, None].expand(32, 32), waves]) * 255).round() / 255

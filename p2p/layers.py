@@ -1,0 +1,130 @@
+"""Single layers of a UNet from which an edit may take: self-attention, and the decoder's residual blocks.
+
+MasaCtrl (masactrl.py) and Plug-and-Play (plug_and_play.py) name them as their authors' code counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Number = int | Literal["auto"]
+"""A layer or a block, counted from 0; "auto" is the published one of Stable Diffusion 1.x, by a rule."""
+
+NO_LAYERS = (
+    "takes from single layers of a UNet whose self-attention has a softmax of its own, which this model has "
+    "not; allowed are Stable Diffusion 1.x, 2.x and XL and Latent Diffusion"
+)
+_PARTS = ("down_blocks", "mid_block", "up_blocks")  # in the order in which they are called
+
+
+@dataclass(frozen=True)
+class LayerInjection:
+    """What a branch takes from its source in single layers at one step; None: nothing.
+
+    Every row takes from the source's row of its own kind, so unconditional rows from unconditional ones.
+    """
+
+    keys_values: Number | None = None  # softmax(Q_t K_s^T) V_s in self-attention layers from this one on
+    queries_keys: Number | None = None  # softmax(Q_s K_s^T) V_t in those of decoder blocks from this one on
+    features: Number | None = None  # of this decoder block's residual block, before its skip is added
+
+    @property
+    def key(self) -> str:
+        """A short text that is equal for equal injections."""
+        return f"kv {self.keys_values} qk {self.queries_keys} features {self.features}"
+
+
+@dataclass(frozen=True)
+class DecoderBlock:
+    """A residual block of the decoder, and the self-attention layers of the transformer after it."""
+
+    residual: str
+    attention: tuple[str, ...]  # () where no transformer follows
+
+    @property
+    def level(self) -> str:
+        """The level of one resolution that it belongs to."""
+        return ".".join(self.residual.split(".")[:2])
+
+
+@dataclass(frozen=True)
+class UNetLayers:
+    """A UNet's self-attention layers, in the order in which they are called, and its decoder's blocks."""
+
+    attention: tuple[str, ...]
+    decoder: tuple[DecoderBlock, ...]
+
+    @classmethod
+    def of(cls, unet: Any) -> UNetLayers:
+        """Return those of a UNet2DConditionModel, which registers its middle after its decoder."""
+        names = [name for name in unet.attn_processors if ".attn1." in name]
+        attention = tuple(sorted(names, key=lambda name: _PARTS.index(name.split(".")[0])))
+        decoder = []
+        for level, block in enumerate(unet.up_blocks):
+            for i in range(len(block.resnets)):
+                place = f"up_blocks.{level}.attentions.{i}."
+                own = tuple(name for name in attention if name.startswith(place))
+                decoder.append(DecoderBlock(f"up_blocks.{level}.resnets.{i}", own))
+        return cls(attention, tuple(decoder))
+
+    def taken(self, wanted: LayerInjection) -> tuple[str, ...]:
+        """Return names of tensors: "<attention layer>/query", /key or /value, or a module, for its output.
+
+        Raises ValueError for a layer or a block that this UNet has not.
+        """
+        names: list[str] = []
+        if wanted.keys_values is not None:
+            layers = self.attention[self._first_layer(wanted.keys_values) :]
+            names += [f"{layer}/{what}" for layer in layers for what in ("key", "value")]
+        if wanted.queries_keys is not None:
+            last = max((i for i, block in enumerate(self.decoder) if block.attention), default=-1)
+            first = self._block("attention_block", wanted.queries_keys, last)
+            layers = tuple(layer for block in self.decoder[first:] for layer in block.attention)
+            names += [f"{layer}/{what}" for layer in layers for what in ("query", "key")]
+        if wanted.features is not None:
+            block = self._block("feature_block", wanted.features, len(self.decoder) - 1)
+            names.append(f"{self.decoder[block].residual}.conv2")  # the last module before the skip is added
+        return tuple(dict.fromkeys(names))
+
+    def _first_layer(self, number: Number) -> int:
+        """Auto is the first of the second decoder level that has any: 10 of 16 in Stable Diffusion 1.x."""
+        if isinstance(number, int) and number < len(self.attention):
+            return number
+        attending = [block for block in self.decoder if block.attention]
+        second = next((block for block in attending if block.level != attending[0].level), None)
+        if number == "auto" and second is not None:
+            return self.attention.index(second.attention[0])
+        places = [name.split(".")[0] for name in self.attention]
+        where = {part: [i for i, place in enumerate(places) if place == part] for part in _PARTS}
+        there = [f"{_range(numbers)} ({part})" for part, numbers in where.items() if numbers]
+        there += ["auto"] if second else []
+        raise ValueError(
+            f"start_layer: {number} is no self-attention layer of this UNet, allowed are "
+            f"{', '.join(there) or 'none'}"
+        )
+
+    def _block(self, name: str, number: Number, last: int) -> int:
+        """Auto is the second that has self-attention: 4 of 12 in Stable Diffusion 1.x."""
+        attending = [i for i, block in enumerate(self.decoder) if block.attention]
+        if isinstance(number, int) and number <= last:
+            return number
+        if number == "auto" and len(attending) > 1:
+            return attending[1]
+        there = ([_range(range(last + 1))] if last >= 0 else []) + (["auto"] if len(attending) > 1 else [])
+        raise ValueError(
+            f"{name}: {number} is no decoder block to take from, allowed are {', '.join(there) or 'none'} "
+            f"(self-attention is in {', '.join(map(str, attending)) or 'none'})"
+        )
+
+
+def check_number(name: str, number: object) -> None:
+    """Raise ValueError for what is neither "auto" nor a whole number of at least 0."""
+    whole = isinstance(number, int) and not isinstance(number, bool) and number >= 0
+    if number != "auto" and not whole:
+        raise ValueError(f"{name}: {number!r} is not 'auto' or a whole number of at least 0")
+
+
+def _range(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
