@@ -43,6 +43,8 @@ METHODS: dict[str, str] = {
     "p2p": "Prompt-to-Prompt",
     "p2p_auto_tau": "Prompt-to-Prompt, auto τ",
     "sdedit": "SDEdit",
+    "instruct_pix2pix": "InstructPix2Pix",
+    "ledits_pp": "LEDITS++",
 }
 _METRICS = {
     "clip_source": "CLIP to source prompt",

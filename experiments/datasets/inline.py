@@ -22,17 +22,19 @@ class Inline(Dataset):
     weights: Mapping[str, float] | None = None
     blend_words: tuple[str, str] | None = None
     image: str | Path | None = None
+    instruction: str = ""
 
     def read(self) -> tuple[Pair]:
         if not isinstance(self.weights, Mapping | None):
             raise ValueError(f"weights = {self.weights!r}: must map words to numbers, as in {{dog: 2}}")
         weights = dict(self.weights or {})
         words = None if self.blend_words is None else cast("tuple[str, str]", tuple(self.blend_words))
-        content = (self.source_prompt, self.target_prompt, sorted(weights.items()), words, str(self.image))
+        content: tuple[object, ...] = (self.source_prompt, self.target_prompt, sorted(weights.items()), words)
+        content += (str(self.image), *([self.instruction] if self.instruction else []))
         digest = hashlib.sha256(repr(content).encode()).hexdigest()[:8]
         image = None if self.image is None else Path(self.image).expanduser()
         pair = Pair(
             self.id or f"inline-{digest}", self.source_prompt, self.target_prompt, self.edit_type,
-            weights=weights, blend_words=words, image=image,
+            weights=weights, blend_words=words, image=image, instruction=self.instruction,
         )  # fmt: skip
         return (pair,)
