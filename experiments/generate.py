@@ -27,6 +27,7 @@ from p2p.denoise import Calls
 from p2p.edits import Trajectory
 from p2p.engine import Edited, batches, generate
 from p2p.families import Model
+from p2p.pipelines import Pipelines
 from p2p.taking import check_layers
 from results.records import has_records, load_records, write_records
 
@@ -78,7 +79,7 @@ def check_model(plan: Plan, model: Model) -> None:
         check_sizes(masked.values(), (model.upscaler or model).image_size)
 
 
-def run_plan(plan: Plan, model: Model, info: RunInfo) -> int:
+def run_plan(plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines) -> int:
     """Make every image of the plan and its records; return the number of groups that failed.
 
     A batch that fails is tried again group by group, so that one bad group is recorded with its cause and the
@@ -91,19 +92,21 @@ def run_plan(plan: Plan, model: Model, info: RunInfo) -> int:
         for numbers in batches(whole, plan.sampling, plan.guidance_embedded):
             groups = [plan.groups[i] for i in numbers]
             try:
-                _make(groups, plan, model, info, calls)
+                _make(groups, plan, model, info, calls, pipelines)
             except Exception:  # whatever breaks one group must not lose the others
                 _log.warning("a batch of %d groups failed, each is tried alone", len(groups), exc_info=True)
-                failed += _one_by_one(groups, plan, model, info, calls)
+                failed += _one_by_one(groups, plan, model, info, calls, pipelines)
     return failed
 
 
-def _make(groups: Sequence[GroupPlan], plan: Plan, model: Model, info: RunInfo, calls: Calls) -> None:
+def _make(
+    groups: Sequence[GroupPlan], plan: Plan, model: Model, info: RunInfo, calls: Calls, pipelines: Pipelines
+) -> None:
     began = time.monotonic()
     wanted = [group.group(model.image_size) for group in groups]
     keys = [group.inversion_key if group.inverts else "" for group in groups]
     paths = kept_paths(model, wanted, keys, plan.sampling, calls, info.cache_dir / "inversions")
-    images = generate(model, wanted, plan.sampling, calls, paths)
+    images = generate(model, wanted, plan.sampling, calls, paths, pipelines)
     seconds = (time.monotonic() - began) / len(groups)
     for group, edited in zip(groups, images, strict=True):
         ideals = _save_ideals(group, model, info)
@@ -125,11 +128,13 @@ def _save_ideals(group: GroupPlan, model: Model, info: RunInfo) -> dict[str, Ten
     return floors
 
 
-def _one_by_one(groups: Sequence[GroupPlan], plan: Plan, model: Model, info: RunInfo, calls: Calls) -> int:
+def _one_by_one(
+    groups: Sequence[GroupPlan], plan: Plan, model: Model, info: RunInfo, calls: Calls, pipelines: Pipelines
+) -> int:
     failed = 0
     for group in groups:
         try:
-            _make([group], plan, model, info, calls)
+            _make([group], plan, model, info, calls, pipelines)
         except Exception as error:
             failed += 1
             cause = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -233,7 +238,7 @@ def _row(
 ) -> dict[str, Any]:
     effective = {**_NOTHING, **branch.trajectory.record}
     start, steps = branch.trajectory.start, plan.sampling.num_inference_steps
-    if start is None and group.inversion is not None:
+    if branch.trajectory.from_noise and group.inversion is not None:
         start = group.inversion.start(steps)
     pair = branch.pair
     return {

@@ -24,6 +24,7 @@ from p2p.edits import EditRequest, Method, Trajectory
 from p2p.engine import Group, plan_evaluations
 from p2p.inversion import Inversion
 from p2p.layers import NO_LAYERS
+from p2p.pipelines import PipelineSpec
 from p2p.schedulers import check_start
 
 RECORD = (
@@ -94,7 +95,7 @@ class GroupPlan:
     @property
     def inverts(self) -> bool:
         """Whether any branch starts from the noise that an inversion finds."""
-        return self.inversion is not None and any(b.trajectory.start is None for b in self.branches)
+        return self.inversion is not None and any(b.trajectory.from_noise for b in self.branches)
 
     @property
     def id(self) -> str:
@@ -134,7 +135,7 @@ class Plan:
     def evaluations(self) -> int:
         """The number of UNet evaluations (batch rows), the upscaler's included.
 
-        It is exact, but for what inversions may save.
+        It is exact, but for what inversions may save, and without those of other pipelines.
         """
         groups = [group.group() for group in self.groups]
         return plan_evaluations(
@@ -154,10 +155,11 @@ class Plan:
         nodes = inversions = 0
         for group in self.groups:
             first = group.inversion.start(self.sampling.num_inference_steps) if group.inversion else 0
-            for start in (branch.trajectory.start for branch in group.branches):
-                source = 0 if group.image and start is not None else once - first
-                nodes += source + once - (first if start is None else start)
-                if group.inversion and start is None:
+            for edit in (branch.trajectory for branch in group.branches):
+                nodes += 0 if group.image and not edit.from_noise else once - first
+                if edit.external is None:
+                    nodes += once - (first if edit.start is None else edit.start)
+                if group.inversion and edit.from_noise:
                     inversions += group.inversion.evaluations(self.sampling)
         return nodes * self.sampling.rows_per_state(self.guidance_embedded) + inversions
 
@@ -166,6 +168,18 @@ class Plan:
         """How many of the evaluations are for inversions, at most."""
         used = [group.inversion for group in self.groups if group.inverts]
         return sum(inversion.evaluations(self.sampling) for inversion in used if inversion)
+
+    @property
+    def external_evaluations(self) -> int:
+        """About how many rows the denoisers of other pipelines take, by their methods' `rows_per_step`."""
+        calls = [b.trajectory.external for group in self.groups for b in group.branches]
+        return sum(call.evaluations(self.sampling.num_inference_steps) for call in calls if call)
+
+    @property
+    def pipelines(self) -> list[PipelineSpec]:
+        """The other pipelines that branches are made by, each once."""
+        calls = [b.trajectory.external for group in self.groups for b in group.branches]
+        return list(dict.fromkeys(call.method.spec for call in calls if call))
 
     @property
     def images(self) -> int:
@@ -247,7 +261,9 @@ def make_plan(
             ideals[pair.id] = ideal_digest(pair.ideal) if pair.ideal else ""
         except ValueError as error:
             problems.append(f"pair {pair.id!r}: {error}")
-        request = EditRequest(pair.source_prompt, pair.target_prompt, pair.weights, pair.blend_words)
+        request = EditRequest(
+            pair.source_prompt, pair.target_prompt, pair.weights, pair.blend_words, pair.instruction
+        )
         for number, named in enumerate(methods):
             try:
                 trajectory = named.method.trajectory(request, tokenizers, sampling.num_inference_steps)
@@ -259,7 +275,7 @@ def make_plan(
                 problems.append(f"{named.name}: records {unknown}, allowed are {', '.join(RECORD)}")
             if trajectory.layers and not single_layers:
                 problems.append(f"{named.name}: {NO_LAYERS}")
-            if pair.image is not None and None in inversions and trajectory.start is None:
+            if pair.image is not None and None in inversions and trajectory.from_noise:
                 problems.append(
                     f"pair {pair.id!r}, {named.name}: starts from the noise of its image, which only an "
                     "inversion finds, such as inversion=direct"
@@ -282,12 +298,12 @@ def make_plan(
         judged += [f"ideal {ideals[pair.id]}"] if ideals[pair.id] else []
         for number, named in enumerate(methods):
             trajectory = trajectories[pair.id, number]
-            from_image = trajectory.start is not None  # and so without an inversion, once for all of them
+            from_image = not trajectory.from_noise  # and so without an inversion, once for all of them
             if from_image and inversion != inversions[0]:
                 continue
             source = Source(pair.source_prompt, seed, images.get(pair.id), None if from_image else inversion)
             branches = groups.setdefault(source, [])
-            drawn = source.path_seed if trajectory.start is None else seed
+            drawn = source.path_seed if trajectory.from_noise else seed
             digest = trajectory.digest(rows_read)
             key = content_hash([*base, pair.source_prompt, drawn, digest, *source.real, *judged])
             branch = Branch(

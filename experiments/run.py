@@ -30,13 +30,16 @@ from experiments import export, score_folder
 from experiments.datasets.dataset import Dataset
 from experiments.evaluate import check_metrics, evaluate_run
 from experiments.generate import RunInfo, check_model, remaining, run_plan
+from experiments.grids import merged, spelled_out
 from experiments.plan import NamedMethod, Plan, expand, make_plan, shard
 from experiments.provenance import write_provenance
 from experiments.timing import describe, estimate
 from p2p.denoise import Sampling
+from p2p.external import External
 from p2p.families import Model
 from p2p.inversion import Inversion
 from p2p.loading import ModelSpec
+from p2p.pipelines import Pipelines
 from results.auto_tau import CANDIDATE_TYPES, AutoTau, write_candidates
 from results.records import has_records
 from results.reference import load_reference
@@ -167,14 +170,16 @@ def _task(command: str) -> Any:
                 print(estimate(job.model, left))
                 return
             model = job.model.load() if left.groups else None
+            pipelines = Pipelines(model.device if model else "cpu")
             if model is not None:
                 check_model(left, model)
+                pipelines.load(left.pipelines)
         except (ValueError, OSError, WeightsUnavailable) as error:
             print(f"error: {error}", file=sys.stderr)
             if multirun:  # the other jobs go on, and Hydra exits with 1
                 raise ValueError(str(error).splitlines()[0]) from None
             sys.exit(2)
-        failed = run(job, whole, left, model, multirun)
+        failed = run(job, whole, left, model, pipelines, multirun)
         if failed and multirun:
             raise RuntimeError(f"{failed} groups failed, see the records")
         if failed:
@@ -238,7 +243,8 @@ def _methods(config: Mapping[Any, Any], auto_tau: AutoTau) -> list[NamedMethod]:
         raise ValueError(f"grid.methods: {config['grid']['methods']!r} does not map methods to their axes")
     for name, axes in config["grid"]["methods"].items():
         defaults = _option("method", str(name))
-        unknown = {axis for part in expand(axes) for axis in part} - set(defaults)
+        axes = spelled_out(axes, defaults)
+        unknown = {axis for part in expand(axes) for axis in part if axis.split(".")[0] not in defaults}
         if unknown:
             known = ", ".join(key for key in defaults if key != "_target_")
             raise ValueError(
@@ -250,12 +256,12 @@ def _methods(config: Mapping[Any, Any], auto_tau: AutoTau) -> list[NamedMethod]:
         seen = []
         for params in expand(axes):
             kept = {key: value for key, value in params.items() if key not in dropped}
-            for each in expand({**kept, **chosen}):
-                auto = {**defaults, **each}.get("tau") == AUTO
+            for each in ({**kept, **override} for override in expand(chosen)):
+                auto = merged(defaults, each).get("tau") == AUTO
                 for one in [{**each, "tau": tau} for tau in auto_tau.taus] if auto else [each]:
                     if (one, auto) not in seen:
                         seen.append((one, auto))
-                        method = _instantiate(f"grid.methods.{name}", {**defaults, **one})
+                        method = _instantiate(f"grid.methods.{name}", merged(defaults, one))
                         methods.append(
                             NamedMethod(str(name), method, one, auto_tau.to_json() if auto else "")
                         )
@@ -306,6 +312,9 @@ def prepare(job: Job, fetch: bool) -> Plan:
     if fetch:
         check_metrics(job.metrics, job.run_dir)
         job.model.fetch()
+        for named in job.methods:
+            if isinstance(named.method, External):
+                named.method.spec.fetch()
     steps = job.sampling.num_inference_steps
     tokenizers, scheduler = job.model.load_tokenizers(), job.model.load_scheduler()
     calls = job.model.family.set_timesteps(scheduler, steps)
@@ -325,17 +334,24 @@ def prepare(job: Job, fetch: bool) -> Plan:
     )
 
 
-def run(job: Job, whole: Plan, left: Plan, model: Model | None, multirun: bool) -> int:
+def run(job: Job, whole: Plan, left: Plan, model: Model | None, pipelines: Pipelines, multirun: bool) -> int:
     """Generate what is left, evaluate, summarise; return the number of groups that failed.
 
     The tables are of the whole plan, whatever shard this is; of all that is in the store under multirun.
     """
     part = shard(whole, *job.shard)
     print(describe(part, left))
-    write_provenance(job.run_dir, job.config, job.model.identity())
+    others = [
+        {"method": named.name, **named.method.settings()}
+        for named in job.methods
+        if isinstance(named.method, External)
+    ]
+    config = {**job.config, "pipelines": others} if others else job.config
+    write_provenance(job.run_dir, config, job.model.identity())
     failed = 0
     if model is not None:
-        failed = run_plan(left, model, RunInfo(job.run_dir, job.dataset.name, job.model.name, job.cache_dir))
+        info = RunInfo(job.run_dir, job.dataset.name, job.model.name, job.cache_dir)
+        failed = run_plan(left, model, info, pipelines)
     failed += evaluate_run(job.run_dir, job.metrics, part.keys())
     if not has_records(job.run_dir):  # a shard without groups, on a fresh folder
         print(job.run_dir)

@@ -31,6 +31,11 @@ def describe(whole: Plan, left: Plan) -> str:
             f"{whole.inversion_evaluations:,} of them at most for inverting images; early stops and "
             "inversions that are kept already save some"
         )
+    if whole.external_evaluations:
+        lines.append(
+            f"about {whole.external_evaluations:,} evaluations by other pipelines on top, an estimate by the "
+            "rows_per_step of their methods"
+        )
     if whole.merged:
         lines.append(f"{whole.merged} settings come to the same steps as others and are made once")
     auto = {candidate["pair_id"] for candidate in whole.candidates}
@@ -56,7 +61,8 @@ def estimate(spec: ModelSpec, plan: Plan) -> str:
         small = torch.zeros(1, *model.latent_shape)
         seconds += seconds_per_evaluation(model.upscaler, rows, small) * upscaled
     duration = timedelta(seconds=round(seconds))
-    return f"about {duration} of denoising on this machine; decoding and metrics come on top"
+    others = "other pipelines, " if plan.pipelines else ""
+    return f"about {duration} of denoising on this machine; {others}decoding and metrics come on top"
 
 
 def seconds_per_evaluation(model: Model, rows: int, small: Tensor | None = None) -> float:

@@ -6,6 +6,7 @@ from p2p.baselines import FixedSeed, SDEdit
 from p2p.denoise import Calls, Sampling
 from p2p.edits import EditRequest, PromptToPrompt
 from p2p.engine import Edited, Group, edit, generate
+from p2p.external import External
 from p2p.families import (
     DeepFloyd,
     DeepFloydUpscaler,
@@ -22,6 +23,7 @@ from p2p.inversion import DDIM, Direct, EditFriendly, Inversion, NegativePrompt,
 from p2p.loading import ModelSpec
 from p2p.maps import HeatMaps, WordHeat, heat_maps
 from p2p.masactrl import MasaCtrl
+from p2p.pipelines import Pipelines
 from p2p.plug_and_play import PlugAndPlay
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "EditFriendly",
     "EditRequest",
     "Edited",
+    "External",
     "FixedSeed",
     "Flux",
     "Group",
@@ -44,6 +47,7 @@ __all__ = [
     "ModelSpec",
     "NegativePrompt",
     "NullText",
+    "Pipelines",
     "PixArtAlpha",
     "PixArtSigma",
     "PlugAndPlay",

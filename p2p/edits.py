@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from p2p.layers import LayerInjection
 from p2p.profiles import profile
 from p2p.schedule import Steps, cross_gate, self_window, windows_from_tau
 from p2p.watch import Watch, word_columns
+
+if TYPE_CHECKING:
+    from p2p.external import ExternalCall
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,19 @@ class Trajectory:
     watch: Watch | None = None  # maps to keep; no part of the pixels
     record: Mapping[str, Any] = field(default_factory=dict)  # the effective operator, for tables
     condition: Condition | None = None  # of a later stage; the stages before determine it
+    external: ExternalCall | None = None  # another pipeline makes the image, from the source image
+
+    def __post_init__(self) -> None:
+        own = (self.injections, self.blend, self.watch, self.condition)
+        if self.external is not None and (any(own) or self.start is not None):
+            raise ValueError(
+                "external: another pipeline's image has no injections, start, blend, watch or condition"
+            )
+
+    @property
+    def from_noise(self) -> bool:
+        """Whether it starts from the source's noise, which of a real image only an inversion finds."""
+        return self.start is None and self.external is None
 
     @property
     def layers(self) -> set[LayerInjection]:
@@ -85,6 +101,7 @@ class Trajectory:
         """
         injected = [f"{step}:{i.key}" for step, i in enumerate(self.injections[:calls]) if i]
         parts = [self.prompt, repr(self.start), *injected, *([self.blend.key] if self.blend else [])]
+        parts += [self.external.digest()] if self.external else []
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -96,6 +113,7 @@ class EditRequest:
     target_prompt: str
     weights: Mapping[str, float] = field(default_factory=dict)
     blend_words: tuple[str, str] | None = None  # of the source prompt, of the target prompt
+    instruction: str = ""  # the edit as a command, for methods that follow one
 
 
 class Method(Protocol):
@@ -121,10 +139,11 @@ class PromptToPrompt:
 
     Give `tau` or `cross_replace_steps`, not both; with neither, cross_replace_steps = 0.8. `weights`
     re-weights words of the target prompt: a mapping, or a number that replaces the factor of every word the
-    request re-weights, or None for the request's own. With `local_blend`, the request's blend words bound the
-    edited area (blend.py): from `blend_start` of the steps on (None: the profile's), where their maps exceed
-    `blend_threshold` of their peak, without the area of `substruct_words` (of source and target prompt). A
-    request without blend words is not blended.
+    request re-weights, or None for the request's own; `blend_weight` is the factor of the request's blend
+    words in the target prompt (PnP Inversion's benchmark has 2). With `local_blend`, the request's blend
+    words bound the edited area (blend.py): from `blend_start` of the steps on (None: the profile's), where
+    their maps exceed `blend_threshold` of their peak, without the area of `substruct_words` (of source and
+    target prompt). A request without blend words is not blended.
     """
 
     operator: str = "auto"
@@ -132,6 +151,7 @@ class PromptToPrompt:
     cross_replace_steps: Steps | Mapping[str, Steps] | None = None
     self_replace_steps: Steps = 0.4
     weights: float | Mapping[str, float] | None = None
+    blend_weight: float | None = None
     profile: str = "fixed"
     local_blend: bool = True
     blend_start: float | None = None
@@ -153,6 +173,9 @@ class PromptToPrompt:
         number = isinstance(self.weights, (int, float)) and not isinstance(self.weights, bool)
         if not (self.weights is None or isinstance(self.weights, Mapping) or number):
             raise ValueError(f"weights: {self.weights!r} is not a number or a mapping of words to numbers")
+        number = isinstance(self.blend_weight, (int, float)) and not isinstance(self.blend_weight, bool)
+        if not (self.blend_weight is None or number):
+            raise ValueError(f"blend_weight: {self.blend_weight!r} is not a number")
         start = profile(self.profile).blend_start if self.blend_start is None else self.blend_start
         shares = {
             "blend_start": start,
@@ -187,11 +210,14 @@ class PromptToPrompt:
                 word: factor if self.weights is None else float(self.weights)
                 for word, factor in request.weights.items()
             }
-        if chosen.one_weight and len(set(weights.values())) > 1:
+        scaled = dict(weights)
+        if self.blend_weight is not None and request.blend_words is not None:
+            scaled = {request.blend_words[1]: float(self.blend_weight), **weights}
+        if chosen.one_weight and len(set(scaled.values())) > 1:
             raise ValueError(
-                f"weights: {weights} are several factors, allowed is one under profile {self.profile!r}"
+                f"weights: {scaled} are several factors, allowed is one under profile {self.profile!r}"
             )
-        factors = torch.cat([equalizer(target_prompt, weights, tokenizer) for tokenizer in tokenizers])
+        factors = torch.cat([equalizer(target_prompt, scaled, tokenizer) for tokenizer in tokenizers])
         gate = torch.cat(
             [cross_gate(cross_steps, target_prompt, t, num_inference_steps) for t in tokenizers], dim=1
         )
@@ -205,7 +231,7 @@ class PromptToPrompt:
             injected = Injection(cross[bits], self_start <= step < self_end, chosen.self_max_pixels)
             injections.append(injected if injected.cross or injected.self_attention else None)
         active = gate.any(1).nonzero().flatten().tolist()
-        record = {
+        record: dict[str, Any] = {
             "operator": operator,
             "tau": self._tau(self_start, self_end, num_inference_steps),
             "cross_start": active[0] if active else 0,
@@ -223,6 +249,8 @@ class PromptToPrompt:
                 "start": blend.start,
                 "threshold": blend.threshold,
             }
+        if scaled != weights:  # not among `weights`, by which tables part edits
+            record["blend"] = {**record.get("blend", {}), "weight": float(self.blend_weight or 0)}
         return Trajectory(target_prompt, tuple(injections), blend=blend, record=record)
 
     def _blend(

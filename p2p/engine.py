@@ -1,23 +1,25 @@
 """Groups of edits in, images out, everything shared that can be.
 
 `Group` -> where its source starts (source.py), inverted where it is a real image (inversion/) -> tree of
-states (tree.py) -> one batched loop (denoise.py) -> images, from which SDEdit starts and which an upscaler
-enlarges (upscaling.py).
+states (tree.py) -> one batched loop (denoise.py) -> images, from which SDEdit starts, which an upscaler
+enlarges (upscaling.py), and which other pipelines edit (external.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from p2p.denoise import Calls, Sampling, denoise
 from p2p.edits import EditRequest, Method, Trajectory
+from p2p.external import carry_out
 from p2p.families.deepfloyd import DeepFloydUpscaler
 from p2p.families.model import Model
 from p2p.inversion import Inversion
+from p2p.pipelines import Pipelines
 from p2p.schedulers import check_start
 from p2p.source import SourcePath
 from p2p.taking import check_layers
@@ -34,11 +36,11 @@ class Group:
     seed: int
     edits: tuple[Trajectory, ...]
     image: Callable[[], Tensor] | None = None  # gives the real source image; None: the source is generated
-    inversion: Inversion | None = None  # of that image; without one only SDEdit can edit it
+    inversion: Inversion | None = None  # of that image; without one SDEdit and other pipelines can edit it
 
     def tree(self) -> tuple[Trajectory, ...]:
         """Return the source and the edits that start from its noise; nothing where no one needs the noise."""
-        edits = tuple(edit for edit in self.edits if edit.start is None)
+        edits = tuple(edit for edit in self.edits if edit.from_noise)
         if self.image is not None and not edits:
             return ()
         return (self.trajectories()[0], *edits)
@@ -46,6 +48,10 @@ class Group:
     def trajectories(self) -> tuple[Trajectory, ...]:
         """Return the source and all edits."""
         return (Trajectory(self.source_prompt, ()), *self.edits)
+
+    def own(self) -> Group:
+        """Return the group with the edits that the model itself makes, without those of other pipelines."""
+        return replace(self, edits=tuple(edit for edit in self.edits if edit.external is None))
 
 
 @dataclass(frozen=True)
@@ -70,13 +76,14 @@ def plan_evaluations(
 ) -> int:
     """Return the number of UNet evaluations (rows) of `generate`, at `calls` calls a trajectory.
 
-    It is exact, but for inversions that may stop early or are known already (see `Inversion.evaluations`).
+    It is exact, but for inversions that may stop early or are known already (see `Inversion.evaluations`),
+    and without those of other pipelines.
     `guidance_embedded` is the model's; `upscaler_calls` is `calls` of its upscaler, 0 where it has none.
     """
     nodes = inversions = 0
     for group in groups:
         nodes += sum(calls - edit.start for edit in group.edits if edit.start is not None)
-        nodes += upscaler_calls * upscaled_states(group.trajectories())
+        nodes += upscaler_calls * upscaled_states(group.own().trajectories())
         if tree := group.tree():
             nodes += sum(len(level) for level in _levels([tree], calls, group.inversion, sampling))
             inversions += group.inversion.evaluations(sampling) if group.inversion else 0
@@ -90,12 +97,15 @@ def generate(
     sampling: Sampling,
     calls: Calls | None = None,
     paths: Sequence[SourcePath | None] | None = None,
+    pipelines: Pipelines | None = None,
 ) -> list[Edited]:
     """Return the images of the groups, denoised in lockstep in calls of at most `sampling.max_batch` rows.
 
     `calls` is told of each call, and keeps what memory allows from one batch of groups to the next. `paths`
     are the groups' `source_paths`, where they are known; generated sources draw from those they are given.
-    Raises ValueError for a real image that has not the model's size, or where the model has an upscaler.
+    `pipelines` keeps loaded what edits by other pipelines ask for; they are made one at a time, after all
+    else. Raises ValueError for a real image that has not the model's size, or where the model has
+    an upscaler.
 
     A row never reads another row but its own source, so the source does not depend on the edits that ride
     along, up to rounding: a matrix product over the batch's rows alone (the time embedding's), and a
@@ -105,6 +115,7 @@ def generate(
     to 3e-2 in float32.
     """
     calls = calls or Calls(sampling.max_batch)
+    asked, groups = groups, [group.own() for group in groups]
     paths = source_paths(model, groups, sampling, calls) if paths is None else paths
     latents = tree_latents(model, groups, sampling, calls, paths)
     images: dict[tuple[int, int], Tensor] = {}
@@ -117,10 +128,11 @@ def generate(
         from_tree = iter([images[g, branch] for branch in range(1, len(group.tree()))])
         edits = tuple(next(from_tree) if e.start is None else noised[g, i] for i, e in enumerate(group.edits))
         edited.append(Edited(sources[g], edits, images.get((g, 0)) if group.image else None))
-    if model.upscaler is None:
-        return edited
-    generators = [path.generator for path in paths if path and path.generator]
-    return upscale(model.upscaler, groups, edited, sampling, calls, generators)
+    if model.upscaler is not None:
+        generators = [path.generator for path in paths if path and path.generator]
+        edited = upscale(model.upscaler, groups, edited, sampling, calls, generators)
+    pipelines = pipelines or Pipelines(model.device)
+    return [_with_external(group, one, sampling, pipelines) for group, one in zip(asked, edited, strict=True)]
 
 
 @torch.no_grad()
@@ -154,16 +166,19 @@ def edit(
     sampling: Sampling | None = None,
     image: Tensor | None = None,
     inversion: Inversion | None = None,
+    instruction: str = "",
 ) -> Edited:
     """Return the image of a prompt and a seed, and its edits, each a target prompt and a method.
 
     With an `image` (3, height, width) in [0, 1], whose caption the prompt is, it is edited by way of its
-    `inversion`.
+    `inversion`. `instruction` is for methods that follow one.
     """
     sampling = sampling or Sampling()
     steps = sampling.num_inference_steps
     trajectories = (
-        method.trajectory(EditRequest(source_prompt, target), model.tokenizers, steps)
+        method.trajectory(
+            EditRequest(source_prompt, target, instruction=instruction), model.tokenizers, steps
+        )
         for target, method in edits
     )
     real = (lambda: image) if image is not None else None
@@ -338,6 +353,20 @@ def _sdedit(
         latents, _ = denoise(model, starts, levels, scheduler, sampling, calls)
         images |= {(g, i): image for (g, i, _), image in zip(rows, model.decode(latents), strict=True)}
     return images
+
+
+def _with_external(group: Group, edited: Edited, sampling: Sampling, pipelines: Pipelines) -> Edited:
+    """Return a group's images with those of other pipelines in their places.
+
+    Like SDEdit they draw from `derived_seed`: from the group's own seed a pipeline of the model's latent
+    shape would start at the very noise that a generated source was made of, which no real image has.
+    """
+    own, seed = iter(edited.images), derived_seed(group.seed)
+    images = [
+        carry_out(edit.external, edited.source, seed, sampling, pipelines) if edit.external else next(own)
+        for edit in group.edits
+    ]
+    return replace(edited, images=tuple(images))
 
 
 def derived_seed(seed: int) -> int:

@@ -98,16 +98,7 @@ class ModelSpec:
 
     def local_folder(self) -> Path | None:
         """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
-        if (folder := self._plain_folder()) is not None:
-            return folder
-        try:
-            return Path(snapshot_download(self.path, revision=self.revision, local_files_only=True))
-        except (OSError, ValueError):
-            return None
-
-    def _plain_folder(self) -> Path | None:
-        folders = (Path(self.path), Path(__file__).resolve().parent.parent / self.path)
-        return next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
+        return local_folder(self.path, self.revision)
 
     def load_tokenizers(self) -> Tokenizers:
         """Return the tokenizers, from the pipeline's folder or, for CLIP's, from open_clip's vocabulary."""
@@ -164,7 +155,7 @@ class ModelSpec:
         """
         if self.upscaler is not None:
             self.upscaler.fetch()
-        if self._plain_folder() is not None:
+        if plain_folder(self.path) is not None:
             return
         try:
             self._checked(
@@ -185,7 +176,7 @@ class ModelSpec:
         config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
         facts: dict[str, Any] = {
             "semantics": SEMANTICS_VERSION,
-            "weights": _hash_files(folder) if folder else [self.path, self.revision, self.variant],
+            "weights": hash_files(folder) if folder else [self.path, self.revision, self.variant],
             "scheduler": [type(scheduler).__name__, config],
             "run": [self.dtype, self.variant, self.self_max_side, self.blend_side, self.height, self.width],
         }
@@ -233,6 +224,25 @@ class ModelSpec:
         return OSError(f"model {self.name}: no weights at {self.path!r} ({cause})")
 
 
+def plain_folder(path: str) -> Path | None:
+    """Return the folder that a pipeline's path names, None where it is a name on the model hub.
+
+    A relative one counts from the working directory, or else from the repository root.
+    """
+    folders = (Path(path), Path(__file__).resolve().parent.parent / path)
+    return next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
+
+
+def local_folder(path: str, revision: str | None) -> Path | None:
+    """Return a pipeline's folder on this machine, or None where it would have to be fetched."""
+    if (folder := plain_folder(path)) is not None:
+        return folder
+    try:
+        return Path(snapshot_download(path, revision=revision, local_files_only=True))
+    except (OSError, ValueError):
+        return None
+
+
 def clip_tokenizer() -> CLIPTokenizer:
     """Return CLIP's tokenizer from the vocabulary file that ships with open_clip (merges; 49,408 tokens)."""
     spec = importlib.util.find_spec("open_clip")
@@ -257,10 +267,14 @@ def _byte_letters() -> dict[int, str]:
 
 
 @cache
-def _hash_files(folder: Path) -> str:
-    """Return a hash of weights and configs; the hub's cache already names large files by theirs."""
+def hash_files(
+    folder: Path, aside: tuple[str, ...] = ("scheduler", "safety_checker", "feature_extractor")
+) -> str:
+    """Return a hash of a pipeline's weights and configs, without the parts `aside`.
+
+    The hub's cache already names large files by theirs.
+    """
     digest = hashlib.sha256()
-    aside = ("scheduler", "safety_checker", "feature_extractor")
     parts = [part for part in sorted(folder.iterdir()) if part.is_dir() and part.name not in aside]
     for file in (file for part in parts for file in sorted(part.rglob("*")) if _determines(file)):
         blob = file.resolve().name
@@ -273,7 +287,8 @@ def _hash_files(folder: Path) -> str:
 def _determines(file: Path) -> bool:
     """Say whether a file of a pipeline has a part in its pixels; a model card has none."""
     if file.suffix == ".json" or file.suffix == ".txt":
-        return file.stem in ("config", "tokenizer", "tokenizer_config", "vocab", "merges", "scheduler_config")
+        names = ("config", "tokenizer", "tokenizer_config", "vocab", "merges", "scheduler_config")
+        return file.stem in (*names, "preprocessor_config")
     if file.suffix == ".bin":  # read only where there is nothing safer
         return not any(file.parent.glob("*.safetensors"))
     return file.suffix in (".safetensors", ".model")

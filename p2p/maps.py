@@ -86,7 +86,7 @@ def heat_maps(
     if edit:
         request = EditRequest(source_prompt, target_prompt, blend_words=blend_words)
         trajectory = edit[1].trajectory(request, model.tokenizers, sampling.num_inference_steps)
-        if trajectory.start is not None:
+        if not trajectory.from_noise:
             raise ValueError(
                 f"edit: {edit[1].name} starts from an image, allowed are methods that start from noise"
             )

@@ -48,6 +48,8 @@ METHODS: dict[str, str] = {
     "sdedit": "SDEdit",
     "masactrl": "MasaCtrl",
     "plug_and_play": "Plug-and-Play",
+    "instruct_pix2pix": "InstructPix2Pix",
+    "ledits_pp": "LEDITS++",
 }
 _METRICS = {
     "clip_source": "CLIP to source prompt",

@@ -23,6 +23,7 @@ class Inline(Dataset):
     blend_words: tuple[str, str] | None = None
     image: str | Path | None = None
     mask: str | Path | None = None
+    instruction: str = ""
 
     def read(self) -> tuple[Pair]:
         if not isinstance(self.weights, Mapping | None):
@@ -31,11 +32,13 @@ class Inline(Dataset):
         words = None if self.blend_words is None else cast("tuple[str, str]", tuple(self.blend_words))
         content: tuple[object, ...]
         content = (self.source_prompt, self.target_prompt, sorted(weights.items()), words, str(self.image))
-        content += () if self.mask is None else (str(self.mask),)  # names from before masks stay as they were
+        # What is not given leaves names as they are without it.
+        content += tuple(str(given) for given in (self.mask, self.instruction) if given)
         digest = hashlib.sha256(repr(content).encode()).hexdigest()[:8]
         pair = Pair(
             self.id or f"inline-{digest}", self.source_prompt, self.target_prompt, self.edit_type,
             weights=weights, blend_words=words, image=_path(self.image), mask=_path(self.mask),
+            instruction=self.instruction,
         )  # fmt: skip
         return (pair,)
 

@@ -160,10 +160,7 @@ def test_a_failing_group_is_recorded_the_others_go_on_and_the_next_call_retries(
         ("strength=0.01", "is no step"),
         ("model.path=/nowhere", "no weights at '/nowhere'"),
         ("+grid.methods.p2p.steps=3", "steps is no parameter, allowed are operator"),
-        (
-            "+grid.methods.imagic={}",
-            "no method 'imagic', allowed are fixed_seed, masactrl, p2p, plug_and_play, sdedit",
-        ),
+        ("+grid.methods.imagic={}", "no method 'imagic', allowed are fixed_seed, "),
         ("+grid.methods.masactrl.start_step=9", "start_step: 9 of 4 steps, allowed are 0 to 4"),
         (
             "+grid.methods.masactrl={start_step: 0, start_layer: 9}",
@@ -362,6 +359,16 @@ def test_masactrl_and_plug_and_play_run_beside_prompt_to_prompt(
     assert settings == {"start_step=1", "start_step=4"}
 
 
+def test_a_window_in_a_grid_is_one_value(
+    cli: Cli, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = [override for override in tiny if not override.startswith("grid")]
+    assert cli("plan", *tiny, "grid=injection", "grid.seeds=[0]") == 0
+    out = capsys.readouterr().out
+    assert "1 groups, 5 edited images (5 p2p)" in out
+    assert "settings come to the same steps" not in out
+
+
 def test_shards_part_the_groups(cli: Cli, tiny: list[str], run_dir: Path) -> None:
     for index in range(2):
         assert cli("run", *tiny, "seed=[0,1,2]", f"shard={index}/2") == 0
@@ -467,6 +474,7 @@ def test_every_option_composes_and_instantiates(option: str) -> None:
         "dataset=table": ["dataset.path=pairs.csv"],
         "model=folder": ["model.path=somewhere"],
         "dataset=pie_bench": ["dataset.path=somewhere"],
+        "experiment=pie_bench_main": ["dataset.path=somewhere"],
         "dataset=pie_bench_pp": ["dataset.path=somewhere"],
         "dataset=ti2i": ["dataset.path=a.yaml"],
         "dataset=caption_pairs": ["dataset.path=a.csv", "dataset.images=somewhere"],

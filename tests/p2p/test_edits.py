@@ -89,6 +89,22 @@ def test_a_weighted_word_that_is_not_there_is_an_error(clip_tokenizer: Any) -> N
         PromptToPrompt(weights={"horse": 2}).trajectory(EditRequest(SOURCE, SWAP), (clip_tokenizer,), 50)
 
 
+def test_a_blend_weight_re_weights_the_target_s_blend_words_and_parts_no_table(clip_tokenizer: Any) -> None:
+    request = EditRequest(SOURCE, SWAP, blend_words=("cat", "dog"))
+    blended = PromptToPrompt(blend_weight=2).trajectory(request, (clip_tokenizer,), 50)
+    weighted = PromptToPrompt(weights={"dog": 2}).trajectory(request, (clip_tokenizer,), 50)
+    assert blended.digest() == weighted.digest()
+    assert (blended.record["weights"], blended.record["blend"]["weight"]) == ({}, 2.0)
+    assert "weight" not in weighted.record["blend"]
+    own = PromptToPrompt(blend_weight=2, weights={"dog": 3}).trajectory(request, (clip_tokenizer,), 50)
+    assert own.digest() != blended.digest()  # the word's own factor is the one
+    plain, without = (EditRequest(SOURCE, SWAP), PromptToPrompt(blend_weight=2))
+    same = without.trajectory(plain, (clip_tokenizer,), 50)
+    assert same.digest() == PromptToPrompt().trajectory(plain, (clip_tokenizer,), 50).digest()
+    with pytest.raises(ValueError, match="blend_weight: 'two' is not a number"):
+        PromptToPrompt(blend_weight="two")  # type: ignore[arg-type]
+
+
 def test_per_word_windows_gate_their_own_tokens_only(clip_tokenizer: Any) -> None:
     method = PromptToPrompt(cross_replace_steps={"default_": 1.0, "dog": 0.4})
     injections = method.trajectory(EditRequest(SOURCE, SWAP), (clip_tokenizer,), 50).injections
