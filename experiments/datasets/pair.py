@@ -154,9 +154,9 @@ def _pair_problems(pair: Pair) -> Iterator[str]:
             yield from _word_problems("blend_words", source_words, "source_prompt", pair.source_prompt)
             yield from _word_problems("blend_words", target_words, "target_prompt", pair.target_prompt)
     for name in ("image", "mask", "ideal"):
-        if (path := getattr(pair, name)) is not None and not path.is_file():
-            if name != "ideal" or not path.is_dir():
-                yield f"{name} = {str(path)!r}: there is no such file"
+        path = getattr(pair, name)
+        if path is not None and not (path.is_file() or (name == "ideal" and path.is_dir())):
+            yield f"{name} = {str(path)!r}: there is no such file"
     if pair.ideal is not None and pair.image is None:
         yield "ideal: is the edit of a picture, so that the pair needs an image too"
 

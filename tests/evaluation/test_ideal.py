@@ -24,7 +24,8 @@ def edits() -> Edits:
 
 def test_errors_equal_plain_sums(edits: Edits) -> None:
     scores = Ideal()(edits)
-    assert edits.ideals is not None and edits.ideals[0] is not None
+    assert edits.ideals is not None
+    assert edits.ideals[0] is not None
     image, ideal = edits.images[0].double().numpy(), edits.ideals[0][0].double().numpy()
     squares = np.square(image - ideal)
     for name, part in ((WHOLE, squares), (EDITED, squares[..., :4]), (UNEDITED, squares[..., 4:])):
@@ -38,13 +39,15 @@ def test_without_an_ideal_there_is_a_reason(edits: Edits) -> None:
 
 
 def test_the_ideal_itself_has_no_error(edits: Edits) -> None:
-    assert edits.ideals is not None and edits.ideals[0] is not None
+    assert edits.ideals is not None
+    assert edits.ideals[0] is not None
     made = replace(edits, images=torch.cat([edits.ideals[0], edits.images[1:]]))
     assert [scores.values[0].item() for scores in Ideal()(made).values()] == [0, 0, 0]
 
 
 def test_of_several_ideals_the_nearest_counts_in_every_column(edits: Edits) -> None:
-    assert edits.ideals is not None and edits.ideals[0] is not None
+    assert edits.ideals is not None
+    assert edits.ideals[0] is not None
     ideal, source = edits.ideals[0], edits.source_images
     upper = source.clone()
     upper[..., :2, :] = edits.images[0, :, :2]

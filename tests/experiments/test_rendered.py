@@ -53,7 +53,8 @@ def test_every_edit_type_has_an_ideal_and_all_but_added_objects_a_mask(rendered:
     pairs = rendered.load()
     assert Counter(pair.edit_type for pair in pairs) == dict.fromkeys(EDIT_TYPES, 1)
     for pair in pairs:
-        assert pair.image is not None and pair.ideal is not None
+        assert pair.image is not None
+        assert pair.ideal is not None
         if pair.edit_type == "add object":
             assert pair.mask is None
             assert len(read_ideals(pair.ideal, (64, 64))) == ACROSS * DOWN * SIZES * 2
@@ -68,7 +69,8 @@ def test_the_data_set_is_the_same_everywhere(rendered: Rendered, tmp_path: Path)
     again = replace(rendered, path=tmp_path).load()
     for pair, other in zip(rendered.load(), again, strict=True):
         assert (pair.id, pair.target_prompt) == (other.id, other.target_prompt)
-        assert pair.ideal is not None and other.ideal is not None
+        assert pair.ideal is not None
+        assert other.ideal is not None
         assert ideal_digest(pair.ideal) == ideal_digest(other.ideal)
 
 
@@ -127,7 +129,8 @@ def test_another_ideal_is_another_key(
     cli: Cli, arguments: list[str], rendered: Rendered, tmp_path: Path
 ) -> None:
     (pair,) = replace(rendered, edit_types="swap").load()
-    assert pair.image is not None and pair.ideal is not None
+    assert pair.image is not None
+    assert pair.ideal is not None
     keys = []
     for number, ideal in enumerate((pair.ideal, pair.image)):
         row = {

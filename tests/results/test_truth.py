@@ -77,4 +77,5 @@ def test_tables_and_figure_are_written(frame: pd.DataFrame, tmp_path: Path) -> N
     assert "1.00 [1.00, 1.00]" in markdown.read_text()
     figure = correlations(table)
     texts = [text.get_text() for text in figure.axes[0].texts]
-    assert "1.00" in texts and len(texts) == len(table)
+    assert "1.00" in texts
+    assert len(texts) == len(table)
