@@ -109,11 +109,11 @@ def _make(
     images = generate(model, wanted, plan.sampling, calls, paths, pipelines)
     seconds = (time.monotonic() - began) / len(groups)
     for group, edited in zip(groups, images, strict=True):
-        ideals = _save_ideals(group, model, info)
+        ideals = _save_ideals(group, plan, model, info)
         _save(group, edited, plan, info, seconds, ideals)
 
 
-def _save_ideals(group: GroupPlan, model: Model, info: RunInfo) -> dict[str, Tensor]:
+def _save_ideals(group: GroupPlan, plan: Plan, model: Model, info: RunInfo) -> dict[str, Tensor]:
     """Keep the ideals of a group's pairs; return by pair the first one as the autoencoder gives it back.
 
     No edit can come nearer: it is the floor of errors to the ideal.
@@ -123,7 +123,7 @@ def _save_ideals(group: GroupPlan, model: Model, info: RunInfo) -> dict[str, Ten
         assert branch.pair.ideal is not None
         ideals = read_ideals(branch.pair.ideal, model.image_size)
         for number, ideal in enumerate(ideals):
-            write_png(ideal, info.run_dir / _ideal(branch) / f"{number:03d}.png")
+            write_png(ideal, info.run_dir / _ideal(branch, plan) / f"{number:03d}.png")
         floors[branch.pair.id] = model.decode(model.encode(ideals[:1]))[0]
     return floors
 
@@ -215,9 +215,9 @@ def _mask(branch: Branch) -> str:
     return f"images/{slug(branch.pair.id)}/mask-{branch.source_key[:16]}.png" if branch.mask else ""
 
 
-def _ideal(branch: Branch) -> str:
-    """Return the folder where the run keeps the branch's ideals, "" where it has none."""
-    return f"images/{slug(branch.pair.id)}/ideal-{branch.ideal}" if branch.ideal else ""
+def _ideal(branch: Branch, plan: Plan) -> str:
+    """Return the folder where the run keeps the branch's ideals, in the model's size, "" where it has none."""
+    return f"images/{slug(branch.pair.id)}/ideal-{branch.ideal}-{plan.setup}" if branch.ideal else ""
 
 
 def read_png(path: Path) -> np.ndarray:
@@ -264,7 +264,7 @@ def _row(
         "guidance_rescale": float(plan.sampling.guidance_rescale),
         "params": json.dumps(dict(branch.params), sort_keys=True),
         "mask": _mask(branch),
-        "ideal": _ideal(branch),
+        "ideal": _ideal(branch, plan),
         "uses_mask": branch.uses_mask,
         "image": image,
         "source_image": source,

@@ -29,6 +29,7 @@ from experiments.datasets.pair import Pair, raise_problems, slug
 from experiments.datasets.tabular import Table
 from experiments.evaluate import check_metrics, evaluate_run
 from experiments.generate import write_mask, write_png
+from experiments.ideals import ideal_digest, read_ideals
 from experiments.masks import mask_digest, read_mask
 from results.records import RECORD_TYPES, write_records
 
@@ -152,12 +153,19 @@ def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[st
         height, width = before.shape[:2]
         folder = Path("images") / slug(pair.id) / "0"
         masks: list[np.ndarray] = []
-        mask_path = ""
+        mask_path = ideal_path = ""
         if pair.mask is not None:
             masks = [read_mask(pair.mask, pair.id, (height, width))]
             mask_path = str(folder / f"mask-{mask_digest(masks[0])}.png")
             write_mask(masks[0], given.run_dir / mask_path)
-        source_key, key = _key(pair, before, *masks), _key(pair, before, after, *masks)
+        if pair.ideal is not None:
+            ideal_path = str(folder / f"ideal-{ideal_digest(pair.ideal)}")
+            for number, ideal in enumerate(read_ideals(pair.ideal, (height, width))):
+                write_png(ideal, given.run_dir / ideal_path / f"{number:03d}.png")
+        source_key, key = (
+            _key(pair, ideal_path, before, *masks),
+            _key(pair, ideal_path, before, after, *masks),
+        )
         source_path = str(folder / f"source-{source_key[:16]}.png")
         path = str(folder / f"{slug(given.method)}-{key[:16]}.png")
         _write(before, given.run_dir / source_path)
@@ -173,6 +181,7 @@ def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[st
             "instruction": pair.instruction,
             "source_image": source_path,
             "mask": mask_path,
+            "ideal": ideal_path,
         }
         params = {"resize": "bicubic"} if given.resize else {}
         params |= {"panel": "bottom right"} if given.panel else {}
@@ -190,8 +199,9 @@ def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[st
     return rows
 
 
-def _key(pair: Pair, *images: np.ndarray) -> str:
-    digest = hashlib.sha256(json.dumps([pair.source_prompt, pair.target_prompt, len(images)]).encode())
+def _key(pair: Pair, ideal: str, *images: np.ndarray) -> str:
+    told = [pair.source_prompt, pair.target_prompt, ideal, len(images)]
+    digest = hashlib.sha256(json.dumps(told).encode())
     for image in images:
         digest.update(repr(image.shape).encode() + image.tobytes())
     return digest.hexdigest()
