@@ -216,7 +216,7 @@ def _mask(branch: Branch) -> str:
 
 
 def _ideal(branch: Branch, plan: Plan) -> str:
-    """Return the folder where the run keeps the branch's ideals, in the model's size, "" where it has none."""
+    """Return the folder of the branch's ideals in the run, in the model's size, "" where it has none."""
     return f"images/{slug(branch.pair.id)}/ideal-{branch.ideal}-{plan.setup}" if branch.ideal else ""
 
 

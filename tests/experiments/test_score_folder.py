@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 import experiments.run
+from evaluation.ideal import Ideal
 from evaluation.pie import UneditedPixel
 from experiments.datasets.pair import Pair, slug
 from experiments.datasets.tabular import Table
@@ -50,7 +51,7 @@ def picture(path: Path, seed: int, size: tuple[int, int] = (24, 16)) -> np.ndarr
 def table(path: Path, *pairs: Pair) -> Path:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        columns = ["id", "source_prompt", "target_prompt", "edit_type", "image", "mask"]
+        columns = ["id", "source_prompt", "target_prompt", "edit_type", "image", "mask", "ideal"]
         writer.writerow(columns)
         writer.writerows([getattr(pair, name) or "" for name in columns] for pair in pairs)
     return path
@@ -158,6 +159,19 @@ def test_masks_reach_the_metrics_and_a_tool_that_had_them_says_so(tmp_path: Path
     Image.new("L", (16, 24)).save(tmp_path / "mask.png")
     with pytest.raises(ValueError, match=r"mask .* is 16 x 24 pixels, allowed is the image's size, 24 x 16"):
         score_folder(made, pairs, [UneditedPixel()])
+
+
+def test_ideals_reach_the_metrics(tmp_path: Path) -> None:
+    before, after = picture(tmp_path / "cat.png", 1), picture(tmp_path / "edits" / "cat.png", 2)
+    ideal = picture(tmp_path / "ideal.png", 3)
+    own = replace(CAT, image=Path("cat.png"), ideal=Path("ideal.png"))
+    pairs = Table(name="mine", path=table(tmp_path / "pairs.csv", own))
+    folder = Folder(tmp_path / "edits", None, tmp_path / "run", "mine")
+    assert score_folder(folder, pairs, [Ideal()]) == 0
+    errors = load(tmp_path / "run").set_index("method")["ideal/mse@1"]
+    for method, image in (("source", before), ("mine", after)):
+        expected = np.square(image / 255 - ideal / 255).mean()
+        assert errors[method] == pytest.approx(expected, rel=1e-6)  # pictures are read in float32
 
 
 def test_the_edit_is_the_last_panel_of_a_sheet(tmp_path: Path, given: Folder) -> None:
