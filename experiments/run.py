@@ -31,7 +31,9 @@ from experiments.datasets.dataset import Dataset
 from experiments.evaluate import check_metrics, evaluate_run
 from experiments.generate import RunInfo, check_model, remaining, run_plan
 from experiments.grids import merged, spelled_out
-from experiments.plan import NamedMethod, Plan, expand, make_plan, shard
+from experiments.plan import NamedMethod, Plan, expand, shard
+from experiments.plan_inputs import ModelFacts
+from experiments.planning import make_plan
 from experiments.provenance import write_provenance
 from experiments.timing import describe, estimate
 from p2p.denoise import Sampling
@@ -315,22 +317,13 @@ def prepare(job: Job, fetch: bool) -> Plan:
         for named in job.methods:
             if isinstance(named.method, External):
                 named.method.spec.fetch()
-    steps = job.sampling.num_inference_steps
-    tokenizers, scheduler = job.model.load_tokenizers(), job.model.load_scheduler()
-    calls = job.model.family.set_timesteps(scheduler, steps)
     return make_plan(
         pairs,
         job.seeds,
         job.methods,
-        job.model.identity(),
-        tokenizers,
-        calls,
+        ModelFacts.of(job.model, job.sampling.num_inference_steps),
         job.sampling,
-        job.model.guidance_embedded(),
-        job.model.upscaler_calls(steps),
         job.inversions,
-        scheduler,
-        job.model.family.single_layers,
     )
 
 

@@ -11,11 +11,14 @@ from PIL import Image
 
 from experiments.datasets.pair import Pair
 from experiments.embedded.training import WEIGHTS
-from experiments.plan import NamedMethod, Plan, make_plan
+from experiments.plan import NamedMethod, Plan
+from experiments.plan_inputs import ModelFacts
+from experiments.planning import make_plan
 from p2p import (
     DDIM,
     EditFriendly,
     FixedSeed,
+    Inversion,
     MasaCtrl,
     ModelSpec,
     PlugAndPlay,
@@ -31,7 +34,8 @@ EMBEDDED = ModelSpec("embedded", str(WEIGHTS / "pipeline"), 16, 16)
 def plan(sampling: Sampling, calls: int = 6, strength: float = 0.5, embedded: bool = False) -> Plan:
     pair = Pair("one", "a cat on the beach", "a dog on the beach")
     methods = [NamedMethod("fixed_seed", FixedSeed(), {}), NamedMethod("sdedit", SDEdit(strength), {})]
-    return make_plan([pair], [0], methods, "identity", EMBEDDED.load_tokenizers(), calls, sampling, embedded)
+    facts = ModelFacts("identity", EMBEDDED.load_tokenizers(), calls, embedded)
+    return make_plan([pair], [0], methods, facts, sampling)
 
 
 def test_guidance_rescale_is_part_of_the_keys_and_off_leaves_them_as_they_were() -> None:
@@ -62,12 +66,12 @@ def test_what_takes_from_single_layers_is_refused_by_the_plan_of_a_model_without
         NamedMethod("masactrl", MasaCtrl(2), {}),
         NamedMethod("plug_and_play", PlugAndPlay(), {}),
     ]
-    tokenizers = EMBEDDED.load_tokenizers()
-    known = make_plan(pairs, [0], methods, "identity", tokenizers, 6, SAMPLING, single_layers=True)
+    facts = ModelFacts("identity", EMBEDDED.load_tokenizers(), 6)
+    known = make_plan(pairs, [0], methods, facts, SAMPLING)
     assert known.images == 6
     assert len(known.keys()) == 1 + 3
     with pytest.raises(ValueError, match="masactrl: takes from single layers of a UNet") as refused:
-        make_plan(pairs, [0], methods, "identity", tokenizers, 6, SAMPLING, single_layers=False)
+        make_plan(pairs, [0], methods, replace(facts, single_layers=False), SAMPLING)
     assert str(refused.value).count("takes from single layers") == 2  # once a method
     assert "fixed_seed" not in str(refused.value)
 
@@ -79,18 +83,16 @@ def real(tmp_path: Path) -> Pair:
     return Pair("real", "a cat on the beach", "a dog on the beach", image=tmp_path / "image.png")
 
 
-def inverted(pair: Pair, methods: list[NamedMethod], seeds: list[int], **more: Any) -> Plan:
-    scheduler = EMBEDDED.load_scheduler()
-    calls = EMBEDDED.family.set_timesteps(scheduler, SAMPLING.num_inference_steps)
-    tokenizers = EMBEDDED.load_tokenizers()
-    return make_plan(
-        [pair], seeds, methods, "identity", tokenizers, calls, SAMPLING, scheduler=scheduler, **more
-    )
+def inverted(
+    pair: Pair, methods: list[NamedMethod], seeds: list[int], *inversions: Inversion, **facts: Any
+) -> Plan:
+    model = replace(ModelFacts.of(EMBEDDED, SAMPLING.num_inference_steps), **facts)
+    return make_plan([pair], seeds, methods, model, SAMPLING, inversions or (None,))
 
 
 def test_auto_tau_of_an_inverted_image_has_each_candidate_once(real: Pair) -> None:
     methods = [NamedMethod("p2p", PromptToPrompt(tau=tau), {"tau": tau}, "{}") for tau in (0.0, 0.5)]
-    made = inverted(real, methods, [0, 1], inversions=[DDIM(), EditFriendly(skip=0.25)])
+    made = inverted(real, methods, [0, 1], DDIM(), EditFriendly(skip=0.25))
     # Only edit-friendly inversion depends on the seed.
     assert made.images == len(made.candidates) == 2 + 4
     assert {candidate["key"] for candidate in made.candidates} < made.keys()
@@ -102,4 +104,4 @@ def test_a_real_image_is_refused_where_it_cannot_be_the_source(real: Pair) -> No
     with pytest.raises(ValueError, match="pair 'real': has an image, which cannot be the source of a model"):
         inverted(real, [sdedit], [0], upscaler_calls=6)
     with pytest.raises(ValueError, match="ddim: guidance: a model that takes the guidance scale as an input"):
-        inverted(real, [fixed], [0], guidance_embedded=True, inversions=[DDIM()])
+        inverted(real, [fixed], [0], DDIM(), guidance_embedded=True)
