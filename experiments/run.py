@@ -178,7 +178,7 @@ def _methods(config: Mapping[Any, Any], auto_tau: AutoTau) -> list[NamedMethod]:
         seen = []
         for params in expand(axes):
             kept = {key: value for key, value in params.items() if key not in dropped}
-            for each in expand({**kept, **chosen}):
+            for each in ({**kept, **override} for override in expand(chosen)):
                 auto = {**defaults, **each}.get("tau") == AUTO
                 for one in [{**each, "tau": tau} for tau in auto_tau.taus] if auto else [each]:
                     if (one, auto) not in seen:

@@ -334,6 +334,16 @@ def test_an_auto_tau_that_cannot_be_chosen_is_an_error_before_anything_is_comput
     assert not (run_dir / "records").exists()
 
 
+def test_a_window_in_a_grid_is_one_value(
+    cli: Cli, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = [override for override in tiny if not override.startswith("grid")]
+    assert cli("plan", *tiny, "grid=injection", "grid.seeds=[0]") == 0
+    out = capsys.readouterr().out
+    assert "1 groups, 5 edited images (5 p2p)" in out
+    assert "settings come to the same steps" not in out
+
+
 def test_shards_part_the_groups(cli: Cli, tiny: list[str], run_dir: Path) -> None:
     for index in range(2):
         assert cli("run", *tiny, "seed=[0,1,2]", f"shard={index}/2") == 0
