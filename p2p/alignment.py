@@ -233,12 +233,12 @@ def check_prompt(prompt: str, tokenizers: Tokenizers) -> None:
 
 
 def equalizer(prompt: str, weights: Mapping[str, float], tokenizer: Tokenizer) -> Tensor:
-    """Return one factor per token (tokens,), float32: each word's weight on its tokens, 1 elsewhere.
+    """Return one factor per token (tokens,), float64: each word's weight on its tokens, 1 elsewhere.
 
     Hertz et al. 2022, Sec. 3.2, "Attention re-weighting". Weights are finite (the paper uses [-2, 2]); a
     later entry overwrites an earlier one that has the same word. Raises ValueError for an absent word.
     """
-    factors = torch.ones(token_limit(tokenizer))
+    factors = torch.ones(token_limit(tokenizer), dtype=torch.float64)  # single precision has no 0.3
     for word, weight in weights.items():
         _check_weight(prompt, word, weight)
         factors[word_indices(prompt, word, tokenizer)] = float(weight)

@@ -421,15 +421,20 @@ def test_resolve_operator():
 def test_equalizer_sets_each_word(clip_tokenizer):
     weights = {"chinchilla": 2, "a": -1.5, "a chinchilla": 0.5, "cat,": np.float32(3)}
     factors = equalizer("a chinchilla and a cat, too", weights, clip_tokenizer)
-    expected = torch.ones(77)
+    expected = torch.ones(77, dtype=torch.float64)
     expected[[1, 2, 3, 4]] = 0.5
     expected[6] = -1.5
     expected[[7, 8]] = 3
     assert_close(factors, expected, rtol=0, atol=0)
 
 
+def test_weights_are_not_rounded_to_single_precision(short_clip_tokenizer):
+    assert equalizer("a cat", {"cat": 0.3}, short_clip_tokenizer)[2].item() == 0.3
+
+
 def test_equalizer_without_weights_is_one(short_clip_tokenizer):
-    assert_close(equalizer("a cat", {}, short_clip_tokenizer), torch.ones(16), rtol=0, atol=0)
+    factors = equalizer("a cat", {}, short_clip_tokenizer)
+    assert_close(factors, torch.ones(16, dtype=torch.float64), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf, "2", True, None])
