@@ -154,7 +154,7 @@ def carry_out(
 
 
 def _image(pipeline: str, output: Any, source: Tensor) -> Tensor:
-    images = getattr(output, "images", ())
+    images: Any = getattr(output, "images", ())
     if len(images) != 1:
         raise ValueError(f"{pipeline}: gives {len(images)} images, allowed is one")
     image = torch.from_numpy(np.asarray(images[0], np.float32)).permute(2, 0, 1)

@@ -69,7 +69,8 @@ def spearman(
     pairs = first.shape[1]
     whole = np.full((1, pairs), 1.0)
     counts = np.concatenate([whole, resampled_counts(pairs, resamples, seed)])
-    ranks = [rankdata((counts @ side.T) / pairs, axis=1) for side in (first, second)]
+    # Rounded: means that differ in their last digit only are ties.
+    ranks = [rankdata((counts @ side.T / pairs).round(12), axis=1) for side in (first, second)]
     centred = [rank - rank.mean(1, keepdims=True) for rank in ranks]
     spread = np.sqrt(np.prod([np.square(side).sum(1) for side in centred], axis=0))
     with np.errstate(invalid="ignore"):

@@ -22,7 +22,7 @@ def test_builds_without_weights(file: Path) -> None:
     names = [name for metric in metrics for name in metric.names]
     assert len(set(names)) == len(names) > 0
     for name in [*names, *(metric.name for metric in metrics)]:
-        assert re.fullmatch(r"(pie/)?[\w.-]+@\d+", name)
+        assert re.fullmatch(r"((pie|ideal|judge)/)?[\w.-]+@\d+", name)
     for metric in metrics:
         assert set(metric.higher_is_better) <= set(metric.names)
 
