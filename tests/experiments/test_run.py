@@ -499,7 +499,7 @@ def test_every_option_composes_and_instantiates(option: str) -> None:
 )
 def test_every_method_instantiates(file: Path) -> None:
     method = experiments.run._instantiate("method", OmegaConf.to_container(OmegaConf.load(file)))
-    assert method.name == file.stem
+    assert method.name in (file.stem, "external")  # other pipelines share a class
 
 
 def test_ls_lists_every_option_with_its_first_line(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
