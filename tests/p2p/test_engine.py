@@ -152,6 +152,11 @@ def test_the_pairs_own_weights_are_used_or_replaced_by_a_number(tiny_model: Stab
     assert trajectories[2].record["weights"] == {"bench": 0.5}
 
 
+def test_a_tokenizer_that_is_used_as_it_is_is_not_copied(tiny_model: StableDiffusion) -> None:
+    """CLIP's takes 27 MB, more than an edit's own memory on a small model."""
+    assert tiny_model.tokenizers[0] is tiny_model.pipeline.tokenizer
+
+
 def test_one_seed_is_one_image_whatever_rides_along(tiny_model: StableDiffusion) -> None:
     edits = [(SWAP, PromptToPrompt(tau=t)) for t in (0.0, 0.4, 1.0)] + [
         (ADD, PromptToPrompt(tau=0.2)),
