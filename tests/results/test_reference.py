@@ -5,7 +5,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from results.reference import COLUMNS, FOLDER, compare, load_reference, reference_tables, to_markdown
+from results.reference import (
+    _INVERSIONS,
+    _METHODS,
+    COLUMNS,
+    FOLDER,
+    compare,
+    load_reference,
+    reference_tables,
+    to_markdown,
+)
 from results.summary import summarise
 from results.tables import COLUMNS as TABLE_COLUMNS
 from tests.results.synthetic import make_row, write_run
@@ -118,15 +127,43 @@ def main_rows(**means: float) -> pd.DataFrame:
 def test_ours_stand_beside_the_published_in_its_unit() -> None:
     table = main_rows(**{PIE[0]: 0.01166, PIE[1]: 27.30, "ssim@1": 0.5})
     table.loc[len(table)] = table.iloc[0].replace({"all": "change object"})
-    rows = compare(table, load_reference(["pie_bench"])).query("published_method == 'P2P'")
+    rows = compare(table, load_reference(["pie_bench"]))
     direct = rows[rows["published_inversion"] == "Direct"].set_index("metric")
     assert set(direct.index) == {PIE[0], PIE[1]}  # another SSIM is not compared, nor one edit type alone
     assert direct["ours"][PIE[0]] == pytest.approx(11.66)
     assert direct["difference"].to_dict() == pytest.approx({PIE[0]: 0.01, PIE[1]: 0.08})
     assert direct["within"].to_dict() == {PIE[0]: True, PIE[1]: False}
     others = rows[rows["published_inversion"] != "Direct"]
-    assert len(others) > 10
+    assert set(others["published_inversion"]) == {"Direct, rerun by ViMAEdit"}
     assert others["within"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("method", "inversion", "beside"),
+    [
+        ("p2p", "null_text", {("P2P", "Null-text")}),
+        ("masactrl", "null_text", {("MasaCtrl", "DDIM"), ("MasaCtrl", "Direct")}),
+        ("instruct_pix2pix", "", {("InstructPix2Pix", "")}),
+    ],
+)
+def test_ours_stand_beside_the_nearest_published(
+    method: str, inversion: str, beside: set[tuple[str, str]]
+) -> None:
+    cell = main_rows(**{PIE[0]: 0.01}).assign(method=method, inversion=inversion)
+    rows = compare(cell, load_reference(["pie_bench"]))
+    assert set(zip(rows["published_method"], rows["published_inversion"], strict=True)) == beside
+
+
+def test_what_no_table_names_stands_beside_all() -> None:
+    published = load_reference(["pie_bench"])
+    cell = main_rows(**{PIE[0]: 0.01}).assign(method="another tool", inversion="")
+    assert len(compare(cell, published)) == published["column"].eq(PIE[0]).sum()
+
+
+def test_every_name_of_ours_is_one_that_some_table_has() -> None:
+    published = load_reference()
+    assert set(_METHODS) <= set(published["method"])
+    assert set(_INVERSIONS) <= set(published["inversion"])
 
 
 def test_a_source_image_is_compared_with_a_source_image_alone() -> None:
@@ -143,7 +180,8 @@ def test_a_source_image_is_compared_with_a_source_image_alone() -> None:
 
 
 def test_the_markdown_escapes_and_names_the_source() -> None:
-    rows = compare(main_rows(**{PIE[0]: 0.01166}), load_reference(["pie_bench"]))
+    cells = pd.concat([main_rows(**{PIE[0]: 0.01166}), main_rows(**{PIE[0]: 0.01}).assign(method="mine")])
+    rows = compare(cells, load_reference(["pie_bench"]))
     rows.loc[0, "published_method"] = "a|b <script>"
     text = to_markdown(rows)
     assert "a\\|b &lt;script&gt;" in text
