@@ -108,7 +108,8 @@ def compare(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     rows = mine.merge(published, left_on="metric", right_on="column")
     rows = rows[rows["method"].eq("source") == rows["published_method"].eq(METHODS["source"])].copy()
     same_method = rows["published_method"].map(_METHODS).eq(rows["method"])
-    same_inversion = rows["published_inversion"].replace(_INVERSIONS).eq(rows["inversion"])
+    inversion = rows["inversion"].str.split(" ").str[0]  # without its settings
+    same_inversion = rows["published_inversion"].replace(_INVERSIONS).eq(inversion)
     near = same_method.astype(int) + (same_method & same_inversion)
     nearest = near.groupby([rows[name] for name in (*_CELL, "table")], dropna=False).transform("max")
     rows = rows[near.eq(nearest)].copy()

@@ -142,6 +142,7 @@ def test_ours_stand_beside_the_published_in_its_unit() -> None:
     ("method", "inversion", "beside"),
     [
         ("p2p", "null_text", {("P2P", "Null-text")}),
+        ("p2p", "direct strength=0.9", {("P2P", "Direct"), ("P2P", "Direct, rerun by ViMAEdit")}),
         ("masactrl", "null_text", {("MasaCtrl", "DDIM"), ("MasaCtrl", "Direct")}),
         ("instruct_pix2pix", "", {("InstructPix2Pix", "")}),
     ],
