@@ -171,10 +171,14 @@ def _contexts(table: pd.DataFrame) -> list[tuple[tuple[object, ...], pd.DataFram
 
 
 def _strips(run_dir: Path, frame: pd.DataFrame) -> list[Path]:
-    pairs = strips.choose_pairs(frame)
-    if not pairs:
-        return []
-    path = run_dir / "strips" / "pairs.png"
-    path.parent.mkdir(exist_ok=True)
-    strips.strip(run_dir, frame, pairs).save(path)
-    return [path]
+    """Draw a strip, one per inversion where there are several, beside what starts from the image itself."""
+    inversions = sorted(set(frame["inversion"]) - {""})
+    paths: list[Path] = []
+    for inversion in inversions or [""]:
+        shown = frame[frame["inversion"].isin(["", inversion])].assign(inversion=inversion)
+        if pairs := strips.choose_pairs(shown):
+            end = "-" + re.sub(r"[^A-Za-z0-9.]+", "_", inversion) if len(inversions) > 1 else ""
+            paths.append(run_dir / "strips" / f"pairs{end}.png")
+            paths[-1].parent.mkdir(exist_ok=True)
+            strips.strip(run_dir, shown, pairs).save(paths[-1])
+    return paths

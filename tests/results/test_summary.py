@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
+from results import strips
 from results.records import RECORD_IDENTITY, load_records
 from results.summary import summarise
 from tests.results.synthetic import make_frame, make_metrics, write_run
@@ -25,6 +28,22 @@ def test_a_finished_run_gives_tables_plots_and_strips(finished_run: Path, tmp_pa
     assert set(summary.images) == {"plots/trade_off", "plots/over_tau", "strips/pairs"}
     assert (summary.n_images, summary.n_failed) == (100, 0)
     assert summary.markdown.startswith("100 images of 4 pairs.")
+
+
+def test_every_inversion_has_a_strip_with_what_needs_none(tmp_path: Path) -> None:
+    frame = make_frame(["cat-dog"], seeds=range(1))
+    free = frame["method"].isin(["source", "sdedit"])
+    parts = [frame[~free].assign(inversion=name, key=frame["key"] + name) for name in ("ddim", "direct x=1")]
+    frame = pd.concat([frame[free], *parts], ignore_index=True)
+    write_run(tmp_path, frame, make_metrics(frame))
+    summarise(tmp_path)
+    drawn = {}
+    for path in (tmp_path / "strips").iterdir():
+        with Image.open(path) as image:
+            drawn[path.name] = image.width
+    assert set(drawn) == {"pairs-ddim.png", "pairs-direct_x_1.png"}
+    alone = strips.strip(tmp_path, parts[0].assign(image=""), ["cat-dog"]).width
+    assert all(width > alone for width in drawn.values())
 
 
 def test_only_the_asked_for_cells_are_summarised(finished_run: Path, tmp_path: Path) -> None:
