@@ -34,8 +34,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(BIN)/p2p-bench run experiment=quickstart $(ARGS)
 
+# A file stays in one process, as its tests share runs and models.
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(STAMP)
 	@$(BIN)/ruff check $(CODE)

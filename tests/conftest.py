@@ -28,6 +28,8 @@ os.environ.update(
     WANDB_X_DISABLE_META="true",
     RAY_USAGE_STATS_ENABLED="0",
 )
+if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(processes))))
 
 
 @pytest.fixture(autouse=True)
