@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evaluation.edits import Edits
 from evaluation.encoder import Encoder, check_folder, check_pretrained, load_folder, load_pretrained
-from evaluation.metric import Scores
+from evaluation.metric import Scores, first_reasons
 from evaluation.weights import weights_folder
 
 # Float32 features of one input differ by about 1e-6 between batches: a change this short has no direction.
@@ -28,6 +28,8 @@ class Clip:
       clip_directional  change of the image and change of the prompt, each a difference of unit vectors;
                         missing where the prompts or the images are equal
       clip_image        edited image and source image
+
+    What needs a prompt that the model has too few places for is missing.
 
     `backbone` is an open_clip name with a `pretrained` tag ("ViT-L-14", "openai"), or any name for the model
     in `folder`. The tag "random" takes seeded random weights, to try a pipeline; the columns say so.
@@ -79,10 +81,13 @@ class Clip:
         edit = self.encoder.images(edits.images)
         source = self.encoder.images(edits.source_images)[edits.source_index]
         text_change, image_change = target_text - source_text, edit - source
+        no_source = self.encoder.too_long(edits.source_prompts, "source prompt")
+        no_target = self.encoder.too_long(edits.target_prompts, "target prompt")
+        undefined = first_reasons(no_source, no_target, _undefined(edits, image_change, text_change))
         columns = (
-            Scores.of(_dot(edit, source_text)),
-            Scores.of(_dot(edit, target_text)),
-            Scores.of(_cosine(image_change, text_change), _undefined(edits, image_change, text_change)),
+            Scores.of(_dot(edit, source_text), no_source),
+            Scores.of(_dot(edit, target_text), no_target),
+            Scores.of(_cosine(image_change, text_change), undefined),
             Scores.of(_dot(edit, source)),
         )
         return dict(zip(self.names, columns, strict=True))

@@ -55,26 +55,28 @@ class Encoder:
     def prompts(self, prompts: Sequence[str]) -> Tensor:
         """Encode N prompts to (N, D) float64 unit vectors on the CPU, each distinct prompt once.
 
-        Raises ValueError for a prompt longer than the context: open_clip would cut it silently.
+        Prompts longer than the context are NaN (`too_long` says why): open_clip would cut them silently.
         """
         distinct = list(dict.fromkeys(prompts))
         features = []
         for start in range(0, len(distinct), self.batch_size):
-            tokens = self._tokens(distinct[start : start + self.batch_size])
-            features.append(self._unit(self.model.encode_text(tokens.to(self.device))))
+            part = distinct[start : start + self.batch_size]
+            vectors = self._unit(self.model.encode_text(self._tokens(part).to(self.device)))
+            features.append(vectors.masked_fill(self._cut(part)[:, None], float("nan")))
         row = {prompt: index for index, prompt in enumerate(distinct)}
         return torch.cat(features)[[row[prompt] for prompt in prompts]]
 
-    def _tokens(self, prompts: list[str]) -> Tensor:
-        tokens = self.tokenizer(prompts, context_length=self.context_length)
+    def too_long(self, prompts: Sequence[str], name: str) -> tuple[str, ...]:
+        """Say for each prompt why it has no vector, "" where it has one; `name` is what they are called."""
+        reason = f"{name} longer than {self.context_length} tokens"
+        return tuple(reason if cut else "" for cut in self._cut(list(prompts)).tolist())
+
+    def _tokens(self, prompts: list[str], more: int = 0) -> Tensor:
+        return self.tokenizer(prompts, context_length=self.context_length + more)
+
+    def _cut(self, prompts: list[str]) -> Tensor:
         # Cutting moves the end token, so one place more changes the earlier ones just where a prompt was cut.
-        longer = self.tokenizer(prompts, context_length=self.context_length + 1)
-        for prompt, cut in zip(prompts, (longer[:, :-1] != tokens).any(dim=1).tolist(), strict=True):
-            if cut:
-                raise ValueError(
-                    f"prompt {prompt!r} is too long; allowed: {self.context_length} tokens in all"
-                )
-        return tokens
+        return (self._tokens(prompts, 1)[:, :-1] != self._tokens(prompts)).any(dim=1)
 
     @staticmethod
     def _unit(features: Tensor) -> Tensor:

@@ -40,6 +40,11 @@ class Scores:
         return cls(values.to("cpu", torch.float64).masked_fill(missing, float("nan")), reasons)
 
 
+def first_reasons(*columns: tuple[str, ...]) -> tuple[str, ...]:
+    """Return for each image the first reason that any of the columns has, "" where none has one."""
+    return tuple(next(filter(None, reasons), "") for reasons in zip(*columns, strict=True))
+
+
 class Metric(Protocol):
     """A family of columns computed together. Values do not depend on batch size or order."""
 

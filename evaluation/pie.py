@@ -23,7 +23,7 @@ from evaluation.encoder import (
     load_folder,
     load_pretrained,
 )
-from evaluation.metric import Scores
+from evaluation.metric import Scores, first_reasons
 from evaluation.perceptual import Lpips
 from evaluation.pixel import SMALLEST_SIDE, mse, psnr, ssim
 from evaluation.weights import weights_folder
@@ -125,7 +125,8 @@ class PieClip:
     `backbone` alone is a Hugging Face repository that transformers loads, by default the published one; with
     a `pretrained` tag it is an open_clip model ("random": seeded random weights), with a `folder` any name
     for the model in it, as open_clip or transformers saves it. Other backbones than the published one end
-    the columns' names. A prompt of more tokens than the model has places for is refused.
+    the columns' names. What needs a prompt of more tokens than the model has places for is missing:
+    torchmetrics would cut it.
     """
 
     def __init__(
@@ -183,8 +184,13 @@ class PieClip:
         source_text, target_text = prompts.split(len(edits))
         source = self.encoder.images(edits.source_images)[edits.source_index]
         image = self.encoder.images(edits.images)
-        columns = [Scores.of(_clip_score(source, source_text)), Scores.of(_clip_score(image, target_text))]
-        reasons = _reasons(edits, EMPTY)
+        no_source = self.encoder.too_long(edits.source_prompts, "source prompt")
+        no_target = self.encoder.too_long(edits.target_prompts, "target prompt")
+        columns = [
+            Scores.of(_clip_score(source, source_text), no_source),
+            Scores.of(_clip_score(image, target_text), no_target),
+        ]
+        reasons = first_reasons(_reasons(edits, EMPTY), no_target)
         if edits.masks is None:
             columns.append(_missing(reasons))
         else:

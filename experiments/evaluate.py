@@ -48,7 +48,8 @@ def _weights(metric: Metric) -> str:
     """Return a hash of the folder a metric's weights come from; those that are fetched by name have none."""
     folder = getattr(metric, "folder", None)
     digest = hashlib.sha256()
-    for file in sorted(Path(folder).glob("*.safetensors")) if folder else []:
+    files = sorted(Path(folder).glob("*.safetensors")) if folder else []
+    for file in files or (sorted(Path(folder).glob("*.bin")) if folder else []):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
@@ -58,7 +59,8 @@ def evaluate_run(
 ) -> int:
     """Compute what the images of these keys lack, group by group, from the 8-bit pictures.
 
-    Values that are there stay. A group that fails is logged and left for the next call; returns how many did.
+    Values that are there stay, and those of a batch are kept at once. A group that fails is logged and left
+    for the next call; returns how many did.
     """
     if not has_records(run_dir):
         return 0
@@ -79,9 +81,9 @@ def evaluate_run(
             batches = [
                 part.iloc[i : i + batch_size] for part in parts for i in range(0, len(part), batch_size)
             ]
-            values = pd.concat([score(run_dir, metric, batch) for batch in batches])
-            write_metrics(run_dir, metric.name, group, values)
-            _weights_file(run_dir, metric).write_text(weights[metric.name])
+            for batch in batches:
+                write_metrics(run_dir, metric.name, group, score(run_dir, metric, batch))
+                _weights_file(run_dir, metric).write_text(weights[metric.name])
         except Exception:  # one group that cannot be scored must not lose the others
             failed += 1
             _log.warning("%s of %s failed", metric.name, group, exc_info=True)

@@ -128,7 +128,7 @@ def _metadata(row: pd.Series) -> dict[str, Any]:
     return {
         "seed": int(row["seed"]),
         "p2p_threshold": int(row["self_end"]) / int(row["num_inference_steps"]) if from_first else None,
-        "cfg_scale": float(row["guidance_scale"]),
+        "cfg_scale": float(row["guidance_scale"]) if pd.notna(row["guidance_scale"]) else None,
         **{name: float(row[name]) for name in ("clip_sim_0", *KINDS)},
     }
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +17,21 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.datasets.pair import Pair, slug
+from experiments.datasets.pair import slug
 from experiments.ideals import read_ideals
 from experiments.inversions import kept_paths
 from experiments.masks import check_sizes, read_mask
 from experiments.plan import Branch, GroupPlan, Plan, without
+from experiments.settings import given, labels
 from p2p.denoise import Calls
-from p2p.edits import Trajectory
 from p2p.engine import Edited, batches, generate
 from p2p.families import Model
 from p2p.pipelines import Pipelines
 from p2p.taking import check_layers
-from results.records import has_records, load_records, write_records
+from results.cells import GIVEN
+from results.records import RECORD_IDENTITY, has_records, load_records, write_records
 
 _log = logging.getLogger(__name__)
-_SOURCE = Trajectory("", ())
-_NOTHING: Mapping[str, Any] = {
-    "operator": "",
-    "tau": None,
-    "cross_start": None,
-    "cross_end": None,
-    "self_start": None,
-    "self_end": None,
-    "weights": {},
-    "blend": {},
-    "strength": None,
-}
 
 
 @dataclass(frozen=True)
@@ -57,14 +45,19 @@ class RunInfo:
 
 
 def remaining(plan: Plan, run_dir: Path) -> Plan:
-    """Return what of the plan has no successful record, or whose picture is gone."""
+    """Return what of the plan has no successful record, or whose picture is gone.
+
+    Where a picture goes that a group's edits are measured against, the group is made again.
+    """
     if not has_records(run_dir):
         return plan
     records = load_records(run_dir)
     ok = records[records["status"] == "ok"]
-    columns = ["key", "pair_id", "method", "image", "source_image", "mask", "ideal"]
-    rows = ok[columns].itertuples(index=False, name=None)
-    done = {tuple(row[:3]) for row in rows if all((run_dir / image).exists() for image in row[3:])}
+    columns = ["image", "source_image", "mask", "ideal"]
+    whole = [all((run_dir / path).exists() for path in paths) for paths in ok[columns].to_numpy()]
+    broken = ok.loc[~np.array(whole, bool) & ok["method"].isin(GIVEN), "group"]
+    kept = ok[np.array(whole, bool) & ~ok["group"].isin(broken)]
+    done = set(kept[RECORD_IDENTITY].itertuples(index=False, name=None))
     return without(plan, lambda branch: branch.identity in done)
 
 
@@ -176,14 +169,7 @@ def _save(
             if pair.id in ideals:
                 path = str(folder / f"ideal-{branch.ideal_key[:16]}.png")
                 write_png(ideals[pair.id], info.run_dir / path)
-                ideal = replace(
-                    branch,
-                    method="ideal",
-                    params={},
-                    trajectory=_SOURCE,
-                    key=branch.ideal_key,
-                    uses_mask=False,
-                )
+                ideal = given(branch, "ideal", branch.ideal_key)
                 rows.append(_row(group, ideal, plan, info, path, sources[pair.id], "", 0.0))
         path = str(folder / f"{branch.method}-{branch.key[:16]}.png")
         write_png(image, info.run_dir / path)
@@ -236,33 +222,22 @@ def _row(
     error: str,
     seconds: float,
 ) -> dict[str, Any]:
-    effective = {**_NOTHING, **branch.trajectory.record}
     start, steps = branch.trajectory.start, plan.sampling.num_inference_steps
     if branch.trajectory.from_noise and group.inversion is not None:
         start = group.inversion.start(steps)
     pair = branch.pair
     return {
-        "key": branch.key,
+        **labels(branch, info.dataset, info.model),
         "group": group.id,
-        "pair_id": pair.id,
-        "dataset": info.dataset,
-        "model": info.model,
         "setup": plan.setup,
-        "edit_type": pair.edit_type,
-        "difficulty": pair.difficulty,
         "source_prompt": pair.source_prompt,
         "target_prompt": pair.target_prompt,
         "seed": group.seed,
-        "method": branch.method,
         "inversion": group.inversion.label if group.inversion else "",
-        **effective,
-        "weights": json.dumps(effective["weights"], sort_keys=True),
-        "blend": json.dumps(effective["blend"], sort_keys=True),
         "effective_steps": steps - (start or 0),
         "num_inference_steps": steps,
         "guidance_scale": float(plan.sampling.guidance_scale),
         "guidance_rescale": float(plan.sampling.guidance_rescale),
-        "params": json.dumps(dict(branch.params), sort_keys=True),
         "mask": _mask(branch),
         "ideal": _ideal(branch, plan),
         "uses_mask": branch.uses_mask,
@@ -271,7 +246,6 @@ def _row(
         "status": "failed" if error else "ok",
         "error": error,
         "warnings": "",
-        "instruction": pair.instruction,
         "seconds": seconds,
     }
 
@@ -290,14 +264,5 @@ def _own_row(
 
     Without `source` the image at `path` is the source itself.
     """
-    pair = branch.pair
-    itself = replace(
-        branch,
-        pair=Pair(pair.id, pair.source_prompt, pair.source_prompt, pair.edit_type, pair.difficulty),
-        method=method,
-        params={},
-        trajectory=_SOURCE,
-        key=key,
-        uses_mask=False,
-    )
+    itself = given(branch, method, key)
     return _row(group, itself, plan, info, path, source or path, "", 0.0)

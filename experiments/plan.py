@@ -125,6 +125,7 @@ class Plan:
     upscaler_calls: int = 0  # of one trajectory, by the model's upscaler
     auto_tau: bool = False
     candidates: tuple[Mapping[str, Any], ...] = ()  # of `tau: auto`, as `results.auto_tau` keeps them
+    merged_settings: tuple[Branch, ...] = ()  # those of them that have parameters of their own
 
     @cached_property
     def evaluations(self) -> int:

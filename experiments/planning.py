@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.datasets.pair import Pair
@@ -36,8 +36,8 @@ def make_plan(
     base = _base(model, sampling)
     calls = max(model.calls, model.upscaler_calls)
     groups: dict[Source, list[Branch]] = {}
-    seen: set[Identity] = set()
-    merged, candidates = 0, []
+    seen: dict[Identity, list[Mapping[str, Any]]] = {}  # and the parameters of every setting that gives it
+    merged, also, candidates = 0, [], []
     for inversion, seed, one in itertools.product(inversions, seeds, inputs):
         for named, trajectory in zip(methods, one.trajectories, strict=True):
             if not trajectory.from_noise and inversion != inversions[0]:
@@ -49,11 +49,13 @@ def make_plan(
             # Re-weighting alone is no edit at tau 1, so there a larger tau is not a freer edit.
             if named.auto_tau and one.pair.source_prompt != one.pair.target_prompt:
                 candidates.append(_candidate(branch, named))
-            if branch.identity in seen:
+            settings = seen.setdefault(branch.identity, [])
+            if not settings:
+                branches.append(branch)
+            else:
                 merged += 1
-                continue
-            seen.add(branch.identity)
-            branches.append(branch)
+                also += [] if branch.params in settings else [branch]
+            settings.append(branch.params)
     return Plan(
         tuple(_group(source, branches, base) for source, branches in groups.items() if branches),
         model.calls,
@@ -64,6 +66,7 @@ def make_plan(
         model.upscaler_calls,
         any(named.auto_tau for named in methods),
         _each_once(candidates),
+        tuple(also),
     )
 
 

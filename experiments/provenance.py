@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def write_provenance(run_dir: Path, config: dict[str, Any], identity: str) -> No
         }
     )
     run_dir.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
+    partial = file.with_suffix(f".{uuid.uuid4().hex}.partial")
     partial.write_text(json.dumps(calls, indent=1, default=str))
     partial.replace(file)
 

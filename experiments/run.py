@@ -35,6 +35,7 @@ from experiments.plan import NamedMethod, Plan, expand, shard
 from experiments.plan_inputs import ModelFacts
 from experiments.planning import make_plan
 from experiments.provenance import write_provenance
+from experiments.settings import plan_settings
 from experiments.timing import describe, estimate
 from p2p.denoise import Sampling
 from p2p.external import External
@@ -45,6 +46,7 @@ from p2p.pipelines import Pipelines
 from results.auto_tau import CANDIDATE_TYPES, AutoTau, write_candidates
 from results.records import has_records
 from results.reference import load_reference
+from results.settings import write_settings
 from results.summary import summarise
 
 CROSS, AUTO = "cross_replace_steps", "auto"
@@ -149,10 +151,18 @@ def evaluate(arguments: list[str]) -> int:
     chosen = {key: plain[key] for key in ("metrics", "reference", *(["dataset"] if table is None else []))}
     metrics = list((_instantiate("metrics", chosen["metrics"]) or {}).values())
     published = _reference(chosen["reference"])
+    if "unusable_blend_words" in chosen.get("dataset", {}):  # they bound edits, and none is made here
+        chosen["dataset"] = {**chosen["dataset"], "unusable_blend_words": "drop"}
     dataset = table or _instantiate("dataset", chosen["dataset"])
     failed = score_folder.score_folder(given, dataset, metrics)
     write_provenance(
-        given.run_dir, {**chosen, "evaluate": asdict(given), "dataset": asdict(dataset)}, score_folder.MODEL
+        given.run_dir,
+        {
+            **chosen,
+            "evaluate": asdict(given) | {"edits": str(given.edits.resolve())},
+            "dataset": asdict(dataset),
+        },
+        score_folder.MODEL,
     )
     directions = {name: up for metric in metrics for name, up in metric.higher_is_better.items()}
     print(summarise(given.run_dir, directions=directions, published=published).markdown)
@@ -275,6 +285,9 @@ def _methods(config: Mapping[Any, Any], auto_tau: AutoTau) -> list[NamedMethod]:
 def _inversions(config: Mapping[Any, Any]) -> list[Inversion | None]:
     """Return the inversions to sweep: those named by command line or grid, or the chosen one."""
     names = config["inversions"] or config["grid"].get("inversions")
+    if config["inversion"] is not None and names is not None:
+        where = "inversions" if config["inversions"] else "the grid"
+        raise ValueError(f"inversion: {where} names inversions already, allowed is inversions=[NAME, ...]")
     if names is None:
         return [_instantiate("inversion", config["inversion"])]
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
@@ -349,12 +362,14 @@ def run(job: Job, whole: Plan, left: Plan, model: Model | None, pipelines: Pipel
     if not has_records(job.run_dir):  # a shard without groups, on a fresh folder
         print(job.run_dir)
         return failed
+    settings = plan_settings(whole, job.dataset.name, job.model.name)
+    write_settings(job.run_dir, settings)
     candidates = pd.DataFrame(list(whole.candidates), columns=list(CANDIDATE_TYPES))
     if len(candidates):
         write_candidates(job.run_dir, candidates)
     summary = summarise(
         job.run_dir,
-        rows=None if multirun else whole.rows(),
+        settings=None if multirun else settings,
         directions=_directions(job),
         candidates=None if multirun else candidates,
         published=job.reference,

@@ -31,7 +31,8 @@ from experiments.evaluate import check_metrics, evaluate_run
 from experiments.generate import write_mask, write_png
 from experiments.ideals import ideal_digest, read_ideals
 from experiments.masks import mask_digest, read_mask
-from results.records import RECORD_TYPES, write_records
+from results.cells import GIVEN
+from results.records import RECORD_IDENTITY, RECORD_TYPES, read_rows, write_records, write_rows
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MODEL = "given images"
@@ -65,14 +66,34 @@ def score_folder(given: Folder, dataset: Dataset, metrics: Sequence[Metric]) -> 
 
     ValueError lists every image that is missing, ambiguous, unreadable or of another size than its source.
     """
+    if given.method in GIVEN:
+        raise ValueError(f"method {given.method!r}: means no edit in tables, --method gives it another name")
+    _check_folder_is_the_same(given)
     check_metrics(metrics, given.run_dir)
     rows = _rows(given, dataset.name, _match(given, dataset.load()))
+    groups = {str(group): frame for group, frame in pd.DataFrame(rows).groupby("group")}
+    for group, frame in groups.items():
+        write_records(given.run_dir, group, frame)
+    kept = {tuple(row[name] for name in RECORD_IDENTITY) for row in rows}
     for file in (given.run_dir / "records").glob("*.parquet"):  # what this method had before gives way
         if re.fullmatch(rf"{slug(given.method)}-\d+x\d+", file.stem):
-            file.unlink()
-    for group, frame in pd.DataFrame(rows).groupby("group"):
-        write_records(given.run_dir, str(group), frame)
+            old = read_rows([file], RECORD_TYPES)
+            identities = old[RECORD_IDENTITY].itertuples(index=False, name=None)
+            left = old[[identity in kept for identity in identities]]
+            write_rows(file, left, RECORD_TYPES) if len(left) else file.unlink()
     return evaluate_run(given.run_dir, metrics, {row["key"] for row in rows})
+
+
+def _check_folder_is_the_same(given: Folder) -> None:
+    """Raise ValueError where the run has images of another folder under the name of this method."""
+    file = given.run_dir / "provenance.json"
+    for call in json.loads(file.read_text()) if file.exists() else []:
+        before = call["config"].get("evaluate", {})
+        if before.get("method") == given.method and Path(before["edits"]) != given.edits.resolve():
+            raise ValueError(
+                f"{given.run_dir}: has images of {before['edits']} as method {given.method!r}; give --method "
+                "or --run-dir another name"
+            )
 
 
 Match = tuple[Pair, Path, Path]

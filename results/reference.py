@@ -91,8 +91,9 @@ def compare(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
 
     Only rows over all edit types. The source image stands beside published numbers of the source image and
     nothing else does; a reconstruction and an ideal, which are no edits, beside none. `ours`, `published`,
-    `difference` (ours - published) and `tolerance` are in the published unit. `within` is missing where no
-    tolerance is stated: a difference then judges nothing.
+    `difference` (ours - published) and `tolerance` are in the published unit. Both `tolerance` and `within`
+    are missing where none is stated, or the row is of another method or inversion: a difference then judges
+    nothing.
     """
     edits = ~table["method"].isin(GIVEN) | table["method"].eq("source")
     mine = table[table["edit_type"].eq(ALL) & table["mean"].notna() & edits]
@@ -112,7 +113,7 @@ def compare(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     same_inversion = rows["published_inversion"].replace(_INVERSIONS).eq(inversion)
     near = same_method.astype(int) + (same_method & same_inversion)
     nearest = near.groupby([rows[name] for name in (*_CELL, "table")], dropna=False).transform("max")
-    rows = rows[near.eq(nearest)].copy()
+    rows = rows[near.eq(nearest)].assign(tolerance=rows["tolerance"].where(near.eq(2)))
     rows["ours"] = rows["mean"] * rows["scaling"]
     rows["difference"] = rows["ours"] - rows["published"]
     # A printed number is rounded: one that differs by just the tolerance is within it.

@@ -15,6 +15,7 @@ from results import auto_tau, drawing, plots, reference, strips, tables, truth, 
 from results.cells import ALL, CONTEXT, GIVEN, free_windows, is_plain
 from results.naming import escape_markdown
 from results.records import RECORD_IDENTITY, load, metric_columns
+from results.settings import load_settings, with_settings
 
 
 @dataclass(frozen=True)
@@ -32,26 +33,28 @@ class Summary:
 def summarise(
     run_dir: Path,
     *,
-    rows: Collection[tuple[str, str, str]] | None = None,
+    settings: pd.DataFrame | None = None,
     directions: Mapping[str, bool] | None = None,
     candidates: pd.DataFrame | None = None,
     published: Collection[str] = (),
 ) -> Summary:
     """Write `tables/`, `plots/`, `strips/` under `run_dir`; return them and the main table as Markdown.
 
-    `rows` (key, pair, method) limits it to one plan's, where the folder holds more. `directions` says for
-    metrics of unknown name whether higher is better. `candidates` of `tau: auto` are by default those of
-    every plan in the folder. `published` names tables of published numbers (`results.reference`) to show
-    beside the run's own, in `tables/published`. FileNotFoundError where the run has no records.
+    `settings` (`results.settings`) limits it to one plan's rows, where the folder holds more. `directions`
+    says for metrics of unknown name whether higher is better. `candidates` of `tau: auto` are by default
+    those of every plan in the folder. `published` names tables of published numbers (`results.reference`) to
+    show beside the run's own, in `tables/published`. FileNotFoundError where the run has no records.
     """
     run_dir = Path(run_dir)
-    frame = load(run_dir)
-    if rows is not None:
-        identities = frame[RECORD_IDENTITY].itertuples(index=False, name=None)
-        frame = frame[[identity in rows for identity in identities]].reset_index(drop=True)
+    records = load(run_dir)
+    frame = with_settings(records, load_settings(run_dir) if settings is None else settings)
+    if settings is None:  # what no plan tells of stays as it was recorded
+        told = pd.concat([frame[RECORD_IDENTITY], records[RECORD_IDENTITY]]).duplicated()[len(frame) :]
+        frame = pd.concat([frame, records[~told.to_numpy()]], ignore_index=True)
     metrics = metric_columns(frame)
+    images = frame.drop_duplicates(RECORD_IDENTITY)
     candidates = auto_tau.load_candidates(run_dir) if candidates is None else candidates
-    chosen = auto_tau.chosen_rows(frame, candidates)
+    chosen = auto_tau.chosen_rows(images, candidates)
     shown = pd.concat([frame, chosen[frame.columns]], ignore_index=True) if len(chosen) else frame
     made = _tables(shown, metrics)
     if len(chosen):
@@ -66,7 +69,7 @@ def summarise(
         paths.append(auto_tau.write_chosen(run_dir, chosen))
         figures += drawing.save(plots.chosen_taus(chosen), run_dir / "plots" / "auto_tau")
     pictures = _strips(run_dir, shown)
-    text = state(frame) + auto_tau.describe(chosen)
+    text = state(images) + auto_tau.describe(chosen)
     if metrics:
         plain = made["main"][is_plain(made["main"])]
         text += "\n" + writers.to_markdown(plain, directions, by_edit_type=False)
@@ -82,12 +85,12 @@ def summarise(
         paths += reference.write_comparison(comparison, run_dir / "tables" / "published")
         text += f"\nBeside published numbers ({len(comparison)} rows): see tables/published.md.\n"
     (run_dir / "tables" / "summary.md").write_text(text, encoding="utf-8")
-    images = {
+    thumbnails = {
         f"{path.parent.name}/{path.stem}": path for path in [*figures, *pictures] if path.suffix == ".png"
     }
     paths += [run_dir / "tables" / "summary.md", *figures, *pictures]
-    failed = int(frame["status"].ne("ok").sum())
-    return Summary(text, tuple(paths), made, images, len(frame) - failed, failed)
+    failed = int(images["status"].ne("ok").sum())
+    return Summary(text, tuple(paths), made, thumbnails, len(images) - failed, failed)
 
 
 def state(frame: pd.DataFrame) -> str:

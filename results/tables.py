@@ -10,7 +10,7 @@ import pandas as pd
 
 from results.cells import ALL, CELL, CONTEXT, GIVEN, WINDOWS, is_plain, ordered, with_cells
 from results.naming import published_order, published_scale
-from results.records import reason_column
+from results.records import RECORD_IDENTITY, reason_column
 from results.statistics import Estimate, estimate, paired_difference
 
 COLUMNS = [*CELL, "edit_type", "metric", "mean", "low", "high", "n", "n_images", "n_missing", "reasons"]
@@ -104,7 +104,8 @@ def _table(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
                 cell, edit_type, metric, estimate(rows[metric], rows["pair_id"], rows[reason_column(metric)])
             )
             for cell, members in frame.groupby(CELL, dropna=False)
-            for edit_type, rows in _edit_types(members)
+            # Two settings may be called the same: a picture counts once.
+            for edit_type, rows in _edit_types(members.drop_duplicates(RECORD_IDENTITY))
             for metric in metrics
         ]
     )

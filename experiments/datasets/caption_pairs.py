@@ -42,6 +42,11 @@ class CaptionPairs(Dataset):
             for number, row in enumerate(reader):
                 name, source, target = (single_spaced(row[column] or "") for column in COLUMNS[:3])
                 pair_id = f"{number:04d}-{Path(name).stem}"
+                if None in row or None in row.values():
+                    problems.append(
+                        f"{pair_id}: has not one cell a column; put a caption with a comma in quotes"
+                    )
+                    continue
                 words = None
                 try:
                     words = parse_blended(row["blended_words"] or "", source, target)

@@ -28,9 +28,13 @@ Row = tuple[int, dict[str, Any], list[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Table(Dataset):
-    """The pairs of one `.csv` or `.jsonl` file."""
+    """The pairs of one `.csv` or `.jsonl` file; without a `name` it has the file's."""
 
+    name: str = ""
     path: str | Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or Path(self.path).stem)
 
     def read(self) -> list[Pair]:
         return read_pairs(Path(self.path).expanduser())

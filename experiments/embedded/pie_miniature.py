@@ -46,7 +46,12 @@ class PieMiniature(PieBench):
         folder = Path(self.path).expanduser() / f"v{VERSION}-{self.per_category}-{self.seed}"
         if not (folder / "mapping_file.json").exists():
             write(folder, self.per_category, self.seed)
-        return PieBench(name=self.name, path=folder, cache=self.cache).read()
+        return PieBench(
+            name=self.name,
+            path=folder,
+            cache=self.cache,
+            unusable_blend_words=self.unusable_blend_words,
+        ).read()
 
 
 def write(folder: Path, per_category: int = 3, seed: int = 0) -> None:

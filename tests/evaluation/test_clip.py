@@ -127,26 +127,29 @@ def test_sources_and_prompts_are_encoded_once(
 
 
 @pytest.mark.parametrize(("words", "fits"), [(6, True), (7, False), (20, False)])
-def test_too_long_a_prompt_is_named(tiny: Clip, edits: Edits, words: int, fits: bool) -> None:
+def test_what_needs_too_long_a_prompt_is_missing(tiny: Clip, edits: Edits, words: int, fits: bool) -> None:
     """Six words, start and end fill the tiny model's eight places."""
     prompt = " ".join(["red"] * words)
     prompts = (prompt, *edits.target_prompts[1:])
     long = Edits(edits.images, edits.source_images, edits.source_index, edits.source_prompts, prompts)
-    if fits:
-        tiny(long)
-    else:
-        with pytest.raises(ValueError, match=f"prompt '{prompt}' is too long; allowed: 8 tokens"):
-            tiny(long)
+    reason = "" if fits else "target prompt longer than 8 tokens"
+    scores, others = tiny(long), tiny(edits)
+    for name in tiny.names:
+        told = reason if "target" in name or "directional" in name else ""
+        assert scores[name].reasons[0] == told or fits
+        torch.testing.assert_close(scores[name].values[1:], others[name].values[1:], equal_nan=True)
+    assert scores[tiny.names[1]].values[0].isnan() != fits
 
 
 @pytest.mark.parametrize(("words", "fits"), [(75, True), (76, False)])
-def test_too_long_a_prompt_is_named_by_open_clips_tokenizer(vit_b32: Clip, words: int, fits: bool) -> None:
+def test_open_clips_tokenizer_tells_too_long_a_prompt(vit_b32: Clip, words: int, fits: bool) -> None:
     prompt = " ".join(["cat"] * words)
-    if fits:
-        vit_b32.encoder.prompts([prompt])
-    else:
-        with pytest.raises(ValueError, match="too long; allowed: 77 tokens"):
-            vit_b32.encoder.prompts(["a dog", prompt])
+    reason = "" if fits else "prompt longer than 77 tokens"
+    assert vit_b32.encoder.too_long(["a dog", prompt], "prompt") == ("", reason)
+    lengths = vit_b32.encoder.prompts(["a dog", prompt]).norm(dim=1)
+    torch.testing.assert_close(
+        lengths, torch.tensor([1.0, 1.0 if fits else torch.nan]).double(), equal_nan=True
+    )
 
 
 def test_the_folder_does_not_depend_on_the_working_directory(

@@ -162,10 +162,13 @@ def test_caption_pairs_that_cannot_be_used(tmp_path: Path) -> None:
     header = "file_name,old_caption,edited_caption,blended_words\n"
     (tmp_path / "x.csv").write_text(
         header + "../a.jpg,a cat,a dog,\na.jpg,a cat,a dog,puppy dog\na.jpg,,a dog,\n"
+        "a.jpg,a cat, asleep,a dog, asleep,\na.jpg,a cat\n"
     )
     with pytest.raises(ValueError) as error:
         CaptionPairs(path=tmp_path / "x.csv", images=tmp_path).load()
-    for line in ["3 problems", "'../a.jpg': must be a path inside", "'puppy dog'", "source_prompt = ''"]:
+    cells = "put a caption with a comma in quotes"
+    assert str(error.value).count(cells) == 2
+    for line in ["5 problems", "'../a.jpg': must be a path inside", "'puppy dog'", "source_prompt = ''"]:
         assert line in str(error.value)
     (tmp_path / "y.csv").write_text("file_name,old_caption\n")
     with pytest.raises(ValueError, match="has no column blended_words, edited_caption"):

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 import experiments.evaluate
 import experiments.generate
 import experiments.run
+from evaluation.pixel import Pixel
 from experiments.generate import read_png
 from results.records import load, load_records
 
@@ -168,6 +169,7 @@ def test_a_failing_group_is_recorded_the_others_go_on_and_the_next_call_retries(
         ),
         ("+grid.methods.plug_and_play.feature_block=last", "feature_block: 'last' is not 'auto' or a whole"),
         ("seed=-1", "seeds: -1"),
+        ("inversion=direct +grid.inversions=[ddim]", "inversion: the grid names inversions already"),
         ("seed=4294967296", "seeds: 4294967296"),
         ("dataset.blend_words=[dog, dog]", "blend_words: 'dog' is not in source_prompt"),
         ("+grid.methods.p2p.profile=community", "profile: 'community' is not one of 'google-stable'"),
@@ -194,7 +196,8 @@ def test_bad_input_is_one_clear_error_before_anything_is_computed(
     override: str, message: str, cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["operator=replace"] if message == "operator" else []
-    assert cli("run", *tiny, override, *more) == 2
+    given = override.split(" +") if " +" in override else [override]
+    assert cli("run", *tiny, given[0], *(f"+{one}" for one in given[1:]), *more) == 2
     error = capsys.readouterr().err.strip().splitlines()[-3:]
     assert message in "\n".join(error)
     assert not (run_dir / "records").exists()
@@ -234,6 +237,62 @@ def test_a_group_that_cannot_be_scored_is_reported_and_the_next_call_scores_it(
     assert set(frame.loc[frame["reason:mse@1"] == "not evaluated", "seed"]) == {1}
     assert cli("run", *tiny, "seed=[0,1]") == 0
     assert not (load(run_dir)["reason:mse@1"] == "not evaluated").any()
+
+
+def test_values_of_a_batch_survive_a_kill_in_the_next_one(
+    cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli("run", *tiny, "metrics=pixel", "~metrics.pixel") == 0
+    score, keys = experiments.evaluate.score, set(load_records(run_dir)["key"])
+
+    def killed_later(run_dir: Path, metric: Any, rows: pd.DataFrame) -> pd.DataFrame:
+        if (run_dir / "metrics").exists():
+            raise KeyboardInterrupt
+        return score(run_dir, metric, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments.evaluate, "score", killed_later)
+        with pytest.raises(KeyboardInterrupt):
+            experiments.evaluate.evaluate_run(run_dir, [Pixel()], keys, batch_size=2)
+    assert load(run_dir).drop_duplicates("key")["reason:mse@1"].ne("not evaluated").sum() == 2
+
+
+@pytest.mark.parametrize("multirun", [False, True])
+def test_settings_that_coincide_for_some_pairs_are_tabled_with_all_of_them(
+    multirun: bool, cli: Cli, tiny: list[str], run_dir: Path, tmp_path: Path
+) -> None:
+    """`auto` replaces words where it can, `refine` never: other pictures for the first pair alone."""
+    write_pairs(tmp_path / "pairs.csv", ["swap", "add"])
+    both = ["dataset=table", f"dataset.path={tmp_path / 'pairs.csv'}", "+grid.methods.p2p.operator=[auto]"]
+    assert cli("run", *tiny[:5], *tiny[8:], *both) == 0
+    axis = ["-m", "operator=auto,refine"] if multirun else ["operator=[auto,refine]"]
+    assert cli("run", *axis, *tiny[:5], *tiny[8:], *both) == 0
+    table = pd.read_csv(run_dir / "tables" / "main.csv").query("edit_type == 'all' and tau == 0")
+    counted = table[table["metric"].eq("mse@1")].set_index("variant")
+    assert counted["n"].to_dict() == {"operator=auto": 2, "operator=refine": 2}
+    assert counted["mean"].nunique() == 2
+    assert len(load_records(run_dir).query("method == 'p2p' and tau == 0")) == 3
+
+
+def test_a_corrected_edit_type_reaches_the_tables_and_nothing_is_made_again(
+    cli: Cli, tiny: list[str], run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = ["dataset=table", f"dataset.path={tmp_path / 'pairs.csv'}"]
+    write_pairs(tmp_path / "pairs.csv", ["swap", "swap"])
+    assert cli("run", *tiny[:5], *tiny[8:], *pairs) == 0
+    forbid_generating(monkeypatch)
+    write_pairs(tmp_path / "pairs.csv", ["swap", "add"])
+    assert cli("run", *tiny[:5], *tiny[8:], *pairs) == 0
+    table = pd.read_csv(run_dir / "tables" / "main.csv").query("method == 'p2p' and metric == 'mse@1'")
+    assert table.groupby("edit_type")["n"].first().to_dict() == {"all": 2, "add": 1, "swap": 1}
+    assert set(table["dataset"]) == {"pairs"}
+
+
+def write_pairs(path: Path, edit_types: list[str]) -> None:
+    prompts = [("a cat on a bench", "a dog on a bench"), ("a cat on a bench", "a cat on a red bench")]
+    rows = [(i, *texts, kind) for i, (texts, kind) in enumerate(zip(prompts, edit_types, strict=True))]
+    columns = ["id", "source_prompt", "target_prompt", "edit_type"]
+    pd.DataFrame(rows, columns=columns).to_csv(path, index=False)
 
 
 def test_values_of_other_weights_are_not_mixed(

@@ -1,6 +1,7 @@
 """`p2p-bench evaluate`: images of any other tool are matched, checked, scored and tabulated like a run's."""
 
 import csv
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -240,8 +241,31 @@ def test_the_command_scores_and_tabulates(
     assert (tmp_path / "run" / "provenance.json").is_file()
 
 
+def test_images_of_another_folder_do_not_take_the_place_of_those_before(
+    given: Folder, pairs: Table, cli: Cli, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ["--source", str(given.source), "--pairs", str(pairs.path), "metrics=pixel"]
+    arguments += ["--run-dir", str(given.run_dir)]
+    other = shutil.copytree(given.edits, tmp_path / "b" / given.edits.name)
+    assert cli(str(given.edits), *arguments) == 0
+    assert cli(str(other), *arguments) == 2
+    assert f"has images of {given.edits} as method 'edits'" in capsys.readouterr().err
+    assert cli(str(other), *arguments, "--method", "b") == 0
+    assert set(load(given.run_dir)["method"]) == {"source", "edits", "b"}
+
+
+@pytest.mark.parametrize("method", ["source", "ideal", "reconstruction"])
+def test_a_method_whose_name_means_no_edit_is_refused(method: str, given: Folder, pairs: Table) -> None:
+    with pytest.raises(ValueError, match=f"method '{method}': means no edit"):
+        score_folder(replace(given, method=method), pairs, [Brightness()])
+    assert not given.run_dir.exists()
+
+
 def test_results_of_another_tool_on_a_data_set(cli: Cli, tmp_path: Path) -> None:
     write(tmp_path / "pie", per_category=1)
+    mapping = json.loads((tmp_path / "pie" / "mapping_file.json").read_text())
+    next(iter(mapping.values()))["blended_word"] = "no words of these prompts"
+    (tmp_path / "pie" / "mapping_file.json").write_text(json.dumps(mapping))
     made = tmp_path / "out" / "annotation_images"  # as PIE-Bench's own code writes its results
     shutil.copytree(tmp_path / "pie" / "annotation_images", made)
     arguments = [str(made), "--method", "identity", "--run-dir", str(tmp_path / "run")]

@@ -155,6 +155,14 @@ def test_ours_stand_beside_the_nearest_published(
     assert set(zip(rows["published_method"], rows["published_inversion"], strict=True)) == beside
 
 
+@pytest.mark.parametrize(("method", "inversion"), [("p2p", "proximal"), ("another tool", "")])
+def test_a_tolerance_judges_no_other_method_or_inversion(method: str, inversion: str) -> None:
+    cell = main_rows(**{PIE[0]: 0.01}).assign(method=method, inversion=inversion)
+    rows = compare(cell, load_reference(["pie_bench"]))
+    assert "Direct" in set(rows["published_inversion"])
+    assert rows[["within", "tolerance"]].isna().all(axis=None)
+
+
 def test_what_no_table_names_stands_beside_all() -> None:
     published = load_reference(["pie_bench"])
     cell = main_rows(**{PIE[0]: 0.01}).assign(method="another tool", inversion="")

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from results import strips
-from results.records import RECORD_IDENTITY, load_records
+from results.records import load_records
+from results.settings import SETTING_TYPES
 from results.summary import summarise
 from tests.results.synthetic import make_frame, make_metrics, write_run
 
@@ -49,8 +50,7 @@ def test_every_inversion_has_a_strip_with_what_needs_none(tmp_path: Path) -> Non
 def test_only_the_asked_for_cells_are_summarised(finished_run: Path, tmp_path: Path) -> None:
     run_dir = shutil.copytree(finished_run, tmp_path / "run")
     sources = load_records(run_dir).query("method == 'source'")
-    rows = set(sources[RECORD_IDENTITY].itertuples(index=False, name=None))
-    summary = summarise(run_dir, rows=rows)
+    summary = summarise(run_dir, settings=sources[list(SETTING_TYPES)])
     assert set(summary.tables["main"]["method"]) == {"source"}
 
 
