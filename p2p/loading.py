@@ -23,7 +23,7 @@ from p2p.alignment import Tokenizers
 from p2p.families import FAMILIES, DeepFloyd, DeepFloydUpscaler, Model
 from p2p.families.model import encoder_of, tokenizer_of
 from p2p.loras import Lora, load_loras
-from p2p.schedulers import new_scheduler, scheduler_class
+from p2p.schedulers import check_settings, new_scheduler, scheduler_class
 
 SHARED = ("tokenizer", "text_encoder")  # by a model and its upscaler
 SEMANTICS_VERSION = 3  # raised whenever the same edit would give other pixels
@@ -135,7 +135,9 @@ class ModelSpec:
         own: dict[str, Any] = {}
         if folder is not None:
             own = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-        return new_scheduler(self.scheduler or own["_class_name"], {**own, **self.scheduler_config})
+        name = self.scheduler or own["_class_name"]
+        check_settings(name, self.scheduler_config)
+        return new_scheduler(name, {**own, **self.scheduler_config})
 
     def unet_calls(self, num_inference_steps: int) -> int:
         """Return how often one trajectory calls the UNet. Raises ValueError where it cannot be run so."""
