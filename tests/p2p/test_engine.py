@@ -2,12 +2,14 @@
 edits.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import StableDiffusionImg2ImgPipeline
 from torch import Tensor
 
@@ -337,6 +339,30 @@ def test_a_real_image_of_another_precision_is_given_back_in_single(
 ) -> None:
     edited = edit(tiny_model, SOURCE, [(SWAP, SDEdit(0.2))], sampling=SAMPLING, image=picture.double())
     assert torch.equal(edited.source, picture)
+
+
+@pytest.mark.parametrize("pixels", [33, 0, -32])
+def test_a_size_that_is_no_whole_number_of_latents_is_an_error(
+    tiny_model: StableDiffusion, pixels: int
+) -> None:
+    for name in ("height", "width"):
+        with pytest.raises(ValueError, match=f"{name}: {pixels} is no multiple of 2 above 0"):
+            StableDiffusion(tiny_model.pipeline, 16, 16, **{name: pixels})
+
+
+def test_networks_that_accelerate_keeps_elsewhere_compute_where_it_moves_them(
+    tiny_model: StableDiffusion,
+) -> None:
+    """Here they lie on "meta" until they are called; `enable_model_cpu_offload` has them on the CPU."""
+    pipeline = copy.deepcopy(tiny_model.pipeline)
+    for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        cpu_offload(network, "cpu")
+    model = StableDiffusion(pipeline, 16, 16)
+    assert (pipeline.device, model.device) == (torch.device("meta"), torch.device("cpu"))
+    edits = [(SWAP, PromptToPrompt(tau=0.2)), (SWAP, SDEdit(0.5))]
+    edited, same = (edit(m, SOURCE, edits, sampling=SAMPLING) for m in (model, tiny_model))
+    for image, other in zip(edited.images, same.images, strict=True):
+        assert_same(image, other)
 
 
 def test_a_side_that_no_layer_has_is_an_error(tiny_model: StableDiffusion) -> None:
