@@ -1,7 +1,9 @@
-"""Attention processors that inject the source's attention, without ever forming a probability matrix.
+"""Attention processors that inject the source's attention, without forming a probability matrix for it.
 
 Every edit of Hertz et al. 2022 is linear in the source's and the target's own attention probabilities, so it
-is one or two calls of `scaled_dot_product_attention` with mixed values. Nothing is renormalised.
+is one or two calls of `scaled_dot_product_attention` with mixed values. Nothing is renormalised. Maps that a
+LocalBlend or a heat-map reads are the same call with a few columns of words as values. These are narrower
+than the keys, so that PyTorch's plain kernel takes the call and forms the matrix, in layers that are read.
 """
 
 from __future__ import annotations

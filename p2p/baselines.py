@@ -1,6 +1,7 @@
 """What Prompt-to-Prompt is compared with: the fixed-seed image of the target prompt, and SDEdit.
 
-Both answer `trajectory(...)` as `p2p.edits.PromptToPrompt` does; that is all a method needs.
+Both have what a method needs (`p2p.edits.Method`), as `p2p.edits.PromptToPrompt` does: the class variables
+`name` and `uses_mask` (whether it is given the pair's mask), and `trajectory(...)`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class SDEdit:
 
     As diffusers' img2img: of T steps the last `min(int(T * strength), T)` are run, so 0.58 of 50 is 28 steps.
     It differs under LMS, whose order here is that of the steps taken, and under PNDM, which is refused at
-    strengths below 1 (`p2p.schedulers.check_start`).
+    strengths below 1 (`p2p.schedulers.check_start`). diffusers' pipelines for SD 3 and Flux leave out
+    `int(T - T * strength)` steps and so round up what is run: 0.33 of 20 is 7 steps there, 6 here.
     """
 
     strength: float

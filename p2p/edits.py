@@ -278,6 +278,16 @@ class PromptToPrompt:
         return tau if self_window(capped, num_inference_steps) == (0, self_end) else None
 
 
+def check_substruct_words(method: Method, request: EditRequest) -> None:
+    """Raise ValueError for substruct words of a request without blend words, where they do nothing.
+
+    Not part of `trajectory`: in a data set some pairs may have no blend words.
+    """
+    words = method.substruct_words if isinstance(method, PromptToPrompt) else None
+    if words is not None and request.blend_words is None:
+        raise ValueError(f"substruct_words: {words!r} given without blend_words, allowed is to give both")
+
+
 def _cross_injection(matrix: Tensor, aligned: Tensor, factors: Tensor, gate: Tensor) -> CrossInjection:
     """Return the linear form of replace or refine, equalizer and gate (tokens,) at one step."""
     matrix, aligned, factors, gate = (t.double() for t in (matrix, aligned, factors, gate))

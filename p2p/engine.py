@@ -7,14 +7,14 @@ enlarges (upscaling.py), and which other pipelines edit (external.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from p2p.denoise import Calls, Sampling, denoise
-from p2p.edits import EditRequest, Method, Trajectory
+from p2p.edits import EditRequest, Method, Trajectory, check_substruct_words
 from p2p.external import carry_out
 from p2p.families.deepfloyd import DeepFloydUpscaler
 from p2p.families.model import Model
@@ -58,8 +58,8 @@ class Group:
 class Edited:
     """A group's images, (3, height, width) float32 in [0, 1] with 8-bit values, in the order of its edits.
 
-    `reconstruction` is what a real image's inversion leads back to; None where it is generated or no edit
-    asked for the inversion.
+    A real source is as it was given, not rounded. `reconstruction` is what its inversion leads back to; None
+    where the source is generated or no edit asked for the inversion.
     """
 
     source: Tensor
@@ -104,8 +104,8 @@ def generate(
     `calls` is told of each call, and keeps what memory allows from one batch of groups to the next. `paths`
     are the groups' `source_paths`, where they are known; generated sources draw from those they are given.
     `pipelines` keeps loaded what edits by other pipelines ask for; they are made one at a time, after all
-    else. Raises ValueError for a real image that has not the model's size, or where the model has
-    an upscaler.
+    else. Raises ValueError for a real image that has not the model's size or is not in [0, 1], or where the
+    model has an upscaler.
 
     A row never reads another row but its own source, so the source does not depend on the edits that ride
     along, up to rounding: a matrix product over the batch's rows alone (the time embedding's), and a
@@ -167,20 +167,21 @@ def edit(
     image: Tensor | None = None,
     inversion: Inversion | None = None,
     instruction: str = "",
+    weights: Mapping[str, float] | None = None,
+    blend_words: tuple[str, str] | None = None,
 ) -> Edited:
     """Return the image of a prompt and a seed, and its edits, each a target prompt and a method.
 
     With an `image` (3, height, width) in [0, 1], whose caption the prompt is, it is edited by way of its
-    `inversion`. `instruction` is for methods that follow one.
+    `inversion`. `instruction` is for methods that follow one. `weights`, factors of words of the target
+    prompts, and `blend_words`, of the source prompt and of the target prompts, are asked of every edit.
     """
     sampling = sampling or Sampling()
-    steps = sampling.num_inference_steps
-    trajectories = (
-        method.trajectory(
-            EditRequest(source_prompt, target, instruction=instruction), model.tokenizers, steps
-        )
-        for target, method in edits
-    )
+    trajectories = []
+    for target, method in edits:
+        request = EditRequest(source_prompt, target, weights or {}, blend_words, instruction)
+        check_substruct_words(method, request)
+        trajectories.append(method.trajectory(request, model.tokenizers, sampling.num_inference_steps))
     real = (lambda: image) if image is not None else None
     return generate(model, [Group(source_prompt, seed, tuple(trajectories), real, inversion)], sampling)[0]
 
@@ -312,7 +313,16 @@ def _real(model: Model, group: Group) -> Tensor:
             f"image of {group.source_prompt!r}: has shape {tuple(image.shape)}, allowed is "
             f"{(3, *model.image_size)}"
         )
-    return image.float()
+    if not image.is_floating_point():
+        raise ValueError(
+            f"image of {group.source_prompt!r}: is {image.dtype}, allowed is floating point in [0, 1]"
+        )
+    low, high = image.aminmax()
+    if not (low >= 0 and high <= 1):  # nor where one is not a number
+        raise ValueError(
+            f"image of {group.source_prompt!r}: has values from {low:g} to {high:g}, allowed is [0, 1]"
+        )
+    return image.float().cpu()
 
 
 def _sdedit(

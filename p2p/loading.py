@@ -9,14 +9,13 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import AutoTokenizer, CLIPTokenizer
 
@@ -24,7 +23,7 @@ from p2p.alignment import Tokenizers
 from p2p.families import FAMILIES, DeepFloyd, DeepFloydUpscaler, Model
 from p2p.families.model import encoder_of, tokenizer_of
 from p2p.loras import Lora, load_loras
-from p2p.schedulers import new_scheduler, scheduler_class
+from p2p.schedulers import check_settings, new_scheduler, scheduler_class
 
 SHARED = ("tokenizer", "text_encoder")  # by a model and its upscaler
 SEMANTICS_VERSION = 3  # raised whenever the same edit would give other pixels
@@ -96,9 +95,18 @@ class ModelSpec:
     def _loras(self) -> list[Lora]:
         return [Lora.of(entry) for entry in self.loras]
 
+    @property
+    def _options(self) -> dict[str, Any]:
+        own = {"revision": self.revision, "variant": self.variant, "use_safetensors": True}
+        return {**own, **self.family.load_options}
+
+    @property
+    def _left_out(self) -> dict[str, None]:
+        return {part: None for name in self.leave_out for part in (name, tokenizer_of(name))}
+
     def local_folder(self) -> Path | None:
         """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
-        return local_folder(self.path, self.revision)
+        return local_folder(self.path, self.family.pipeline_class, {**self._options, **self._left_out})
 
     def load_tokenizers(self) -> Tokenizers:
         """Return the tokenizers, from the pipeline's folder or, for CLIP's, from open_clip's vocabulary."""
@@ -127,7 +135,9 @@ class ModelSpec:
         own: dict[str, Any] = {}
         if folder is not None:
             own = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-        return new_scheduler(self.scheduler or own["_class_name"], {**own, **self.scheduler_config})
+        name = self.scheduler or own["_class_name"]
+        check_settings(name, self.scheduler_config)
+        return new_scheduler(name, {**own, **self.scheduler_config})
 
     def unet_calls(self, num_inference_steps: int) -> int:
         """Return how often one trajectory calls the UNet. Raises ValueError where it cannot be run so."""
@@ -158,13 +168,7 @@ class ModelSpec:
         if plain_folder(self.path) is not None:
             return
         try:
-            self._checked(
-                self.family.pipeline_class.download,
-                self.path,
-                revision=self.revision,
-                variant=self.variant,
-                **{"use_safetensors": True, **self.family.load_options},
-            )
+            self._checked(self.family.pipeline_class.download, self.path, **self._options)
         except OSError:
             if self.local_folder() is None:
                 raise
@@ -194,14 +198,11 @@ class ModelSpec:
         `components` are parts of the pipeline that are there already.
         """
         device = self.device if self.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        left_out = {part: None for name in self.leave_out for part in (name, tokenizer_of(name))}
         pipeline = self._checked(
             self.family.pipeline_class.from_pretrained,
             self.local_folder() or self.path,
             dtype=getattr(torch, self.dtype),
-            revision=self.revision,
-            variant=self.variant,
-            **{"use_safetensors": True, **self.family.load_options, **left_out, **(components or {})},
+            **{**self._options, **self._left_out, **(components or {})},
         )
         pipeline.scheduler = self.load_scheduler()
         load_loras(pipeline, self._loras())
@@ -233,14 +234,46 @@ def plain_folder(path: str) -> Path | None:
     return next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
 
 
-def local_folder(path: str, revision: str | None) -> Path | None:
-    """Return a pipeline's folder on this machine, or None where it would have to be fetched."""
+def local_folder(path: str, pipeline_class: Any, options: Mapping[str, Any]) -> Path | None:
+    """Return a pipeline's folder on this machine, or None where it would have to be fetched.
+
+    Of a name on the model hub it is the one that diffusers' `download` with these options leaves behind; what
+    is there in part alone has to be fetched.
+    """
     if (folder := plain_folder(path)) is not None:
         return folder
     try:
-        return Path(snapshot_download(path, revision=revision, local_files_only=True))
+        folder = Path(pipeline_class.download(path, local_files_only=True, **options))
+        left_out = {name for name, value in options.items() if value is None}
+        return folder if _whole(folder, left_out) else None
     except (OSError, ValueError):
         return None
+
+
+def _whole(folder: Path, left_out: Collection[str]) -> bool:
+    """Say whether a pipeline's parts are there, networks with all their weights.
+
+    diffusers knows the files to ask for only where a list of the repository's files was kept.
+    """
+    index = json.loads((folder / "model_index.json").read_text())
+    parts = [
+        folder / name
+        for name, kind in index.items()
+        if name[0] != "_"
+        and name not in left_out
+        and isinstance(kind, list)
+        and all(isinstance(word, str) for word in kind)
+    ]
+    return all(any(part.glob("*config.json")) and _has_weights(part) for part in parts)
+
+
+def _has_weights(part: Path) -> bool:
+    if not (part / "config.json").is_file():
+        return True  # a tokenizer or a scheduler
+    indices = [json.loads(file.read_text()) for file in part.glob("*.safetensors.index*.json")]
+    if indices:
+        return any(all((part / name).is_file() for name in i["weight_map"].values()) for i in indices)
+    return any(file.suffix in (".safetensors", ".bin") for file in part.iterdir())
 
 
 def clip_tokenizer() -> CLIPTokenizer:

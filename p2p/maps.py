@@ -14,7 +14,7 @@ from torch import Tensor
 
 from p2p.alignment import split_words, word_column
 from p2p.denoise import Sampling
-from p2p.edits import EditRequest, Method, Trajectory
+from p2p.edits import EditRequest, Method, Trajectory, check_substruct_words
 from p2p.engine import Group, denoise_tree
 from p2p.families import Model
 from p2p.watch import Reading, Watch, word_columns
@@ -55,14 +55,16 @@ def heat_maps(
     sampling: Sampling | None = None,
     layers: Sequence[str] | None = None,
     steps: Sequence[tuple[int, int]] | None = None,
+    weights: Mapping[str, float] | None = None,
     blend_words: tuple[str, str] | None = None,
 ) -> HeatMaps:
     """Make an image (and its edit: a target prompt and a method) and return where `words` are attended to.
 
     A word, or a phrase, is looked for in both prompts. `layers` are groups such as "16" (tokens' height) or
     "down-16", "mid-8", "up-16"; None: every height. `steps` are ranges [start, end) of the denoiser's calls;
-    None: all of them. Raises ValueError for a word in neither prompt, a group that no layer is in, a range
-    that is empty, and an edit that does not start from the source's noise (SDEdit).
+    None: all of them. `weights` and `blend_words` are the edit's, as in `p2p.edit`. Raises ValueError for a
+    word in neither prompt, a group that no layer is in, a range that is empty, and an edit that does not
+    start from the source's noise (SDEdit).
     """
     sampling = sampling or Sampling()
     calls = len(model.new_scheduler(sampling.num_inference_steps).timesteps)
@@ -84,7 +86,8 @@ def heat_maps(
     watch = Watch(source_words, target_words, tuple(readings.values()))
     trajectory = Trajectory(source_prompt, ())  # without an edit: the source's own state, at no cost
     if edit:
-        request = EditRequest(source_prompt, target_prompt, blend_words=blend_words)
+        request = EditRequest(source_prompt, target_prompt, weights or {}, blend_words)
+        check_substruct_words(edit[1], request)
         trajectory = edit[1].trajectory(request, model.tokenizers, sampling.num_inference_steps)
         if not trajectory.from_noise:
             raise ValueError(

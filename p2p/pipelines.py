@@ -59,9 +59,14 @@ class PipelineSpec:
         known = inspect.signature(self.kind.__init__).parameters
         return {name: value for name, value in off.items() if name in known}
 
+    @property
+    def _options(self) -> dict[str, Any]:
+        own = {"revision": self.revision, "variant": self.variant, "use_safetensors": True}
+        return {**own, **self.left_out}
+
     def local_folder(self) -> Path | None:
         """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
-        return local_folder(self.path, self.revision)
+        return local_folder(self.path, self.kind, self._options)
 
     def fetch(self) -> None:
         """Bring the weights to this machine, so that `identity` speaks of them. Raises OSError in one line.
@@ -71,14 +76,7 @@ class PipelineSpec:
         if plain_folder(self.path) is not None:
             return
         try:
-            self._checked(
-                self.kind.download,
-                self.path,
-                revision=self.revision,
-                variant=self.variant,
-                use_safetensors=True,
-                **self.left_out,
-            )
+            self._checked(self.kind.download, self.path, **self._options)
         except OSError:
             if self.local_folder() is None:
                 raise
@@ -99,10 +97,7 @@ class PipelineSpec:
             self.kind.from_pretrained,
             self.local_folder() or self.path,
             dtype=getattr(torch, self.dtype),
-            revision=self.revision,
-            variant=self.variant,
-            use_safetensors=True,
-            **self.left_out,
+            **self._options,
         )
         pipeline.set_progress_bar_config(disable=True)
         pipeline.to(device)

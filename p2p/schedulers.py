@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -50,6 +50,20 @@ def new_scheduler(name: str, config: dict[str, Any]) -> Any:
         return kind.from_config(config)
     except (ImportError, NotImplementedError, TypeError, ValueError) as error:
         raise _refusal(name, "cannot be made from its config: " + _one_line(error)) from error
+
+
+def check_settings(name: str, settings: Iterable[str]) -> None:
+    """Raise ValueError for a setting that neither this class nor a known one has: diffusers would ignore it.
+
+    Those of other classes are left to it, so that the scheduler of a model can be changed alone.
+    """
+    own, *others = (set(inspect.signature(scheduler_class(kind)).parameters) for kind in (name, *KNOWN))
+    unknown = {setting for setting in settings if setting[0] != "_"} - own.union(*others)
+    if unknown:
+        raise ValueError(
+            f"scheduler_config: {', '.join(map(repr, sorted(unknown)))} is no setting of {name}, allowed are "
+            f"{', '.join(sorted(own))}"
+        )
 
 
 def set_timesteps(

@@ -17,7 +17,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as NormalizerSequence
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from p2p.alignment import NoText, Tokenizers, encode
@@ -73,7 +73,7 @@ class Model(ABC):
     @property
     def device(self) -> torch.device:
         """Where the denoiser computes."""
-        return self.pipeline.device
+        return execution_device(self.denoiser) or self.pipeline.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -225,6 +225,18 @@ class Model(ABC):
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
         """Return scaled latent means of images (N, 3, height, width) in [0, 1]."""
+
+
+def execution_device(network: nn.Module) -> torch.device | None:
+    """Return where a network computes that accelerate keeps elsewhere until then, None for any other.
+
+    As diffusers' `_execution_device`, which asks all of a pipeline's networks.
+    """
+    if not hasattr(network, "_hf_hook"):
+        return None
+    hooks = [getattr(part, "_hf_hook", None) for part in network.modules()]
+    devices = [getattr(hook, "execution_device", None) for hook in hooks]
+    return next((torch.device(device) for device in devices if device is not None), None)
 
 
 def tokenizer_of(text_encoder: str) -> str:

@@ -49,9 +49,9 @@ class LatentTransformer(Model):
         factor = self.pipeline.vae_scale_factor
         sides = []
         for name, pixels in (("height", self.height), ("width", self.width)):
-            pixels = pixels or self.sample_size * factor
-            if pixels % (factor * self.patch_size):
-                raise ValueError(f"{name}: {pixels} is no multiple of {factor * self.patch_size}")
+            pixels = self.sample_size * factor if pixels is None else pixels
+            if pixels <= 0 or pixels % (factor * self.patch_size):
+                raise ValueError(f"{name}: {pixels} is no multiple of {factor * self.patch_size} above 0")
             sides.append(pixels // factor)
         return self.channels, sides[0], sides[1]
 

@@ -16,7 +16,10 @@ from p2p.taking import feature_hooks
 
 
 class UNetModel(Model):
-    """A UNet whose levels halve height and width."""
+    """A UNet whose levels halve height and width.
+
+    Raises ValueError for a height or width that does not come to whole latents.
+    """
 
     single_layers: ClassVar[bool] = True
 
@@ -30,9 +33,12 @@ class UNetModel(Model):
         """Channels, height and width of the latents."""
         unet, factor = self.denoiser.config, self.pixels_per_latent
         sample = unet.sample_size if isinstance(unet.sample_size, Sequence) else (unet.sample_size,) * 2
-        height = self.height // factor if self.height else sample[0]
-        width = self.width // factor if self.width else sample[1]
-        return unet.in_channels, height, width
+        sides = []
+        for name, pixels, own in (("height", self.height, sample[0]), ("width", self.width, sample[1])):
+            if pixels is not None and (pixels <= 0 or pixels % factor):
+                raise ValueError(f"{name}: {pixels} is no multiple of {factor} above 0")
+            sides.append(own if pixels is None else pixels // factor)
+        return unet.in_channels, sides[0], sides[1]
 
     def attention_sides(self) -> list[int]:
         """Return the token-grid heights at which the denoiser attends, largest first."""

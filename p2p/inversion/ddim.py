@@ -40,4 +40,5 @@ class DDIM(Inversion):
     ) -> list[SourcePath]:
         """Return the paths of images (N, channels, height, width), encoded, with their prompts."""
         states = ddim_states(model, latents, prompts, sampling, calls)
-        return [SourcePath(noise) for noise in states[:, 0].to(model.dtype)]
+        noises = states[:, 0].to(model.dtype, copy=True)  # a view would hold all states
+        return [SourcePath(noise) for noise in noises]

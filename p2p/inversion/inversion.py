@@ -126,11 +126,21 @@ def predict_rows(
 ) -> Tensor:
     """Return the denoiser's output for each row, in calls of `calls.max_rows`, in the latents' precision."""
     outputs = []
-    for begin in range(0, len(rows), calls.max_rows):
+    begin = 0
+    while begin < len(rows):
         part = rows[begin : begin + calls.max_rows]
         own = latents[begin : begin + len(part)].to(model.dtype)
-        outputs.append(model.predict(own, timestep, stack_rows(part)))
+        try:
+            output = model.predict(own, timestep, stack_rows(part))
+        except torch.OutOfMemoryError:
+            if len(part) == 1:
+                raise
+            calls.max_rows = len(part) // 2
+            torch.cuda.empty_cache()
+            continue
+        outputs.append(output)
         calls.on_rows(len(part))
+        begin += len(part)
     return torch.cat(outputs).to(latents.dtype)
 
 

@@ -41,7 +41,8 @@ class NegativePrompt(Inversion):
     ) -> list[SourcePath]:
         """Return the paths of images (N, channels, height, width), encoded, with their prompts."""
         states = ddim_states(model, latents, prompts, sampling, calls)
+        noises = states[:, 0].to(model.dtype, copy=True)  # a view would hold all states
         return [
             SourcePath(noise, negatives=stack_rows([model.encode_prompt(prompt)]))
-            for noise, prompt in zip(states[:, 0].to(model.dtype), prompts, strict=True)
+            for noise, prompt in zip(noises, prompts, strict=True)
         ]

@@ -21,6 +21,9 @@ from p2p.inversion.inversion import Inversion, ddim_levels, ddim_states, finite,
 from p2p.source import SourcePath
 
 TEXT = "encoder_hidden_states"
+# In float16 the gradient of a mean of squares, about 1e-7 near the early stop, would be rounded to 0. A power
+# of two changes no digit: what the embedding gets in float32 is the same.
+LOSS_SCALE = 2.0**16
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class NullText(Inversion):
         One image after the other, as each stops when it may and gradients take memory.
         """
         states = ddim_states(model, latents, prompts, sampling, calls)
-        noises = states[:, 0].to(model.dtype)
+        noises = states[:, 0].to(model.dtype, copy=True)  # a view would hold all states
         if not sampling.guided:
             return [SourcePath(noise) for noise in noises]
         return [
@@ -97,7 +100,9 @@ class NullText(Inversion):
                     step = scheduler.step(noise_pred, level.timestep, latents, return_dict=False)[0]
                     loss = mse_loss(step, states[i + 1 : i + 2])
                     adam.zero_grad()
-                    loss.backward(inputs=[embedding])  # the weights get no gradients
+                    (LOSS_SCALE * loss).backward(inputs=[embedding])  # the weights get no gradients
+                assert embedding.grad is not None
+                embedding.grad /= LOSS_SCALE
                 adam.step()
                 if loss.item() < self.epsilon + self.epsilon_growth * share:
                     break

@@ -2,12 +2,14 @@
 edits.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import StableDiffusionImg2ImgPipeline
 from torch import Tensor
 
@@ -282,6 +284,85 @@ def test_edit_is_generate_for_one_group(tiny_model: StableDiffusion) -> None:
     edited = edit(tiny_model, SOURCE, [(SWAP, method)], seed=4, sampling=SAMPLING)
     [same] = generate(tiny_model, [group(tiny_model, [(SWAP, method)], seed=4)], SAMPLING)
     assert_same(edited.images[0], same.images[0])
+
+
+def test_edit_passes_on_weights_and_blend_words(tiny_model: StableDiffusion) -> None:
+    """Without them a number for the weights, and all that bounds an area, would do nothing."""
+    method = PromptToPrompt(
+        weights=3.0, blend_weight=2.0, blend_start=0.0, substruct_words=("bench", "bench")
+    )
+    asked: dict[str, Any] = {"weights": {"bench": 1.0}, "blend_words": ("cat", "dog")}
+    edited = edit(tiny_model, SOURCE, [(SWAP, method)], sampling=SAMPLING, **asked)
+    request = EditRequest(SOURCE, SWAP, {"bench": 1.0}, ("cat", "dog"))
+    trajectory = method.trajectory(request, tiny_model.tokenizers, STEPS)
+    [same] = generate(tiny_model, [Group(SOURCE, 0, (trajectory,))], SAMPLING)
+    assert torch.equal(edited.images[0], same.images[0])
+    assert trajectory.record["weights"] == {"bench": 3.0}
+    assert trajectory.blend is not None
+    without = edit(tiny_model, SOURCE, [(SWAP, replace(method, substruct_words=None))], sampling=SAMPLING)
+    assert (edited.images[0] - without.images[0]).abs().max() > 10 * ROUNDING
+
+
+def test_substruct_words_that_can_do_nothing_are_an_error(tiny_model: StableDiffusion) -> None:
+    method = PromptToPrompt(substruct_words=("bench", "bench"))
+    with pytest.raises(ValueError, match=r"substruct_words: \('bench', 'bench'\) given without blend_words"):
+        edit(tiny_model, SOURCE, [(SWAP, method)], sampling=SAMPLING)
+    absent = PromptToPrompt(substruct_words=("bench", "hat"))
+    with pytest.raises(ValueError, match="'hat'.*a dog sitting on a bench"):
+        edit(tiny_model, SOURCE, [(SWAP, absent)], sampling=SAMPLING, blend_words=("cat", "dog"))
+    # A data set may have pairs without blend words beside others.
+    assert method.trajectory(EditRequest(SOURCE, SWAP), tiny_model.tokenizers, STEPS).blend is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda image: (image * 255).to(torch.uint8),
+            r"is torch.uint8, allowed is floating point in \[0, 1\]",
+        ),
+        (lambda image: image * 2 - 1, r"has values from -.* to .*, allowed is \[0, 1\]"),
+        (lambda image: image * 255, "has values from .* to 255"),
+        (lambda image: image / 0, "has values from nan"),
+    ],
+)
+def test_a_real_image_that_is_not_in_0_1_is_an_error(
+    tiny_model: StableDiffusion, picture: Tensor, change: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match="image of 'a cat sitting on a bench': " + message) as error:
+        edit(tiny_model, SOURCE, [(SWAP, SDEdit(0.5))], sampling=SAMPLING, image=change(picture))
+    assert "\n" not in str(error.value)
+
+
+def test_a_real_image_of_another_precision_is_given_back_in_single(
+    tiny_model: StableDiffusion, picture: Tensor
+) -> None:
+    edited = edit(tiny_model, SOURCE, [(SWAP, SDEdit(0.2))], sampling=SAMPLING, image=picture.double())
+    assert torch.equal(edited.source, picture)
+
+
+@pytest.mark.parametrize("pixels", [33, 0, -32])
+def test_a_size_that_is_no_whole_number_of_latents_is_an_error(
+    tiny_model: StableDiffusion, pixels: int
+) -> None:
+    for name in ("height", "width"):
+        with pytest.raises(ValueError, match=f"{name}: {pixels} is no multiple of 2 above 0"):
+            StableDiffusion(tiny_model.pipeline, 16, 16, **{name: pixels})
+
+
+def test_networks_that_accelerate_keeps_elsewhere_compute_where_it_moves_them(
+    tiny_model: StableDiffusion,
+) -> None:
+    """Here they lie on "meta" until they are called; `enable_model_cpu_offload` has them on the CPU."""
+    pipeline = copy.deepcopy(tiny_model.pipeline)
+    for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        cpu_offload(network, "cpu")
+    model = StableDiffusion(pipeline, 16, 16)
+    assert (pipeline.device, model.device) == (torch.device("meta"), torch.device("cpu"))
+    edits = [(SWAP, PromptToPrompt(tau=0.2)), (SWAP, SDEdit(0.5))]
+    edited, same = (edit(m, SOURCE, edits, sampling=SAMPLING) for m in (model, tiny_model))
+    for image, other in zip(edited.images, same.images, strict=True):
+        assert_same(image, other)
 
 
 def test_a_side_that_no_layer_has_is_an_error(tiny_model: StableDiffusion) -> None:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from p2p import (
     FixedSeed,
     Group,
     Inversion,
+    ModelSpec,
     NegativePrompt,
     NullText,
     PromptToPrompt,
@@ -198,6 +200,34 @@ def test_null_text_leaves_no_gradients_behind(model: StableDiffusion, image: Ten
     source_paths(model, [group(model, image, NullText(inner_steps=1), [(SWAP, FixedSeed())])], SAMPLING)
     model.denoiser.requires_grad_(False)
     assert [name for name, weight in model.denoiser.named_parameters() if weight.grad is not None] == []
+
+
+def test_null_text_moves_in_half_precision_where_the_denoiser_hardly_heeds_the_text(
+    tiny_folder: Path, image: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients are about 1e-8 then, which float16 rounds to 0."""
+
+    def faint(latents: Tensor, timestep: Tensor, conditioning: Any) -> Tensor:
+        return latents + 0.01 * conditioning["encoder_hidden_states"].mean((1, 2))[:, None, None, None]
+
+    half = ModelSpec("tiny", str(tiny_folder), 16, 16, dtype="float16", device="cpu").load()
+    monkeypatch.setattr(half, "predict", faint)
+    one = group(half, image, NullText(1, epsilon=0, epsilon_growth=0), [(SWAP, FixedSeed())])
+    [path] = source_paths(half, [one], SAMPLING)
+    assert path is not None
+    assert path.negatives is not None
+    start = half.encode_prompt("", negative=True)["encoder_hidden_states"]
+    assert (path.negatives["encoder_hidden_states"][0] != start).float().mean() > 0.9
+
+
+def test_paths_that_need_the_noise_alone_do_not_hold_all_states(
+    model: StableDiffusion, image: Tensor
+) -> None:
+    latents = model.encode(torch.stack([image, image.flip(1)]))
+    for inversion in (DDIM(), NegativePrompt(), NullText(inner_steps=0)):
+        for sampling in (SAMPLING, UNGUIDED):
+            paths = inversion.invert(model, latents, [SOURCE, SWAP], sampling, [], Calls(64))
+            assert {path.latents.untyped_storage().nbytes() for path in paths} == {latents.nbytes}
 
 
 def test_without_guidance_null_text_and_negative_prompt_are_ddim(
@@ -403,6 +433,29 @@ def test_states_begin_with_noise_and_end_with_the_image(model: StableDiffusion, 
     assert states.shape == (2, STEPS + 1, *latents.shape[1:])
     assert torch.equal(states[:, -1], latents)
     assert len(ddim_levels(model.new_scheduler(STEPS))) == STEPS
+
+
+def test_where_memory_runs_out_an_inversion_s_calls_are_halved(
+    model: StableDiffusion, image: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents, prompts = model.encode(torch.stack([image] * 5)), [SOURCE, SWAP, ADD, SOURCE, SWAP]
+    wanted = ddim_states(model, latents, prompts, SAMPLING, Calls(64))
+    predict, made, most = model.predict, [], 2
+
+    def small(rows: Tensor, *rest: Any) -> Tensor:
+        if len(rows) > most:
+            raise torch.OutOfMemoryError("no memory for so many rows")
+        return predict(rows, *rest)
+
+    monkeypatch.setattr(model, "predict", small)
+    calls = Calls(64, made.append)
+    states = ddim_states(model, latents, prompts, SAMPLING, calls)
+    torch.testing.assert_close(states, wanted, rtol=0, atol=ROUNDING)
+    assert calls.max_rows == most
+    assert made == [2, 2, 1] * STEPS
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        ddim_states(model, latents, prompts, SAMPLING, calls)
 
 
 @pytest.mark.parametrize(

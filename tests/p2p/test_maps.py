@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,12 +128,13 @@ def test_the_images_are_those_of_an_edit_without_maps(
     tiny_model: StableDiffusion, blend_words: tuple[str, str] | None
 ) -> None:
     sampling, target = Sampling(STEPS, 2.0), SOURCE.replace("cat", "dog")
+    method, weights = replace(METHOD, weights=2.0), {"long": 1.0}
     result = heat_maps(
-        tiny_model, SOURCE, ["cat"], (target, METHOD), sampling=sampling, seed=3, blend_words=blend_words,
-        layers=["8"], steps=[(1, 2)],
+        tiny_model, SOURCE, ["cat"], (target, method), sampling=sampling, seed=3, weights=weights,
+        blend_words=blend_words, layers=["8"], steps=[(1, 2)],
     )  # fmt: skip
-    request = EditRequest(SOURCE, target, blend_words=blend_words)
-    trajectory = METHOD.trajectory(request, tiny_model.tokenizers, STEPS)
+    request = EditRequest(SOURCE, target, weights, blend_words)
+    trajectory = method.trajectory(request, tiny_model.tokenizers, STEPS)
     [plain] = generate(tiny_model, [Group(SOURCE, 3, (trajectory,))], sampling)
     assert result.edited is not None
     torch.testing.assert_close(result.source.image, plain.source, rtol=0, atol=0)
@@ -188,6 +190,10 @@ def test_only_the_asked_for_columns_layers_and_steps_are_formed(
         ({"steps": [(0, 5)]}, r"steps: \(0, 5\) is no range"),
         ({"steps": []}, "steps: none given"),
         ({"edit": ("a dog", SDEdit(0.5))}, "edit: sdedit starts from an image"),
+        (
+            {"edit": ("a dog on a bench", PromptToPrompt(substruct_words=("a", "a")))},
+            "given without blend_words",
+        ),
     ],
 )
 def test_what_cannot_be_asked_for(tiny_model: StableDiffusion, asked: dict, message: str) -> None:

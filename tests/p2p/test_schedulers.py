@@ -344,6 +344,19 @@ def test_configs_that_cannot_work_are_refused_too(
     assert "\n" not in str(error.value)
 
 
+def test_a_setting_that_no_scheduler_has_is_an_error(tiny_folder: Path) -> None:
+    def spec(**config: Any) -> ModelSpec:
+        name = "EulerDiscreteScheduler"
+        return ModelSpec("tiny", str(tiny_folder), 16, 16, scheduler=name, scheduler_config=config)
+
+    message = "scheduler_config: 'beta_strat' is no setting of EulerDiscreteScheduler, allowed are beta_end, "
+    with pytest.raises(ValueError, match=message) as error:
+        spec(beta_strat=0.1, beta_end=0.2).load_scheduler()
+    assert "\n" not in str(error.value)
+    assert spec(beta_end=0.2).load_scheduler().config.beta_end == 0.2
+    spec(set_alpha_to_one=False).load_scheduler()  # DDIM's, as a model's file has it for its own scheduler
+
+
 class Hidden(DDIMScheduler):
     """Keeps its last sample where `fork` does not look."""
 

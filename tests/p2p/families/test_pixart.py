@@ -167,6 +167,8 @@ def test_words_are_found_in_lowered_captions(model: PixArtAlpha) -> None:
 def test_what_does_not_fit_is_an_error(model: PixArtAlpha) -> None:
     with pytest.raises(ValueError, match="height: 30 is no multiple of 4"):
         type(model)(model.pipeline, SIDE, SIDE, height=30, width=32)
+    with pytest.raises(ValueError, match="width: 0 is no multiple of 4 above 0"):
+        type(model)(model.pipeline, SIDE, SIDE, height=32, width=0)
     with pytest.raises(ValueError, match="blend_side: 4 is no side of an attention layer, allowed are 8"):
         type(model)(model.pipeline, SIDE, 4, height=32, width=32)
     spec = ModelSpec("pixart", "/nowhere", SIDE, SIDE, pipeline="PixArtAlphaPipeline")

@@ -1,0 +1,112 @@
+"""Names on the model hub: what of them is on this machine, in a cache as huggingface_hub keeps it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from p2p import ModelSpec
+from p2p.pipelines import PipelineSpec
+from tests.tiny_pipelines import save_instruct_pix2pix
+
+NAME, COMMIT = "someone/tiny", "0123456789" * 4
+NOT_FETCHED = ("README.md", "tiny.ckpt", "unet/diffusion_pytorch_model.bin")  # diffusers has no use for them
+SPEC = ModelSpec("tiny", NAME, 16, 16, device="cpu")
+BESIDE = PipelineSpec("StableDiffusionInstructPix2PixPipeline", NAME)
+Snapshot = Callable[[Path, bool], Path]
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
+    """Put a pipeline into an empty cache, as `NAME`, with or without the list of the repository's files."""
+
+    def put(pipeline: Path, listed: bool) -> Path:
+        folder = tmp_path / "hub" / "models--someone--tiny"
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text(COMMIT)
+        kept = shutil.copytree(pipeline, folder / "snapshots" / COMMIT)
+        if listed:
+            own = [str(file.relative_to(kept)) for file in kept.rglob("*") if file.is_file()]
+            files = {name: {"size": 1, "blob_id": "0" * 40} for name in [*own, *NOT_FETCHED]}
+            (folder / "trees").mkdir()
+            (folder / "trees" / f"{COMMIT}.json").write_text(
+                json.dumps({"format_version": 1, "files": files})
+            )
+        return kept
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return put
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_name_that_was_fetched_is_the_folder_it_came_from(
+    tiny_folder: Path, snapshot: Snapshot, listed: bool
+) -> None:
+    with pytest.raises(OSError, match="'someone/tiny' .it is not on this machine"):
+        SPEC.identity()
+    folder = snapshot(tiny_folder, listed)
+    assert SPEC.local_folder() == folder
+    assert SPEC.identity() == ModelSpec("tiny", str(tiny_folder), 16, 16, device="cpu").identity()
+    assert len(SPEC.load_tokenizers()) == 1
+    assert SPEC.load().image_size == (32, 32)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_pipeline_beside_the_model_that_was_fetched_is_found(
+    tiny_folder: Path, snapshot: Snapshot, listed: bool, tmp_path: Path
+) -> None:
+    own = save_instruct_pix2pix(tiny_folder, tmp_path / "own")
+    assert BESIDE.local_folder() is None
+    assert BESIDE.identity() != PipelineSpec(BESIDE.pipeline, str(own)).identity()
+    folder = snapshot(own, listed)
+    assert BESIDE.local_folder() == folder
+    assert BESIDE.identity() == PipelineSpec(BESIDE.pipeline, str(own)).identity()
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer",
+        "unet/config.json",
+        "vae/diffusion_pytorch_model.safetensors",
+    ],
+)
+def test_a_download_that_broke_off_is_not_on_this_machine(
+    tiny_folder: Path, snapshot: Snapshot, listed: bool, lost: str
+) -> None:
+    gone = snapshot(tiny_folder, listed) / lost
+    shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    assert SPEC.local_folder() is None
+    with pytest.raises(OSError, match="'someone/tiny' .it is not on this machine"):
+        SPEC.load_scheduler()
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_weights_in_several_files_are_there_when_all_are(
+    tiny_folder: Path, snapshot: Snapshot, listed: bool, tmp_path: Path
+) -> None:
+    sharded = shutil.copytree(tiny_folder, tmp_path / "sharded")
+    unet = sharded / "unet" / "diffusion_pytorch_model"
+    names = [f"{unet.name}-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    unet.with_suffix(".safetensors").rename(unet.with_name(names[0]))
+    unet.with_name(names[1]).write_bytes(b"")
+    weight_map = {"conv_in.weight": names[0], "conv_out.weight": names[1]}
+    unet.with_name(f"{unet.name}.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    folder = snapshot(sharded, listed)
+    assert SPEC.local_folder() == folder
+    (folder / "unet" / names[1]).unlink()
+    assert SPEC.local_folder() is None
+
+
+def test_a_part_that_is_left_out_need_not_be_there(tiny_folder: Path, snapshot: Snapshot) -> None:
+    folder = snapshot(tiny_folder, False)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert SPEC.local_folder() == folder
