@@ -26,6 +26,7 @@ from p2p.loras import Lora, load_loras
 from p2p.schedulers import check_settings, new_scheduler, scheduler_class
 
 SHARED = ("tokenizer", "text_encoder")  # by a model and its upscaler
+ZEROS = "force_zeros_for_empty_prompt"  # SDXL's model_index.json says what an empty negative prompt is
 SEMANTICS_VERSION = 3  # raised whenever the same edit would give other pixels
 
 
@@ -180,7 +181,9 @@ class ModelSpec:
         config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
         facts: dict[str, Any] = {
             "semantics": SEMANTICS_VERSION,
-            "weights": hash_files(folder) if folder else [self.path, self.revision, self.variant],
+            "weights": hash_files(folder, self.variant)
+            if folder
+            else [self.path, self.revision, self.variant],
             "scheduler": [type(scheduler).__name__, config],
             "run": [self.dtype, self.variant, self.self_max_side, self.blend_side, self.height, self.width],
         }
@@ -301,27 +304,43 @@ def _byte_letters() -> dict[int, str]:
 
 @cache
 def hash_files(
-    folder: Path, aside: tuple[str, ...] = ("scheduler", "safety_checker", "feature_extractor")
+    folder: Path,
+    variant: str | None = None,
+    aside: tuple[str, ...] = ("scheduler", "safety_checker", "feature_extractor"),
 ) -> str:
-    """Return a hash of a pipeline's weights and configs, without the parts `aside`.
+    """Return a hash of a pipeline's weights of this variant and configs, without the parts `aside`.
 
-    The hub's cache already names large files by theirs.
+    The hub's cache already names large files by theirs. Other variants may lie beside, as one is fetched
+    after the other.
     """
     digest = hashlib.sha256()
     parts = [part for part in sorted(folder.iterdir()) if part.is_dir() and part.name not in aside]
-    for file in (file for part in parts for file in sorted(part.rglob("*")) if _determines(file)):
+    for file in (file for part in parts for file in sorted(part.rglob("*")) if _determines(file, variant)):
         blob = file.resolve().name
         named = file.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob)
         content = blob if named else hashlib.sha256(file.read_bytes()).hexdigest()
         digest.update(f"{file.relative_to(folder)}:{content}\n".encode())
+    index = json.loads((folder / "model_index.json").read_text())
+    if (zeros := index.get(ZEROS)) is not None:
+        digest.update(f"{ZEROS}:{zeros}\n".encode())
     return digest.hexdigest()
 
 
-def _determines(file: Path) -> bool:
+def _determines(file: Path, variant: str | None) -> bool:
     """Say whether a file of a pipeline has a part in its pixels; a model card has none."""
+    if file.suffix in (".safetensors", ".bin"):
+        others = {_variant(other) for other in file.parent.glob(f"*{file.suffix}")}
+        if _variant(file) != (variant if variant in others else None):
+            return False
     if file.suffix == ".json" or file.suffix == ".txt":
         names = ("config", "tokenizer", "tokenizer_config", "vocab", "merges", "scheduler_config")
         return file.stem in (*names, "preprocessor_config")
     if file.suffix == ".bin":  # read only where there is nothing safer
         return not any(file.parent.glob("*.safetensors"))
     return file.suffix in (".safetensors", ".model")
+
+
+def _variant(weights: Path) -> str | None:
+    """Return "fp16" of model.fp16.safetensors and of model.fp16-00001-of-00002.safetensors."""
+    found = re.fullmatch(r"[^.]+\.([^.]+?)(-\d+-of-\d+)?", weights.stem)
+    return found[1] if found else None

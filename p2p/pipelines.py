@@ -87,7 +87,10 @@ class PipelineSpec:
         weights: Any = [self.path, self.revision, self.variant]
         if folder is not None:
             # Its scheduler is its own, and some classes keep switches in the index.
-            weights = [hash_files(folder, ("safety_checker",)), (folder / "model_index.json").read_text()]
+            weights = [
+                hash_files(folder, self.variant, ("safety_checker",)),
+                (folder / "model_index.json").read_text(),
+            ]
         facts = [self.pipeline, weights, self.dtype, self.variant]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 

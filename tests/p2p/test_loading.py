@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import constants
 
 from p2p import ModelSpec
+from p2p.loading import hash_files
 from p2p.pipelines import PipelineSpec
 from tests.tiny_pipelines import save_instruct_pix2pix
 
@@ -110,3 +111,29 @@ def test_a_part_that_is_left_out_need_not_be_there(tiny_folder: Path, snapshot: 
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
     (folder / "model_index.json").write_text(json.dumps(index))
     assert SPEC.local_folder() == folder
+
+
+def test_another_variant_beside_it_is_no_other_model(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "both")
+    alone = hash_files(folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copyfile(weights, half := weights.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    half.write_bytes(half.read_bytes() + b" ")
+    hash_files.cache_clear()
+    assert hash_files(folder) == alone
+    with_half = hash_files(folder, "fp16")
+    assert with_half != alone
+    weights.unlink()
+    hash_files.cache_clear()
+    assert hash_files(folder, "fp16") == with_half  # the other parts have no such variant
+
+
+def test_what_an_empty_prompt_is_makes_another_model(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "sdxl")
+    hashes = {hash_files(folder)}
+    index = json.loads((folder / "model_index.json").read_text())
+    for zeros in (True, False):
+        (folder / "model_index.json").write_text(json.dumps({**index, "force_zeros_for_empty_prompt": zeros}))
+        hash_files.cache_clear()
+        hashes.add(hash_files(folder))
+    assert len(hashes) == 3
