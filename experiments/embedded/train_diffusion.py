@@ -37,7 +37,7 @@ CAPTION_DROPOUT = 0.1
 THING_WEIGHT = (
     3  # of the error where a thing is, over that of the place: things are small and hold the detail
 )
-ATTENTION_WEIGHT = 0.05  # of the grounding loss, beside a denoising loss of about 0.1
+ATTENTION_WEIGHT = 0.03  # of the grounding loss, beside a denoising loss of about 0.1
 
 
 def build_unet() -> UNet2DConditionModel:
@@ -120,7 +120,10 @@ class RecordingProcessor(AttnProcessor):
 
 
 def grounding_loss(probabilities: Tensor, tokens: Tensor, masks: Tensor) -> Tensor:
-    """Return (1 - share of a thing's attention inside its mask)^2 per thing (TokenCompose, Eq. 3).
+    """Return -log of the share of a thing's attention that lies inside its mask, per thing.
+
+    TokenCompose's token loss (Eq. 3) is (1 - share)^2, whose gradient vanishes where a word looks at the
+    wrong thing; the logarithm's does not.
 
     `probabilities` (batch, pixels, tokens); `tokens` (batch, things), 0 where there is no thing; `masks`
     (batch, things, 16, 16).
@@ -130,7 +133,7 @@ def grounding_loss(probabilities: Tensor, tokens: Tensor, masks: Tensor) -> Tens
     masks = nn.functional.adaptive_avg_pool2d(masks, side).flatten(2)  # (batch, things, pixels)
     columns = probabilities.float().transpose(1, 2).gather(1, tokens[..., None].expand(-1, -1, pixels))
     share = (columns * masks).sum(-1) / columns.sum(-1)
-    return (1 - share).square() * (tokens > 0)
+    return -share.clamp(min=1e-4).log() * (tokens > 0)
 
 
 def encode_latents(vae: AutoencoderKL, scenes: Scenes) -> Tensor:
@@ -232,13 +235,14 @@ def main(
             prediction = unet(noisy, timesteps, text_encoder(ids).last_hidden_state).sample
         snr = alphas[timesteps] / (1 - alphas[timesteps])
         weight = snr.clamp(max=5) / snr  # min-SNR (Hang et al. 2023), gamma 5
-        told = (1 - timesteps / 1000)[:, None]  # in pure noise there is nothing to point at
+        told = (1 - timesteps / 1000)[:, None]
+        pointed = (told / 0.4).clamp(max=1)  # in pure noise there is nothing to point at
         masks = thing_masks(labels, scenes, index)
         emphasis = 1 + THING_WEIGHT * told[..., None] * masks.sum(1)  # (batch, 16, 16)
         error = (prediction.float() - noise).square().mean(1) * emphasis
         denoising = (error.mean((1, 2)) * weight).mean()
         where = tokens[index] * ~dropped[:, None]
-        grounding = [(grounding_loss(p.probabilities, where, masks) * told).mean() for p in cross.values()]
+        grounding = [(grounding_loss(p.probabilities, where, masks) * pointed).mean() for p in cross.values()]
         return {"denoising": denoising, "grounding": ATTENTION_WEIGHT * torch.stack(grounding).mean()}
 
     def schedule(progress: float) -> float:
@@ -264,7 +268,7 @@ def main(
             "data": f"{len(captions)} rendered, captioned scenes of 64x64 pixels",
             "sprites": "Noto Emoji image resources (Apache-2.0, see NOTICE)",
             "recipe": f"{steps} steps of {batch_size}, AdamW {lr:g} {'' if further else 'flat then '}cosine, "
-            f"min-SNR 5, thing weight {THING_WEIGHT}, grounding loss {ATTENTION_WEIGHT}, EMA 0.999, "
+            f"min-SNR 5, thing weight {THING_WEIGHT}, log grounding loss {ATTENTION_WEIGHT}, EMA 0.999, "
             f"{precision()}{earlier(folder, 'recipe') if further else ''}",
             "time": f"{seconds / 60:.0f} min on {torch.get_num_threads()} CPU threads"
             f"{earlier(folder, 'time') if further else ''}",
