@@ -16,6 +16,7 @@ from results.plots import cells_of, values_of
 EDITED, UNEDITED = "ideal/mse_edited@1", "ideal/mse_unedited@1"
 # Okabe and Ito's palette by inversion; the marker is the method.
 _COLOURS = ("#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255")
+_NO_RANK = "#ebebeb"
 _MARKERS = {"p2p": "o", "sdedit": "s", "fixed_seed": "D", "source": "x", "ideal": "*"}
 _ALONG = {"p2p": "tau", "sdedit": "strength"}
 
@@ -79,8 +80,8 @@ def _name_ends(axes: Axes, values: pd.Series, x: pd.Series, y: pd.Series, colour
 def correlations(table: pd.DataFrame) -> Figure:
     """Plot rank correlations as coloured tables, two a row, one per truth: metrics down, edit types across.
 
-    Blue: the metric ranks the settings as the truth does; red: upside down. Faint numbers have an interval
-    that holds 0.
+    Blue: the metric ranks the settings as the truth does; red: upside down; grey: too few values, or the same
+    one for all settings. Faint numbers have an interval that holds 0.
     """
     truths = list(table["truth"].unique())
     metrics = list(table["metric"].unique())
@@ -96,6 +97,7 @@ def correlations(table: pd.DataFrame) -> Figure:
     for axes, truth in zip(panels, truths, strict=True):
         own = table[table["truth"].eq(truth)].set_index(["metric", "edit_type"])
         rho_of = own["rho"].unstack().reindex(index=metrics, columns=types[truth])
+        axes.set_facecolor(_NO_RANK)
         image = axes.imshow(rho_of, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
         for row, metric in enumerate(metrics):
             for column, edit_type in enumerate(types[truth]):
