@@ -146,6 +146,17 @@ def test_inversions_are_kept_by_content_and_a_broken_one_is_made_anew(
     pd.testing.assert_series_equal(load(Path(f"{run_dir}-3"))["mse@1"], before["mse@1"])
 
 
+def test_a_lost_reconstruction_is_made_again(cli: Cli, tiny: list[str], run_dir: Path) -> None:
+    few = [*tiny, "inversions=[ddim]", "dataset.limit=1"]
+    assert cli("run", *few, "~metrics.pixel") == 0
+    records = load_records(run_dir)
+    lost = run_dir / records.loc[records["method"].eq("reconstruction"), "image"].item()
+    lost.unlink()
+    assert cli("run", *few) == 0
+    assert lost.is_file()
+    assert load(run_dir).query("method == 'reconstruction'")["mse@1"].notna().all()
+
+
 def test_other_seeds_are_made_where_they_matter_only(cli: Cli, tiny: list[str], run_dir: Path) -> None:
     assert cli("run", *tiny, "seed=[0,1]", "inversions=[ddim,edit_friendly]", "dataset.limit=1") == 0
     records = load_records(run_dir)
