@@ -81,8 +81,8 @@ class Clip:
         edit = self.encoder.images(edits.images)
         source = self.encoder.images(edits.source_images)[edits.source_index]
         text_change, image_change = target_text - source_text, edit - source
-        no_source = self.encoder.too_long(edits.source_prompts, "source prompt")
-        no_target = self.encoder.too_long(edits.target_prompts, "target prompt")
+        no_source = self.encoder.too_long(source_text, "source prompt")
+        no_target = self.encoder.too_long(target_text, "target prompt")
         undefined = first_reasons(no_source, no_target, _undefined(edits, image_change, text_change))
         columns = (
             Scores.of(_dot(edit, source_text), no_source),

@@ -61,22 +61,19 @@ class Encoder:
         features = []
         for start in range(0, len(distinct), self.batch_size):
             part = distinct[start : start + self.batch_size]
-            vectors = self._unit(self.model.encode_text(self._tokens(part).to(self.device)))
-            features.append(vectors.masked_fill(self._cut(part)[:, None], float("nan")))
+            tokens = self.tokenizer(part, context_length=self.context_length)
+            # Cutting moves the end token: one place more changes the others just where a prompt was cut.
+            longer = self.tokenizer(part, context_length=self.context_length + 1)
+            cut = (longer[:, :-1] != tokens).any(dim=1, keepdim=True)
+            vectors = self._unit(self.model.encode_text(tokens.to(self.device)))
+            features.append(vectors.masked_fill(cut, float("nan")))
         row = {prompt: index for index, prompt in enumerate(distinct)}
         return torch.cat(features)[[row[prompt] for prompt in prompts]]
 
-    def too_long(self, prompts: Sequence[str], name: str) -> tuple[str, ...]:
-        """Say for each prompt why it has no vector, "" where it has one; `name` is what they are called."""
+    def too_long(self, vectors: Tensor, name: str) -> tuple[str, ...]:
+        """Say of each vector of `prompts` why it is NaN, "" where it is not; `name`: what it encodes."""
         reason = f"{name} longer than {self.context_length} tokens"
-        return tuple(reason if cut else "" for cut in self._cut(list(prompts)).tolist())
-
-    def _tokens(self, prompts: list[str], more: int = 0) -> Tensor:
-        return self.tokenizer(prompts, context_length=self.context_length + more)
-
-    def _cut(self, prompts: list[str]) -> Tensor:
-        # Cutting moves the end token, so one place more changes the earlier ones just where a prompt was cut.
-        return (self._tokens(prompts, 1)[:, :-1] != self._tokens(prompts)).any(dim=1)
+        return tuple(reason if cut else "" for cut in vectors.isnan().any(dim=1).tolist())
 
     @staticmethod
     def _unit(features: Tensor) -> Tensor:

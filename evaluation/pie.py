@@ -184,8 +184,8 @@ class PieClip:
         source_text, target_text = prompts.split(len(edits))
         source = self.encoder.images(edits.source_images)[edits.source_index]
         image = self.encoder.images(edits.images)
-        no_source = self.encoder.too_long(edits.source_prompts, "source prompt")
-        no_target = self.encoder.too_long(edits.target_prompts, "target prompt")
+        no_source = self.encoder.too_long(source_text, "source prompt")
+        no_target = self.encoder.too_long(target_text, "target prompt")
         columns = [
             Scores.of(_clip_score(source, source_text), no_source),
             Scores.of(_clip_score(image, target_text), no_target),

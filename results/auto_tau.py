@@ -4,7 +4,6 @@ A selection on rows, after the metrics: nothing is generated for it. Hertz et al
 the user; how much of the source an edit may change is easier to state than a number of steps.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,14 @@ import pandas as pd
 
 from results.cells import CONTEXT, WINDOWS, with_cells
 from results.naming import escape_markdown, method_label
-from results.records import RECORD_IDENTITY, metric_columns, read_rows, reason_column, write_rows
+from results.records import (
+    RECORD_IDENTITY,
+    metric_columns,
+    read_rows,
+    reason_column,
+    write_plan_rows,
+    write_rows,
+)
 
 CHOSEN_TAU, TARGET_MISSED = "chosen_tau", "target_missed"
 NO_VALUE = "auto tau: no value to choose by"
@@ -151,9 +157,7 @@ def write_candidates(run_dir: Path, candidates: pd.DataFrame) -> None:
 
     Columns `CANDIDATE_TYPES`: the identity of a record, its tau, its other parameters and the rule (JSON).
     """
-    rows = candidates.astype(CANDIDATE_TYPES)[list(CANDIDATE_TYPES)]
-    name = hashlib.sha256(rows.to_csv().encode()).hexdigest()[:16]
-    write_rows(Path(run_dir) / "auto_tau" / "candidates" / f"{name}.parquet", rows, CANDIDATE_TYPES)
+    write_plan_rows(Path(run_dir) / "auto_tau" / "candidates", candidates, CANDIDATE_TYPES)
 
 
 def load_candidates(run_dir: Path) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 Layout: `records/<group>.parquet`, one row per image; `metrics/<family>/<group>.parquet`, long rows.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -214,6 +215,13 @@ def read_rows(files: list[Path], types: dict[str, str]) -> pd.DataFrame:
     texts = [name for name, kind in types.items() if kind == "string"]
     absent = {name: value for name, value in _BEFORE.items() if name in types}
     return frame.fillna({**dict.fromkeys(texts, ""), **absent}).astype(types)
+
+
+def write_plan_rows(folder: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:
+    """Write what a plan tells of its records to a file named after its content: the same plan is one file."""
+    typed = rows.astype(types)[list(types)]
+    name = hashlib.sha256(typed.to_csv().encode()).hexdigest()[:16]
+    write_rows(folder / f"{name}.parquet", typed, types)
 
 
 def write_rows(path: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:

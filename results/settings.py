@@ -5,12 +5,11 @@ operator that resolves to the same one, LocalBlend for a pair without blend word
 another edit type since, tables still need a row for each setting as it was last asked for.
 """
 
-import hashlib
 from pathlib import Path
 
 import pandas as pd
 
-from results.records import RECORD_IDENTITY, RECORD_TYPES, read_rows, write_rows
+from results.records import RECORD_IDENTITY, RECORD_TYPES, read_rows, write_plan_rows
 
 LABELS = [
     *("dataset", "model", "edit_type", "difficulty", "instruction", "params"),
@@ -22,9 +21,7 @@ SETTING_TYPES = {name: RECORD_TYPES[name] for name in (*RECORD_IDENTITY, *LABELS
 
 def write_settings(run_dir: Path, settings: pd.DataFrame) -> None:
     """Keep a plan's rows, columns SETTING_TYPES; the same rows are one file, as old as their last run."""
-    rows = settings.astype(SETTING_TYPES)[list(SETTING_TYPES)]
-    name = hashlib.sha256(rows.to_csv().encode()).hexdigest()[:16]
-    write_rows(Path(run_dir) / "settings" / f"{name}.parquet", rows, SETTING_TYPES)
+    write_plan_rows(Path(run_dir) / "settings", settings, SETTING_TYPES)
 
 
 def load_settings(run_dir: Path) -> pd.DataFrame:

@@ -49,8 +49,9 @@ def summarise(
     records = load(run_dir)
     frame = with_settings(records, load_settings(run_dir) if settings is None else settings)
     if settings is None:  # what no plan tells of stays as it was recorded
-        told = pd.concat([frame[RECORD_IDENTITY], records[RECORD_IDENTITY]]).duplicated()[len(frame) :]
-        frame = pd.concat([frame, records[~told.to_numpy()]], ignore_index=True)
+        told = pd.MultiIndex.from_frame(frame[RECORD_IDENTITY])
+        others = records[~pd.MultiIndex.from_frame(records[RECORD_IDENTITY]).isin(told)]
+        frame = pd.concat([frame, others], ignore_index=True)
     metrics = metric_columns(frame)
     images = frame.drop_duplicates(RECORD_IDENTITY)
     candidates = auto_tau.load_candidates(run_dir) if candidates is None else candidates
