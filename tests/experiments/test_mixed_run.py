@@ -1,0 +1,51 @@
+"""A run of Prompt-to-Prompt, LocalBlend, SDEdit, an inversion, a mask, an ideal and another pipeline, beside
+what it held before: whatever moves, its files, keys, pixels and numbers stay.
+"""
+
+import json
+from typing import Any
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+import experiments.run
+from tests.experiments.mixed_run import STORED, STORES, overrides, told
+
+Told = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    folder = tmp_path_factory.mktemp("mixed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["p2p-bench", "run", *overrides(folder)])
+        GlobalHydra.instance().clear()
+        experiments.run.main()
+    return told(folder / "run", folder)
+
+
+@pytest.fixture(scope="module")
+def stored() -> Told:
+    return json.loads(STORED.read_text())
+
+
+def test_the_same_files(made: Told, stored: Told) -> None:
+    assert made["files"] == stored["files"]
+
+
+def test_the_same_pixels(made: Told, stored: Told) -> None:
+    assert made["pixels"] == stored["pixels"]
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_the_same_rows(store: str, made: Told, stored: Told) -> None:
+    """Equal but for roundings of metrics, float32 sums in an order that the processor chooses."""
+    assert len(made[store]) == len(stored[store])
+    for row, before in zip(made[store], stored[store], strict=True):
+        assert row.keys() == before.keys()
+        for name, value in row.items():
+            assert value == about(before[name])
+
+
+def about(value: object) -> object:
+    return pytest.approx(value, rel=1e-5, abs=1e-7) if isinstance(value, float) else value
