@@ -24,8 +24,8 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from results.cells import GIVEN
-from results.records import load, metric_columns
+from results.store.records import load, metric_columns
+from results.tables.cells import GIVEN
 
 KINDS = {"clip_sim_1": "clip_target", "clip_sim_dir": "clip_directional", "clip_sim_image": "clip_image"}
 

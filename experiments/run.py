@@ -26,28 +26,29 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from evaluation.weights import WeightsUnavailable
-from experiments import export, score_folder
+from experiments import export
 from experiments.datasets.dataset import Dataset
-from experiments.evaluate import check_metrics, evaluate_run
-from experiments.generate import RunInfo, check_model, remaining, run_plan
-from experiments.grids import merged, spelled_out
-from experiments.plan import NamedMethod, Plan, expand, shard
-from experiments.plan_inputs import ModelFacts
-from experiments.planning import make_plan
-from experiments.provenance import write_provenance
-from experiments.settings import plan_settings
-from experiments.timing import describe, estimate
+from experiments.planning.cost import describe, estimate
+from experiments.planning.grid import merged, spelled_out
+from experiments.planning.make_plan import make_plan
+from experiments.planning.pair_inputs import ModelFacts
+from experiments.planning.plan import NamedMethod, Plan, expand, shard
+from experiments.planning.setting_rows import plan_settings
+from experiments.running.generate import RunInfo, check_model, remaining, run_plan
+from experiments.running.provenance import write_provenance
+from experiments.scoring import score_folder
+from experiments.scoring.score_run import check_metrics, evaluate_run
 from p2p.denoise import Sampling
-from p2p.external import External
 from p2p.families import Model
 from p2p.inversion import Inversion
-from p2p.loading import ModelSpec
-from p2p.pipelines import Pipelines
-from results.auto_tau import CANDIDATE_TYPES, AutoTau, write_candidates
-from results.records import has_records
-from results.reference import load_reference
-from results.settings import write_settings
+from p2p.loading.model_spec import ModelSpec
+from p2p.loading.pipeline_spec import Pipelines
+from p2p.methods.external import External
+from results.store.records import has_records
+from results.store.setting_rows import write_settings
 from results.summary import summarise
+from results.tables.auto_tau import CANDIDATE_TYPES, AutoTau, write_candidates
+from results.tables.published import load_reference
 
 CROSS, AUTO = "cross_replace_steps", "auto"
 CONF = Path(__file__).resolve().parent.parent / "conf"

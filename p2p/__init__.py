@@ -2,11 +2,8 @@
 edits, seed)`.
 """
 
-from p2p.baselines import FixedSeed, SDEdit
 from p2p.denoise import Calls, Sampling
-from p2p.edits import EditRequest, PromptToPrompt
 from p2p.engine import Edited, Group, edit, generate
-from p2p.external import External
 from p2p.families import (
     DeepFloyd,
     DeepFloydUpscaler,
@@ -19,12 +16,15 @@ from p2p.families import (
     StableDiffusion3,
     StableDiffusionXL,
 )
+from p2p.heat_maps import HeatMaps, WordHeat, heat_maps
 from p2p.inversion import DDIM, Direct, EditFriendly, Inversion, NegativePrompt, NullText, Proximal
-from p2p.loading import ModelSpec
-from p2p.maps import HeatMaps, WordHeat, heat_maps
-from p2p.masactrl import MasaCtrl
-from p2p.pipelines import Pipelines
-from p2p.plug_and_play import PlugAndPlay
+from p2p.loading.model_spec import ModelSpec
+from p2p.loading.pipeline_spec import Pipelines
+from p2p.methods.baselines import FixedSeed, SDEdit
+from p2p.methods.external import External
+from p2p.methods.masactrl import MasaCtrl
+from p2p.methods.plug_and_play import PlugAndPlay
+from p2p.methods.prompt_to_prompt import EditRequest, PromptToPrompt
 
 __all__ = [
     "DDIM",

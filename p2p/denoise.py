@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from p2p.attention import BatchInjection, SourceBank
+from p2p.attention.injection import BatchInjection, SourceBank
+from p2p.attention.taking import Taking, check_layers
 from p2p.families.model import Conditioning, Model, stack_rows
 from p2p.schedulers import fork, scale_model_input, take_step
-from p2p.source import SourcePath, replay_step
-from p2p.taking import Taking, check_layers
+from p2p.source_path import SourcePath, replay_step
 from p2p.tree import Node
 from p2p.word_maps import WordMaps
 

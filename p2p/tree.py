@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from p2p.blend import LocalBlend
-from p2p.edits import Condition, Injection, Trajectory
-from p2p.watch import Watch
+from p2p.local_blend import LocalBlend
+from p2p.methods.prompt_to_prompt import Condition, Injection, Trajectory
+from p2p.word_readings import Watch
 
 Watched = LocalBlend | Watch
 """Whoever reads maps: has `source_words`, `target_words`, `readings` and `key`."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from p2p.denoise import Calls, Sampling, denoise
-from p2p.edits import Condition, Trajectory
 from p2p.families.deepfloyd import DeepFloydUpscaler
-from p2p.source import SourcePath
+from p2p.methods.prompt_to_prompt import Condition, Trajectory
+from p2p.source_path import SourcePath
 from p2p.tree import build_tree
 
 

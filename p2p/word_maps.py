@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from p2p.attention import BatchInjection
-from p2p.blend import LocalBlend
+from p2p.attention.injection import BatchInjection
 from p2p.families.model import Model
+from p2p.local_blend import LocalBlend
 from p2p.tree import Node, Watched
-from p2p.watch import Reading
+from p2p.word_readings import Reading
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from results import auto_tau, drawing, plots, reference, strips, tables, truth, truth_plots, writers
-from results.cells import ALL, CONTEXT, GIVEN, free_windows, is_plain
-from results.naming import escape_markdown
-from results.records import RECORD_IDENTITY, load, metric_columns
-from results.settings import load_settings, with_settings
+from results.labels import escape_markdown
+from results.plots import plot_style as drawing
+from results.plots import strips, truth_plots
+from results.plots import sweep_plots as plots
+from results.store.records import RECORD_IDENTITY, load, metric_columns
+from results.store.setting_rows import load_settings, with_settings
+from results.tables import auto_tau, tables
+from results.tables import metric_ranks as truth
+from results.tables import published as reference
+from results.tables import table_files as writers
+from results.tables.cells import ALL, CONTEXT, GIVEN, free_windows, is_plain
 
 
 @dataclass(frozen=True)
@@ -40,9 +46,9 @@ def summarise(
 ) -> Summary:
     """Write `tables/`, `plots/`, `strips/` under `run_dir`; return them and the main table as Markdown.
 
-    `settings` (`results.settings`) limits it to one plan's rows, where the folder holds more. `directions`
+    `settings` (`results.store.setting_rows`) limits it to one plan's rows, where the folder holds more. `directions`
     says for metrics of unknown name whether higher is better. `candidates` of `tau: auto` are by default
-    those of every plan in the folder. `published` names tables of published numbers (`results.reference`) to
+    those of every plan in the folder. `published` names tables of published numbers (`results.tables.published`) to
     show beside the run's own, in `tables/published`. FileNotFoundError where the run has no records.
     """
     run_dir = Path(run_dir)

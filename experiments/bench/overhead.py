@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from experiments.bench.bare import BareCalls
 from experiments.bench.measuring import Clock, Measured, Ratio
-from experiments.embedded.pairs import COUNTS, scene_pairs
+from experiments.datasets.embedded_pairs import COUNTS, scene_pairs
 from p2p import Calls, EditRequest, Group, Model, PromptToPrompt, Sampling
 from p2p.engine import tree_latents
 

@@ -16,7 +16,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from experiments.bench import naive
 from experiments.bench.bare import BareCalls
 from experiments.bench.measuring import Clock, Measured, Ratio, in_turn
-from experiments.embedded.pairs import COUNTS, scene_pairs
+from experiments.datasets.embedded_pairs import COUNTS, scene_pairs
 from p2p import Calls, EditRequest, Group, Model, PromptToPrompt, Sampling, generate
 from p2p.engine import batches, plan_evaluations
 

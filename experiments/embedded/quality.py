@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from evaluation.clip import Clip
 from evaluation.perceptual import Lpips
+from experiments.datasets.embedded_pairs import scene_pairs
 from experiments.embedded import quality_metrics
 from experiments.embedded.judge import Judge
-from experiments.embedded.pairs import scene_pairs
 from experiments.embedded.scenes import draw_scenes
 from experiments.embedded.train_diffusion import RecordingProcessor, thing_masks, thing_tokens
 from experiments.embedded.train_vae import psnr, to_model

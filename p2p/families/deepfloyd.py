@@ -14,10 +14,10 @@ from diffusers.models.attention_processor import Attention, AttnAddedKVProcessor
 from torch import Tensor
 from torch.nn.functional import interpolate, scaled_dot_product_attention
 
-from p2p.attention import BatchInjection, injection_processors
+from p2p.attention.injection import BatchInjection, injection_processors
+from p2p.attention.joint import inject_joint
 from p2p.families.model import Conditioning, eight_bits
 from p2p.families.unet import UNetModel
-from p2p.joint_attention import inject_joint
 
 
 class AddedKeysProcessor:

@@ -17,7 +17,7 @@ from diffusers import FluxPipeline
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch import Tensor
 
-from p2p.attention import BatchInjection, injection_processors
+from p2p.attention.injection import BatchInjection, injection_processors
 from p2p.families.flow_matching import flow_options, shift
 from p2p.families.joint_processors import FluxProcessor
 from p2p.families.model import Conditioning

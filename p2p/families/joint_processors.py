@@ -12,8 +12,8 @@ from diffusers.models.transformers.transformer_flux import FluxAttention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from p2p.attention import BatchInjection, inject_self
-from p2p.joint_attention import inject_joint
+from p2p.attention.injection import BatchInjection, inject_self
+from p2p.attention.joint import inject_joint
 
 
 class SD3Processor:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from p2p.alignment import NoText, Tokenizers, encode
-from p2p.attention import BatchInjection, injection_processors
-from p2p.layers import NO_LAYERS, UNetLayers
+from p2p.attention.injection import BatchInjection, injection_processors
+from p2p.attention.single_layers import NO_LAYERS, UNetLayers
 from p2p.schedulers import set_timesteps
 
 if TYPE_CHECKING:

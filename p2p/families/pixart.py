@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline
 from torch import Tensor
 
-from p2p.attention import BatchInjection
+from p2p.attention.injection import BatchInjection
 from p2p.families.model import Conditioning
 from p2p.families.transformer import LatentTransformer
 

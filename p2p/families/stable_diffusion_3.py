@@ -14,7 +14,7 @@ from diffusers import StableDiffusion3Pipeline
 from diffusers.models.attention_processor import JointAttnProcessor2_0
 from torch import Tensor
 
-from p2p.attention import BatchInjection, injection_processors
+from p2p.attention.injection import BatchInjection, injection_processors
 from p2p.families.flow_matching import flow_options, shift
 from p2p.families.joint_processors import SD3Processor
 from p2p.families.model import Conditioning

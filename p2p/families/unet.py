@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from p2p.attention import BatchInjection
+from p2p.attention.injection import BatchInjection
+from p2p.attention.taking import feature_hooks
 from p2p.families.model import Conditioning, Model
-from p2p.taking import feature_hooks
 
 
 class UNetModel(Model):

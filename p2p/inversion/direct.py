@@ -17,7 +17,7 @@ from torch import Tensor
 from p2p.denoise import Calls, Sampling
 from p2p.families.model import Model
 from p2p.inversion.inversion import Inversion, ddim_states
-from p2p.source import SourcePath
+from p2p.source_path import SourcePath
 
 
 @dataclass(frozen=True)

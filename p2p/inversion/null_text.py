@@ -18,7 +18,7 @@ from torch.nn.functional import mse_loss
 from p2p.denoise import Calls, Sampling
 from p2p.families.model import Conditioning, Model, stack_rows
 from p2p.inversion.inversion import Inversion, ddim_levels, ddim_states, finite, predict_rows
-from p2p.source import SourcePath
+from p2p.source_path import SourcePath
 
 TEXT = "encoder_hidden_states"
 # In float16 the gradient of a mean of squares, about 1e-7 near the early stop, would be rounded to 0. A power

@@ -17,7 +17,7 @@ from torch import Tensor
 from p2p.denoise import Calls, Sampling
 from p2p.families.model import Model
 from p2p.inversion.negative_prompt import NegativePrompt
-from p2p.source import NORMS, Shrink, SourcePath
+from p2p.source_path import NORMS, Shrink, SourcePath
 
 
 @dataclass(frozen=True)

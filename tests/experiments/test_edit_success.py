@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from evaluation.edits import Edits
+from experiments.datasets.embedded_pairs import ScenePair, render_pair, scene_pairs
 from experiments.embedded.augment import to_float
 from experiments.embedded.edit_success import EditSuccess, objects_in, place_in
 from experiments.embedded.layout import draw_layout
-from experiments.embedded.pairs import ScenePair, render_pair, scene_pairs
 
 NAME = "judge/edit_success@1"
 

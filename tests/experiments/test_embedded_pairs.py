@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from experiments.datasets.embedded_pairs import COUNTS, Embedded, render_pair, scene_pairs
 from experiments.embedded.layout import draw_layout
-from experiments.embedded.pairs import COUNTS, Embedded, render_pair, scene_pairs
 
 
 def test_pairs_cover_all_edit_types_and_no_target_was_trained_on() -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 import experiments.run
 from experiments.export import export, instruct
-from results.records import RECORD_TYPES, load_records, write_metrics, write_records
+from results.store.records import RECORD_TYPES, load_records, write_metrics, write_records
 
 CLIP = ("clip_source", "clip_target", "clip_directional", "clip_image")
 PAIRS = {

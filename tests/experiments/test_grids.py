@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from experiments.grids import merged, spelled_out
-from experiments.plan import expand
+from experiments.planning.grid import merged, spelled_out
+from experiments.planning.plan import expand
 
 DEFAULTS: dict[str, Any] = {"path": "a", "call": {"image": "x", "scale": 1.5}, "prepare": {"invert": {}}}
 

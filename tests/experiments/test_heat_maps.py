@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from experiments.heat_maps import main
+from experiments.pictures.heat_maps import main
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import experiments.run
-from experiments.embedded.pie_miniature import write
-from experiments.generate import read_png
+from experiments.datasets.pie_miniature import write
+from experiments.running.generate import read_png
 from p2p import External
-from results.records import load, load_records
+from results.store.records import load, load_records
 from tests.tiny_pipelines import save_instruct_pix2pix, save_ledits_pp
 
 Cli = Callable[..., int]

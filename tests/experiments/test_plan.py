@@ -11,9 +11,9 @@ from PIL import Image
 
 from experiments.datasets.pair import Pair
 from experiments.embedded.training import WEIGHTS
-from experiments.plan import NamedMethod, Plan
-from experiments.plan_inputs import ModelFacts
-from experiments.planning import make_plan
+from experiments.planning.make_plan import make_plan
+from experiments.planning.pair_inputs import ModelFacts
+from experiments.planning.plan import NamedMethod, Plan
 from p2p import (
     DDIM,
     EditFriendly,

@@ -11,13 +11,13 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-import experiments.inversions
 import experiments.run
-from experiments.generate import read_png
-from experiments.inversions import read_path, write_path
-from experiments.real_images import RealImage
-from p2p.source import Shrink, SourcePath
-from results.records import load, load_records
+import experiments.running.inversion_cache
+from experiments.inputs.real_images import RealImage
+from experiments.running.generate import read_png
+from experiments.running.inversion_cache import read_path, write_path
+from p2p.source_path import Shrink, SourcePath
+from results.store.records import load, load_records
 
 Cli = Callable[..., int]
 
@@ -118,14 +118,14 @@ def test_inversions_are_kept_by_content_and_a_broken_one_is_made_anew(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    real = experiments.inversions.source_paths
+    real = experiments.running.inversion_cache.source_paths
     inverted: list[int] = []
 
     def counted(model, groups, *rest):  # type: ignore[no-untyped-def]
         inverted.append(len(groups))
         return real(model, groups, *rest)
 
-    monkeypatch.setattr(experiments.inversions, "source_paths", counted)
+    monkeypatch.setattr(experiments.running.inversion_cache, "source_paths", counted)
     tiny = [*tiny, "inversion=direct", "~grid.methods.sdedit"]
     assert cli("run", *tiny) == 0
     [kept] = (run_dir.parent / ".cache" / "inversions").glob("*")

@@ -13,11 +13,11 @@ from PIL import Image
 
 import experiments.run
 from experiments.datasets.pair import find_problems
+from experiments.datasets.rendered import ACROSS, DOWN, EDIT_TYPES, SIZES, Rendered, placements
 from experiments.embedded.layout import draw_layout
-from experiments.embedded.rendered import ACROSS, DOWN, EDIT_TYPES, SIZES, Rendered, placements
-from experiments.generate import read_png
-from experiments.ideals import ideal_digest, read_ideals
-from results.records import load
+from experiments.inputs.ideals import ideal_digest, read_ideals
+from experiments.running.generate import read_png
+from results.store.records import load
 
 Cli = Callable[..., int]
 

@@ -14,12 +14,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-import experiments.evaluate
-import experiments.generate
 import experiments.run
+import experiments.running.generate
+import experiments.scoring.score_run
 from evaluation.pixel import Pixel
-from experiments.generate import read_png
-from results.records import load, load_records
+from experiments.running.generate import read_png
+from results.store.records import load, load_records
 
 Cli = Callable[..., int]
 
@@ -130,7 +130,7 @@ def test_runs_that_share_cells_share_work_and_multirun_fills_the_same_store(
 def test_a_failing_group_is_recorded_the_others_go_on_and_the_next_call_retries(
     cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generate = experiments.generate.generate
+    generate = experiments.running.generate.generate
 
     def fail_on_seed_one(model, groups, *rest):  # type: ignore[no-untyped-def]
         if any(group.seed == 1 for group in groups):
@@ -139,7 +139,7 @@ def test_a_failing_group_is_recorded_the_others_go_on_and_the_next_call_retries(
 
     seeds = ["seed=[0,1,2]"]
     with monkeypatch.context() as patch:
-        patch.setattr(experiments.generate, "generate", fail_on_seed_one)
+        patch.setattr(experiments.running.generate, "generate", fail_on_seed_one)
         assert cli("run", *tiny, *seeds) == 1
     records = load_records(run_dir)
     failed = records[records["status"] == "failed"]
@@ -223,7 +223,7 @@ def test_plan_prints_the_cost_and_writes_nothing(
 def test_a_group_that_cannot_be_scored_is_reported_and_the_next_call_scores_it(
     cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    score = experiments.evaluate.score
+    score = experiments.scoring.score_run.score
 
     def fail_on_seed_one(run_dir: Path, metric: Any, rows: pd.DataFrame) -> pd.DataFrame:
         if (rows["seed"] == 1).any():
@@ -231,7 +231,7 @@ def test_a_group_that_cannot_be_scored_is_reported_and_the_next_call_scores_it(
         return score(run_dir, metric, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiments.evaluate, "score", fail_on_seed_one)
+        patch.setattr(experiments.scoring.score_run, "score", fail_on_seed_one)
         assert cli("run", *tiny, "seed=[0,1]") == 1
     frame = load(run_dir)
     assert set(frame.loc[frame["reason:mse@1"] == "not evaluated", "seed"]) == {1}
@@ -243,7 +243,7 @@ def test_values_of_a_batch_survive_a_kill_in_the_next_one(
     cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert cli("run", *tiny, "metrics=pixel", "~metrics.pixel") == 0
-    score, keys = experiments.evaluate.score, set(load_records(run_dir)["key"])
+    score, keys = experiments.scoring.score_run.score, set(load_records(run_dir)["key"])
 
     def killed_later(run_dir: Path, metric: Any, rows: pd.DataFrame) -> pd.DataFrame:
         if (run_dir / "metrics").exists():
@@ -251,9 +251,9 @@ def test_values_of_a_batch_survive_a_kill_in_the_next_one(
         return score(run_dir, metric, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiments.evaluate, "score", killed_later)
+        patch.setattr(experiments.scoring.score_run, "score", killed_later)
         with pytest.raises(KeyboardInterrupt):
-            experiments.evaluate.evaluate_run(run_dir, [Pixel()], keys, batch_size=2)
+            experiments.scoring.score_run.evaluate_run(run_dir, [Pixel()], keys, batch_size=2)
     assert load(run_dir).drop_duplicates("key")["reason:mse@1"].ne("not evaluated").sum() == 2
 
 

@@ -18,11 +18,11 @@ import experiments.run
 from evaluation.ideal import Ideal
 from evaluation.pie import UneditedPixel
 from experiments.datasets.pair import Pair, slug
+from experiments.datasets.pie_miniature import write
 from experiments.datasets.tabular import Table
-from experiments.embedded.pie_miniature import write
-from experiments.masks import read_mask
-from experiments.score_folder import Folder, score_folder
-from results.records import load
+from experiments.inputs.masks import read_mask
+from experiments.scoring.score_folder import Folder, score_folder
+from results.store.records import load
 
 Cli = Callable[..., int]
 

@@ -16,7 +16,7 @@ from diffusers import (
 
 from p2p import EditRequest, Group, PromptToPrompt, Sampling, StableDiffusion
 from p2p.engine import tree_latents
-from p2p.profiles import PROFILES
+from p2p.methods.profiles import PROFILES
 from tests.p2p.naive import Settings, naive_latents
 
 STEPS = 6

@@ -23,7 +23,7 @@ from p2p import (
     StableDiffusion,
 )
 from p2p.engine import tree_latents
-from p2p.profiles import PROFILES
+from p2p.methods.profiles import PROFILES
 from p2p.schedulers import new_scheduler
 from tests.p2p.naive import Settings, naive_latents
 

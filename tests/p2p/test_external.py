@@ -30,10 +30,10 @@ from p2p import (
     edit,
     generate,
 )
-from p2p.edits import Trajectory
 from p2p.engine import derived_seed, plan_evaluations
-from p2p.pipelines import PipelineSpec
-from p2p.placeholders import filled
+from p2p.loading.pipeline_spec import PipelineSpec
+from p2p.loading.placeholders import filled
+from p2p.methods.prompt_to_prompt import Trajectory
 from tests.tiny_pipelines import NO_CHECKER, save_instruct_pix2pix, save_ledits_pp
 
 SOURCE, TARGET, COMMAND = "a cat on a bench", "a dog on a bench", "make the cat a dog"

@@ -33,9 +33,9 @@ from p2p import (
 )
 from p2p.engine import denoise_tree, plan_evaluations, source_paths, tree_latents
 from p2p.inversion.inversion import ddim_levels, ddim_states
-from p2p.source import Shrink
+from p2p.source_path import Shrink
 from p2p.tree import build_tree
-from p2p.watch import Reading, Watch, word_columns
+from p2p.word_readings import Reading, Watch, word_columns
 from tests.p2p.naive import Settings, naive_latents
 
 STEPS = 4

@@ -24,10 +24,10 @@ from p2p import (
     StableDiffusion,
     generate,
 )
-from p2p.edits import Trajectory
+from p2p.attention.single_layers import DecoderBlock, LayerInjection, UNetLayers
 from p2p.engine import plan_evaluations, source_paths, tree_latents
 from p2p.families import FAMILIES
-from p2p.layers import DecoderBlock, LayerInjection, UNetLayers
+from p2p.methods.prompt_to_prompt import Trajectory
 from tests.p2p.side_by_side import LAYERS
 
 STEPS = 6

@@ -9,8 +9,8 @@ import pytest
 from huggingface_hub import constants
 
 from p2p import ModelSpec
-from p2p.loading import hash_files
-from p2p.pipelines import PipelineSpec
+from p2p.loading.model_spec import hash_files
+from p2p.loading.pipeline_spec import PipelineSpec
 from tests.tiny_pipelines import save_instruct_pix2pix
 
 NAME, COMMIT = "someone/tiny", "0123456789" * 4

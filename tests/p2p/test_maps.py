@@ -21,7 +21,7 @@ from p2p import (
     generate,
     heat_maps,
 )
-from p2p.attention import inject_cross
+from p2p.attention.injection import inject_cross
 from tests.p2p.naive import Controller, NaiveProcessor, Settings, naive_latents
 
 STEPS = 4
@@ -167,7 +167,7 @@ def test_only_the_asked_for_columns_layers_and_steps_are_formed(
         formed.extend((name, maps.shape[2]) for name, maps in injection.maps.items() if name == layer)
         return output
 
-    monkeypatch.setattr("p2p.attention.inject_cross", spied)
+    monkeypatch.setattr("p2p.attention.injection.inject_cross", spied)
     heat_maps(
         tiny_model, SOURCE, ["cat", "bench"], sampling=Sampling(STEPS, 2.0), layers=["mid-8"], steps=[(2, 3)]
     )

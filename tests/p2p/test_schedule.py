@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from p2p.schedule import cross_gate, cross_window, self_window, windows_from_tau
+from p2p.methods.windows import cross_gate, cross_window, self_window, windows_from_tau
 
 SHARES = (0.1, 0.2, 0.25, 0.4, 0.5, 0.75, 0.8, 0.95, 1.0)
 GOLDEN = {  # ends of (cross, self) per share

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from results.records import RECORD_TYPES, write_metrics, write_records
+from results.store.records import RECORD_TYPES, write_metrics, write_records
 
 METRICS = [
     "clip_target_embedded@1",

@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results import plots
-from results.auto_tau import (
+from results.plots import sweep_plots as plots
+from results.store.records import load, metric_columns
+from results.summary import summarise
+from results.tables.auto_tau import (
     NO_VALUE,
     AutoTau,
     Target,
@@ -17,9 +19,7 @@ from results.auto_tau import (
     load_candidates,
     write_candidates,
 )
-from results.records import load, metric_columns
-from results.summary import summarise
-from results.tables import main_table
+from results.tables.tables import main_table
 from tests.results.synthetic import TAUS, make_frame, make_metrics, make_row, p2p, write_run
 
 LPIPS, CLIP = "lpips_embedded@1", "clip_target_embedded@1"

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from results.heat_maps import Row, draw, overlay
+from results.plots.heat_maps import Row, draw, overlay
 
 IMAGE = np.full((3, 32, 48), 0.5)
 

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from results import drawing, plots, strips
-from results.records import load, metric_columns
-from results.tables import main_table
+from results.plots import plot_style as drawing
+from results.plots import strips
+from results.plots import sweep_plots as plots
+from results.store.records import load, metric_columns
+from results.tables.tables import main_table
 from tests.results.synthetic import PAIRS, make_frame, make_metrics, make_row, p2p, windows, write_run
 
 METRIC = "lpips_embedded@1"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results.records import (
+from results.store.records import (
     RECORD_TYPES,
     load,
     load_metrics,
@@ -177,7 +177,7 @@ def test_a_worker_killed_while_writing_leaves_what_was_there(tmp_path: Path) -> 
     write_records(tmp_path, "cat-dog-0", rows(0.2))
     script = (
         "import os, signal, sys; os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "from pathlib import Path; from results.records import write_records\n"
+        "from pathlib import Path; from results.store.records import write_records\n"
         "from tests.results.test_records import rows\n"
         "write_records(Path(sys.argv[1]), 'cat-dog-0', rows(0.2, 0.4))\n"
     )

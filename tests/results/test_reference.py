@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from results.reference import (
+from results.summary import summarise
+from results.tables.published import (
     _INVERSIONS,
     _METHODS,
     COLUMNS,
@@ -15,8 +16,7 @@ from results.reference import (
     reference_tables,
     to_markdown,
 )
-from results.summary import summarise
-from results.tables import COLUMNS as TABLE_COLUMNS
+from results.tables.tables import COLUMNS as TABLE_COLUMNS
 from tests.results.synthetic import make_row, write_run
 
 PIE = (

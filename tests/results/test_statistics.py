@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from results.statistics import estimate, paired_difference
+from results.tables.statistics import estimate, paired_difference
 
 
 def cell(pairs: int, seeds: int, generator: np.random.Generator) -> pd.DataFrame:

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from results import strips
-from results.records import load_records
-from results.settings import SETTING_TYPES
+from results.plots import strips
+from results.store.records import load_records
+from results.store.setting_rows import SETTING_TYPES
 from results.summary import summarise
 from tests.results.synthetic import make_frame, make_metrics, write_run
 

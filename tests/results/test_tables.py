@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results.records import METRIC_TYPES, reason_column
-from results.tables import COLUMNS, difference_table, main_table, published_table, reweight_table
+from results.store.records import METRIC_TYPES, reason_column
+from results.tables.tables import COLUMNS, difference_table, main_table, published_table, reweight_table
 from tests.results.synthetic import METRICS, PAIRS, TAUS, make_frame, make_metrics, make_row, p2p, windows
 
 METRIC = "lpips_embedded@1"

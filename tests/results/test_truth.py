@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from results.records import load
-from results.statistics import resampled_counts
-from results.truth import rank_correlations, spearman, truth_columns, write_correlations
-from results.truth_plots import correlations
+from results.plots.truth_plots import correlations
+from results.store.records import load
+from results.tables.metric_ranks import rank_correlations, spearman, truth_columns, write_correlations
+from results.tables.statistics import resampled_counts
 from tests.results.synthetic import PAIRS, make_frame, make_metrics, write_run
 
 TRUTH, ALIKE, OPPOSITE = "ideal/mse@1", "lpips_embedded@1", "clip_target_embedded@1"

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results.naming import (
+from results.labels import (
     arrow,
     escape_latex,
     escape_markdown,
@@ -15,9 +15,9 @@ from results.naming import (
     metric_label,
     natural_order,
 )
-from results.records import reason_column
-from results.tables import main_table
-from results.writers import to_csv, to_latex, to_markdown
+from results.store.records import reason_column
+from results.tables.table_files import to_csv, to_latex, to_markdown
+from results.tables.tables import main_table
 from tests.results.synthetic import make_row, p2p
 
 METRIC = "lpips_embedded@1"

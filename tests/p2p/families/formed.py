@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from p2p import EditRequest, Group, Model, PromptToPrompt, Sampling, generate
 from p2p.alignment import alignment_matrix, token_limit, word_indices
-from p2p.edits import Trajectory
 from p2p.engine import tree_latents
 from p2p.families.model import stack_rows
+from p2p.methods.prompt_to_prompt import Trajectory
 from tests.p2p.families.yamls import from_yaml
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from p2p import Group, ModelSpec, PromptToPrompt, Sampling
 from p2p.alignment import word_tokens
-from p2p.edits import EditRequest
 from p2p.engine import tree_latents
 from p2p.families import PixArtAlpha, PixArtSigma
+from p2p.methods.prompt_to_prompt import EditRequest
 from tests.p2p.families.formed import (
     Controller,
     assert_engine_equals,

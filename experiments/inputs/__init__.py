@@ -1,0 +1,1 @@
+"""What pairs refer to: real source images, masks and ideal results, read from files."""

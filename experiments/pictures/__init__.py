@@ -1,0 +1,1 @@
+"""Figures that a command of its own draws: heat-maps of words, and README's picture of tau."""

@@ -1,0 +1,113 @@
+"""Draw where words are attended to, in an image and its edit: `python -m experiments.pictures.heat_maps "a cat on the
+beach" "a dog on the beach" --words cat dog beach`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import diffusers.utils.logging
+import transformers.utils.logging
+
+from experiments.datasets.pair import slug
+from experiments.embedded.training import WEIGHTS
+from p2p import HeatMaps, ModelSpec, PromptToPrompt, Sampling, heat_maps
+from results.plots.heat_maps import Row, draw
+
+
+def rows(found: HeatMaps) -> list[Row]:
+    """Return the picture's rows: for each group of layers and range of steps the source, then its edit."""
+    named = [("source", found.source), *([("edit", found.edited)] if found.edited else [])]
+    return [
+        Row(f"{name}\nlayers {layers}, steps {start}–{end}", heat.image.numpy(), heat.words, heat.maps[key])
+        for key in found.source.maps
+        for layers, (start, end) in [key]
+        for name, heat in named
+    ]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's options."""
+    options = argparse.ArgumentParser(
+        prog="python -m experiments.pictures.heat_maps",
+        description="Draw where words of a prompt are attended to.",
+    )
+    add = options.add_argument
+    add("source_prompt")
+    add("target_prompt", nargs="?", help="of an edit by Prompt-to-Prompt; without it only the source is made")
+    add("--words", nargs="+", required=True, metavar="WORD", help="words or phrases of either prompt")
+    add("--tau", type=float, default=0.2, help="of the edit (default %(default)s)")
+    add(
+        "--blend-words",
+        nargs=2,
+        metavar="WORD",
+        help="the area of the edit, by the source's and target's word",
+    )
+    add("--layers", nargs="+", metavar="GROUP", help="16, down-16, mid-8, up-16, ... (default: every side)")
+    add(
+        "--steps",
+        nargs="+",
+        type=step_range,
+        metavar="START-END",
+        help="ranges of steps (default: all steps)",
+    )
+    add("--seed", type=int, default=0)
+    add("--num-inference-steps", type=int, default=50)
+    add("--guidance-scale", type=float, default=7.5)
+    add(
+        "--model", default="embedded", help="'embedded', or a pipeline's folder or name (default %(default)s)"
+    )
+    add("--self-max-side", type=int, default=None, help="of another model (default 32)")
+    add("--blend-side", type=int, default=16, help="(default %(default)s)")
+    add("--device", default="auto")
+    add("--out", type=Path, help="the picture (default runs/heat_maps/<prompts>-<seed>.png)")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the images, draw their maps, print the picture's path; exit code 2 where the input was wrong."""
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    options = parser().parse_args(arguments)
+    embedded = options.model == "embedded"
+    name = slug(f"{options.source_prompt} to {options.target_prompt or ''}")
+    out = options.out or Path("runs", "heat_maps", f"{name}-{options.seed}.png")
+    try:
+        model = ModelSpec(
+            options.model,
+            str(WEIGHTS / "pipeline") if embedded else options.model,
+            self_max_side=options.self_max_side or (16 if embedded else 32),
+            blend_side=options.blend_side,
+            device=options.device,
+        ).load()
+        edit = (options.target_prompt, PromptToPrompt(tau=options.tau)) if options.target_prompt else None
+        found = heat_maps(
+            model,
+            options.source_prompt,
+            options.words,
+            edit,
+            seed=options.seed,
+            sampling=Sampling(options.num_inference_steps, options.guidance_scale),
+            layers=options.layers,
+            steps=options.steps,
+            blend_words=tuple(options.blend_words) if options.blend_words else None,
+        )
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draw(rows(found), options.words).savefig(out, dpi=150)
+    print(out)
+
+
+def step_range(text: str) -> tuple[int, int]:
+    """Read "0-25" as the steps [0, 25)."""
+    start, _, end = text.partition("-")
+    return int(start), int(end)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The content keys of what a group's branches share: its source, and what an inversion makes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.inputs.real_images import RULE, RealImage
+from p2p.inversion import Inversion
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a group's branches share, and its content keys; `base` is what all keys of the plan begin with."""
+
+    prompt: str
+    seed: int
+    image: RealImage | None
+    inversion: Inversion | None
+
+    @property
+    def real(self) -> list[Any]:
+        """What content keys say of a real image; nothing where the source is generated."""
+        if self.image is None:
+            return []
+        return [self.image.digest, RULE, self.inversion.settings if self.inversion else None]
+
+    @property
+    def path_seed(self) -> int | None:
+        """The seed, where the source's path depends on it."""
+        if self.image is None or (self.inversion and self.inversion.seeded):
+            return self.seed
+        return None
+
+    def key(self, base: Sequence[Any], judged: Sequence[str] = ()) -> str:
+        """Return the key of the source image."""
+        drawn = [self.seed] if self.image is None else []
+        return content_hash([*base, self.prompt, *drawn, "source", *self.real, *judged])
+
+    def reconstruction_key(self, base: Sequence[Any], judged: Sequence[str] = ()) -> str:
+        """Return the key of what the inversion leads back to, "" where there is none."""
+        return self._path_key(base, "reconstruction", judged)
+
+    def ideal_key(self, base: Sequence[Any], target_prompt: str, judged: Sequence[str]) -> str:
+        """Return the key of the record of a pair's ideal."""
+        return content_hash([*base, self.prompt, target_prompt, "ideal", *self.real, *judged])
+
+    def inversion_key(self, base: Sequence[Any]) -> str:
+        """Return the key of what the inversion finds, "" where there is none."""
+        return self._path_key(base, "inversion", ())
+
+    def _path_key(self, base: Sequence[Any], name: str, judged: Sequence[str]) -> str:
+        if self.inversion is None:
+            return ""
+        return content_hash([*base, self.prompt, self.path_seed, name, *self.real, *judged])
+
+
+def content_hash(content: Sequence[Any]) -> str:
+    """Return a hash of plain values, equal for equal ones."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

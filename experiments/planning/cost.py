@@ -1,0 +1,89 @@
+"""What a plan costs, in words; and how long one UNet evaluation takes on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from datetime import timedelta
+
+import torch
+from torch import Tensor
+
+from experiments.planning.plan import Plan
+from p2p.families import DeepFloydUpscaler, Model
+from p2p.families.model import stack_rows
+from p2p.loading.model_spec import ModelSpec
+
+
+def describe(whole: Plan, left: Plan) -> str:
+    """Return a plan's groups, branches, cost, what sharing saves, and what is done already."""
+    by_method = Counter(branch.method for group in whole.groups for branch in group.branches)
+    pairs = {branch.pair.id for group in whole.groups for branch in group.branches}
+    seeds = {group.seed for group in whole.groups}
+    lines = [
+        f"{len(pairs)} pairs x {len(seeds)} seeds: {len(whole.groups)} groups, {whole.images} edited images "
+        f"({', '.join(f'{n} {method}' for method, n in sorted(by_method.items()))})",
+        f"{whole.evaluations:,} UNet evaluations "
+        f"({whole.unshared_evaluations:,} if every branch ran by itself)",
+    ]
+    if whole.inversion_evaluations:
+        lines.append(
+            f"{whole.inversion_evaluations:,} of them at most for inverting images; early stops and "
+            "inversions that are kept already save some"
+        )
+    if whole.external_evaluations:
+        lines.append(
+            f"about {whole.external_evaluations:,} evaluations by other pipelines on top, an estimate by the "
+            "rows_per_step of their methods"
+        )
+    if whole.merged:
+        lines.append(f"{whole.merged} settings come to the same steps as others and are made once")
+    auto = {candidate["pair_id"] for candidate in whole.candidates}
+    if whole.auto_tau and pairs - auto:
+        lines.append(f"{len(pairs - auto)} pairs only re-weight words: auto tau chooses nothing for them")
+    if left.images < whole.images:
+        lines.append(
+            f"{whole.images - left.images} images are there already; "
+            f"{left.evaluations:,} evaluations are left"
+        )
+    return "\n".join(lines)
+
+
+def estimate(spec: ModelSpec, plan: Plan) -> str:
+    """Return how long the plan will take, or that it cannot be known without the weights."""
+    if not plan.groups:
+        return "nothing is left to compute"
+    if spec.local_folder() is None:
+        return f"time unknown: the weights of {spec.path!r} are not on this machine"
+    model, rows, upscaled = spec.load(), plan.sampling.max_batch, plan.upscaler_evaluations
+    seconds = seconds_per_evaluation(model, rows) * (plan.evaluations - upscaled)
+    if model.upscaler is not None:
+        small = torch.zeros(1, *model.latent_shape)
+        seconds += seconds_per_evaluation(model.upscaler, rows, small) * upscaled
+    duration = timedelta(seconds=round(seconds))
+    others = "other pipelines, " if plan.pipelines else ""
+    return f"about {duration} of denoising on this machine; {others}decoding and metrics come on top"
+
+
+def seconds_per_evaluation(model: Model, rows: int, small: Tensor | None = None) -> float:
+    """Measure one UNet evaluation (a row) in a call of `rows`, at most 16: the better of two.
+
+    `small` (1, 3, height, width) is what an upscaler enlarges.
+    """
+    rows = min(rows, 16)
+    latents = torch.zeros(rows, *model.latent_shape, device=model.device, dtype=model.dtype)
+    row = dict(model.encode_prompt(""))
+    if isinstance(model, DeepFloydUpscaler) and small is not None:
+        condition = model.condition(small, torch.zeros_like(latents[:1]))
+        row |= {name: values[0] for name, values in condition.items()}
+    conditioning = stack_rows([row] * rows)
+    timestep = torch.tensor(500, device=model.device)
+    times = []
+    for _ in range(2):
+        began = time.perf_counter()
+        with torch.no_grad():
+            model.predict(latents, timestep, conditioning)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return min(times) / rows

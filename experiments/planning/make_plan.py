@@ -1,0 +1,147 @@
+"""From pairs x inversions x seeds x methods to a plan, before anything runs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments.datasets.pair import Pair
+from experiments.planning.content_keys import Source, content_hash
+from experiments.planning.pair_inputs import ModelFacts, PairInputs, read_inputs
+from experiments.planning.plan import Branch, GroupPlan, Identity, NamedMethod, Plan
+from p2p.denoise import Sampling
+from p2p.inversion import Inversion
+from p2p.methods.prompt_to_prompt import Trajectory
+
+
+def make_plan(
+    pairs: Sequence[Pair],
+    seeds: Iterable[int],
+    methods: Sequence[NamedMethod],
+    model: ModelFacts,
+    sampling: Sampling,
+    inversions: Sequence[Inversion | None] = (None,),
+) -> Plan:
+    """Plan every pair x inversion x seed x method.
+
+    Raises one ValueError that lists every pair and method that cannot be combined. Branches that would give
+    the same image twice are kept once: so are those of other seeds where an image's path does not depend on
+    the seed, and those of other inversions where it starts from the picture itself.
+    """
+    seeds = _check_seeds(seeds)
+    sampling.rows_per_state(model.guidance_embedded)
+    inputs = read_inputs(pairs, methods, model, sampling, inversions)
+    base = _base(model, sampling)
+    calls = max(model.calls, model.upscaler_calls)
+    groups: dict[Source, list[Branch]] = {}
+    seen: dict[Identity, list[Mapping[str, Any]]] = {}  # and the parameters of every setting that gives it
+    merged, also, candidates = 0, [], []
+    for inversion, seed, one in itertools.product(inversions, seeds, inputs):
+        for named, trajectory in zip(methods, one.trajectories, strict=True):
+            if not trajectory.from_noise and inversion != inversions[0]:
+                continue
+            inverted = inversion if trajectory.from_noise else None
+            source = Source(one.pair.source_prompt, seed, one.image, inverted)
+            branches = groups.setdefault(source, [])
+            branch = _branch(one, named, trajectory, source, base, calls)
+            # Re-weighting alone is no edit at tau 1, so there a larger tau is not a freer edit.
+            if named.auto_tau and one.pair.source_prompt != one.pair.target_prompt:
+                candidates.append(_candidate(branch, named))
+            settings = seen.setdefault(branch.identity, [])
+            if not settings:
+                branches.append(branch)
+            else:
+                merged += 1
+                also += [] if branch.params in settings else [branch]
+            settings.append(branch.params)
+    return Plan(
+        tuple(_group(source, branches, base) for source, branches in groups.items() if branches),
+        model.calls,
+        sampling,
+        model.guidance_embedded,
+        content_hash([model.identity, sampling.negative_prompt])[:8],
+        merged,
+        model.upscaler_calls,
+        any(named.auto_tau for named in methods),
+        _each_once(candidates),
+        tuple(also),
+    )
+
+
+def _base(model: ModelFacts, sampling: Sampling) -> list[Any]:
+    """Return what all content keys of the plan begin with."""
+    base: list[Any] = [model.identity, sampling.num_inference_steps, float(sampling.guidance_scale)]
+    base.append(sampling.negative_prompt)
+    if sampling.guidance_rescale:  # keys of images made without it stay what they were
+        base.append({"guidance_rescale": float(sampling.guidance_rescale)})
+    return base
+
+
+def _branch(
+    one: PairInputs,
+    named: NamedMethod,
+    trajectory: Trajectory,
+    source: Source,
+    base: Sequence[Any],
+    calls: int,
+) -> Branch:
+    judged_by = one.judged_by
+    drawn = source.path_seed if trajectory.from_noise else source.seed
+    content = [source.prompt, drawn, trajectory.digest(calls), *source.real, *judged_by]
+    return Branch(
+        one.pair,
+        named.name,
+        named.params,
+        trajectory,
+        content_hash([*base, *content]),
+        source.key(base, judged_by),
+        source.reconstruction_key(base, judged_by),
+        one.mask,
+        named.method.uses_mask,
+        one.ideal,
+        source.ideal_key(base, one.pair.target_prompt, judged_by) if one.ideal else "",
+    )
+
+
+def _group(source: Source, branches: Sequence[Branch], base: Sequence[Any]) -> GroupPlan:
+    """Return a source's group; its own keys are without masks and ideals, in which its pairs may differ."""
+    return GroupPlan(
+        source.prompt,
+        source.seed,
+        source.key(base),
+        tuple(branches),
+        source.image,
+        source.inversion,
+        source.reconstruction_key(base),
+        source.inversion_key(base),
+    )
+
+
+def _candidate(branch: Branch, named: NamedMethod) -> dict[str, Any]:
+    """Return one of the images that `tau: auto` chooses from; another setting may have made it first."""
+    others = {name: value for name, value in named.params.items() if name != "tau"}
+    return {
+        "key": branch.key,
+        "pair_id": branch.pair.id,
+        "method": branch.method,
+        "params": json.dumps(others, sort_keys=True),
+        "rule": named.auto_tau,
+        "tau": float(named.params["tau"]),
+    }
+
+
+def _each_once(candidates: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Return candidates without those of further seeds, where an image's path does not depend on the seed."""
+    return tuple({tuple(candidate.items()): candidate for candidate in candidates}.values())
+
+
+def _check_seeds(seeds: Iterable[int]) -> list[int]:
+    checked = list(seeds)
+    if not checked:
+        raise ValueError("seeds: none given, at least one is needed")
+    for seed in checked:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise ValueError(f"seeds: {seed!r} is not a whole number in [0, 2^32)")
+    return checked

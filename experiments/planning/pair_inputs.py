@@ -1,0 +1,169 @@
+"""What a plan is made of: of every pair its picture, mask and ideal, and a trajectory for every method.
+
+All that is wrong, of any pair and method, is told in one error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.datasets.pair import Pair, raise_problems
+from experiments.inputs.ideals import ideal_digest
+from experiments.inputs.masks import mask_digest, read_mask
+from experiments.inputs.real_images import RealImage
+from experiments.planning.plan import RECORD, NamedMethod
+from p2p.alignment import Tokenizers, encode
+from p2p.attention.single_layers import NO_LAYERS
+from p2p.denoise import Sampling
+from p2p.inversion import Inversion
+from p2p.loading.model_spec import ModelSpec
+from p2p.methods.prompt_to_prompt import EditRequest, Trajectory
+from p2p.schedulers import check_start
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a plan needs to know of a model; it can be had without the weights."""
+
+    identity: str  # stands for the model in content keys
+    tokenizers: Tokenizers
+    calls: int  # of the denoiser, in one trajectory
+    guidance_embedded: bool = False
+    upscaler_calls: int = 0
+    scheduler: Any = None  # with its timesteps set; inversions are checked with it
+    single_layers: bool = True  # whether edits can take from single layers of the denoiser
+
+    @classmethod
+    def of(cls, spec: ModelSpec, num_inference_steps: int) -> ModelFacts:
+        """Ask a model's files. Raises ValueError for a scheduler that cannot work."""
+        scheduler = spec.load_scheduler()
+        return cls(
+            spec.identity(),
+            spec.load_tokenizers(),
+            spec.family.set_timesteps(scheduler, num_inference_steps),
+            spec.guidance_embedded(),
+            spec.upscaler_calls(num_inference_steps),
+            scheduler,
+            spec.family.single_layers,
+        )
+
+
+@dataclass(frozen=True)
+class PairInputs:
+    """A pair, what was read for it, and how each method edits it."""
+
+    pair: Pair
+    image: RealImage | None
+    mask: str  # a hash, "" where there is none
+    ideal: str  # a hash, "" where there is none
+    trajectories: tuple[Trajectory, ...]
+
+    @property
+    def judged_by(self) -> list[str]:
+        """What content keys say of mask and ideal.
+
+        They change no pixel, but what metrics say of them, and their values are kept under the content key
+        alone: under another mask the same image is another one.
+        """
+        return [*([self.mask] if self.mask else []), *([f"ideal {self.ideal}"] if self.ideal else [])]
+
+
+def read_inputs(
+    pairs: Sequence[Pair],
+    methods: Sequence[NamedMethod],
+    model: ModelFacts,
+    sampling: Sampling,
+    inversions: Sequence[Inversion | None],
+) -> list[PairInputs]:
+    """Return every pair with what is read for it. Raises one ValueError that lists everything wrong."""
+    problems = [*_inversion_problems(inversions, pairs, model, sampling)]
+    problems += _prompt_problems([sampling.negative_prompt, *(p.source_prompt for p in pairs)], model)
+    inputs = [_read(pair, methods, model, sampling, None in inversions, problems) for pair in pairs]
+    problems += _unused_weights(methods, inputs)
+    raise_problems(dict.fromkeys(problems), "the plan")
+    return inputs
+
+
+def _read(
+    pair: Pair,
+    methods: Sequence[NamedMethod],
+    model: ModelFacts,
+    sampling: Sampling,
+    not_inverted: bool,
+    problems: list[str],
+) -> PairInputs:
+    """Read a pair, adding to `problems`; what could not be read is left out."""
+    image, mask, ideal = None, "", ""
+    try:
+        image = RealImage.of(pair.image) if pair.image else None
+        ideal = ideal_digest(pair.ideal) if pair.ideal else ""
+    except ValueError as error:
+        problems.append(f"pair {pair.id!r}: {error}")
+    try:
+        mask = mask_digest(read_mask(pair.mask, pair.id)) if pair.mask else ""
+    except ValueError as error:
+        problems.append(str(error))
+    if pair.image is not None and model.upscaler_calls:
+        problems.append(
+            f"pair {pair.id!r}: has an image, which cannot be the source of a model with an upscaler, "
+            "allowed are generated sources"
+        )
+    request = EditRequest(
+        pair.source_prompt, pair.target_prompt, pair.weights, pair.blend_words, pair.instruction
+    )
+    steps, trajectories = sampling.num_inference_steps, []
+    for named in methods:
+        try:
+            trajectory = named.method.trajectory(request, model.tokenizers, steps)
+            check_start(trajectory.start or 0, model.calls, steps)
+        except ValueError as error:
+            problems.append(f"pair {pair.id!r}, {named.name}: {error}")
+            continue
+        if unknown := sorted(set(trajectory.record) - set(RECORD)):
+            problems.append(f"{named.name}: records {unknown}, allowed are {', '.join(RECORD)}")
+        if trajectory.layers and not model.single_layers:
+            problems.append(f"{named.name}: {NO_LAYERS}")
+        if pair.image is not None and not_inverted and trajectory.from_noise:
+            problems.append(
+                f"pair {pair.id!r}, {named.name}: starts from the noise of its image, which only an "
+                "inversion finds, such as inversion=direct"
+            )
+        trajectories.append(trajectory)
+    return PairInputs(pair, image, mask, ideal, tuple(trajectories))
+
+
+def _prompt_problems(prompts: Sequence[str], model: ModelFacts) -> Iterator[str]:
+    """Yield what keeps prompts from being encoded."""
+    for prompt in dict.fromkeys(prompts):
+        try:
+            for tokenizer in model.tokenizers:
+                encode(prompt, tokenizer)
+        except ValueError as error:
+            yield str(error)
+
+
+def _inversion_problems(
+    inversions: Sequence[Inversion | None], pairs: Sequence[Pair], model: ModelFacts, sampling: Sampling
+) -> Iterator[str]:
+    """Yield what keeps the inversions from being made."""
+    for inversion in filter(None, inversions):
+        for pair in pairs:
+            if pair.image is None:
+                yield (
+                    f"pair {pair.id!r}: has no image that {inversion.name} could invert, "
+                    "allowed is inversion=none"
+                )
+        try:
+            inversion.check(model.scheduler, sampling, model.guidance_embedded)
+        except ValueError as error:
+            yield f"{inversion.name}: {error}"
+
+
+def _unused_weights(methods: Sequence[NamedMethod], inputs: Sequence[PairInputs]) -> Iterator[str]:
+    """Yield the methods whose number for the pairs' weights meets no pair that has any."""
+    if not any(one.pair.weights for one in inputs):
+        for named in methods:
+            if isinstance(named.params.get("weights"), (int, float)):
+                yield f"{named.name}: weights = {named.params['weights']}, but no pair re-weights a word"

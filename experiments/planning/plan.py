@@ -1,0 +1,218 @@
+"""What a run will do: groups of branches with their content keys, and what they cost, exactly.
+
+`experiments.planning.make_plan` makes it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from experiments.datasets.pair import Pair, slug
+from experiments.inputs.real_images import RealImage
+from experiments.planning.content_keys import content_hash
+from p2p.denoise import Sampling
+from p2p.engine import Group, plan_evaluations
+from p2p.inversion import Inversion
+from p2p.loading.pipeline_spec import PipelineSpec
+from p2p.methods.prompt_to_prompt import Method, Trajectory
+
+RECORD = (
+    "operator",
+    "tau",
+    "cross_start",
+    "cross_end",
+    "self_start",
+    "self_end",
+    "weights",
+    "blend",
+    "strength",
+)
+
+
+Identity = tuple[str, str, str]
+"""What names a record: content key, pair, method."""
+
+
+@dataclass(frozen=True)
+class NamedMethod:
+    """A method with all its parameters, under the name of its YAML file, which records and tables use."""
+
+    name: str
+    method: Method
+    params: Mapping[str, Any]  # as given in the grid
+    auto_tau: str = ""  # the rule (JSON) by which one of several taus is kept, after the metrics
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One image to make: an edit of one pair by one method with all its parameters."""
+
+    pair: Pair
+    method: str
+    params: Mapping[str, Any]
+    trajectory: Trajectory
+    key: str
+    source_key: str  # of the source image's own record
+    reconstruction_key: str = ""  # of that of what an inversion leads back to
+    mask: str = ""  # a hash of the pair's mask, "" where it has none
+    uses_mask: bool = False  # of the method
+    ideal: str = ""  # a hash of the pair's ideal, "" where it has none
+    ideal_key: str = ""  # of the record of that ideal
+
+    @property
+    def identity(self) -> Identity:
+        """What names the branch's record."""
+        return self.key, self.pair.id, self.method
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """One source prompt and seed, or image, with all branches that share the source's trajectory.
+
+    An inverted image has two more keys: of its reconstruction, and of its inversion, kept under that name.
+    """
+
+    source_prompt: str
+    seed: int
+    source_key: str
+    branches: tuple[Branch, ...]
+    image: RealImage | None = None
+    inversion: Inversion | None = None
+    reconstruction_key: str = ""
+    inversion_key: str = ""
+
+    @property
+    def inverts(self) -> bool:
+        """Whether any branch starts from the noise that an inversion finds."""
+        return self.inversion is not None and any(b.trajectory.from_noise for b in self.branches)
+
+    @property
+    def id(self) -> str:
+        """A name for the group's files: the same for the same branches."""
+        content = [self.source_key, *sorted(f"{b.key} {b.pair.id} {b.method}" for b in self.branches)]
+        return f"{slug(self.source_prompt)[:40]}-s{self.seed}-{content_hash(content)[:12]}"
+
+    def group(self, size: tuple[int, int] | None = None) -> Group:
+        """Return what the engine needs; `size` (height, width) is needed where real images will be read."""
+
+        def read() -> Tensor:
+            assert self.image is not None
+            assert size is not None
+            return self.image.read(size)
+
+        trajectories = tuple(branch.trajectory for branch in self.branches)
+        return Group(
+            self.source_prompt, self.seed, trajectories, read if self.image else None, self.inversion
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All groups of a run, in the order of the data set, and what they cost."""
+
+    groups: tuple[GroupPlan, ...]
+    calls: int  # UNet calls of one trajectory
+    sampling: Sampling
+    guidance_embedded: bool  # the denoiser has no unconditional rows: one row a state
+    setup: str  # a short hash of model, scheduler, precision and negative prompt, so that tables part them
+    merged: int = 0  # settings that come to the same steps as another one, and so to the same image
+    upscaler_calls: int = 0  # of one trajectory, by the model's upscaler
+    auto_tau: bool = False
+    candidates: tuple[Mapping[str, Any], ...] = ()  # of `tau: auto`, as `results.tables.auto_tau` keeps them
+    merged_settings: tuple[Branch, ...] = ()  # those of them that have parameters of their own
+
+    @cached_property
+    def evaluations(self) -> int:
+        """The number of UNet evaluations (batch rows), the upscaler's included.
+
+        It is exact, but for what inversions may save, and without those of other pipelines.
+        """
+        groups = [group.group() for group in self.groups]
+        return plan_evaluations(
+            groups, self.calls, self.sampling, self.guidance_embedded, self.upscaler_calls
+        )
+
+    @cached_property
+    def upscaler_evaluations(self) -> int:
+        """Those of the upscaler alone."""
+        groups = [group.group() for group in self.groups]
+        return self.evaluations - plan_evaluations(groups, self.calls, self.sampling, self.guidance_embedded)
+
+    @property
+    def unshared_evaluations(self) -> int:
+        """What the same branches cost one at a time, each with its own source."""
+        once = self.calls + self.upscaler_calls
+        nodes = inversions = 0
+        for group in self.groups:
+            first = group.inversion.start(self.sampling.num_inference_steps) if group.inversion else 0
+            for edit in (branch.trajectory for branch in group.branches):
+                nodes += 0 if group.image and not edit.from_noise else once - first
+                if edit.external is None:
+                    nodes += once - (first if edit.start is None else edit.start)
+                if group.inversion and edit.from_noise:
+                    inversions += group.inversion.evaluations(self.sampling)
+        return nodes * self.sampling.rows_per_state(self.guidance_embedded) + inversions
+
+    @property
+    def inversion_evaluations(self) -> int:
+        """How many of the evaluations are for inversions, at most."""
+        used = [group.inversion for group in self.groups if group.inverts]
+        return sum(inversion.evaluations(self.sampling) for inversion in used if inversion)
+
+    @property
+    def external_evaluations(self) -> int:
+        """About how many rows the denoisers of other pipelines take, by their methods' `rows_per_step`."""
+        calls = [b.trajectory.external for group in self.groups for b in group.branches]
+        return sum(call.evaluations(self.sampling.num_inference_steps) for call in calls if call)
+
+    @property
+    def pipelines(self) -> list[PipelineSpec]:
+        """The other pipelines that branches are made by, each once."""
+        calls = [b.trajectory.external for group in self.groups for b in group.branches]
+        return list(dict.fromkeys(call.method.spec for call in calls if call))
+
+    @property
+    def images(self) -> int:
+        """The number of edited images, sources not counted."""
+        return sum(len(group.branches) for group in self.groups)
+
+    def keys(self) -> set[str]:
+        """Return the content keys of all images, sources included."""
+        return {key for key, _, _ in self.rows()}
+
+    def rows(self) -> set[Identity]:
+        """Return which records the plan makes, those of sources, reconstructions and ideals included."""
+        branches = [(group, branch) for group in self.groups for branch in group.branches]
+        sources = {(b.source_key, b.pair.id, "source") for _, b in branches}
+        sources |= {(b.reconstruction_key, b.pair.id, "reconstruction") for g, b in branches if g.inverts}
+        sources |= {(b.ideal_key, b.pair.id, "ideal") for _, b in branches if b.ideal}
+        return sources | {b.identity for g in self.groups for b in g.branches}
+
+
+def expand(axes: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    """Return the parameter sets of a method's grid: the product of its axes, or the union of such grids.
+
+    A list is an axis, anything else one value; a window is therefore written as a list in a list, `[[0.2,
+    1.0]]`.
+    """
+    if not isinstance(axes, Mapping):
+        return [params for part in axes or [{}] for params in expand(part)] if axes is not None else [{}]
+    values = [value if isinstance(value, list) else [value] for value in axes.values()]
+    return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*values)]
+
+
+def without(plan: Plan, done: Callable[[Branch], bool]) -> Plan:
+    """Return the plan with the branches that are not done yet; groups with none left are dropped."""
+    left = [replace(g, branches=tuple(b for b in g.branches if not done(b))) for g in plan.groups]
+    return replace(plan, groups=tuple(group for group in left if group.branches))
+
+
+def shard(plan: Plan, index: int, count: int) -> Plan:
+    """Return every `count`-th group from `index` on: what one of `count` machines does."""
+    return replace(plan, groups=plan.groups[index::count])

@@ -1,0 +1,99 @@
+"""Inversions are kept by content: `<folder>/<hash of image, prompt, model and settings>.safetensors`.
+
+Written whole or not at all, so that runs and workers may share the folder; a file that cannot be read is made
+anew.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from p2p.denoise import Calls, Sampling
+from p2p.engine import Group, source_paths
+from p2p.families import Model
+from p2p.source_path import Shrink, SourcePath
+
+_log = logging.getLogger(__name__)
+_NEGATIVES = "negatives."
+_TENSORS = ("latents", "states", "noises")
+
+
+def kept_paths(
+    model: Model,
+    groups: Sequence[Group],
+    keys: Sequence[str],
+    sampling: Sampling,
+    calls: Calls,
+    folder: Path,
+) -> list[SourcePath | None]:
+    """Return the groups' source paths, from the folder where they are there, else made and kept.
+
+    `keys` names each group's inversion, "" for what is not to be kept.
+    """
+    files = [folder / f"{key}.safetensors" if key else None for key in keys]
+    paths = [read_path(file, model.device) if file and file.exists() else None for file in files]
+    missing = [i for i, path in enumerate(paths) if path is None]
+    made = source_paths(model, [groups[i] for i in missing], sampling, calls)
+    for i, path in zip(missing, made, strict=True):
+        paths[i] = path
+        if (file := files[i]) and path is not None:
+            write_path(path, file)
+    return paths
+
+
+def write_path(path: SourcePath, file: Path) -> None:
+    """Write an inverted source's path, atomically."""
+    tensors = {name: getattr(path, name) for name in _TENSORS if getattr(path, name) is not None}
+    tensors |= {_NEGATIVES + name: rows for name, rows in (path.negatives or {}).items()}
+    rest = {
+        "start": path.start,
+        "guidance_scale": path.guidance_scale,
+        "shrink": asdict(path.shrink) if path.shrink else None,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
+    # Clones: rows of one batch share their memory, which the format does not allow.
+    save_file(
+        {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in tensors.items()
+        },
+        partial,
+        {"path": json.dumps(rest)},
+    )
+    partial.replace(file)
+
+
+def read_path(file: Path, device: torch.device) -> SourcePath | None:
+    """Return what `write_path` wrote; None, with a warning, where the file cannot be read."""
+    try:
+        with safe_open(file, framework="pt", device=str(device)) as content:
+            tensors: dict[str, Tensor] = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+            rest = json.loads(content.metadata()["path"])
+        negatives = {
+            name.removeprefix(_NEGATIVES): rows
+            for name, rows in tensors.items()
+            if name.startswith(_NEGATIVES)
+        }
+        return SourcePath(
+            latents=tensors["latents"],
+            states=tensors.get("states"),
+            noises=tensors.get("noises"),
+            negatives=negatives or None,
+            start=int(rest["start"]),
+            guidance_scale=rest["guidance_scale"],
+            shrink=Shrink(**rest["shrink"]) if rest["shrink"] else None,
+        )
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        _log.warning("%s cannot be read, the inversion is made anew: %s", file, error)
+        return None

@@ -1,0 +1,259 @@
+"""Score images that any other tool made, so that they get the same records, metrics and tables as a run.
+
+An image belongs to the pair whose id it is named after, else to the pair whose own image has the same name
+(`Pair.image`), suffix of the format and folders aside: `000000000000.jpg`, `out/1_change/111000000000.png`,
+with `--suffix _fake_B` `horse_7_fake_B.png`. An id with characters that no file has is matched by its slug.
+Masks of pairs are of the size of their sources.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from evaluation.metric import Metric
+from experiments.datasets.dataset import Dataset
+from experiments.datasets.files import check_folder
+from experiments.datasets.pair import Pair, raise_problems, slug
+from experiments.datasets.tabular import Table
+from experiments.inputs.ideals import ideal_digest, read_ideals
+from experiments.inputs.masks import mask_digest, read_mask
+from experiments.running.generate import write_mask, write_png
+from experiments.scoring.score_run import check_metrics, evaluate_run
+from results.store.records import RECORD_IDENTITY, RECORD_TYPES, read_rows, write_records, write_rows
+from results.tables.cells import GIVEN
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MODEL = "given images"
+_EMPTY: Mapping[str, Any] = {"string": "", "Int64": pd.NA, "int64": 0, "float64": np.nan, "bool": False}
+_NOTHING: dict[str, Any] = {
+    **{name: _EMPTY[kind] for name, kind in RECORD_TYPES.items()},
+    **dict.fromkeys(("guidance_rescale", "seconds"), 0.0),
+    **dict.fromkeys(("weights", "blend", "params"), "{}"),
+    "model": MODEL,
+    "status": "ok",
+}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The command: edited images, their sources (None = each pair's own `image`), where results go."""
+
+    edits: Path
+    source: Path | None
+    run_dir: Path
+    method: str
+    suffix: str = ""
+    source_suffix: str = ""
+    resize: bool = False  # edits to the size of their source, bicubic
+    panel: bool = False  # edits are sheets of several images, themselves in the corner at the bottom right
+    uses_mask: bool = False  # whether the tool was given the pairs' masks
+
+
+def score_folder(given: Folder, dataset: Dataset, metrics: Sequence[Metric]) -> int:
+    """Copy images and write records and metrics to `run_dir`; return the number of groups that failed.
+
+    ValueError lists every image that is missing, ambiguous, unreadable or of another size than its source.
+    """
+    if given.method in GIVEN:
+        raise ValueError(f"method {given.method!r}: means no edit in tables, --method gives it another name")
+    _check_folder_is_the_same(given)
+    check_metrics(metrics, given.run_dir)
+    rows = _rows(given, dataset.name, _match(given, dataset.load()))
+    groups = {str(group): frame for group, frame in pd.DataFrame(rows).groupby("group")}
+    for group, frame in groups.items():
+        write_records(given.run_dir, group, frame)
+    kept = {tuple(row[name] for name in RECORD_IDENTITY) for row in rows}
+    for file in (given.run_dir / "records").glob("*.parquet"):  # what this method had before gives way
+        if re.fullmatch(rf"{slug(given.method)}-\d+x\d+", file.stem):
+            old = read_rows([file], RECORD_TYPES)
+            identities = old[RECORD_IDENTITY].itertuples(index=False, name=None)
+            left = old[[identity in kept for identity in identities]]
+            write_rows(file, left, RECORD_TYPES) if len(left) else file.unlink()
+    return evaluate_run(given.run_dir, metrics, {row["key"] for row in rows})
+
+
+def _check_folder_is_the_same(given: Folder) -> None:
+    """Raise ValueError where the run has images of another folder under the name of this method."""
+    file = given.run_dir / "provenance.json"
+    for call in json.loads(file.read_text()) if file.exists() else []:
+        before = call["config"].get("evaluate", {})
+        if before.get("method") == given.method and Path(before["edits"]) != given.edits.resolve():
+            raise ValueError(
+                f"{given.run_dir}: has images of {before['edits']} as method {given.method!r}; give --method "
+                "or --run-dir another name"
+            )
+
+
+Match = tuple[Pair, Path, Path]
+"""A pair with its source and its edited image."""
+
+
+def _match(given: Folder, pairs: Sequence[Pair]) -> list[Match]:
+    """Find the images of every pair and look at them. ValueError lists everything that is wrong."""
+    edits = _index(check_folder(given.edits, "folder"), given.suffix)
+    sources = _index(check_folder(given.source, "source"), given.source_suffix) if given.source else None
+    matches, problems = [], []
+    taken: dict[Path, str] = {}
+    for pair in pairs:
+        try:
+            file, source = _find(edits, pair, given.edits, given.suffix), pair.image
+            if (other := taken.setdefault(file, pair.id)) != pair.id:
+                raise ValueError(f"{file} is the image of id {other!r} already")
+            if given.source is not None and sources is not None:
+                source = _find(sources, pair, given.source, given.source_suffix)
+            if source is None:
+                raise ValueError("has no image of its own, so --source must be given")
+            before = _open(source)
+            _edit(given, file, before.size)
+            if pair.mask is not None:
+                read_mask(pair.mask, pair.id, (before.height, before.width))
+            matches.append((pair, source, file))
+        except (ValueError, OSError) as error:
+            problems.append(f"id {pair.id!r}: {error}")
+    raise_problems(problems, str(given.edits))
+    return matches
+
+
+def _index(folder: Path, suffix: str) -> dict[str, list[Path]]:
+    """Map the name of every picture under a folder, without format and `suffix`, to its files."""
+    index: dict[str, list[Path]] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.suffix.lower() in SUFFIXES and file.stem.endswith(suffix):
+            index.setdefault(file.stem.removesuffix(suffix), []).append(file)
+    return index
+
+
+def _find(index: Mapping[str, list[Path]], pair: Pair, folder: Path, suffix: str) -> Path:
+    names = [pair.id, slug(pair.id), *([pair.image.stem] if pair.image else [])]
+    files = next((index[name] for name in names if name in index), [])
+    if len(files) != 1:
+        looked = " or ".join(repr(name + suffix) for name in dict.fromkeys(names))
+        what = f"stands for {', '.join(map(str, files))}" if files else "is no image"
+        raise ValueError(f"{looked} {what} in {folder}")
+    return files[0]
+
+
+def _open(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return image.convert("RGB")
+
+
+def _edit(given: Folder, file: Path, size: tuple[int, int]) -> Image.Image:
+    """Return an edited image in its source's size (width, height). Raises ValueError for any other size."""
+    image = _open(file)
+    sizes = f"{file} is {image.width} x {image.height}, its source {size[0]} x {size[1]}"
+    if given.panel:  # as PIE-Bench's own code crops what its editors write
+        left, top = image.width - size[0], image.height - size[1]
+        if left < 0 or top < 0:
+            raise ValueError(f"{sizes}, which is no panel of it")
+        image = image.crop((left, top, image.width, image.height))
+    if image.size != size and not given.resize:
+        raise ValueError(
+            f"{sizes}; --resize scales it to the source's size, --panel takes its bottom right corner"
+        )
+    return image.resize(size, Image.Resampling.BICUBIC)  # the same, if it has the size
+
+
+def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[str, Any]]:
+    rows = []
+    for pair, source, file in matches:
+        opened = _open(source)
+        before, after = np.asarray(opened), np.asarray(_edit(given, file, opened.size))
+        height, width = before.shape[:2]
+        folder = Path("images") / slug(pair.id) / "0"
+        masks: list[np.ndarray] = []
+        mask_path = ideal_path = ""
+        if pair.mask is not None:
+            masks = [read_mask(pair.mask, pair.id, (height, width))]
+            mask_path = str(folder / f"mask-{mask_digest(masks[0])}.png")
+            write_mask(masks[0], given.run_dir / mask_path)
+        if pair.ideal is not None:
+            ideal_path = str(folder / f"ideal-{ideal_digest(pair.ideal)}")
+            for number, ideal in enumerate(read_ideals(pair.ideal, (height, width))):
+                write_png(ideal, given.run_dir / ideal_path / f"{number:03d}.png")
+        source_key, key = (
+            _key(pair, ideal_path, before, *masks),
+            _key(pair, ideal_path, before, after, *masks),
+        )
+        source_path = str(folder / f"source-{source_key[:16]}.png")
+        path = str(folder / f"{slug(given.method)}-{key[:16]}.png")
+        _write(before, given.run_dir / source_path)
+        _write(after, given.run_dir / path)
+        common = _NOTHING | {
+            # Images of one size are scored together.
+            "group": f"{slug(given.method)}-{width}x{height}",
+            "dataset": dataset,
+            "pair_id": pair.id,
+            "edit_type": pair.edit_type,
+            "difficulty": pair.difficulty,
+            "source_prompt": pair.source_prompt,
+            "instruction": pair.instruction,
+            "source_image": source_path,
+            "mask": mask_path,
+            "ideal": ideal_path,
+        }
+        params = {"resize": "bicubic"} if given.resize else {}
+        params |= {"panel": "bottom right"} if given.panel else {}
+        rows += [
+            {
+                **common, "key": source_key, "method": "source", "image": source_path,
+                "target_prompt": pair.source_prompt,
+            },
+            {
+                **common, "key": key, "method": given.method, "image": path,
+                "target_prompt": pair.target_prompt, "params": json.dumps(params),
+                "uses_mask": given.uses_mask, "warnings": f"image of {file.name}",
+            },
+        ]  # fmt: skip
+    return rows
+
+
+def _key(pair: Pair, ideal: str, *images: np.ndarray) -> str:
+    told = [pair.source_prompt, pair.target_prompt, ideal, len(images)]
+    digest = hashlib.sha256(json.dumps(told).encode())
+    for image in images:
+        digest.update(repr(image.shape).encode() + image.tobytes())
+    return digest.hexdigest()
+
+
+def _write(image: np.ndarray, path: Path) -> None:
+    write_png(torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255, path)
+
+
+def parse(arguments: Sequence[str]) -> tuple[Folder, Table | None, list[str]]:
+    """Read the arguments of `p2p-bench evaluate`: folder, table of pairs if given, Hydra's overrides."""
+    parser = argparse.ArgumentParser("p2p-bench evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="the edited images")
+    parser.add_argument("overrides", nargs="*", help="of the configuration: metrics=pixel dataset=pie_bench")
+    parser.add_argument("--pairs", type=Path, help="a .csv or .jsonl of pairs; default: those of dataset=...")
+    parser.add_argument("--source", type=Path, help="the source images; default: each pair's own `image`")
+    parser.add_argument("--run-dir", type=Path, help="where results go; default: runs/evaluate-FOLDER")
+    parser.add_argument("--method", help="what tables call it; default: the folder's name")
+    parser.add_argument("--suffix", default="", help="end of the edited images' names, such as _fake_B")
+    parser.add_argument("--source-suffix", default="", help="end of the source images' names")
+    parser.add_argument("--resize", action="store_true", help="scale edits to their source's size (bicubic)")
+    parser.add_argument(
+        "--panel", action="store_true", help="edits are sheets; take their bottom right corner"
+    )
+    parser.add_argument("--uses-mask", action="store_true", help="the tool was given the pairs' masks")
+    given = parser.parse_intermixed_args(arguments)
+    name = given.folder.resolve().name
+    run_dir = given.run_dir or Path("runs") / f"evaluate-{slug(name)}"
+    folder = Folder(
+        given.folder, given.source, run_dir, given.method or name, given.suffix, given.source_suffix,
+        given.resize, given.panel, given.uses_mask,
+    )  # fmt: skip
+    table = None if given.pairs is None else Table(name=given.pairs.stem, path=given.pairs)
+    return folder, table, given.overrides

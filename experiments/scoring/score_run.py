@@ -1,0 +1,144 @@
+"""Score the saved pictures of a run: every record without a value gets one, or a reason."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from evaluation.edits import Edits
+from evaluation.metric import Metric
+from experiments.inputs.masks import read_mask
+from experiments.running.generate import read_png
+from results.store.records import has_records, load_metrics, load_records, write_metrics
+
+_log = logging.getLogger(__name__)
+
+
+def check_metrics(metrics: Sequence[Metric], run_dir: Path) -> None:
+    """Raise in one line where a metric's weights cannot be had, or two metrics give the same column.
+
+    Also where the run holds values that other weights gave under the same name: a mean over both is none.
+    """
+    names = [name for metric in metrics for name in metric.names]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"metrics: {', '.join(twice)} would be computed twice, allowed is once")
+    for metric in metrics:
+        metric.check()
+        file = _weights_file(run_dir, metric)
+        if file.exists() and file.read_text() != _weights(metric):
+            raise ValueError(
+                f"metrics: {file.parent} holds values of other weights, allowed are the same ones; give the "
+                "metric another version, or delete that folder to compute its values anew"
+            )
+
+
+def _weights_file(run_dir: Path, metric: Metric) -> Path:
+    return run_dir / "metrics" / metric.name / "weights.sha256"
+
+
+def _weights(metric: Metric) -> str:
+    """Return a hash of the folder a metric's weights come from; those that are fetched by name have none."""
+    folder = getattr(metric, "folder", None)
+    digest = hashlib.sha256()
+    files = sorted(Path(folder).glob("*.safetensors")) if folder else []
+    for file in files or (sorted(Path(folder).glob("*.bin")) if folder else []):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def evaluate_run(
+    run_dir: Path, metrics: Sequence[Metric], keys: Collection[str], batch_size: int = 64
+) -> int:
+    """Compute what the images of these keys lack, group by group, from the 8-bit pictures.
+
+    Values that are there stay, and those of a batch are kept at once. A group that fails is logged and left
+    for the next call; returns how many did.
+    """
+    if not has_records(run_dir):
+        return 0
+    records = load_records(run_dir)
+    records = records[(records["status"] == "ok") & records["key"].isin(list(keys))].drop_duplicates("key")
+    known = load_metrics(run_dir)
+    todo = []
+    for metric in metrics:
+        done = known[known["metric"].isin(metric.names)].groupby("key")["metric"].nunique()
+        whole = set(done[done == len(metric.names)].index)
+        left = records[~records["key"].isin(whole)]
+        todo += [(metric, str(group), rows) for group, rows in left.groupby("group", sort=False)]
+    failed = 0
+    weights = {metric.name: _weights(metric) for metric in metrics}
+    for metric, group, rows in tqdm(todo, desc="evaluating", unit="group", disable=not todo):
+        try:
+            parts = [part for _, part in rows.groupby(rows["mask"].ne(""))]
+            batches = [
+                part.iloc[i : i + batch_size] for part in parts for i in range(0, len(part), batch_size)
+            ]
+            for batch in batches:
+                write_metrics(run_dir, metric.name, group, score(run_dir, metric, batch))
+                _weights_file(run_dir, metric).write_text(weights[metric.name])
+        except Exception:  # one group that cannot be scored must not lose the others
+            failed += 1
+            _log.warning("%s of %s failed", metric.name, group, exc_info=True)
+    return failed
+
+
+def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return long rows (key, metric, value, reason) of one metric family for some records.
+
+    Either all of the records have a mask or none has.
+    """
+    sources = list(dict.fromkeys(rows["source_image"]))
+    images = _load(run_dir, rows["image"])
+    edits = Edits(
+        images=images,
+        source_images=_load(run_dir, sources),
+        source_index=torch.tensor([sources.index(path) for path in rows["source_image"]]),
+        source_prompts=tuple(map(str, rows["source_prompt"])),
+        target_prompts=tuple(map(str, rows["target_prompt"])),
+        masks=_masks(run_dir, rows, images.shape[-2:]) if rows["mask"].ne("").any() else None,
+        ideals=_ideals(run_dir, rows["ideal"]),
+    )
+    parts = [
+        pd.DataFrame(
+            {
+                "key": rows["key"].to_numpy(),
+                "metric": name,
+                "value": scores.values.numpy(),
+                "reason": scores.reasons,
+            }
+        )
+        for name, scores in metric(edits).items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _load(run_dir: Path, paths: Sequence[str]) -> torch.Tensor:
+    return torch.from_numpy(np.stack([read_png(run_dir / path) for path in paths]))
+
+
+def _ideals(run_dir: Path, folders: Sequence[str]) -> tuple[torch.Tensor | None, ...]:
+    """Return each record's ideals (pictures, 3, height, width); a folder is read once."""
+    read = {
+        folder: _load(run_dir, sorted(f"{folder}/{file.name}" for file in (run_dir / folder).glob("*.png")))
+        for folder in dict.fromkeys(folders)
+        if folder
+    }
+    return tuple(read.get(folder) for folder in folders)
+
+
+def _masks(run_dir: Path, rows: pd.DataFrame, size: Sequence[int]) -> torch.Tensor:
+    """Return the records' masks (N, 1, height, width) bool; ValueError names a pair whose mask is no such."""
+    height, width = size
+    masks = [
+        read_mask(run_dir / mask, pair_id, (height, width))
+        for mask, pair_id in zip(rows["mask"], rows["pair_id"], strict=True)
+    ]
+    return torch.from_numpy(np.stack(masks))[:, None]

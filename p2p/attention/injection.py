@@ -1,0 +1,252 @@
+"""Attention processors that inject the source's attention, without forming a probability matrix for it.
+
+Every edit of Hertz et al. 2022 is linear in the source's and the target's own attention probabilities, so it
+is one or two calls of `scaled_dot_product_attention` with mixed values. Nothing is renormalised. Maps that a
+LocalBlend or a heat-map reads are the same call with a few columns of words as values. These are narrower
+than the keys, so that PyTorch's plain kernel takes the call and forms the matrix, in layers that are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+if TYPE_CHECKING:
+    from p2p.attention.taking import Taking
+
+
+@dataclass
+class SourceBank:
+    """The sources' tensors of one step, by layer, kept for the later chunks of a batch."""
+
+    layers: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    keep: bool = True  # whether a later chunk will ask; the last one's own are not held
+
+    def add(self, layer: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Append this chunk's rows of each tensor (queries, keys, a mask, ...), return all so far.
+
+        A row's position is its group's slot.
+        """
+        if layer in self.layers:
+            if not len(tensors[0]):
+                return self.layers[layer]
+            tensors = tuple(torch.cat(pair) for pair in zip(self.layers[layer], tensors, strict=True))
+        if self.keep:
+            self.layers[layer] = tensors
+        return tensors
+
+
+@dataclass(frozen=True)
+class BatchInjection:
+    """What each row of one UNet call takes from a source; rows and slots are int64 tensors."""
+
+    source_rows: Tensor  # the rows of this call that are sources, in the order of their slots
+    replaced_rows: Tensor  # cross-attention wholly from the source
+    replaced_slots: Tensor
+    replaced_mix: Tensor  # W, (rows, source tokens, target tokens)
+    mixed_rows: Tensor  # cross-attention partly from the source
+    mixed_slots: Tensor
+    mixed_mix: Tensor
+    mixed_own: Tensor  # w, (rows, target tokens)
+    self_rows: Tensor
+    self_slots: Tensor
+    self_max_pixels: tuple[int, ...]  # of each of `self_rows`
+    edited_rows: Tensor  # the rows of all three, each once
+    edited_slots: Tensor
+    any_cross: bool  # of this step, in whichever chunk
+    largest_self: int  # of self_max_pixels, in whichever chunk of this step; 0 for none
+    bank: SourceBank
+    words: Tensor | None = None  # (rows, tokens, columns): sums of tokens whose maps are asked for
+    words_layers: frozenset[str] = frozenset()  # in these cross-attention layers
+    maps: dict[str, Tensor] = field(default_factory=dict)  # (rows, pixels, columns), mean over heads
+    visited: list[str] = field(default_factory=list)
+    taking: Taking | None = None  # in single layers
+
+
+class InjectionProcessor:
+    """diffusers' SDPA processor, plus injection where `injection` is given in `cross_attention_kwargs`."""
+
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        injection: BatchInjection | None = None,
+    ) -> Tensor:
+        """Attend from (rows, pixels, channels), or (rows, channels, height, width), to text or to itself."""
+        residual = hidden_states
+        is_cross = encoder_hidden_states is not None
+        if attn.spatial_norm is not None:
+            hidden_states = attn.spatial_norm(hidden_states, temb)
+        if residual.ndim == 4:
+            hidden_states = hidden_states.flatten(2).transpose(1, 2)
+        if attn.group_norm is not None:
+            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+        if encoder_hidden_states is None:
+            encoder_hidden_states = hidden_states
+        elif attn.norm_cross:
+            encoder_hidden_states = attn.norm_encoder_hidden_states(encoder_hidden_states)
+        if attention_mask is not None:
+            attention_mask = attention_mask[:, None]  # (rows, 1, 1, tokens), added to every head's logits
+            if not is_cross:
+                raise ValueError(f"attention_mask: given at {self.layer}, allowed is one of text tokens")
+
+        query, key, value = (
+            projected.unflatten(-1, (attn.heads, -1)).transpose(
+                1, 2
+            )  # (rows, heads, pixels or tokens, channels)
+            for projected in (
+                attn.to_q(hidden_states),
+                attn.to_k(encoder_hidden_states),
+                attn.to_v(encoder_hidden_states),
+            )
+        )
+        if attn.norm_q is not None:
+            query = attn.norm_q(query)
+        if attn.norm_k is not None:
+            key = attn.norm_k(key)
+
+        if injection is None:
+            output = scaled_dot_product_attention(
+                query, key, value, attn_mask=attention_mask, scale=attn.scale
+            )
+        else:
+            injection.visited.append(self.layer)
+            if is_cross:
+                output = inject_cross(self.layer, query, key, value, injection, attn.scale, attention_mask)
+            else:
+                output = inject_self(self.layer, query, key, value, injection, attn.scale)
+
+        output = output.transpose(1, 2).flatten(2).to(query.dtype)
+        output = attn.to_out[1](attn.to_out[0](output))
+        if residual.ndim == 4:
+            output = output.transpose(1, 2).reshape(residual.shape)
+        if attn.residual_connection:
+            output = output + residual
+        return output / attn.rescale_output_factor
+
+
+def inject_cross(
+    layer: str,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    injection: BatchInjection,
+    scale: float,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Return cross-attention (rows, heads, pixels, channels) in which edited rows use their source's maps.
+
+    `mask` (rows, 1, 1, tokens) is added before the softmax and belongs to its own row's keys. The maps of
+    asked-for words are the same sum with the words' columns in place of the values.
+    """
+    source: tuple[Tensor, ...] | None = None
+    if injection.any_cross:
+        banked = (query, key) if mask is None else (query, key, mask)
+        source = injection.bank.add(layer, *(tensor[injection.source_rows] for tensor in banked))
+    if injection.words is not None and layer in injection.words_layers:
+        columns = injection.words[:, None].expand(-1, query.shape[1], -1, -1)
+        attended = _attend_edited(query, key, columns, source, injection, scale, mask)
+        injection.maps[layer] = attended.mean(1)
+    return _attend_edited(query, key, value, source, injection, scale, mask)
+
+
+def _attend_edited(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    source: tuple[Tensor, ...] | None,
+    injection: BatchInjection,
+    scale: float,
+    mask: Tensor | None,
+) -> Tensor:
+    """Return `softmax(Q_s K_s^T) (W V_t) + softmax(Q_t K_t^T) (w * V_t)` in edited rows.
+
+    Where w is 0 throughout, the second call is not made.
+    """
+    if source is None:
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    source_query, source_key, *source_mask = source
+    if len(injection.replaced_rows):
+        rows, slots = injection.replaced_rows, injection.replaced_slots
+        mixed = torch.einsum("nst,nhtd->nhsd", injection.replaced_mix, value[rows])
+        # In place: the layer's own projection, which is needed no more, or these very rows a second time.
+        query = query.index_copy_(0, rows, source_query[slots])
+        key = key.index_copy_(0, rows, source_key[slots])
+        value = value.index_copy(0, rows, mixed)  # may be an expanded view
+        if mask is not None:  # other layers' too
+            mask = mask.index_copy(0, rows, source_mask[0][slots])
+    if not len(injection.mixed_rows):
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    rows, slots = injection.mixed_rows, injection.mixed_slots
+    target_value = value[rows]
+    mixed = torch.einsum("nst,nhtd->nhsd", injection.mixed_mix, target_value)
+    value = value.index_copy(0, rows, target_value * injection.mixed_own[:, None, :, None])
+    output = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    from_source = scaled_dot_product_attention(
+        source_query[slots],
+        source_key[slots],
+        mixed,
+        attn_mask=source_mask[0][slots] if source_mask else None,
+        scale=scale,
+    )
+    return output.index_add(0, rows, from_source)
+
+
+def inject_self(
+    layer: str, query: Tensor, key: Tensor, value: Tensor, injection: BatchInjection, scale: float
+) -> Tensor:
+    """Return self-attention with `softmax(Q_s K_s^T) V_t` in edited rows of small enough layers, and with
+    what rows take in this layer alone.
+    """
+    if query.shape[2] <= injection.largest_self:
+        source_query, source_key = injection.bank.add(
+            layer, query[injection.source_rows], key[injection.source_rows]
+        )
+        rows, slots = injection.self_rows, injection.self_slots
+        small = [i for i, limit in enumerate(injection.self_max_pixels) if query.shape[2] <= limit]
+        if len(small) < len(rows):  # profiles with different limits share the call
+            rows, slots = rows[small], slots[small]
+        if len(rows):
+            query = query.index_copy_(0, rows, source_query[slots])
+            key = key.index_copy_(0, rows, source_key[slots])
+    if injection.taking is not None:
+        query, key, value = injection.taking.attention(layer, query, key, value)
+    return scaled_dot_product_attention(query, key, value, scale=scale)
+
+
+@contextmanager
+def injection_processors(
+    denoiser: Any,
+    processor: Callable[[str], Any] = InjectionProcessor,
+    replaced: tuple[type, ...] = (AttnProcessor, AttnProcessor2_0),
+) -> Iterator[tuple[str, ...]]:
+    """Install a processor, made from its layer's name, on every attention layer in place of the default one.
+
+    Gives the layers' names; the old processors are restored. Raises ValueError where a layer has a processor
+    whose computation would be lost (an IP-Adapter, say).
+    """
+    original = dict(denoiser.attn_processors)
+    for layer, present in original.items():
+        if type(present) not in replaced:
+            raise ValueError(
+                f"{layer}: processor {type(present).__name__} cannot be combined with injection, "
+                "allowed are the default ones"
+            )
+    denoiser.set_attn_processor({layer: processor(layer) for layer in original})
+    try:
+        yield tuple(original)
+    finally:
+        denoiser.set_attn_processor(original)

@@ -1,0 +1,346 @@
+"""Where a pipeline comes from, and what of it is needed before its weights are: tokenizer, scheduler,
+identity.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, CLIPTokenizer
+
+from p2p.alignment import Tokenizers
+from p2p.families import FAMILIES, DeepFloyd, DeepFloydUpscaler, Model
+from p2p.families.model import encoder_of, tokenizer_of
+from p2p.loading.loras import Lora, load_loras
+from p2p.schedulers import check_settings, new_scheduler, scheduler_class
+
+SHARED = ("tokenizer", "text_encoder")  # by a model and its upscaler
+ZEROS = "force_zeros_for_empty_prompt"  # SDXL's model_index.json says what an empty negative prompt is
+SEMANTICS_VERSION = 3  # raised whenever the same edit would give other pixels
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Where a pipeline comes from and how it is run; `load()` gives the `Model`.
+
+    `path` is a folder or a model-hub name, `pipeline` the name of diffusers' pipeline class, which says which
+    family the model is of. `device` "auto" is the GPU where there is one. `scheduler` is the name of a
+    diffusers scheduler class; its config is the pipeline's own with `scheduler_config` on top.
+    `clip_tokenizer` says that the tokenizer is CLIP's, so that planning needs no download. `loras` are
+    mappings of a safetensors file's `path` and, optionally, its `scale`. `upscaler` is the model of a second
+    stage, run on the images of this one. `leave_out` names text encoders that are not loaded, where the
+    family can do without.
+    """
+
+    name: str
+    path: str
+    self_max_side: int
+    blend_side: int
+    pipeline: str = "StableDiffusionPipeline"
+    dtype: str = "float32"
+    device: str = "auto"
+    scheduler: str | None = None
+    scheduler_config: Mapping[str, Any] = field(default_factory=dict)
+    clip_tokenizer: bool = False
+    revision: str | None = None
+    variant: str | None = None
+    height: int | None = None
+    width: int | None = None
+    loras: Sequence[Mapping[str, Any]] = ()
+    upscaler: ModelSpec | None = None
+    leave_out: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.pipeline not in FAMILIES:
+            raise ValueError(f"pipeline: {self.pipeline!r} is not one of {', '.join(FAMILIES)}")
+        if unknown := set(self.leave_out) - set(self.family.can_leave_out):
+            allowed = ", ".join(self.family.can_leave_out) or "none"
+            raise ValueError(f"leave_out: {sorted(unknown)} of {self.pipeline}, allowed are {allowed}")
+        if self.upscaler and (self.family, self.upscaler.family) != (DeepFloyd, DeepFloydUpscaler):
+            raise ValueError(
+                f"upscaler: {self.upscaler.pipeline} of a {self.pipeline}, allowed is "
+                "IFSuperResolutionPipeline of an IFPipeline"
+            )
+        if self._loras() and not hasattr(self.family.pipeline_class, "load_lora_weights"):
+            raise ValueError(f"loras: {self.pipeline} of diffusers takes none")
+        if self.dtype not in ("float64", "float32", "float16", "bfloat16"):
+            raise ValueError(
+                f"dtype: {self.dtype!r} is not one of 'float64', 'float32', 'float16', 'bfloat16'"
+            )
+        if self.device != "auto":
+            try:
+                torch.device(self.device)
+            except RuntimeError:
+                raise ValueError(
+                    f"device: {self.device!r} is not 'auto' or a device of torch such as 'cpu' or 'cuda:0'"
+                ) from None
+        if self.scheduler is not None:
+            scheduler_class(self.scheduler)
+
+    @property
+    def family(self) -> type[Model]:
+        """The adapter class."""
+        return FAMILIES[self.pipeline]
+
+    def _loras(self) -> list[Lora]:
+        return [Lora.of(entry) for entry in self.loras]
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        own = {"revision": self.revision, "variant": self.variant, "use_safetensors": True}
+        return {**own, **self.family.load_options}
+
+    @property
+    def _left_out(self) -> dict[str, None]:
+        return {part: None for name in self.leave_out for part in (name, tokenizer_of(name))}
+
+    def local_folder(self) -> Path | None:
+        """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
+        return local_folder(self.path, self.family.pipeline_class, {**self._options, **self._left_out})
+
+    def load_tokenizers(self) -> Tokenizers:
+        """Return the tokenizers, from the pipeline's folder or, for CLIP's, from open_clip's vocabulary."""
+        folder = self.local_folder()
+        names = self.family.text_blocks
+        if folder is not None:
+            own = {
+                name: None
+                if encoder_of(name) in self.leave_out
+                else AutoTokenizer.from_pretrained(folder / name)
+                for name in names
+            }
+        elif self.clip_tokenizer:
+            own = dict.fromkeys(names, clip_tokenizer())
+        else:
+            raise self._unavailable(
+                f"it is not on this machine, and planning needs its {' and '.join(names)}"
+            )
+        return self.family.aligned_tokenizers(own)
+
+    def load_scheduler(self) -> Any:
+        """Return the scheduler, timesteps not set. Raises ValueError for one that cannot be had."""
+        folder = self.local_folder()
+        if folder is None and not (self.scheduler and self.scheduler_config):
+            raise self._unavailable("it is not on this machine, and the model states no whole scheduler")
+        own: dict[str, Any] = {}
+        if folder is not None:
+            own = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+        name = self.scheduler or own["_class_name"]
+        check_settings(name, self.scheduler_config)
+        return new_scheduler(name, {**own, **self.scheduler_config})
+
+    def unet_calls(self, num_inference_steps: int) -> int:
+        """Return how often one trajectory calls the UNet. Raises ValueError where it cannot be run so."""
+        return self.family.set_timesteps(self.load_scheduler(), num_inference_steps)
+
+    def guidance_embedded(self) -> bool:
+        """Say whether the denoiser is told the guidance scale, so that there are no unconditional rows.
+
+        Read from its config alone; a model whose config is not here yet is taken to be an ordinary one of its
+        family.
+        """
+        folder = self.local_folder()
+        files = [folder / part / "config.json" for part in ("unet", "transformer")] if folder else []
+        config: dict[str, Any] = next((json.loads(f.read_text()) for f in files if f.is_file()), {})
+        return self.family.embeds_guidance(config)
+
+    def upscaler_calls(self, num_inference_steps: int) -> int:
+        """Return the same of the upscaler, 0 where there is none."""
+        return self.upscaler.unet_calls(num_inference_steps) if self.upscaler else 0
+
+    def fetch(self) -> None:
+        """Bring the weights to this machine, so that `identity` speaks of them. Raises OSError.
+
+        A download that broke off goes on; without a network, what is here has to do.
+        """
+        if self.upscaler is not None:
+            self.upscaler.fetch()
+        if plain_folder(self.path) is not None:
+            return
+        try:
+            self._checked(self.family.pipeline_class.download, self.path, **self._options)
+        except OSError:
+            if self.local_folder() is None:
+                raise
+
+    def identity(self) -> str:
+        """Return a hash of all the model contributes to the pixels; of its name where it is not here yet."""
+        folder = self.local_folder()
+        scheduler = self.load_scheduler()
+        config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+        facts: dict[str, Any] = {
+            "semantics": SEMANTICS_VERSION,
+            "weights": hash_files(folder, self.variant)
+            if folder
+            else [self.path, self.revision, self.variant],
+            "scheduler": [type(scheduler).__name__, config],
+            "run": [self.dtype, self.variant, self.self_max_side, self.blend_side, self.height, self.width],
+        }
+        if self.leave_out:
+            facts["left_out"] = sorted(self.leave_out)
+        if self.loras:
+            facts["loras"] = [lora.identity() for lora in self._loras()]
+        if self.upscaler is not None:
+            facts["upscaler"] = self.upscaler.identity()
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def load(self, components: Mapping[str, Any] | None = None) -> Model:
+        """Load the weights. Raises OSError in one line where they cannot be had.
+
+        `components` are parts of the pipeline that are there already.
+        """
+        device = self.device if self.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+        pipeline = self._checked(
+            self.family.pipeline_class.from_pretrained,
+            self.local_folder() or self.path,
+            dtype=getattr(torch, self.dtype),
+            **{**self._options, **self._left_out, **(components or {})},
+        )
+        pipeline.scheduler = self.load_scheduler()
+        load_loras(pipeline, self._loras())
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.to(device)
+        for part in pipeline.components.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval()
+        upscaler = self.upscaler and self.upscaler.load({name: getattr(pipeline, name) for name in SHARED})
+        sides = self.self_max_side, self.blend_side
+        return self.family(pipeline, *sides, self.height, self.width, cast(DeepFloydUpscaler, upscaler))
+
+    def _checked(self, get: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return get(*args, **kwargs)
+        except (OSError, ValueError) as error:
+            raise self._unavailable(str(error).strip().splitlines()[0]) from error
+
+    def _unavailable(self, cause: str) -> OSError:
+        return OSError(f"model {self.name}: no weights at {self.path!r} ({cause})")
+
+
+def plain_folder(path: str) -> Path | None:
+    """Return the folder that a pipeline's path names, None where it is a name on the model hub.
+
+    A relative one counts from the working directory, or else from the repository root.
+    """
+    folders = (Path(path), Path(__file__).resolve().parents[2] / path)
+    return next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
+
+
+def local_folder(path: str, pipeline_class: Any, options: Mapping[str, Any]) -> Path | None:
+    """Return a pipeline's folder on this machine, or None where it would have to be fetched.
+
+    Of a name on the model hub it is the one that diffusers' `download` with these options leaves behind; what
+    is there in part alone has to be fetched.
+    """
+    if (folder := plain_folder(path)) is not None:
+        return folder
+    try:
+        folder = Path(pipeline_class.download(path, local_files_only=True, **options))
+        left_out = {name for name, value in options.items() if value is None}
+        return folder if _whole(folder, left_out) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _whole(folder: Path, left_out: Collection[str]) -> bool:
+    """Say whether a pipeline's parts are there, networks with all their weights.
+
+    diffusers knows the files to ask for only where a list of the repository's files was kept.
+    """
+    index = json.loads((folder / "model_index.json").read_text())
+    parts = [
+        folder / name
+        for name, kind in index.items()
+        if name[0] != "_"
+        and name not in left_out
+        and isinstance(kind, list)
+        and all(isinstance(word, str) for word in kind)
+    ]
+    return all(any(part.glob("*config.json")) and _has_weights(part) for part in parts)
+
+
+def _has_weights(part: Path) -> bool:
+    if not (part / "config.json").is_file():
+        return True  # a tokenizer or a scheduler
+    indices = [json.loads(file.read_text()) for file in part.glob("*.safetensors.index*.json")]
+    if indices:
+        return any(all((part / name).is_file() for name in i["weight_map"].values()) for i in indices)
+    return any(file.suffix in (".safetensors", ".bin") for file in part.iterdir())
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """Return CLIP's tokenizer from the vocabulary file that ships with open_clip (merges; 49,408 tokens)."""
+    spec = importlib.util.find_spec("open_clip")
+    assert spec is not None
+    assert spec.origin is not None
+    with gzip.open(
+        Path(spec.origin).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8"
+    ) as file:
+        lines = file.read().split("\n")[1 : 49152 - 256 - 2 + 1]
+    merges = [(left, right) for left, right in (line.split() for line in lines)]
+    letters = list(_byte_letters().values())
+    pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge) for merge in merges)]
+    vocab = {piece: i for i, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
+
+
+def _byte_letters() -> dict[int, str]:
+    """Return GPT-2's printable letter for each byte, in CLIP's order."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
+
+
+@cache
+def hash_files(
+    folder: Path,
+    variant: str | None = None,
+    aside: tuple[str, ...] = ("scheduler", "safety_checker", "feature_extractor"),
+) -> str:
+    """Return a hash of a pipeline's weights of this variant and configs, without the parts `aside`.
+
+    The hub's cache already names large files by theirs. Other variants may lie beside, as one is fetched
+    after the other.
+    """
+    digest = hashlib.sha256()
+    parts = [part for part in sorted(folder.iterdir()) if part.is_dir() and part.name not in aside]
+    for file in (file for part in parts for file in sorted(part.rglob("*")) if _determines(file, variant)):
+        blob = file.resolve().name
+        named = file.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob)
+        content = blob if named else hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{file.relative_to(folder)}:{content}\n".encode())
+    index = json.loads((folder / "model_index.json").read_text())
+    if (zeros := index.get(ZEROS)) is not None:
+        digest.update(f"{ZEROS}:{zeros}\n".encode())
+    return digest.hexdigest()
+
+
+def _determines(file: Path, variant: str | None) -> bool:
+    """Say whether a file of a pipeline has a part in its pixels; a model card has none."""
+    if file.suffix in (".safetensors", ".bin"):
+        others = {_variant(other) for other in file.parent.glob(f"*{file.suffix}")}
+        if _variant(file) != (variant if variant in others else None):
+            return False
+    if file.suffix == ".json" or file.suffix == ".txt":
+        names = ("config", "tokenizer", "tokenizer_config", "vocab", "merges", "scheduler_config")
+        return file.stem in (*names, "preprocessor_config")
+    if file.suffix == ".bin":  # read only where there is nothing safer
+        return not any(file.parent.glob("*.safetensors"))
+    return file.suffix in (".safetensors", ".model")
+
+
+def _variant(weights: Path) -> str | None:
+    """Return "fp16" of model.fp16.safetensors and of model.fp16-00001-of-00002.safetensors."""
+    found = re.fullmatch(r"[^.]+\.([^.]+?)(-\d+-of-\d+)?", weights.stem)
+    return found[1] if found else None

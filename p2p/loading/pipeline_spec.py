@@ -1,0 +1,136 @@
+"""Other pipelines of diffusers: where their weights come from, what they are, and each loaded once.
+
+Only classes that diffusers exports and only safetensors: no code of a repository is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from p2p.loading.model_spec import hash_files, local_folder, plain_folder
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class PipelineSpec:
+    """Where a pipeline comes from: diffusers' class, and a folder or a name on the model hub.
+
+    A safety checker, which would blacken images, is left out. Raises ValueError for what is no pipeline class
+    of diffusers.
+    """
+
+    pipeline: str
+    path: str
+    dtype: str = "float32"
+    revision: str | None = None
+    variant: str | None = None
+
+    def __post_init__(self) -> None:
+        kind = getattr(diffusers, str(self.pipeline), None)
+        if not (isinstance(kind, type) and issubclass(kind, DiffusionPipeline)):
+            raise ValueError(
+                f"pipeline: {self.pipeline!r} is no pipeline of diffusers, allowed are classes that it "
+                "exports, such as StableDiffusionInstructPix2PixPipeline"
+            )
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: {self.dtype!r} is not one of {', '.join(map(repr, DTYPES))}")
+
+    @property
+    def kind(self) -> Any:
+        """The pipeline class."""
+        return getattr(diffusers, self.pipeline)
+
+    @property
+    def left_out(self) -> dict[str, Any]:
+        """Arguments of `from_pretrained` by which the pipeline has no safety checker."""
+        off = {"safety_checker": None, "requires_safety_checker": False}
+        known = inspect.signature(self.kind.__init__).parameters
+        return {name: value for name, value in off.items() if name in known}
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        own = {"revision": self.revision, "variant": self.variant, "use_safetensors": True}
+        return {**own, **self.left_out}
+
+    def local_folder(self) -> Path | None:
+        """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
+        return local_folder(self.path, self.kind, self._options)
+
+    def fetch(self) -> None:
+        """Bring the weights to this machine, so that `identity` speaks of them. Raises OSError in one line.
+
+        A download that broke off goes on; without a network, what is here has to do.
+        """
+        if plain_folder(self.path) is not None:
+            return
+        try:
+            self._checked(self.kind.download, self.path, **self._options)
+        except OSError:
+            if self.local_folder() is None:
+                raise
+
+    def identity(self) -> str:
+        """Return a hash of all that the pipeline contributes; of its name where it is not here yet."""
+        folder = self.local_folder()
+        weights: Any = [self.path, self.revision, self.variant]
+        if folder is not None:
+            # Its scheduler is its own, and some classes keep switches in the index.
+            weights = [
+                hash_files(folder, self.variant, ("safety_checker",)),
+                (folder / "model_index.json").read_text(),
+            ]
+        facts = [self.pipeline, weights, self.dtype, self.variant]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def load(self, device: torch.device | str) -> Any:
+        """Load the pipeline. Raises OSError in one line where its weights cannot be had."""
+        pipeline = self._checked(
+            self.kind.from_pretrained,
+            self.local_folder() or self.path,
+            dtype=getattr(torch, self.dtype),
+            **self._options,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.to(device)
+        for part in pipeline.components.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval()
+        return pipeline
+
+    def _checked(self, get: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return get(*args, **kwargs)
+        except (OSError, ValueError) as error:
+            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise OSError(f"{self.pipeline}: no weights at {self.path!r} ({cause})") from error
+
+
+@dataclass
+class Pipelines:
+    """Pipelines beside a model, on its device; each stays loaded from its first call on."""
+
+    device: torch.device | str = "cpu"
+    loaded: dict[PipelineSpec, Any] = field(default_factory=dict)
+
+    def load(self, specs: Iterable[PipelineSpec]) -> None:
+        """Load these now rather than at their first call. Raises OSError where one cannot be had."""
+        for spec in specs:
+            self.get(spec)
+
+    def get(self, spec: PipelineSpec) -> Any:
+        """Return the loaded pipeline."""
+        if spec not in self.loaded:
+            self.loaded[spec] = spec.load(self.device)
+        return self.loaded[spec]

@@ -1,0 +1,60 @@
+"""LocalBlend: outside the area that the named words attend to, the latents stay the source's.
+
+Hertz et al. 2022, Sec. 4 ("Local editing"); google/prompt-to-prompt, the null-text notebook's version, of
+which the first notebook's is the case start = 0 without substruct words.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, max_pool2d
+
+from p2p.word_readings import Reading
+
+
+@dataclass(frozen=True)
+class LocalBlend:
+    """Whose words bound the edited area, from which step on, and how strongly they must attend."""
+
+    source_words: Tensor  # (tokens, 2): 1 at the blend words of the source prompt, and at its substruct words
+    target_words: Tensor  # the same of the target prompt
+    start: int  # first step after which latents are blended
+    threshold: float
+    substruct_threshold: float
+    readings: ClassVar = (Reading(None),)
+
+    def __post_init__(self) -> None:
+        for name in ("threshold", "substruct_threshold"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is not in [0, 1)")
+
+    @property
+    def key(self) -> str:
+        """A short text that is equal for equal blends."""
+        words = torch.cat([self.source_words, self.target_words]).numpy().tobytes()
+        settings = f"{self.start} {self.threshold!r} {self.substruct_threshold!r}".encode()
+        return hashlib.sha256(words + settings).hexdigest()[:16]
+
+    def mask(self, source_maps: Tensor, target_maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return where the target's latents are kept: bool of `size`.
+
+        Maps (2, height, width) are attention to the blend and to the substruct words, in any unit: each is
+        divided by its own peak. The area is the union of source's and target's, grown by one token of the
+        map, less the union of the substruct words' areas.
+        """
+        maps = torch.stack([source_maps, target_maps]).double()
+        kept = _above(max_pool2d(maps[:, :1], 3, 1, 1), size, self.threshold)
+        taken = _above(maps[:, 1:], size, self.substruct_threshold)
+        return kept & ~taken
+
+
+def _above(maps: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
+    maps = interpolate(maps, size=size)
+    peak = maps.amax((2, 3), keepdim=True)
+    # A word that nothing attends to (a weight of 0, say) has no area; the reference divides 0 by 0.
+    return ((maps / torch.where(peak == 0, 1.0, peak)) > threshold).any(0)[0]

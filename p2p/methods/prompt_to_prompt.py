@@ -1,0 +1,297 @@
+"""Prompt-to-Prompt as a method: from prompts and thresholds to what is injected at each denoising step.
+
+Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control", Sec. 3.2 and Algorithm 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from p2p.alignment import (
+    OPERATORS,
+    Tokenizers,
+    block_alignment,
+    equalizer,
+    resolve_operator,
+)
+from p2p.attention.single_layers import LayerInjection
+from p2p.local_blend import LocalBlend
+from p2p.methods.profiles import profile
+from p2p.methods.windows import Steps, cross_gate, self_window, windows_from_tau
+from p2p.word_readings import Watch, word_columns
+
+if TYPE_CHECKING:
+    from p2p.methods.external import ExternalCall
+
+
+@dataclass(frozen=True)
+class CrossInjection:
+    """One step's cross-attention edit, `softmax(Q_s K_s^T) (W V_t) + softmax(Q_t K_t^T) (w * V_t)`."""
+
+    source_mix: Tensor  # W = M diag(a c g), (source tokens, target tokens)
+    own_share: Tensor  # w = (1 - a) c g + (1 - g), (target tokens,)
+    key: str  # equal for equal tensors
+
+
+@dataclass(frozen=True)
+class Injection:
+    """What one branch takes from the source at one step."""
+
+    cross: CrossInjection | None
+    self_attention: bool
+    self_max_pixels: int | None = None  # None: the model's own
+    layers: LayerInjection | None = None
+
+    @property
+    def key(self) -> str:
+        """A short text that is equal for equal injections."""
+        itself = f"self{self.self_max_pixels or ''}" if self.self_attention else ""
+        layers = f"/{self.layers.key}" if self.layers else ""
+        return f"{self.cross.key if self.cross else ''}/{itself}{layers}"
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What one image's denoiser is told beside the prompt, by the family's own names."""
+
+    rows: Mapping[str, Tensor]
+    key: str  # equal for equal rows
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """How one image is denoised: the prompt, what is injected at each step, and where it starts."""
+
+    prompt: str
+    injections: tuple[Injection | None, ...]  # one per row of the T + 1 table; None, or (), = plain denoising
+    start: int | None = None  # None: from the seed's noise; else from the source image, noised to this step
+    blend: LocalBlend | None = None
+    watch: Watch | None = None  # maps to keep; no part of the pixels
+    record: Mapping[str, Any] = field(default_factory=dict)  # the effective operator, for tables
+    condition: Condition | None = None  # of a later stage; the stages before determine it
+    external: ExternalCall | None = None  # another pipeline makes the image, from the source image
+
+    def __post_init__(self) -> None:
+        own = (self.injections, self.blend, self.watch, self.condition)
+        if self.external is not None and (any(own) or self.start is not None):
+            raise ValueError(
+                "external: another pipeline's image has no injections, start, blend, watch or condition"
+            )
+
+    @property
+    def from_noise(self) -> bool:
+        """Whether it starts from the source's noise, which of a real image only an inversion finds."""
+        return self.start is None and self.external is None
+
+    @property
+    def layers(self) -> set[LayerInjection]:
+        """What it takes from single layers, at any step."""
+        return {i.layers for i in self.injections if i and i.layers}
+
+    def digest(self, calls: int | None = None) -> str:
+        """Return a hash of all that determines the pixels, given model, sampling settings and source.
+
+        `calls` of the denoiser are made; a row of the table beyond them is not read.
+        """
+        injected = [f"{step}:{i.key}" for step, i in enumerate(self.injections[:calls]) if i]
+        parts = [self.prompt, repr(self.start), *injected, *([self.blend.key] if self.blend else [])]
+        parts += [self.external.digest()] if self.external else []
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """What is to be edited, whatever the method: two prompts, and factors for words of the target prompt."""
+
+    source_prompt: str
+    target_prompt: str
+    weights: Mapping[str, float] = field(default_factory=dict)
+    blend_words: tuple[str, str] | None = None  # of the source prompt, of the target prompt
+    instruction: str = ""  # the edit as a command, for methods that follow one
+
+
+class Method(Protocol):
+    """What every method is: a name, and the trajectory of an edit."""
+
+    @property
+    def name(self) -> str:
+        """The method's name in records and tables."""
+
+    @property
+    def uses_mask(self) -> bool:
+        """Whether the method is given the pair's mask: scores inside and outside it are then no surprise."""
+
+    def trajectory(
+        self, request: EditRequest, tokenizers: Tokenizers, num_inference_steps: int
+    ) -> Trajectory:
+        """Return how the edited image is denoised; ValueError where the edit cannot be made."""
+
+
+@dataclass(frozen=True)
+class PromptToPrompt:
+    """Edit by injecting the source's attention.
+
+    Give `tau` or `cross_replace_steps`, not both; with neither, cross_replace_steps = 0.8. `weights`
+    re-weights words of the target prompt: a mapping, or a number that replaces the factor of every word the
+    request re-weights, or None for the request's own; `blend_weight` is the factor of the request's blend
+    words in the target prompt (PnP Inversion's benchmark has 2). With `local_blend`, the request's blend
+    words bound the edited area (blend.py): from `blend_start` of the steps on (None: the profile's), where
+    their maps exceed `blend_threshold` of their peak, without the area of `substruct_words` (of source and
+    target prompt). A request without blend words is not blended.
+    """
+
+    operator: str = "auto"
+    tau: float | Mapping[str, float] | None = None
+    cross_replace_steps: Steps | Mapping[str, Steps] | None = None
+    self_replace_steps: Steps = 0.4
+    weights: float | Mapping[str, float] | None = None
+    blend_weight: float | None = None
+    profile: str = "fixed"
+    local_blend: bool = True
+    blend_start: float | None = None
+    blend_threshold: float = 0.3
+    substruct_words: tuple[str, str] | None = None
+    substruct_threshold: float = 0.3
+    name: ClassVar[str] = "p2p"
+    uses_mask: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.operator not in OPERATORS:
+            raise ValueError(f"operator: {self.operator!r} is not one of {', '.join(map(repr, OPERATORS))}")
+        if self.tau is not None and self.cross_replace_steps is not None:
+            raise ValueError(
+                f"tau: {self.tau!r} and cross_replace_steps: {self.cross_replace_steps!r} given, "
+                "allowed is one of them"
+            )
+        self._windows()
+        number = isinstance(self.weights, (int, float)) and not isinstance(self.weights, bool)
+        if not (self.weights is None or isinstance(self.weights, Mapping) or number):
+            raise ValueError(f"weights: {self.weights!r} is not a number or a mapping of words to numbers")
+        number = isinstance(self.blend_weight, (int, float)) and not isinstance(self.blend_weight, bool)
+        if not (self.blend_weight is None or number):
+            raise ValueError(f"blend_weight: {self.blend_weight!r} is not a number")
+        start = profile(self.profile).blend_start if self.blend_start is None else self.blend_start
+        shares = {
+            "blend_start": start,
+            "blend_threshold": self.blend_threshold,
+            "substruct_threshold": self.substruct_threshold,
+        }
+        for name, share in shares.items():
+            if not 0 <= share < 1:
+                raise ValueError(f"{name}: {share!r} is not in [0, 1)")
+        if self.substruct_words is not None and len(self.substruct_words) != 2:
+            raise ValueError(f"substruct_words: {self.substruct_words!r} is no pair (source's, target's)")
+
+    def _windows(self) -> tuple[Steps | Mapping[str, Steps], Steps]:
+        if self.tau is not None:
+            return windows_from_tau(self.tau, self.self_replace_steps)
+        self_window(self.self_replace_steps, 1)  # validates
+        return 0.8 if self.cross_replace_steps is None else self.cross_replace_steps, self.self_replace_steps
+
+    def trajectory(
+        self, request: EditRequest, tokenizers: Tokenizers, num_inference_steps: int
+    ) -> Trajectory:
+        """Return what to inject at each step. Raises ValueError where words or prompts do not allow it."""
+        cross_steps, self_steps = self._windows()
+        chosen = profile(self.profile)
+        source_prompt, target_prompt = request.source_prompt, request.target_prompt
+        operator = resolve_operator(self.operator, source_prompt, target_prompt)
+        matrix, aligned = block_alignment(operator, source_prompt, target_prompt, tokenizers, chosen.tail)
+        if isinstance(self.weights, Mapping):
+            weights = dict(self.weights)
+        else:
+            weights = {
+                word: factor if self.weights is None else float(self.weights)
+                for word, factor in request.weights.items()
+            }
+        scaled = dict(weights)
+        if self.blend_weight is not None and request.blend_words is not None:
+            scaled = {request.blend_words[1]: float(self.blend_weight), **weights}
+        if chosen.one_weight and len(set(scaled.values())) > 1:
+            raise ValueError(
+                f"weights: {scaled} are several factors, allowed is one under profile {self.profile!r}"
+            )
+        factors = torch.cat([equalizer(target_prompt, scaled, tokenizer) for tokenizer in tokenizers])
+        gate = torch.cat(
+            [cross_gate(cross_steps, target_prompt, t, num_inference_steps) for t in tokenizers], dim=1
+        )
+        self_start, self_end = self_window(self_steps, num_inference_steps)
+        cross: dict[bytes, CrossInjection | None] = {}
+        injections: list[Injection | None] = []
+        for step, row in enumerate(gate):
+            bits = row.numpy().tobytes()
+            if bits not in cross:
+                cross[bits] = _cross_injection(matrix, aligned, factors, row.float()) if row.any() else None
+            injected = Injection(cross[bits], self_start <= step < self_end, chosen.self_max_pixels)
+            injections.append(injected if injected.cross or injected.self_attention else None)
+        active = gate.any(1).nonzero().flatten().tolist()
+        record: dict[str, Any] = {
+            "operator": operator,
+            "tau": self._tau(self_start, self_end, num_inference_steps),
+            "cross_start": active[0] if active else 0,
+            "cross_end": min(active[-1] + 1, num_inference_steps) if active else 0,
+            "self_start": self_start if self_start < self_end else 0,
+            "self_end": self_end if self_start < self_end else 0,
+            "weights": weights,
+        }
+        blend = self._blend(request, tokenizers, num_inference_steps)
+        if blend is not None and request.blend_words is not None:
+            source_words, target_words = request.blend_words
+            record["blend"] = {
+                "source_words": source_words,
+                "target_words": target_words,
+                "start": blend.start,
+                "threshold": blend.threshold,
+            }
+        if scaled != weights:  # not among `weights`, by which tables part edits
+            record["blend"] = {**record.get("blend", {}), "weight": float(self.blend_weight or 0)}
+        return Trajectory(target_prompt, tuple(injections), blend=blend, record=record)
+
+    def _blend(
+        self, request: EditRequest, tokenizers: Tokenizers, num_inference_steps: int
+    ) -> LocalBlend | None:
+        if request.blend_words is None or not self.local_blend:
+            return None
+        prompts, words = (request.source_prompt, request.target_prompt), []
+        for index, prompt in enumerate(prompts):
+            substruct = self.substruct_words[index] if self.substruct_words is not None else None
+            words.append(word_columns(prompt, [request.blend_words[index], substruct], tokenizers))
+        share = profile(self.profile).blend_start if self.blend_start is None else self.blend_start
+        start = int(share * num_inference_steps)
+        return LocalBlend(words[0], words[1], start, self.blend_threshold, self.substruct_threshold)
+
+    def _tau(self, self_start: int, self_end: int, num_inference_steps: int) -> float | None:
+        """Return the one number that describes both windows, or None."""
+        if isinstance(self.tau, (int, float)):
+            return float(self.tau)
+        cross = self._windows()[0]
+        if not isinstance(cross, (int, float)) or self_start:
+            return None
+        tau = round(1 - cross, 9)
+        capped = windows_from_tau(tau)[1]
+        return tau if self_window(capped, num_inference_steps) == (0, self_end) else None
+
+
+def check_substruct_words(method: Method, request: EditRequest) -> None:
+    """Raise ValueError for substruct words of a request without blend words, where they do nothing.
+
+    Not part of `trajectory`: in a data set some pairs may have no blend words.
+    """
+    words = method.substruct_words if isinstance(method, PromptToPrompt) else None
+    if words is not None and request.blend_words is None:
+        raise ValueError(f"substruct_words: {words!r} given without blend_words, allowed is to give both")
+
+
+def _cross_injection(matrix: Tensor, aligned: Tensor, factors: Tensor, gate: Tensor) -> CrossInjection:
+    """Return the linear form of replace or refine, equalizer and gate (tokens,) at one step."""
+    matrix, aligned, factors, gate = (t.double() for t in (matrix, aligned, factors, gate))
+    source_mix = matrix * (aligned * factors * gate)  # in double: 1/3 of a word, five times, is not 5/3
+    own_share = (1 - aligned) * factors * gate + (1 - gate)
+    content = torch.cat([source_mix, own_share[None]]).numpy().tobytes()
+    return CrossInjection(source_mix, own_share, hashlib.sha256(content).hexdigest()[:16])

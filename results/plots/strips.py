@@ -1,0 +1,202 @@
+"""Picture strips: a row per pair with its source and its edits side by side, prompts as captions.
+
+Columns run from the source over P2P (tau 1 to 0), the fixed seed and SDEdit (by strength) to other methods.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import wrap
+
+import matplotlib
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+
+from results.labels import METHODS, method_label, natural_order
+from results.tables.cells import CONTEXT, GIVEN, SOURCES, is_plain, ordered, with_cells
+
+CELL_SIDE = 160  # pixels that a picture should have at least, and hardly more
+_GAP, _MARGIN, _GROUP_GAP, _HEADER, _LINE = 4, 16, 18, 52, 18
+_INK, _FAINT, _BLANK = "#222222", "#777777", "#EEEEEE"
+_MOST = {"p2p": 7, "sdedit": 5}
+
+
+def choose_pairs(frame: pd.DataFrame, limit: int = 8) -> list[str]:
+    """Choose pairs in a fixed way: per edit type the first id with the most pictures, then the second.
+
+    Only pairs with an edited picture to show; a strip shows no re-weighting.
+    """
+    cells = with_cells(frame)
+    shown = cells["status"].eq("ok") & is_plain(cells) & ~cells["method"].isin(GIVEN)
+    done = frame[shown].groupby(["edit_type", "pair_id"]).size().reset_index(name="images")
+    done["order"] = done["pair_id"].map(natural_order)
+    done = done.sort_values(["edit_type", "images", "order"], ascending=[True, False, True], kind="stable")
+    done["turn"] = done.groupby("edit_type").cumcount()
+    return list(done.sort_values(["turn", "edit_type"], kind="stable")["pair_id"].unique()[:limit])
+
+
+def strip(run_dir: Path, frame: pd.DataFrame, pairs: Sequence[str], *, side: int = CELL_SIDE) -> Image.Image:
+    """Draw the strip of `pairs`, each with its smallest seed, from the records of a run.
+
+    Small pictures are enlarged by a whole factor, large ones reduced to `side`. A picture that is missing or
+    failed is a blank that says so. ValueError where no pair has a row.
+    """
+    shown = _first_context(with_cells(frame[frame["pair_id"].isin(pairs)]))
+    shown = shown[is_plain(shown)]
+    columns = _columns(shown)
+    if not columns:
+        raise ValueError("strip: none of the pairs has a row to show")
+    names = [name for name in pairs if name in set(shown["pair_id"])]
+    lines = {name: shown[shown["pair_id"].eq(name) & shown["seed"].eq(_seed(shown, name))] for name in names}
+    side = max(_side(Path(run_dir), rows, side) for rows in lines.values())
+    return _draw(Path(run_dir), lines, columns, side)
+
+
+def _draw(
+    run_dir: Path, lines: dict[str, pd.DataFrame], columns: list[tuple[str, str]], side: int
+) -> Image.Image:
+    small, label = _font(12), _font(13)
+    lefts, left = [], _MARGIN
+    for index, (method, _) in enumerate(columns):
+        left += _GROUP_GAP if index and method != columns[index - 1][0] else 0
+        lefts.append(left)
+        left += side + _GAP
+    width = left - _GAP + _MARGIN
+    captions = {name: _caption(rows, width - 2 * _MARGIN, label) for name, rows in lines.items()}
+    labels = [_setting_lines(setting, side) for _, setting in columns]
+    header = _HEADER + 15 * max(len(lines) for lines in labels)
+    heights = [_LINE * len(text) + 6 + side + 16 for text in captions.values()]
+    canvas = Image.new("RGB", (width, header + sum(heights)), "white")
+    pen = ImageDraw.Draw(canvas)
+    _draw_header(pen, columns, labels, lefts, side)
+    top = header
+    for (name, rows), height in zip(lines.items(), heights):
+        for number, text in enumerate(captions[name]):
+            pen.text((_MARGIN, top + _LINE * number), text, font=label, fill=_INK)
+        at = top + _LINE * len(captions[name]) + 6
+        for (method, setting), left in zip(columns, lefts):
+            found = rows[rows["method"].eq(method) & rows["setting"].eq(setting)]
+            picture = _picture(run_dir, found, side)
+            if picture is None:
+                pen.rectangle([left, at, left + side - 1, at + side - 1], fill=_BLANK)
+                text = "failed" if found["status"].eq("failed").any() else "no image"
+                pen.text((left + side / 2, at + side / 2), text, font=small, fill=_FAINT, anchor="mm")
+            else:
+                canvas.paste(picture, (left + (side - picture.width) // 2, at + (side - picture.height) // 2))
+        top += height
+    return canvas
+
+
+def _draw_header(
+    pen: ImageDraw.ImageDraw,
+    columns: list[tuple[str, str]],
+    labels: list[list[str]],
+    lefts: list[int],
+    side: int,
+) -> None:
+    """Write each method over its columns, with a line under it, and each setting over its column."""
+    bold, small = _font(13, "DejaVuSans-Bold.ttf"), _font(12)
+    for method in dict.fromkeys(method for method, _ in columns):
+        own = [left for (name, _), left in zip(columns, lefts) if name == method]
+        first, last = own[0], own[-1] + side
+        pen.text(
+            ((first + last) / 2, _MARGIN + 6),
+            _fit(method_label(method), last - first, bold),
+            font=bold,
+            fill=_INK,
+            anchor="mm",
+        )
+        pen.line([first, _MARGIN + 17, last - 1, _MARGIN + 17], fill="#BBBBBB")
+    for lines, left in zip(labels, lefts):
+        for number, text in enumerate(lines):
+            pen.text(
+                (left + side / 2, _MARGIN + 29 + 15 * number), text, font=small, fill=_FAINT, anchor="mm"
+            )
+
+
+def _setting_lines(setting: str, side: int) -> list[str]:
+    """Break a setting at its commas, three lines at most."""
+    parts = setting.split(", ", 2)
+    return [_fit(part, side, _font(12)) for part in parts]
+
+
+def _columns(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """List (method, setting) in the order of the strip, a few evenly chosen ones of each long axis."""
+    order = ("source", "reconstruction", "ideal", "p2p", "p2p_auto_tau", "fixed_seed", "sdedit")
+    ranks = {name: rank for rank, name in enumerate(order)}
+    methods = sorted(rows["method"].unique(), key=lambda name: (ranks.get(name, len(METHODS)), name))
+    columns = []
+    for method in methods:
+        own = ordered(rows[rows["method"].eq(method)])
+        # From the freest edit to the closest one, as in the paper's figures.
+        down = own["tau"].notna().all()
+        settings = list((own[::-1] if down else own)["setting"].unique())
+        columns += [(method, setting) for setting in _spread(settings, _MOST.get(method, 4))]
+    return columns
+
+
+def _spread(items: list[str], most: int) -> list[str]:
+    if len(items) <= most:
+        return items
+    return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
+
+
+def _first_context(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep one context per pair, so that a strip never mixes two models."""
+    first = rows.sort_values(CONTEXT).drop_duplicates("pair_id")[["pair_id", *CONTEXT]]
+    return rows.merge(first, on=["pair_id", *CONTEXT])
+
+
+def _seed(rows: pd.DataFrame, pair_id: str) -> int:
+    own = rows[rows["pair_id"].eq(pair_id)]
+    done = own[own["status"].eq("ok")]
+    return int((done if len(done) else own)["seed"].min())
+
+
+def _side(run_dir: Path, rows: pd.DataFrame, side: int) -> int:
+    """Side of a cell: pictures below `side` are enlarged by a whole factor to the nearest size."""
+    for name in rows.loc[rows["status"].eq("ok"), "image"]:
+        if (run_dir / name).is_file():
+            with Image.open(run_dir / name) as image:
+                longest = max(image.size)
+            return longest * max(1, round(side / longest)) if longest < side else side
+    return side
+
+
+def _picture(run_dir: Path, rows: pd.DataFrame, side: int) -> Image.Image | None:
+    for name in rows.loc[rows["status"].eq("ok"), "image"]:
+        if not (run_dir / name).is_file():
+            continue
+        with Image.open(run_dir / name) as image:
+            picture = image.convert("RGB")
+        scale = side / max(picture.size)
+        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        return picture.resize(size, Image.Resampling.BICUBIC if scale >= 1 else Image.Resampling.LANCZOS)
+    return None
+
+
+def _caption(rows: pd.DataFrame, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    """Wrap "source → target, edit type, seed" to the width of the strip, three lines at most."""
+    # The target prompt of the source image and its reconstruction is its own prompt.
+    row = rows.loc[rows["method"].isin(SOURCES).sort_values(kind="stable").index].iloc[0]
+    text = f"“{_line(row.source_prompt)}”  →  “{_line(row.target_prompt)}”"
+    text += f"   {_line(row.edit_type)}, seed {row.seed}" if row.edit_type else f"   seed {row.seed}"
+    lines = wrap(text, max(12, int(width / font.getlength("n"))))
+    return [_fit(line, width, font) for line in lines[:2] + ([" ".join(lines[2:])] if lines[2:] else [])]
+
+
+def _line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def _fit(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _font(size: int, name: str = "DejaVuSans.ttf") -> ImageFont.FreeTypeFont:
+    # matplotlib brings this font along: wide coverage, the same picture on every machine.
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", name)
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)

@@ -1,0 +1,198 @@
+"""Plots of a tidy table: the CLIP-LPIPS trade-off, metrics over tau, the ablation of injection windows.
+
+Every function returns a matplotlib Figure, which `results.plots.plot_style.save` writes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+from results.labels import escape_mathtext, method_label
+from results.plots.plot_style import (
+    INK,
+    OTHERS,
+    SIZE,
+    STYLE,
+    Directions,
+    bars,
+    label_axis,
+    legend,
+    new_figure,
+)
+from results.tables.cells import ALL, CELL, SOURCES, WINDOWS, is_plain, window_label
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Cells of one method (and variant) with their look; `along` is what varies, "" where they are points."""
+
+    name: str
+    cells: pd.DataFrame
+    color: str
+    marker: str
+    along: str
+
+
+def trade_off(table: pd.DataFrame, preserved: str, edited: str, directions: Directions = None) -> Figure:
+    """Plot how well images follow the prompt (`edited`) against how much changes (`preserved`).
+
+    All edit types. P2P is a curve over tau, SDEdit over strength, others are points; with their intervals.
+    """
+    rows = _plain(table)
+    figure, (axes,) = new_figure(1, width=6.4, height=4.4)
+    for curve in _curves(rows[~rows["method"].isin(SOURCES)]):
+        x, y = values_of(curve.cells, preserved), values_of(curve.cells, edited)
+        color = curve.color
+        axes.errorbar(
+            x["mean"], y["mean"], xerr=bars(x), yerr=bars(y), color=color, marker=curve.marker,
+            label=escape_mathtext(f"{curve.name}, by {curve.along}" if curve.along else curve.name),
+            linestyle="-" if curve.along else "none", linewidth=1.6, markersize=5.5, markeredgecolor="white",
+            markeredgewidth=0.8, elinewidth=0.8, capsize=0, ecolor=(*to_rgb(color), 0.45),
+        )  # fmt: skip
+        _point_labels(axes, curve, x["mean"], y["mean"])
+    label_axis(axes, "x", preserved, directions)
+    label_axis(axes, "y", edited, directions)
+    legend(figure, axes)
+    pairs = rows.loc[rows["metric"].isin([preserved, edited]) & rows["n"].gt(0), "n"]
+    if len(pairs):
+        count = f"{pairs.max()}" if pairs.min() == pairs.max() else f"{pairs.min()}–{pairs.max()}"
+        note = "1 pair, no interval" if count == "1" else f"{count} pairs, 95 % intervals"
+        axes.set_title(note, loc="right", fontsize=SIZE - 2, color="#777777")
+    return figure
+
+
+def over_tau(table: pd.DataFrame, metrics: Sequence[str], directions: Directions = None) -> Figure:
+    """Plot each metric over tau in its own panel, its interval as a band; the fixed seed is a line."""
+    rows = _plain(table)
+    p2p = rows[rows["tau"].notna() & rows["method"].ne("fixed_seed")]
+    fixed_seed = cells_of(rows[rows["method"].eq("fixed_seed")])
+    figure, panels = new_figure(len(metrics))
+    for axes, metric in zip(panels, metrics):
+        for curve in _curves(p2p):
+            values, color = values_of(curve.cells, metric), curve.color
+            axes.plot(
+                values["tau"], values["mean"], color=color, marker=curve.marker, markersize=4.5,
+                linewidth=1.6, markeredgecolor="white", markeredgewidth=0.7,
+                label=escape_mathtext(curve.name),
+            )  # fmt: skip
+            axes.fill_between(values["tau"], values["low"], values["high"], color=color, alpha=0.18, lw=0)
+        for value in values_of(fixed_seed, metric)["mean"].dropna():
+            color, label = STYLE["fixed_seed"][0], method_label("fixed_seed")
+            axes.axhline(value, color=color, linewidth=1.2, linestyle=(0, (4, 2)), label=label, zorder=1)
+        axes.set_xlabel("τ  (freer edit →)", fontsize=SIZE, color=INK)
+        label_axis(axes, "y", metric, directions)
+    legend(figure, panels[0])
+    return figure
+
+
+def ablation(table: pd.DataFrame, metrics: Sequence[str], directions: Directions = None) -> Figure:
+    """Plot a bar per injection window and a panel per metric, with 95 % intervals."""
+    rows = _plain(table)
+    rows = rows[rows[WINDOWS].notna().all(axis=1) & ~rows["method"].isin(["source", "fixed_seed"])]
+    cells = cells_of(rows)
+    labels = (", ".join(filter(None, (window_label(row), row.variant))) for _, row in cells.iterrows())
+    names = [escape_mathtext(label) for label in labels]
+    figure, panels = new_figure(len(metrics), width=3.6, height=1.2 + 0.36 * len(cells), share_y=True)
+    places = np.arange(len(cells))
+    for axes, metric in zip(panels, metrics):
+        values = values_of(cells, metric)
+        axes.barh(places, values["mean"].fillna(0), color=STYLE["p2p"][0], height=0.62, alpha=0.85)
+        axes.errorbar(
+            values["mean"], places, xerr=bars(values), fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5
+        )
+        for place in places[values["mean"].isna()]:
+            axes.text(0, place, " no value", va="center", fontsize=SIZE - 1, color=INK)
+        axes.grid(False, axis="y")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.set_yticks(places, names)
+        axes.set_ylim(len(cells) - 0.5, -0.5)
+        label_axis(axes, "x", metric, directions)
+    panels[0].set_ylabel("injected steps", fontsize=SIZE, color=INK)
+    return figure
+
+
+def chosen_taus(chosen: pd.DataFrame) -> Figure:
+    """Plot how often each tau was chosen, a panel per rule; lighter where the target is missed.
+
+    `chosen` is `results.tables.auto_tau.chosen_rows`' result.
+    """
+    rules = list(chosen.groupby("label", sort=False))
+    figure, panels = new_figure(len(rules), width=3.8)
+    color = STYLE["p2p_auto_tau"][0]
+    for axes, (label, rows) in zip(panels, rules):
+        missed = rows["target_missed"].eq(1)
+        kept, lost = (rows.loc[which, "chosen_tau"].value_counts() for which in (~missed, missed))
+        axes.bar(kept.index, kept, 0.06, color=color, alpha=0.85, label="chosen")
+        if len(lost):
+            axes.bar(
+                lost.index, lost, 0.06, bottom=kept.reindex(lost.index, fill_value=0), color=color,
+                alpha=0.35, label="nearest, target missed",
+            )  # fmt: skip
+            axes.legend(fontsize=SIZE - 2, frameon=False)
+        axes.set_xlim(-0.06, 1.06)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("chosen τ  (freer edit →)", fontsize=SIZE, color=INK)
+        axes.set_ylabel("images", fontsize=SIZE, color=INK)
+        axes.set_title(escape_mathtext(label), fontsize=SIZE - 2, color=INK)
+    return figure
+
+
+def _plain(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["edit_type"].eq(ALL) & is_plain(table)]
+
+
+def cells_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """Turn tidy rows into one row per cell with `mean`, `low`, `high` per metric."""
+    index = rows.drop_duplicates(CELL)[CELL]
+    for metric, part in rows.groupby("metric", sort=False):
+        part = part[[*CELL, "mean", "low", "high"]]
+        renamed = part.rename(columns={name: (metric, name) for name in ("mean", "low", "high")})
+        index = index.merge(renamed, on=CELL, how="left")
+    return index.reset_index(drop=True)
+
+
+def values_of(cells: pd.DataFrame, metric: str) -> pd.DataFrame:
+    names = {(metric, name): name for name in ("mean", "low", "high")}
+    return cells.reindex(columns=["tau", *names]).rename(columns=names).astype(float)
+
+
+def _curves(rows: pd.DataFrame) -> list[_Curve]:
+    """Split rows into curves with a look of their own: a method, or its variants where there are several."""
+    curves, others = [], iter(OTHERS * 8)
+    for (method, variant), part in rows.groupby(["method", "variant"], sort=False):
+        name = ", ".join(filter(None, (method_label(method), variant)))
+        first = variant == rows.loc[rows["method"].eq(method), "variant"].iloc[0]
+        look = STYLE[method] if first and method in STYLE else next(others)
+        cells = cells_of(part)
+        if method == "fixed_seed":
+            curves.append(_Curve(name, cells, *look, along=""))
+        elif cells["strength"].notna().all():
+            curves.append(_Curve(name, cells, *look, along="strength"))
+        elif cells["tau"].notna().all():
+            curves.append(_Curve(name, cells, *look, along="τ"))
+        elif cells["tau"].notna().sum() > 2:
+            # Windows that no tau describes stand beside a curve over tau; one or two taus make no curve.
+            curves.append(_Curve(name, cells[cells["tau"].notna()], *look, along="τ"))
+            curves.append(_Curve(f"{name}, other windows", cells[cells["tau"].isna()], *look, along=""))
+        else:
+            curves.append(_Curve(name, cells, *look, along=""))
+    return curves
+
+
+def _point_labels(axes: Axes, curve: _Curve, x: pd.Series, y: pd.Series) -> None:
+    column = {"τ": "tau", "strength": "strength"}.get(curve.along)
+    for (_, cell), at_x, at_y in zip(curve.cells.iterrows(), x, y):
+        if np.isfinite(at_x + at_y):
+            text = f"{cell[column]:g}" if column else cell["setting"].replace(", ", ",\n")
+            axes.annotate(
+                escape_mathtext(text), (at_x, at_y), xytext=(6, -4), textcoords="offset points", va="top",
+                fontsize=SIZE - 2, color=curve.color,
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            )  # fmt: skip

@@ -1,0 +1,40 @@
+"""Which settings a picture stands for: rows of plans, in `settings/` beside the records of the run folder.
+
+A picture is made and recorded once, by the setting that came first. Where others come to the same steps (an
+operator that resolves to the same one, LocalBlend for a pair without blend words), or where a pair has got
+another edit type since, tables still need a row for each setting as it was last asked for.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from results.store.records import RECORD_IDENTITY, RECORD_TYPES, read_rows, write_plan_rows
+
+LABELS = [
+    *("dataset", "model", "edit_type", "difficulty", "instruction", "params"),
+    *("operator", "tau", "cross_start", "cross_end", "self_start", "self_end"),
+    *("weights", "blend", "strength"),
+]
+SETTING_TYPES = {name: RECORD_TYPES[name] for name in (*RECORD_IDENTITY, *LABELS)}
+
+
+def write_settings(run_dir: Path, settings: pd.DataFrame) -> None:
+    """Keep a plan's rows, columns SETTING_TYPES; the same rows are one file, as old as their last run."""
+    write_plan_rows(Path(run_dir) / "settings", settings, SETTING_TYPES)
+
+
+def load_settings(run_dir: Path) -> pd.DataFrame:
+    """Return the rows of every plan that was run in this folder; of two about the same, the later one's."""
+    files = sorted((Path(run_dir) / "settings").glob("*.parquet"), key=lambda file: file.stat().st_mtime_ns)
+    rows = pd.concat([read_rows([file], SETTING_TYPES) for file in files] or [read_rows([], SETTING_TYPES)])
+    return rows.drop_duplicates([*RECORD_IDENTITY, "params"], keep="last", ignore_index=True)
+
+
+def with_settings(frame: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per setting, with its labels, for every record that `settings` knows; the others left out.
+
+    `frame` is `results.store.records.load`'s.
+    """
+    known = frame.drop(columns=LABELS).merge(settings.astype(SETTING_TYPES), on=RECORD_IDENTITY)
+    return known[list(frame.columns)].astype(frame.dtypes)

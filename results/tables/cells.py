@@ -1,0 +1,156 @@
+"""Which rows belong to one cell of a table: what was varied, and how a reader is told.
+
+A cell never averages over two settings: whatever differs within a method becomes part of its label.
+"""
+
+import json
+
+import pandas as pd
+
+from results.labels import METHODS
+
+CONTEXT = [
+    "model",
+    "setup",
+    "dataset",
+    "inversion",
+    "num_inference_steps",
+    "guidance_scale",
+    "guidance_rescale",
+]
+WINDOWS = ["cross_start", "cross_end", "self_start", "self_end"]
+CELL = [*CONTEXT, "method", "uses_mask", "tau", "strength", *WINDOWS, "weighting", "variant", "setting"]
+ALL = "all"
+SOURCES = ["source", "reconstruction"]  # methods that make no edit
+GIVEN = [*SOURCES, "ideal"]  # nor the ideal edit as the autoencoder gives it back
+
+_DESCRIBED = {"tau", "strength", "weights", "auto_tau"}  # columns say it, so `params` need not
+_IN_STEPS = {"cross_replace_steps", "self_replace_steps"}  # the same, where the windows are known
+
+
+def with_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add `weighting` (factors: "×2"), `variant` (other parameters that differ) and `setting` (a label).
+
+    `uses_mask` becomes "yes" or "no" where the data set has masks, "" where there are none to use.
+    """
+    frame = frame.assign(
+        uses_mask=_uses_mask(frame),
+        tau=frame["tau"].round(9),  # 1 - 0.8 is 0.2
+        weighting=frame["weights"].map(_weighting).mask(_unchanged(frame), "×1"),
+        variant=_variants(frame),
+        # A user's edit type may have the name of the row over all of them.
+        edit_type=frame["edit_type"].where(frame["edit_type"].ne(ALL), "'all'"),
+    )
+    named = free_windows(frame) | ~_windows_follow_tau(frame)
+    return frame.assign(
+        setting=[_setting(row, windows) for (_, row), windows in zip(frame.iterrows(), named)]
+    )
+
+
+def _uses_mask(frame: pd.DataFrame) -> pd.Series:
+    masks = frame["mask"].ne("").groupby([frame[name] for name in CONTEXT], dropna=False).transform("any")
+    return frame["uses_mask"].map({True: "yes", False: "no"}).where(masks, "")
+
+
+def free_windows(frame: pd.DataFrame) -> pd.Series:
+    """Mark the rows of methods that have windows which no tau describes, so that windows are what varies."""
+    free = frame["tau"].isna() & frame[WINDOWS].notna().all(axis=1) & frame["strength"].isna()
+    free &= ~frame["method"].isin([*GIVEN, "fixed_seed"])
+    return free.groupby([frame[name] for name in [*CONTEXT, "method"]], dropna=False).transform("any")
+
+
+def ordered(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sort rows for reading: context, method (source first), numbers of the setting, edit type."""
+    ranks = {name: rank for rank, name in enumerate(METHODS)}
+    keys = frame.assign(
+        tau=frame["tau"].mask(free_windows(frame)),
+        _method=frame["method"].map(lambda name: (ranks.get(name, len(ranks)), name)),
+        _edit_type=frame["edit_type"].map(lambda name: (name != ALL, name)),
+    )
+    by = [*CONTEXT, "_method", "variant", "weighting", "tau", "strength", *WINDOWS, "_edit_type"]
+    return frame.loc[keys.sort_values(by, kind="stable", na_position="last").index].reset_index(drop=True)
+
+
+def window_label(row: pd.Series) -> str:
+    """Say which attention is injected when, in steps: "cross 0–40, self 0–20", "none"; "" where unknown."""
+    if row[WINDOWS].isna().any():
+        return ""
+    cross, own = (row.cross_start, row.cross_end), (row.self_start, row.self_end)
+    parts = [f"{name} {a}–{b}" for name, (a, b) in (("cross", cross), ("self", own)) if b > a]
+    return ", ".join(parts) or "none"
+
+
+def is_plain(frame: pd.DataFrame) -> pd.Series:
+    """Mark rows without re-weighting."""
+    return frame["weighting"].eq("")
+
+
+def _setting(row: pd.Series, name_windows: bool) -> str:
+    tau = f"τ {row['tau']:g}" if pd.notna(row["tau"]) else ""
+    if pd.notna(row["strength"]):
+        main = f"strength {row['strength']:g}"
+    elif row["method"] in ("source", "fixed_seed"):
+        main = ""
+    elif rule := json.loads(row["params"]).get("auto_tau"):
+        main = rule
+    elif name_windows or not tau:
+        main = window_label(row) + (f" ({tau})" if tau else "")
+    else:
+        main = tau
+    factors = f"weights {row['weighting']}" if row["weighting"] else ""
+    return ", ".join(part for part in (main, factors, row["variant"]) if part)
+
+
+def _windows_follow_tau(frame: pd.DataFrame) -> pd.Series:
+    """False where one tau stands for several windows, so that the label has to tell them apart."""
+    windows = frame[WINDOWS].astype("string").fillna("").agg(" ".join, axis=1)
+    return (
+        windows.groupby([frame[name] for name in [*CONTEXT, "method", "tau"]], dropna=False)
+        .transform("nunique")
+        .eq(1)
+    )
+
+
+def _unchanged(frame: pd.DataFrame) -> pd.Series:
+    """Mark what methods without weights make of a re-weighting: not an edit, so not part of their mean."""
+    same_prompt = frame["source_prompt"].eq(frame["target_prompt"])
+    return same_prompt & frame["weights"].eq("{}") & ~frame["method"].isin(SOURCES)
+
+
+def _weighting(weights: str) -> str:
+    factors = sorted({float(factor) for factor in json.loads(weights).values()})
+    return ", ".join(f"×{factor:g}" for factor in factors)
+
+
+def _variants(frame: pd.DataFrame) -> pd.Series:
+    """Spell out the parameters that differ between rows of a method and that no column of the cell shows."""
+    known = frame[WINDOWS].notna().all(axis=1)
+    hidden = [_DESCRIBED | _IN_STEPS if windows else _DESCRIBED for windows in known]
+    params = pd.Series(
+        [
+            {
+                name: _spelled(value)
+                for name, value in json.loads(text).items()
+                # A window per word is more than the columns say.
+                if name not in out or (isinstance(value, dict) and name != "weights")
+            }
+            for text, out in zip(frame["params"], hidden)
+        ],
+        index=frame.index,
+        dtype=object,
+    )
+    labels = pd.Series("", index=frame.index, dtype=object)
+    for _, rows in params.groupby(frame["method"]):
+        names = sorted({name for row in rows for name in row})
+        varying = [name for name in names if len({row.get(name) for row in rows}) > 1]
+        texts = [[f"{name}={row[name]}" for name in varying if name in row] for row in rows]
+        labels.loc[rows.index] = [", ".join(text) for text in texts]
+    return labels
+
+
+def _spelled(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:g}"  # 1 and 1.0 are one value
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -1,0 +1,189 @@
+"""Published numbers, `results/reference/*.csv`, and a run's own beside them: difference, within tolerance.
+
+A CSV holds one number a line, as printed: `value` = `scaling` x our unit. `column` is our versioned metric
+where it is the same measure, else `published/...`, which nothing of ours is compared with. `tolerance`, in
+the unit of `value`, is stated where a rerun is known to come that near. `from_memory` marks what nobody
+checked.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import pandas as pd
+
+from results.labels import METHODS, escape_markdown, method_label
+from results.tables.cells import ALL, GIVEN
+
+FOLDER = Path(__file__).parents[1] / "reference"
+COLUMNS = (
+    *("table", "method", "inversion", "setting", "column", "value", "scaling", "tolerance", "from_memory"),
+    *("source", "note"),
+)
+COMPARISON = (
+    *(
+        "method",
+        "inversion",
+        "setting",
+        "metric",
+        "ours",
+        "published",
+        "difference",
+        "tolerance",
+        "within",
+        "scaling",
+        "n",
+    ),
+    *("published_method", "published_inversion", "published_setting", "from_memory", "source", "note"),
+)
+_IDENTITY = ["table", "method", "inversion", "setting", "column"]
+_CELL = ("method", "inversion", "setting", "metric")
+# What the tables call our methods and inversions; other names are of things that are not ours.
+_METHODS = {
+    "source image": "source",
+    "no control": "fixed_seed",
+    "SDEdit": "sdedit",
+    "SD-SDEdit": "sdedit",
+    "P2P": "p2p",
+    "prompt-to-prompt": "p2p",
+    "MasaCtrl": "masactrl",
+    "PnP": "plug_and_play",
+    "InstructPix2Pix": "instruct_pix2pix",
+    "IP2P": "instruct_pix2pix",
+    "LEDITS++": "ledits_pp",
+}
+_INVERSIONS = {
+    "DDIM": "ddim",
+    "Null-text": "null_text",
+    "NTI": "null_text",
+    "NPI": "negative_prompt",
+    "ProxNPI": "proximal",
+    "EF-DDPM": "edit_friendly",
+    "Direct": "direct",
+    "Direct, rerun by ViMAEdit": "direct",
+}
+
+
+def reference_tables(folder: Path = FOLDER) -> list[str]:
+    """Name the tables of published numbers that there are."""
+    return sorted(file.stem for file in folder.glob("*.csv"))
+
+
+def load_reference(tables: Collection[str] | None = None, folder: Path = FOLDER) -> pd.DataFrame:
+    """Return the published numbers of these tables, or of all, one a row, columns COLUMNS.
+
+    ValueError names an unknown table, and every line that lacks a source or holds what cannot be.
+    """
+    there = reference_tables(folder)
+    if isinstance(tables, str) or (unknown := sorted(set(tables or ()) - set(there))):
+        asked = tables if isinstance(tables, str) else ", ".join(unknown)
+        raise ValueError(f"reference: no table {asked}, allowed is a list of {', '.join(there)}")
+    return pd.concat(
+        [_read(folder / f"{name}.csv") for name in (there if tables is None else tables)] or [_empty()],
+        ignore_index=True,
+    )
+
+
+def compare(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """Put every cell of a main table beside published numbers of the same metric; columns COMPARISON.
+
+    Of a published table those of the same method and inversion; where it has none, those of the same method;
+    where it has none either, all.
+
+    Only rows over all edit types. The source image stands beside published numbers of the source image and
+    nothing else does; a reconstruction and an ideal, which are no edits, beside none. `ours`, `published`,
+    `difference` (ours - published) and `tolerance` are in the published unit. Both `tolerance` and `within`
+    are missing where none is stated, or the row is of another method or inversion: a difference then judges
+    nothing.
+    """
+    edits = ~table["method"].isin(GIVEN) | table["method"].eq("source")
+    mine = table[table["edit_type"].eq(ALL) & table["mean"].notna() & edits]
+    mine = mine[[*_CELL, "mean", "n"]]
+    published = reference.rename(
+        columns={
+            "method": "published_method",
+            "inversion": "published_inversion",
+            "setting": "published_setting",
+            "value": "published",
+        }
+    )
+    rows = mine.merge(published, left_on="metric", right_on="column")
+    rows = rows[rows["method"].eq("source") == rows["published_method"].eq(METHODS["source"])].copy()
+    same_method = rows["published_method"].map(_METHODS).eq(rows["method"])
+    inversion = rows["inversion"].str.split(" ").str[0]  # without its settings
+    same_inversion = rows["published_inversion"].replace(_INVERSIONS).eq(inversion)
+    near = same_method.astype(int) + (same_method & same_inversion)
+    nearest = near.groupby([rows[name] for name in (*_CELL, "table")], dropna=False).transform("max")
+    rows = rows[near.eq(nearest)].assign(tolerance=rows["tolerance"].where(near.eq(2)))
+    rows["ours"] = rows["mean"] * rows["scaling"]
+    rows["difference"] = rows["ours"] - rows["published"]
+    # A printed number is rounded: one that differs by just the tolerance is within it.
+    inside = rows["difference"].abs().round(9).le(rows["tolerance"]).astype("boolean")
+    rows["within"] = inside.mask(rows["tolerance"].isna())
+    return rows[list(COMPARISON)].reset_index(drop=True)
+
+
+def to_markdown(comparison: pd.DataFrame) -> str:
+    """Write a comparison as one table, with its sources below."""
+    header = (
+        *("method", "setting", "metric", "ours", "published", "of", "difference", "tolerance", "within"),
+        *("pairs", "source"),
+    )
+    sources = list(dict.fromkeys(comparison["source"]))
+    lines = [header, ["---"] * 3 + ["---:"] * 2 + ["---"] + ["---:"] * 5]
+    for row in comparison.itertuples():
+        names = (row.published_method, row.published_inversion, row.published_setting)
+        own = ", ".join(name for name in (method_label(row.method), row.inversion) if name)
+        told = ", ".join(name for name in names if name) + (" (from memory)" if row.from_memory else "")
+        unit = f" (x {row.scaling:g})" if row.scaling != 1 else ""
+        stated = pd.notna(row.tolerance)
+        lines += [
+            [
+                *(escape_markdown(text) or "—" for text in (own, row.setting)),
+                *(escape_markdown(f"{row.metric}{unit}"), f"{row.ours:.4g}", f"{row.published:.4g}"),
+                *(escape_markdown(told), f"{row.difference:+.3g}", f"{row.tolerance:g}" if stated else "—"),
+                *("—" if not stated else "yes" if row.within else "no", f"{row.n}"),
+                f"{1 + sources.index(row.source)}",
+            ]
+        ]
+    listed = [f"{number}. {escape_markdown(source)}" for number, source in enumerate(sources, start=1)]
+    body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return (
+        "\n\n".join([body, "Published numbers; what gave ours may differ in more than the method.", *listed])
+        + "\n"
+    )
+
+
+def write_comparison(comparison: pd.DataFrame, stem: Path) -> list[Path]:
+    """Write `<stem>.csv` and `.md`; returns their paths."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    texts = {".csv": comparison.to_csv(index=False, lineterminator="\n"), ".md": to_markdown(comparison)}
+    for suffix, text in texts.items():
+        stem.with_name(stem.name + suffix).write_text(text, encoding="utf-8")
+    return [stem.with_name(stem.name + suffix) for suffix in texts]
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame(columns=list(COLUMNS))
+
+
+def _read(file: Path) -> pd.DataFrame:
+    rows = pd.read_csv(file, dtype=str, keep_default_na=False)
+    if tuple(rows.columns) != COLUMNS:
+        raise ValueError(f"{file}: the columns must be {', '.join(COLUMNS)}, are {', '.join(rows.columns)}")
+    for name in ("value", "scaling", "tolerance"):
+        rows[name] = pd.to_numeric(rows[name].where(rows[name].ne(""), None), errors="coerce")
+    problems = {
+        "no source": rows["source"].str.strip().eq(""),
+        "no method or column": rows["method"].eq("") | rows["column"].eq(""),
+        "value is no number": rows["value"].isna(),
+        "scaling is not above 0": ~rows["scaling"].gt(0),
+        "tolerance is not above 0": rows["tolerance"].le(0),
+        "from_memory is not true or false": ~rows["from_memory"].isin(["true", "false"]),
+        f"table is not {file.stem}": rows["table"].ne(file.stem),
+        "stands twice": rows.duplicated(_IDENTITY),
+    }
+    told = [f"line {line + 2}: {what}" for what, bad in problems.items() for line in rows.index[bad]]
+    if told:
+        raise ValueError(f"{file}: {'; '.join(told)}")
+    rows["from_memory"] = rows["from_memory"].eq("true")
+    return rows.astype(dict.fromkeys(("value", "scaling", "tolerance"), float))

@@ -1,0 +1,161 @@
+"""Tidy tables written out: CSV (every number), Markdown and LaTeX (mean [low, high], arrows, n, missing).
+
+Text in tables is untrusted and escaped. A row without an interval, e.g. a published value, shows its mean.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from results.labels import arrow, escape_latex, escape_markdown, method_label
+from results.tables.cells import ALL, CELL, CONTEXT
+
+Directions = Mapping[str, bool] | None
+Escape = Callable[[str], str]
+
+_LEFT = {"method", "setting", "uses mask", *CONTEXT}
+
+
+def write_table(table: pd.DataFrame, stem: Path, directions: Directions = None) -> list[Path]:
+    """Write `<stem>.csv`, `.md` and `.tex`; returns their paths."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    texts = {
+        ".csv": to_csv(table),
+        ".md": to_markdown(table, directions),
+        ".tex": to_latex(table, directions),
+    }
+    paths = [stem.with_name(stem.name + suffix) for suffix in texts]
+    for path, text in zip(paths, texts.values()):
+        path.write_text(text, encoding="utf-8")
+    return paths
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """Write the tidy table: a line per cell and metric, numbers in full, reasons as `count x reason`."""
+    reasons = table["reasons"].map(lambda counts: "; ".join(f"{n} x {text}" for text, n in counts.items()))
+    return str(table.assign(reasons=reasons).to_csv(index=False, lineterminator="\n"))
+
+
+def to_markdown(table: pd.DataFrame, directions: Directions = None, *, by_edit_type: bool = True) -> str:
+    """Write one table over all edit types, then one per edit type, and below why values are missing."""
+    parts = []
+    for title, rows in _sections(table)[: None if by_edit_type else 1]:
+        header = _header(table, directions, escape_markdown)
+        align = ["---" if name in _LEFT else "---:" for name in header]
+        lines = [
+            "| " + " | ".join(cells) + " |" for cells in (header, align, *_body(rows, table, escape_markdown))
+        ]
+        parts += [f"**{escape_markdown(title)}**", "\n".join(lines)]
+    missing = "\n".join(f"- {escape_markdown(line)}" for line in missing_lines(table))
+    parts += ["Mean [95 % interval over pairs]; `missing` counts values.", missing] if parts else ["No rows."]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def to_latex(table: pd.DataFrame, directions: Directions = None) -> str:
+    """Write one booktabs tabular with a rule and a heading per edit type."""
+    header = _header(table, directions, escape_latex)
+    columns = "".join("l" if name in _LEFT else "r" for name in header)
+    names = [name.replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$") for name in header]
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        _latex_row(names),
+    ]
+    for title, rows in _sections(table):
+        heading = rf"\multicolumn{{{len(header)}}}{{l}}{{\emph{{{escape_latex(title)}}}}}"
+        lines += [r"\midrule", _latex_row([heading])]
+        lines += [_latex_row(cells) for cells in _body(rows, table, escape_latex)]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _latex_row(cells: list[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def missing_lines(table: pd.DataFrame) -> list[str]:
+    """Say per metric how many images have no value, and why."""
+    lines = []
+    for metric, rows in table[table["edit_type"].eq(ALL)].groupby("metric", sort=False):
+        counts: Counter[str] = Counter()
+        for reasons in rows["reasons"]:
+            counts.update(reasons)
+        images = int(rows["n_images"].sum() + rows["n_missing"].sum())
+        why = "; ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+        lines += [f"{metric}: {counts.total()} of {images} images have no value ({why})"] if counts else []
+    return lines
+
+
+def _sections(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    titles = {ALL: "All edit types", "": "No edit type"}
+    parts = [(ALL, table[table["edit_type"].eq(ALL)])]
+    parts += [(str(name), rows) for name, rows in table.groupby("edit_type") if name != ALL]
+    return [(titles.get(name, f"Edit type: {name}"), rows) for name, rows in parts if len(rows)]
+
+
+def _header(table: pd.DataFrame, directions: Directions, escape: Escape) -> list[str]:
+    names = [f"{escape(metric)} {arrow(metric, directions)}".strip() for metric in _metrics(table)]
+    masks = ["uses mask"] if _has_masks(table) else []
+    return [*_varying_context(table), "method", "setting", *masks, *names, "pairs", "missing"]
+
+
+def _body(rows: pd.DataFrame, table: pd.DataFrame, escape: Escape) -> list[list[str]]:
+    """Lay a section out: context that varies, method, setting, a column per metric, pairs, missing values.
+
+    Where the columns of a row are means over different pairs, each says over how many.
+    """
+    decimals = {
+        metric: _decimals(table.loc[table["metric"].eq(metric), "mean"]) for metric in _metrics(table)
+    }
+    body = []
+    for cell, members in rows.groupby(CELL, sort=False, dropna=False):
+        of = dict(zip(CELL, cell))
+        none = escape("—")
+        least, most = members["n"].min(), members["n"].max()
+        several = members.loc[members["n"].gt(0), "n"].nunique() > 1
+        texts = {
+            row.metric: _interval(row, decimals[row.metric]) + (f" (n {row.n})" if several and row.n else "")
+            for row in members.itertuples()
+        }
+        body.append(
+            [
+                *(escape(f"{of[name]}") for name in _varying_context(table)),
+                escape(method_label(of["method"])),
+                escape(of["setting"]) or none,
+                *([of["uses_mask"]] if _has_masks(table) else []),
+                *(texts.get(metric) or none for metric in decimals),
+                f"{most}" if least == most else escape(f"{least}–{most}"),
+                f"{members['n_missing'].sum()}",
+            ]
+        )
+    return body
+
+
+def _varying_context(table: pd.DataFrame) -> list[str]:
+    return [name for name in CONTEXT if table[name].nunique(dropna=False) > 1]
+
+
+def _has_masks(table: pd.DataFrame) -> bool:
+    return bool(table["uses_mask"].ne("").any())
+
+
+def _metrics(table: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(table["metric"]))
+
+
+def _decimals(means: pd.Series) -> int:
+    """Choose one number of decimals for a column, by its largest mean."""
+    largest = means.abs().max()
+    return next((decimals for decimals, limit in ((2, 10.0), (3, 0.1), (4, 0.01)) if largest >= limit), 5)
+
+
+def _interval(row: Any, decimals: int) -> str:
+    if np.isnan(row.mean):
+        return ""
+    if np.isnan(row.low):
+        return f"{row.mean:.{decimals}f}"
+    return f"{row.mean:.{decimals}f} [{row.low:.{decimals}f}, {row.high:.{decimals}f}]"

@@ -1,0 +1,135 @@
+"""Tables as tidy frames, one row per cell and metric: main table, re-weighting effects, paired differences.
+
+`results.tables.table_files` turns them into CSV, Markdown and LaTeX.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+
+import pandas as pd
+
+from results.labels import published_order, published_scale
+from results.store.records import RECORD_IDENTITY, reason_column
+from results.tables.cells import ALL, CELL, CONTEXT, GIVEN, WINDOWS, is_plain, ordered, with_cells
+from results.tables.statistics import Estimate, estimate, paired_difference
+
+COLUMNS = [*CELL, "edit_type", "metric", "mean", "low", "high", "n", "n_images", "n_missing", "reasons"]
+_NO_PARTNER = "no row with weight 1 to compare with"
+
+
+def main_table(frame: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
+    """Estimate every metric in every cell: method x tau (or strength, or windows) x edit type, and "all".
+
+    `frame` is `results.store.records.load`'s. Returns one row per cell and metric, columns `COLUMNS`.
+    """
+    return _table(with_cells(frame), list(metrics))
+
+
+def published_table(frame: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
+    """Lay PIE-Bench's columns out as published: their order, their scaling, which the metric's name states.
+
+    As `main_table`, so a column's mean is over the images that have a value, `n` pairs of them. Empty without
+    such metrics.
+    """
+    places = {name: place for name in metrics if (place := published_order(name)) is not None}
+    table = main_table(frame, sorted(places, key=lambda name: (places[name], name)))
+    scales = [published_scale(name) for name in table["metric"]]
+    factors = pd.Series([factor for factor, _ in scales], index=table.index, dtype=float)
+    named = [name + text for name, (_, text) in zip(table["metric"], scales)]
+    return table.assign(
+        metric=named, **{name: table[name].astype(float) * factors for name in ("mean", "low", "high")}
+    )
+
+
+def reweight_table(frame: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
+    """Estimate the effect of re-weighting: value with weights minus value of the same edit with weight 1.
+
+    Same pair, seed, method, tau or windows, operator, target prompt. Where the prompts are equal and no such
+    row exists, a generated source is the edit with weight 1; a real picture is not, as its inversion changes
+    it. A row without a partner is missing, with a reason.
+    """
+    frame, metrics = with_cells(frame), list(metrics)
+    plain = is_plain(frame) | frame["weighting"].eq("×1")
+    weighted = frame[~plain]
+    match = [*CONTEXT, "pair_id", "seed", "method", "operator", "tau", *WINDOWS, "variant", "target_prompt"]
+    same_edit = _partner(weighted, frame[plain & frame["method"].ne("source")], match)
+    generated = frame[frame["method"].eq("source") & frame["inversion"].eq("")]
+    source = _partner(weighted, generated, [*CONTEXT, "pair_id", "seed"])
+    source = source.where(weighted["source_prompt"].eq(weighted["target_prompt"]).to_numpy())
+    partner = same_edit.where(same_edit.notna(), source)
+    effects = weighted.copy()
+    for metric in metrics:
+        reference = partner.map(frame[metric])
+        reason = partner.map(frame[reason_column(metric)]).astype("string")
+        reason = ("of the image with weight 1: " + reason).where(partner.notna(), _NO_PARTNER)
+        own = weighted[reason_column(metric)]
+        effects[metric] = weighted[metric] - reference
+        effects[reason_column(metric)] = own.where(own.ne("") | effects[metric].notna(), reason)
+    return _table(effects, metrics)
+
+
+def difference_table(
+    frame: pd.DataFrame, metrics: Iterable[str], reference: str = "fixed_seed"
+) -> pd.DataFrame:
+    """Estimate each cell's difference to the method `reference`, paired by pair and seed.
+
+    `reference` must have one setting per context; where it has none or several, the table is empty.
+    """
+    frame = with_cells(frame)
+    frame = frame[is_plain(frame)]
+    rows = []
+    for _, part in frame.groupby(CONTEXT, dropna=False):
+        base = part[part["method"].eq(reference)]
+        if len(base.drop_duplicates(CELL)) != 1:
+            continue
+        rows += [
+            _row(
+                cell,
+                edit_type,
+                metric,
+                paired_difference(_by_image(rows_of, metric), _by_image(base_of, metric)),
+            )
+            for cell, members in part[~part["method"].isin([reference, *GIVEN])].groupby(CELL, dropna=False)
+            for edit_type, rows_of in _edit_types(members)
+            for base_of in [base[base["pair_id"].isin(rows_of["pair_id"])]]
+            for metric in metrics
+        ]
+    return _tidy(rows)
+
+
+def _table(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    return _tidy(
+        [
+            _row(
+                cell, edit_type, metric, estimate(rows[metric], rows["pair_id"], rows[reason_column(metric)])
+            )
+            for cell, members in frame.groupby(CELL, dropna=False)
+            # Two settings may be called the same: a picture counts once.
+            for edit_type, rows in _edit_types(members.drop_duplicates(RECORD_IDENTITY))
+            for metric in metrics
+        ]
+    )
+
+
+def _edit_types(members: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    return [(ALL, members), *((str(name), rows) for name, rows in members.groupby("edit_type"))]
+
+
+def _row(cell: tuple, edit_type: str, metric: str, result: Estimate) -> dict[str, object]:
+    return {**dict(zip(CELL, cell)), "edit_type": edit_type, "metric": metric, **asdict(result)}
+
+
+def _tidy(rows: list[dict[str, object]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return ordered(table.astype(dict.fromkeys(WINDOWS, "Int64") | {"tau": float, "strength": float}))
+
+
+def _by_image(rows: pd.DataFrame, metric: str) -> pd.Series:
+    return rows.groupby(["pair_id", "seed"])[metric].mean()
+
+
+def _partner(rows: pd.DataFrame, candidates: pd.DataFrame, on: list[str]) -> pd.Series:
+    """For each row, the index of the candidate that agrees in the columns `on`; NaN where there is none."""
+    candidates = candidates.sort_values("key").drop_duplicates(on)
+    found = rows[on].merge(candidates[on].assign(_partner=candidates.index), on=on, how="left")
+    return found["_partner"].set_axis(rows.index)
