@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from evaluation.batches import in_batches
 from evaluation.weights import require_files, require_hub, require_reachable
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -44,12 +45,14 @@ class Encoder:
         Images are rounded to 8 bits and go through open_clip's own transform of PIL images, which resizes,
         crops and normalises: that is part of the metric.
         """
-        features = []
-        for batch in images.cpu().split(self.batch_size):
-            pictures = (batch * 255).round().to(torch.uint8)
+        images = images.cpu()
+
+        def encode(rows: Tensor) -> Tensor:
+            pictures = (images[rows] * 255).round().to(torch.uint8)
             pixels = torch.stack([self.transform(to_pil_image(picture)) for picture in pictures])
-            features.append(self._unit(self.model.encode_image(pixels.to(self.device))))
-        return torch.cat(features)
+            return self._unit(self.model.encode_image(pixels.to(self.device)))
+
+        return in_batches(encode, torch.arange(len(images)), self.batch_size)
 
     @torch.inference_mode()
     def prompts(self, prompts: Sequence[str]) -> Tensor:
@@ -58,17 +61,19 @@ class Encoder:
         Prompts longer than the context are NaN (`too_long` says why): open_clip would cut them silently.
         """
         distinct = list(dict.fromkeys(prompts))
-        features = []
-        for start in range(0, len(distinct), self.batch_size):
-            part = distinct[start : start + self.batch_size]
+
+        def encode(rows: Tensor) -> Tensor:
+            part = [distinct[row] for row in rows.tolist()]
             tokens = self.tokenizer(part, context_length=self.context_length)
             # Cutting moves the end token: one place more changes the others just where a prompt was cut.
             longer = self.tokenizer(part, context_length=self.context_length + 1)
             cut = (longer[:, :-1] != tokens).any(dim=1, keepdim=True)
             vectors = self._unit(self.model.encode_text(tokens.to(self.device)))
-            features.append(vectors.masked_fill(cut, float("nan")))
+            return vectors.masked_fill(cut, float("nan"))
+
+        features = in_batches(encode, torch.arange(len(distinct)), self.batch_size)
         row = {prompt: index for index, prompt in enumerate(distinct)}
-        return torch.cat(features)[[row[prompt] for prompt in prompts]]
+        return features[[row[prompt] for prompt in prompts]]
 
     def too_long(self, vectors: Tensor, name: str) -> tuple[str, ...]:
         """Say of each vector of `prompts` why it is NaN, "" where it is not; `name`: what it encodes."""
@@ -77,7 +82,7 @@ class Encoder:
 
     @staticmethod
     def _unit(features: Tensor) -> Tensor:
-        return torch.nn.functional.normalize(features.to("cpu", torch.float64), dim=-1)
+        return torch.nn.functional.normalize(features.cpu().double(), dim=-1)
 
 
 def load_pretrained(backbone: str, tag: str, device: str, batch_size: int) -> Encoder:

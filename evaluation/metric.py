@@ -37,7 +37,7 @@ class Scores:
         """Build a column from raw values (N,); those with a reason become NaN."""
         reasons = reasons or ("",) * len(values)
         missing = torch.tensor([bool(reason) for reason in reasons])
-        return cls(values.to("cpu", torch.float64).masked_fill(missing, float("nan")), reasons)
+        return cls(values.cpu().double().masked_fill(missing, float("nan")), reasons)
 
 
 def first_reasons(*columns: tuple[str, ...]) -> tuple[str, ...]:

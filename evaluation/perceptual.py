@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights
 
 from evaluation import small_lpips
+from evaluation.batches import in_batches
 from evaluation.edits import Edits
 from evaluation.metric import Scores
 from evaluation.weights import require_files, require_reachable, weights_folder
@@ -86,12 +87,16 @@ class Lpips:
         smallest, side = _SMALLEST_SIDE.get(self.net, 16), min(edits.images.shape[-2:])
         if side < smallest:
             raise ValueError(f"{self.name}: images have a side of {side}; allowed: at least {smallest}")
-        distances = torch.empty(len(edits), dtype=torch.float64)
-        for rows in edits.source_index.argsort(stable=True).split(self.batch_size):
+
+        def compare(rows: Tensor) -> Tensor:
             distinct, source_of = edits.source_index[rows].unique(return_inverse=True)
             sources = self._features(edits.source_images[distinct])
             images = self._features(edits.images[rows])
-            distances[rows] = self._distance([maps[source_of] for maps in sources], images).cpu().double()
+            return self._distance([maps[source_of] for maps in sources], images).cpu().double()
+
+        by_source = edits.source_index.argsort(stable=True)
+        distances = torch.empty(len(edits), dtype=torch.float64)
+        distances[by_source] = in_batches(compare, by_source, self.batch_size)
         return {self.name: Scores.of(distances)}
 
     # The two halves of lpips.LPIPS.forward, so that the edits of one source share its features.

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from evaluation.batches import in_batches
 from evaluation.clip_hub import check_hub, check_hub_folder, load_hub
 from evaluation.edits import Edits
 from evaluation.encoder import (
@@ -57,11 +58,15 @@ class UneditedPixel:
         reasons = _reasons(edits, WHOLE)
         errors, likeness = torch.full((2, len(edits)), torch.nan, dtype=torch.float64)
         if edits.masks is not None:
-            for rows in torch.arange(len(edits)).split(self.batch_size):
-                kept = (1 - edits.masks[rows].float()).to(self.device)
+            masks = edits.masks
+
+            def compare(rows: Tensor) -> Tensor:
+                kept = (1 - masks[rows].float()).to(self.device)
                 source = edits.source_images[edits.source_index[rows]].to(self.device) * kept
                 image = edits.images[rows].to(self.device) * kept
-                errors[rows], likeness[rows] = mse(source, image).cpu(), ssim(source, image).cpu()
+                return torch.stack([mse(source, image), ssim(source, image)], dim=1).cpu()
+
+            errors, likeness = in_batches(compare, torch.arange(len(edits)), self.batch_size).T
         identical = tuple(
             reason or ("identical outside the mask" if error == 0 else "")
             for reason, error in zip(reasons, errors.tolist(), strict=True)

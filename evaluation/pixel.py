@@ -12,6 +12,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
+from evaluation.batches import double, in_batches
 from evaluation.edits import Edits
 from evaluation.metric import Scores
 
@@ -45,11 +46,12 @@ class Pixel:
         side = min(edits.images.shape[-2:])
         if side < SMALLEST_SIDE:
             raise ValueError(f"{self.name}: images have a side of {side}; allowed: at least {SMALLEST_SIDE}")
-        batches = []
-        for rows in torch.arange(len(edits)).split(self.batch_size):
+
+        def compare(rows: Tensor) -> Tensor:
             source = edits.source_images[edits.source_index[rows]].to(self.device)
-            batches.append(_compare(source, edits.images[rows].to(self.device)).cpu())
-        likeness, ms_ssim, errors = torch.cat(batches, dim=1)
+            return _compare(source, edits.images[rows].to(self.device)).cpu()
+
+        likeness, ms_ssim, errors = in_batches(compare, torch.arange(len(edits)), self.batch_size).T
         reasons = tuple("identical images" if error == 0 else "" for error in errors.tolist())
         columns = (
             Scores.of(likeness),
@@ -72,12 +74,12 @@ def ssim(source: Tensor, edit: Tensor) -> Tensor:
     """Give the SSIM of each pair of images (N, 3, H, W) in [0, 1], a window or larger: (N,) float64."""
     values = structural_similarity_index_measure(edit, source, data_range=1.0, reduction="none")
     assert isinstance(values, Tensor)
-    return values.double()
+    return double(values)
 
 
 def mse(source: Tensor, edit: Tensor) -> Tensor:
     """Give the mean squared error of each pair of images (N, 3, H, W): (N,) float64."""
-    return (edit.double() - source.double()).square().mean(dim=(1, 2, 3))
+    return (double(edit) - double(source)).square().mean(dim=(1, 2, 3))
 
 
 def psnr(errors: Tensor) -> Tensor:
@@ -86,8 +88,8 @@ def psnr(errors: Tensor) -> Tensor:
 
 
 def _compare(source: Tensor, edit: Tensor) -> Tensor:
-    """Give SSIM, MS-SSIM and MSE, (3, N), of images (N, 3, H, W)."""
+    """Give SSIM, MS-SSIM and MSE, (N, 3), of images (N, 3, H, W)."""
     ms_ssim = multiscale_structural_similarity_index_measure(
         edit, source, data_range=1.0, reduction="none", betas=ms_ssim_weights(min(edit.shape[-2:]))
     )
-    return torch.stack([ssim(source, edit), ms_ssim.double(), mse(source, edit)])
+    return torch.stack([ssim(source, edit), double(ms_ssim), mse(source, edit)], dim=1)

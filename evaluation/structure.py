@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms.functional import normalize, resize
 from transformers import ViTConfig, ViTModel
 
+from evaluation.batches import double, in_batches
 from evaluation.edits import Edits
 from evaluation.metric import Scores
 from evaluation.weights import require_files, require_hub, weights_folder
@@ -90,16 +91,21 @@ class StructureDistance:
     @torch.inference_mode()
     def __call__(self, edits: Edits) -> dict[str, Scores]:
         """Score every edit; each source goes through the backbone once."""
-        distances = torch.empty(len(edits), dtype=torch.float64)
         known: dict[int, Tensor] = {}
-        # Ordered by source, so that a source's keys are kept only while its edits are at hand.
-        for rows in edits.source_index.argsort(stable=True).split(self.batch_size):
+
+        def compare(rows: Tensor) -> Tensor:
+            nonlocal known
             sources = edits.source_index[rows].tolist()
             new = sorted(set(sources) - set(known))
             fresh = dict(zip(new, self._keys(edits.source_images[new]), strict=True)) if new else {}
             known = {source: (known | fresh)[source] for source in sources}
-            for row, source, keys in zip(rows.tolist(), sources, self._keys(edits.images[rows]), strict=True):
-                distances[row] = _distance(known[source], keys)
+            pairs = zip(sources, self._keys(edits.images[rows]), strict=True)
+            return torch.stack([_distance(known[source], keys).cpu() for source, keys in pairs])
+
+        # Ordered by source, so that a source's keys are kept only while its edits are at hand.
+        by_source = edits.source_index.argsort(stable=True)
+        distances = torch.empty(len(edits), dtype=torch.float64)
+        distances[by_source] = in_batches(compare, by_source, self.batch_size)
         return {self.name: Scores.of(distances)}
 
     def _keys(self, images: Tensor) -> Tensor:
@@ -120,4 +126,4 @@ class StructureDistance:
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
     """Return the mean squared difference of the self-similarities of unit keys (places, width)."""
-    return (a @ a.T - b @ b.T).double().square().mean()
+    return double(a @ a.T - b @ b.T).square().mean()

@@ -17,6 +17,7 @@ from typing import Any
 import diffusers.utils.logging
 import hydra
 import pandas as pd
+import torch
 import transformers.utils.logging
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -28,7 +29,7 @@ from omegaconf.errors import OmegaConfBaseException
 from evaluation.weights import WeightsUnavailable
 from experiments import export
 from experiments.datasets.dataset import Dataset
-from experiments.planning.cost import describe, estimate
+from experiments.planning.cost import describe, estimate, places
 from experiments.planning.grid import merged, spelled_out
 from experiments.planning.make_plan import make_plan
 from experiments.planning.pair_inputs import ModelFacts
@@ -39,6 +40,7 @@ from experiments.running.provenance import write_provenance
 from experiments.scoring import score_folder
 from experiments.scoring.score_run import check_metrics, evaluate_run
 from p2p.denoise import Sampling
+from p2p.devices import exact_float32, resolve_device
 from p2p.families import Model
 from p2p.inversion import Inversion
 from p2p.loading.model_spec import ModelSpec
@@ -150,7 +152,7 @@ def evaluate(arguments: list[str]) -> int:
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     assert isinstance(plain, dict)
     chosen = {key: plain[key] for key in ("metrics", "reference", *(["dataset"] if table is None else []))}
-    metrics = list((_instantiate("metrics", chosen["metrics"]) or {}).values())
+    metrics = _metrics(chosen["metrics"])
     published = _reference(chosen["reference"])
     if "unusable_blend_words" in chosen.get("dataset", {}):  # they bound edits, and none is made here
         chosen["dataset"] = {**chosen["dataset"], "unusable_blend_words": "drop"}
@@ -175,11 +177,12 @@ def _task(command: str) -> Any:
     def task(config: DictConfig) -> None:
         multirun = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
-            job = build(config)
+            job = build(config, elsewhere=command == "plan")
             whole = prepare(job, fetch=command == "run")
             left = remaining(shard(whole, *job.shard), job.run_dir)
             if command == "plan":
                 print(describe(whole, left))
+                print(places(job.model, job.metrics))
                 print(estimate(job.model, left))
                 return
             model = job.model.load() if left.groups else None
@@ -187,7 +190,7 @@ def _task(command: str) -> Any:
             if model is not None:
                 check_model(left, model)
                 pipelines.load(left.pipelines)
-        except (ValueError, OSError, WeightsUnavailable) as error:
+        except (ValueError, OSError, WeightsUnavailable, torch.OutOfMemoryError) as error:
             print(f"error: {error}", file=sys.stderr)
             if multirun:  # the other jobs go on, and Hydra exits with 1
                 raise ValueError(str(error).splitlines()[0]) from None
@@ -201,16 +204,18 @@ def _task(command: str) -> Any:
     return task
 
 
-def build(config: DictConfig) -> Job:
-    """Turn a composed configuration into plain objects. Raises ValueError for what cannot be."""
+def build(config: DictConfig, elsewhere: bool = False) -> Job:
+    """Turn a composed configuration into plain objects. Raises ValueError for what cannot be.
+
+    With `elsewhere` devices need not be on this machine.
+    """
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ValueError(str(error).splitlines()[0]) from error
     assert isinstance(plain, dict)
     made = {
-        key: _instantiate(key, plain[key])
-        for key in ("model", "dataset", "metrics", "tracking", "sampling", "auto_tau")
+        key: _instantiate(key, plain[key]) for key in ("model", "dataset", "tracking", "sampling", "auto_tau")
     }
     seeds = plain["grid"]["seeds"] if config.seed is None else plain["seed"]
     index, _, count = str(config.shard).partition("/")
@@ -223,15 +228,45 @@ def build(config: DictConfig) -> Job:
         methods=_methods(plain, made["auto_tau"]),
         seeds=list(seeds) if isinstance(seeds, list) else [seeds],
         sampling=made["sampling"],
-        metrics=list((made["metrics"] or {}).values()),
+        metrics=_metrics(plain["metrics"], elsewhere),
         tracking=made["tracking"],
         reference=_reference(plain["reference"]),
         shard=(int(index), int(count)),
         auto_tau=made["auto_tau"],
         inversions=_inversions(plain),
         cache_dir=Path(plain["cache_dir"] or Path(config.run_dir).parent / ".cache"),
-        config={str(key): value for key, value in plain.items()},
+        config={
+            **{str(key): value for key, value in plain.items()},
+            "model": _settled(made["model"], plain["model"]),
+        },
     )
+
+
+def _settled(spec: ModelSpec, config: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a model's configuration with the device and the precision that it comes to."""
+    own: dict[str, Any] = {"device": str(resolve_device(spec.device, elsewhere=True)), "dtype": spec.dtype}
+    if spec.upscaler is not None:
+        own["upscaler"] = _settled(spec.upscaler, config["upscaler"])
+    return {**config, **own}
+
+
+def _metrics(config: Mapping[str, Any] | None, elsewhere: bool = False) -> list[Any]:
+    """Return the metrics, each on a device of this machine, or with `elsewhere` of any.
+
+    On CUDA float32 is made exact, so that a value does not depend on whether a model was loaded before.
+    """
+    placed = {}
+    for name, node in (config or {}).items():
+        placed[name] = node
+        if isinstance(node, Mapping) and "device" in node:
+            try:
+                device = resolve_device(node["device"], elsewhere)
+            except ValueError as error:
+                raise ValueError(f"metrics.{name}.{error}") from error
+            placed[name] = {**node, "device": str(device)}
+            if device.type == "cuda":
+                exact_float32()
+    return list((_instantiate("metrics", placed) or {}).values())
 
 
 def _reference(names: Any) -> list[str]:
@@ -320,8 +355,11 @@ def _option(group: str, name: str) -> dict[str, Any]:
 def prepare(job: Job, fetch: bool) -> Plan:
     """Check and plan the whole job; of the model only tokenizer and scheduler are loaded.
 
-    With `fetch`, what has to be downloaded is, before anything is computed.
+    With `fetch`, what has to be downloaded is, before anything is computed; the devices have to be here.
     """
+    for spec in (job.model, job.model.upscaler) if fetch else ():
+        if spec is not None:
+            resolve_device(spec.device)
     if any(named.auto_tau for named in job.methods):
         job.auto_tau.check([name for metric in job.metrics for name in metric.names], _directions(job))
     pairs = job.dataset.load()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from p2p.attention.injection import BatchInjection, SourceBank
 from p2p.attention.taking import Taking, check_layers
 from p2p.families.model import Conditioning, Model, stack_rows
+from p2p.memory import attempt
 from p2p.schedulers import fork, scale_model_input, take_step
 from p2p.source_path import SourcePath, replay_step
 from p2p.tree import Node
@@ -183,14 +185,11 @@ def _predict(
         injection = _injection(level, begin, nodes, per_node, bank, model, maps)
         bank.keep = begin + len(nodes) < len(level)
         kept = dict(bank.layers)
-        try:
-            output = model.predict(rows, timestep, conditioning, injection, sampling.guidance_scale)
-        except torch.OutOfMemoryError:
-            if len(nodes) == 1:
-                raise
+        call = partial(model.predict, rows, timestep, conditioning, injection, sampling.guidance_scale)
+        output = attempt(call, "denoiser: at one state" if len(nodes) == 1 else None)
+        if output is None:
             bank.layers = kept  # what the broken call had added
             calls.max_rows = max(per_node, per_node * (len(nodes) // 2))
-            torch.cuda.empty_cache()
             continue
         if injection and sorted(injection.visited) != sorted(layers):
             raise RuntimeError(

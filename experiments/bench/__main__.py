@@ -51,9 +51,7 @@ Say = Callable[[str], None]
 
 def measurements(quick: bool, clock: Clock) -> dict[str, tuple[tuple[str, ...], Callable[[Say], Measured]]]:
     """Return what can be measured: the keys that each measurement gives, and how."""
-    spec = ModelSpec(
-        "embedded", str(WEIGHTS / "pipeline"), self_max_side=16, blend_side=16, device=str(clock.device)
-    )
+    spec = ModelSpec("embedded", str(WEIGHTS / "pipeline"), 16, 16, dtype="float32", device=str(clock.device))
 
     def embedded() -> Model:
         return spec.load()

@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             str(WEIGHTS / "pipeline") if embedded else options.model,
             self_max_side=options.self_max_side or (16 if embedded else 32),
             blend_side=options.blend_side,
+            dtype="float32" if embedded else None,
             device=options.device,
         ).load()
         edit = (options.target_prompt, PromptToPrompt(tau=options.tau)) if options.target_prompt else None

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from experiments.planning.plan import Plan
+from p2p.devices import resolve_device
 from p2p.families import DeepFloydUpscaler, Model
 from p2p.families.model import stack_rows
 from p2p.loading.model_spec import ModelSpec
+from p2p.memory import attempt
 
 
 def describe(whole: Plan, left: Plan) -> str:
@@ -49,12 +54,25 @@ def describe(whole: Plan, left: Plan) -> str:
     return "\n".join(lines)
 
 
+def places(spec: ModelSpec, metrics: Sequence[Any]) -> str:
+    """Return on which devices, and in what precision, a plan's model and metrics run."""
+    stages = [("model", spec), *([("upscaler", spec.upscaler)] if spec.upscaler else [])]
+    told = [f"{name} on {resolve_device(s.device, elsewhere=True)} in {s.dtype}" for name, s in stages]
+    devices = sorted({str(metric.device) for metric in metrics if hasattr(metric, "device")})
+    told += [f"metrics on {', '.join(devices)}"] if devices else []
+    return f"{', '.join(told)}; a plan for another machine must be told its device= or model.dtype="
+
+
 def estimate(spec: ModelSpec, plan: Plan) -> str:
     """Return how long the plan will take, or that it cannot be known without the weights."""
     if not plan.groups:
         return "nothing is left to compute"
     if spec.local_folder() is None:
         return f"time unknown: the weights of {spec.path!r} are not on this machine"
+    try:
+        resolve_device(spec.device)
+    except ValueError as error:
+        return f"time unknown: {error}"
     model, rows, upscaled = spec.load(), plan.sampling.max_batch, plan.upscaler_evaluations
     seconds = seconds_per_evaluation(model, rows) * (plan.evaluations - upscaled)
     if model.upscaler is not None:
@@ -68,9 +86,17 @@ def estimate(spec: ModelSpec, plan: Plan) -> str:
 def seconds_per_evaluation(model: Model, rows: int, small: Tensor | None = None) -> float:
     """Measure one UNet evaluation (a row) in a call of `rows`, at most 16: the better of two.
 
-    `small` (1, 3, height, width) is what an upscaler enlarges.
+    Where memory runs out, in a call of half as many. `small` (1, 3, height, width) is what an upscaler
+    enlarges.
     """
     rows = min(rows, 16)
+    seconds = attempt(partial(_seconds, model, rows, small), "denoiser: at one row" if rows == 1 else None)
+    return seconds / rows if seconds is not None else seconds_per_evaluation(model, rows // 2, small)
+
+
+@torch.no_grad()
+def _seconds(model: Model, rows: int, small: Tensor | None) -> float:
+    """Return how long one call of the denoiser takes."""
     latents = torch.zeros(rows, *model.latent_shape, device=model.device, dtype=model.dtype)
     row = dict(model.encode_prompt(""))
     if isinstance(model, DeepFloydUpscaler) and small is not None:
@@ -81,9 +107,10 @@ def seconds_per_evaluation(model: Model, rows: int, small: Tensor | None = None)
     times = []
     for _ in range(2):
         began = time.perf_counter()
-        with torch.no_grad():
-            model.predict(latents, timestep, conditioning)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        model.predict(latents, timestep, conditioning)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        elif model.device.type == "mps":
+            torch.mps.synchronize()
         times.append(time.perf_counter() - began)
-    return min(times) / rows
+    return min(times)

@@ -86,9 +86,11 @@ def run_plan(plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines) -> i
             groups = [plan.groups[i] for i in numbers]
             try:
                 _make(groups, plan, model, info, calls, pipelines)
+                continue
             except Exception:  # whatever breaks one group must not lose the others
                 _log.warning("a batch of %d groups failed, each is tried alone", len(groups), exc_info=True)
-                failed += _one_by_one(groups, plan, model, info, calls, pipelines)
+            # Not while the error is at hand: its traceback holds the batch's tensors.
+            failed += _one_by_one(groups, plan, model, info, calls, pipelines)
     return failed
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from p2p.devices import float32_modes
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -44,8 +46,8 @@ def write_provenance(run_dir: Path, config: dict[str, Any], identity: str) -> No
             "platform": platform.platform(),
             "device": torch.cuda.get_device_name()
             if torch.cuda.is_available()
-            else f"cpu x {os.cpu_count()}",
-            "tf32": torch.backends.cuda.matmul.allow_tf32,
+            else f"{'mps, ' if torch.backends.mps.is_available() else ''}cpu x {os.cpu_count()}",
+            "float32": float32_modes(),
         }
     )
     run_dir.mkdir(parents=True, exist_ok=True)

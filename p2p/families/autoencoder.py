@@ -7,25 +7,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from p2p.families.model import execution_device
+from p2p.families.model import eight_bits, execution_device
+from p2p.memory import in_calls
 
 DECODED_PIXELS = 64 * 64  # of the latents in one call: one image of SD 1.x, several small ones
 
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
-    """Return images (N, 3, height, width) around [-1, 1], `DECODED_PIXELS` or one in a call."""
+    """Return images (N, 3, height, width) in [0, 1] with 8-bit values, on the CPU.
+
+    `DECODED_PIXELS` or one in a call; where memory runs out, half as many. Raises torch.OutOfMemoryError, in
+    one line, where one is too much.
+    """
     scale, shift = scale_and_shift(vae)
     rows = (latents / scale + shift).to(_device(vae), vae.dtype)
     at_once = max(1, DECODED_PIXELS // latents[0, 0].numel())
-    return torch.cat([vae.decode(some, return_dict=False)[0] for some in rows.split(at_once)])
+
+    def decode(some: Tensor) -> Tensor:
+        return eight_bits(vae.decode(some, return_dict=False)[0])
+
+    return in_calls(decode, rows, at_once, "autoencoder: to decode one image")
 
 
 def encode_images(vae: Any, images: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return scaled latents of images (N, 3, height, width) in [0, 1]: the mean, where there is a spread."""
+    """Return scaled latents of images (N, 3, height, width) in [0, 1]: the mean, where there is a spread.
+
+    One image in a call. Raises torch.OutOfMemoryError, in one line, where that is too much.
+    """
     scale, shift = scale_and_shift(vae)
-    encoded = [vae.encode(row[None]) for row in images.to(_device(vae), vae.dtype) * 2 - 1]
-    means = [one.latent_dist.mode() if hasattr(one, "latent_dist") else one.latents for one in encoded]
-    return ((torch.cat(means) - shift) * scale).to(dtype)
+
+    def encode(some: Tensor) -> Tensor:
+        encoded = vae.encode(some.to(_device(vae), vae.dtype) * 2 - 1)
+        means: Tensor = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        return means
+
+    means = in_calls(encode, images, 1, "autoencoder: to encode one image")
+    return ((means - shift) * scale).to(dtype)
 
 
 def _device(vae: Any) -> torch.device:

@@ -49,6 +49,7 @@ class Model(ABC):
 
     pipeline_class: ClassVar[Any]
     load_options: ClassVar[Mapping[str, Any]] = {}  # of the pipeline class's from_pretrained
+    half_precision: ClassVar[str] = "float16"  # what it computes in on a GPU where nothing else is asked for
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": None}
     """The pipeline's tokenizers in the order in which their tokens stand in the denoiser's text, and to how
     many tokens each is padded (None: to the tokenizer's own limit)."""

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from p2p.families.autoencoder import decode_latents, encode_images
-from p2p.families.model import Conditioning, eight_bits
+from p2p.families.model import Conditioning
 from p2p.families.unet import UNetModel
 
 
@@ -36,7 +36,7 @@ class StableDiffusion(UNetModel):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (N, 3, height, width) float32 in [0, 1], rounded to 8 bits as a PNG would be."""
-        return eight_bits(decode_latents(self.vae, latents))
+        return decode_latents(self.vae, latents)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from p2p.families.autoencoder import decode_latents, encode_images
-from p2p.families.model import Model, eight_bits
+from p2p.families.model import Model
 
 
 @dataclass
@@ -19,6 +19,8 @@ class LatentTransformer(Model):
 
     Raises ValueError for a height or width that does not fall into patches.
     """
+
+    half_precision: ClassVar[str] = "bfloat16"  # that of the weights of Flux and Stable Diffusion 3.5
 
     @property
     def denoiser(self) -> Any:
@@ -76,7 +78,7 @@ class LatentTransformer(Model):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (N, 3, height, width) float32 in [0, 1], rounded to 8 bits as a PNG would be."""
-        return eight_bits(decode_latents(self.pipeline.vae, latents))
+        return decode_latents(self.pipeline.vae, latents)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

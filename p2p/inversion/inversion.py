@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from p2p.denoise import Calls, Sampling
 from p2p.families.model import Conditioning, Model, stack_rows
+from p2p.memory import attempt
 from p2p.source_path import SourcePath
 
 
@@ -130,13 +132,10 @@ def predict_rows(
     while begin < len(rows):
         part = rows[begin : begin + calls.max_rows]
         own = latents[begin : begin + len(part)].to(model.dtype)
-        try:
-            output = model.predict(own, timestep, stack_rows(part))
-        except torch.OutOfMemoryError:
-            if len(part) == 1:
-                raise
+        call = partial(model.predict, own, timestep, stack_rows(part))
+        output = attempt(call, "inversion: at one row" if len(part) == 1 else None)
+        if output is None:
             calls.max_rows = len(part) // 2
-            torch.cuda.empty_cache()
             continue
         outputs.append(output)
         calls.on_rows(len(part))

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,9 +20,11 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPTokenizer
 
 from p2p.alignment import Tokenizers
+from p2p.devices import default_dtype, exact_float32, resolve_device
 from p2p.families import FAMILIES, DeepFloyd, DeepFloydUpscaler, Model
 from p2p.families.model import encoder_of, tokenizer_of
 from p2p.loading.loras import Lora, load_loras
+from p2p.memory import attempt
 from p2p.schedulers import check_settings, new_scheduler, scheduler_class
 
 SHARED = ("tokenizer", "text_encoder")  # by a model and its upscaler
@@ -35,7 +37,9 @@ class ModelSpec:
     """Where a pipeline comes from and how it is run; `load()` gives the `Model`.
 
     `path` is a folder or a model-hub name, `pipeline` the name of diffusers' pipeline class, which says which
-    family the model is of. `device` "auto" is the GPU where there is one. `scheduler` is the name of a
+    family the model is of. `device` "auto" is CUDA where there is one, else Apple's MPS, else the CPU.
+    `dtype` None becomes float32 on the CPU and the family's `half_precision` elsewhere, here and for good: a
+    spec that another machine is given keeps it, as the keys of its images do. `scheduler` is the name of a
     diffusers scheduler class; its config is the pipeline's own with `scheduler_config` on top.
     `clip_tokenizer` says that the tokenizer is CLIP's, so that planning needs no download. `loras` are
     mappings of a safetensors file's `path` and, optionally, its `scale`. `upscaler` is the model of a second
@@ -48,7 +52,7 @@ class ModelSpec:
     self_max_side: int
     blend_side: int
     pipeline: str = "StableDiffusionPipeline"
-    dtype: str = "float32"
+    dtype: str | None = None
     device: str = "auto"
     scheduler: str | None = None
     scheduler_config: Mapping[str, Any] = field(default_factory=dict)
@@ -74,17 +78,15 @@ class ModelSpec:
             )
         if self._loras() and not hasattr(self.family.pipeline_class, "load_lora_weights"):
             raise ValueError(f"loras: {self.pipeline} of diffusers takes none")
+        device = resolve_device(self.device, elsewhere=True)
+        if self.dtype is None:
+            object.__setattr__(self, "dtype", default_dtype(device, self.family.half_precision))
         if self.dtype not in ("float64", "float32", "float16", "bfloat16"):
             raise ValueError(
-                f"dtype: {self.dtype!r} is not one of 'float64', 'float32', 'float16', 'bfloat16'"
+                f"dtype: {self.dtype!r} is not one of 'float64', 'float32', 'float16', 'bfloat16', or None"
             )
-        if self.device != "auto":
-            try:
-                torch.device(self.device)
-            except RuntimeError:
-                raise ValueError(
-                    f"device: {self.device!r} is not 'auto' or a device of torch such as 'cpu' or 'cuda:0'"
-                ) from None
+        if self.dtype == "float64" and device.type == "mps":
+            raise ValueError("dtype: 'float64' is not on mps, allowed are 'float32', 'float16', 'bfloat16'")
         if self.scheduler is not None:
             scheduler_class(self.scheduler)
 
@@ -196,21 +198,25 @@ class ModelSpec:
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
     def load(self, components: Mapping[str, Any] | None = None) -> Model:
-        """Load the weights. Raises OSError in one line where they cannot be had.
+        """Load the weights. Raises OSError in one line where they cannot be had, ValueError for a device that
+        is not here, torch.OutOfMemoryError for one with too little memory.
 
-        `components` are parts of the pipeline that are there already.
+        `components` are parts of the pipeline that are there already. For CUDA, float32 is made exact first
+        (see `exact_float32`), for the whole process.
         """
-        device = self.device if self.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+        device = resolve_device(self.device)
+        if device.type == "cuda":
+            exact_float32()
         pipeline = self._checked(
             self.family.pipeline_class.from_pretrained,
             self.local_folder() or self.path,
-            dtype=getattr(torch, self.dtype),
+            dtype=getattr(torch, str(self.dtype)),
             **{**self._options, **self._left_out, **(components or {})},
         )
         pipeline.scheduler = self.load_scheduler()
         load_loras(pipeline, self._loras())
         pipeline.set_progress_bar_config(disable=True)
-        pipeline.to(device)
+        attempt(partial(pipeline.to, device), f"model {self.name} on {device}")
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
