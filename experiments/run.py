@@ -1,59 +1,37 @@
-"""The command line, `p2p-bench run | plan | ls | evaluate | export`; the only file that knows Hydra.
+"""The command line, `p2p-bench`; the only file that knows Hydra.
 
-Configs are composed, instantiated into plain objects, and handed to plain functions; no DictConfig goes
-further.
+Configurations are composed, their keys checked, instantiated into plain objects, and handed to
+`experiments.job`; no DictConfig goes further. PyTorch, and all that needs it, is imported once the command
+line has turned out to be sound.
 """
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import logging
 import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import diffusers.utils.logging
 import hydra
-import pandas as pd
-import torch
-import transformers.utils.logging
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from evaluation.weights import WeightsUnavailable
-from experiments import export
-from experiments.datasets.dataset import Dataset
-from experiments.planning.cost import describe, estimate, places
-from experiments.planning.grid import merged, spelled_out
-from experiments.planning.make_plan import make_plan
-from experiments.planning.pair_inputs import ModelFacts
-from experiments.planning.plan import NamedMethod, Plan, expand, shard
-from experiments.planning.setting_rows import plan_settings
-from experiments.running.generate import RunInfo, check_model, remaining, run_plan
-from experiments.running.provenance import write_provenance
-from experiments.scoring import score_folder
-from experiments.scoring.score_run import check_metrics, evaluate_run
-from p2p.denoise import Sampling
-from p2p.devices import exact_float32, resolve_device
-from p2p.families import Model
-from p2p.inversion import Inversion
-from p2p.loading.model_spec import ModelSpec
-from p2p.loading.pipeline_spec import Pipelines
-from p2p.methods.external import External
-from results.store.records import has_records
-from results.store.setting_rows import write_settings
-from results.summary import summarise
-from results.tables.auto_tau import CANDIDATE_TYPES, AutoTau, write_candidates
-from results.tables.published import load_reference
+if TYPE_CHECKING:
+    from evaluation.metric import Metric
+    from experiments.job import Job
+    from p2p.inversion.inversion import Inversion
+    from p2p.loading.model_spec import ModelSpec
 
-CROSS, AUTO = "cross_replace_steps", "auto"
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[1] / "conf"
 GROUPS = (
     "experiment",
     "model",
@@ -65,52 +43,45 @@ GROUPS = (
     "executor",
     "tracking",
 )
+GRID = ("seeds", "methods", "inversions")  # the keys of a grid
+SHORT_CUTS = ("operator", "tau", "cross_replace_steps", "self_replace_steps", "weights", "strength")
+MOVED = {
+    "p2p.baselines.FixedSeed": "p2p.FixedSeed",
+    "p2p.baselines.SDEdit": "p2p.SDEdit",
+    "p2p.denoise.Sampling": "p2p.Sampling",
+    "p2p.edits.PromptToPrompt": "p2p.PromptToPrompt",
+    "p2p.external.External": "p2p.External",
+    "p2p.masactrl.MasaCtrl": "p2p.MasaCtrl",
+    "p2p.plug_and_play.PlugAndPlay": "p2p.PlugAndPlay",
+    "results.auto_tau.AutoTau": "results.tables.auto_tau.AutoTau",
+    "results.auto_tau.Target": "results.tables.auto_tau.Target",
+}
+"""Where a `_target_` of somebody's YAML is now."""
 USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
 
   p2p-bench run  [overrides]   make, score and tabulate images; continues where it stood
-  p2p-bench plan [overrides]   show what that would cost, and compute nothing
+  p2p-bench plan [overrides]   show what that would cost, and compute nothing; estimate=true: the time too
   p2p-bench evaluate FOLDER (--pairs FILE | dataset=...) [--source FOLDER] [metrics=...]
                                score images that any other tool made
   p2p-bench export RUN_DIR OUT [--min METRIC=VALUE ...]
                                write edits as training data of InstructPix2Pix
+  p2p-bench heat-maps PROMPT [TARGET_PROMPT] --words WORD ...
+                               draw where words are attended to
   p2p-bench ls                 list the experiments, models, data sets, inversions, methods, grids and metrics
 
 Overrides are Hydra's: experiment=tau_sweep, dataset.limit=5, seed=0, -m tau=0,0.2,0.5;
 `p2p-bench run --help` shows all keys."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """A configuration as plain objects."""
-
-    run_dir: Path
-    model: ModelSpec
-    dataset: Dataset
-    methods: list[NamedMethod]
-    seeds: list[int]
-    sampling: Sampling
-    metrics: list[Any]
-    tracking: Any
-    reference: list[str]
-    shard: tuple[int, int]
-    auto_tau: AutoTau
-    inversions: list[Inversion | None]
-    cache_dir: Path
-    config: dict[str, Any]
-
-
 def main() -> None:
     """Run a subcommand; exit code 1 where something failed, 2 where the input was wrong."""
-    logging.getLogger("fontTools").setLevel(logging.WARNING)  # Hydra shows the INFO of every library
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("-h", "--help"):
         print(USAGE)
     elif command == "ls":
         print(list_options())
-    elif command in ("evaluate", "export"):
-        sys.exit(_checked(evaluate if command == "evaluate" else export.main, sys.argv[2:]))
+    elif command in COMMANDS:
+        sys.exit(_checked(COMMANDS[command], sys.argv[2:]))
     elif command in ("run", "plan"):
         del sys.argv[1]
         if command == "plan":  # leaves no trace on disk
@@ -122,17 +93,19 @@ def main() -> None:
                 "hydra/job_logging=none",
                 "hydra/hydra_logging=none",
             ]
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(_task(command))()
+        task = _run if command == "run" else _plan
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     else:
-        print(
-            f"p2p-bench: unknown command {command!r}, allowed are run, plan, ls, evaluate, export",
-            file=sys.stderr,
-        )
+        known = ["run", "plan", "ls", *COMMANDS]
+        near, allowed = _nearest(command, known), ", ".join(known)
+        print(f"p2p-bench: unknown command {command!r}{near}, allowed are {allowed}", file=sys.stderr)
         sys.exit(2)
 
 
 def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a command; what is wrong with its input is one message and exit code 2."""
+    from evaluation.weights import WeightsUnavailable
+
     try:
         return command(arguments)
     except (ValueError, OSError, WeightsUnavailable, HydraException, OmegaConfBaseException) as error:
@@ -140,68 +113,107 @@ def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
         return 2
 
 
-def evaluate(arguments: list[str]) -> int:
+def _quiet_libraries() -> None:
+    """Leave out the progress bars of the libraries, beside which ours would be torn."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # Hydra shows the INFO of every library
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _heat_maps(arguments: list[str]) -> int:
+    from experiments.pictures import heat_maps
+
+    _quiet_libraries()
+    heat_maps.main(arguments)
+    return 0
+
+
+def _export(arguments: list[str]) -> int:
+    from experiments import export
+
+    return export.main(arguments)
+
+
+def _evaluate(arguments: list[str]) -> int:
     """Score a folder of images with the configured metrics; return the exit code."""
+    from experiments.job import directions
+    from experiments.running.provenance import write_provenance
+    from experiments.scoring import score_folder
+    from results.summary import summarise
+
+    _quiet_libraries()
     given, table, overrides = score_folder.parse(arguments)
-    allowed = ["metrics", "metrics_device", "reference", *(["dataset"] if table is None else [])]
+    own = ["metrics", "reference", "plots", *(["dataset"] if table is None else [])]
+    allowed = ["metrics_device", *own]
     for override in overrides:
         if re.split(r"[.=@]", override.lstrip("+~"))[0] not in allowed:
             raise ValueError(f"{override!r}: changes nothing here, allowed are {', '.join(allowed)}")
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("config", overrides)
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
-    chosen = {key: plain[key] for key in ("metrics", "reference", *(["dataset"] if table is None else []))}
+    plain = _plain(config)
+    chosen = {key: plain[key] for key in own if key != "plots"}
     metrics = _metrics(chosen["metrics"])
-    published = _reference(chosen["reference"])
+    published, draw = _reference(chosen["reference"]), _plots(plain["plots"])
     if "unusable_blend_words" in chosen.get("dataset", {}):  # they bound edits, and none is made here
         chosen["dataset"] = {**chosen["dataset"], "unusable_blend_words": "drop"}
     dataset = table or _instantiate("dataset", chosen["dataset"])
     failed = score_folder.score_folder(given, dataset, metrics)
-    write_provenance(
-        given.run_dir,
-        {
-            **chosen,
-            "evaluate": asdict(given) | {"edits": str(given.edits.resolve())},
-            "dataset": asdict(dataset),
-        },
-        score_folder.MODEL,
-    )
-    directions = {name: up for metric in metrics for name, up in metric.higher_is_better.items()}
-    print(summarise(given.run_dir, directions=directions, published=published).markdown)
+    told = {"evaluate": asdict(given) | {"edits": str(given.edits.resolve())}, "dataset": asdict(dataset)}
+    write_provenance(given.run_dir, {**chosen, **told}, score_folder.MODEL)
+    summary = summarise(given.run_dir, directions=directions(metrics), published=published, draw=draw)
+    print(summary.markdown)
     print(given.run_dir)
     return 1 if failed else 0
 
 
-def _task(command: str) -> Any:
-    def task(config: DictConfig) -> None:
-        multirun = HydraConfig.get().mode == RunMode.MULTIRUN
-        try:
-            job = build(config, elsewhere=command == "plan")
-            whole = prepare(job, fetch=command == "run")
-            left = remaining(shard(whole, *job.shard), job.run_dir)
-            if command == "plan":
-                print(describe(whole, left))
-                print(places(job.model, job.metrics))
-                print(estimate(job.model, left))
-                return
-            model = job.model.load() if left.groups else None
-            pipelines = Pipelines(model.device if model else "cpu")
-            if model is not None:
-                check_model(left, model)
-                pipelines.load(left.pipelines)
-        except (ValueError, OSError, WeightsUnavailable, torch.OutOfMemoryError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            if multirun:  # the other jobs go on, and Hydra exits with 1
-                raise ValueError(str(error).splitlines()[0]) from None
-            sys.exit(2)
-        failed = run(job, whole, left, model, pipelines, multirun)
-        if failed and multirun:
-            raise RuntimeError(f"{failed} groups failed, see the records")
-        if failed:
-            sys.exit(1)
+COMMANDS = {"evaluate": _evaluate, "export": _export, "heat-maps": _heat_maps}
 
-    return task
+
+def _plan(config: DictConfig) -> None:
+    """The task of `p2p-bench plan`."""
+    job = _sound(lambda: build(config, elsewhere=True))
+    from experiments.job import told_plan
+
+    print(_sound(lambda: told_plan(job, bool(config.estimate))))
+
+
+def _run(config: DictConfig) -> None:
+    """The task of `p2p-bench run`."""
+    job = _sound(lambda: build(config))
+    from experiments.job import make_ready, run
+
+    _quiet_libraries()
+    ready = _sound(lambda: make_ready(job))
+    multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+    failed = run(job, ready, multirun)
+    if failed and multirun:
+        raise RuntimeError(f"{failed} groups failed, see the records")
+    if failed:
+        sys.exit(1)
+
+
+def _sound(make: Callable[[], Any]) -> Any:
+    """Return what a step before any computing makes; what is wrong with its input is one line, exit code 2.
+
+    Under multirun the other jobs go on, and Hydra exits with 1.
+    """
+    try:
+        return make()
+    except (ValueError, OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError):
+            from torch import OutOfMemoryError
+
+            from evaluation.weights import WeightsUnavailable
+
+            if not isinstance(error, (WeightsUnavailable, OutOfMemoryError)):
+                raise
+        print(f"error: {error}", file=sys.stderr)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise ValueError(str(error).splitlines()[0]) from None
+        sys.exit(2)
 
 
 def build(config: DictConfig, elsewhere: bool = False) -> Job:
@@ -209,23 +221,23 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
 
     With `elsewhere` devices need not be on this machine.
     """
-    try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ValueError(str(error).splitlines()[0]) from error
-    assert isinstance(plain, dict)
+    plain = _plain(config)
+    check_keys(plain)
+    index, _, count = str(config.shard).partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise ValueError(f"shard: {config.shard} is not i/n with 0 <= i < n")
+    from experiments.job import Job, grid_methods
+
     made = {
         key: _instantiate(key, plain[key]) for key in ("model", "dataset", "tracking", "sampling", "auto_tau")
     }
     seeds = plain["grid"]["seeds"] if config.seed is None else plain["seed"]
-    index, _, count = str(config.shard).partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise ValueError(f"shard: {config.shard} is not i/n with 0 <= i < n")
+    overrides = {name: plain[name] for name in SHORT_CUTS if plain[name] is not None}
     return Job(
         run_dir=Path(config.run_dir),
         model=made["model"],
         dataset=made["dataset"],
-        methods=_methods(plain, made["auto_tau"]),
+        methods=grid_methods(plain["grid"], overrides, made["auto_tau"], _method_defaults, _instantiate),
         seeds=list(seeds) if isinstance(seeds, list) else [seeds],
         sampling=made["sampling"],
         metrics=_metrics(plain["metrics"], elsewhere),
@@ -235,26 +247,68 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
         auto_tau=made["auto_tau"],
         inversions=_inversions(plain),
         cache_dir=Path(plain["cache_dir"] or Path(config.run_dir).parent / ".cache"),
+        plots=_plots(plain["plots"]),
+        # A tracker tells runs apart by this, and a run that is drawn later is the same run.
         config={
-            **{str(key): value for key, value in plain.items()},
+            **{key: value for key, value in plain.items() if key not in ("plots", "estimate")},
             "model": _settled(made["model"], plain["model"]),
         },
     )
 
 
+def _plain(config: DictConfig) -> dict[str, Any]:
+    """Return a configuration as plain values. Raises ValueError for one that cannot be resolved."""
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def check_keys(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a key that `+` added and nothing reads, naming the nearest one there is."""
+    own = OmegaConf.load(CONF / "config.yaml")
+    assert isinstance(own, DictConfig)
+    groups = [str(name) for entry in own.defaults if isinstance(entry, DictConfig) for name in entry]
+    levels: list[tuple[str, Collection[str], Collection[str]]] = [
+        ("", config, [*(str(key) for key in own if key not in ("defaults", "hydra")), *groups, "shard"]),
+        ("grid.", config["grid"] or {}, GRID),
+    ]
+    for level, there, known in levels:
+        for key in there:
+            if key not in known:
+                raise ValueError(
+                    f"{level}{key}: no key of the configuration{_nearest(key, known, level)}; "
+                    f"`p2p-bench run --help` shows all"
+                )
+    for name, metric in (config["metrics"] or {}).items():
+        if not (isinstance(metric, Mapping) and "_target_" in metric):
+            raise ValueError(f"metrics.{name}: {metric!r} names no `_target_`, the class of the metric")
+
+
+def _nearest(word: str, known: Collection[str], level: str = "") -> str:
+    near = difflib.get_close_matches(word, [str(name) for name in known], 1)
+    return f", did you mean {level}{near[0]}" if near else ""
+
+
 def _settled(spec: ModelSpec, config: Mapping[Any, Any]) -> dict[str, Any]:
     """Return a model's configuration with the device and the precision that it comes to."""
+    from p2p.devices import resolve_device
+
     own: dict[str, Any] = {"device": str(resolve_device(spec.device, elsewhere=True)), "dtype": spec.dtype}
     if spec.upscaler is not None:
         own["upscaler"] = _settled(spec.upscaler, config["upscaler"])
     return {**config, **own}
 
 
-def _metrics(config: Mapping[str, Any] | None, elsewhere: bool = False) -> list[Any]:
+def _metrics(config: Mapping[str, Any] | None, elsewhere: bool = False) -> list[Metric]:
     """Return the metrics, each on a device of this machine, or with `elsewhere` of any.
 
     On CUDA float32 is made exact, so that a value does not depend on whether a model was loaded before.
     """
+    from p2p.devices import exact_float32, resolve_device
+
     placed = {}
     for name, node in (config or {}).items():
         placed[name] = node
@@ -266,56 +320,21 @@ def _metrics(config: Mapping[str, Any] | None, elsewhere: bool = False) -> list[
             placed[name] = {**node, "device": str(device)}
             if device.type == "cuda":
                 exact_float32()
-    return list((_instantiate("metrics", placed) or {}).values())
+    return [_instantiate(f"metrics.{name}", node) for name, node in placed.items()]
 
 
 def _reference(names: Any) -> list[str]:
+    from results.tables.published import load_reference
+
     chosen = [names] if isinstance(names, str) else list(names or [])
     load_reference(chosen)
     return chosen
 
 
-def _methods(config: Mapping[Any, Any], auto_tau: AutoTau) -> list[NamedMethod]:
-    """Return every method of the grid with every set of its parameters.
-
-    The top-level `tau`, `strength`, ... of the command line replace the grid's axis in every method that has
-    the parameter; a list is an axis, as in the grid. `tau: auto` is every tau that it chooses from.
-    """
-    overrides = {
-        name: config[name]
-        for name in ("operator", "tau", "cross_replace_steps", "self_replace_steps", "weights", "strength")
-    }
-    overrides = {name: value for name, value in overrides.items() if value is not None}
-    methods, used = [], set()
-    if not isinstance(config["grid"]["methods"], dict):
-        raise ValueError(f"grid.methods: {config['grid']['methods']!r} does not map methods to their axes")
-    for name, axes in config["grid"]["methods"].items():
-        defaults = _option("method", str(name))
-        axes = spelled_out(axes, defaults)
-        unknown = {axis for part in expand(axes) for axis in part if axis.split(".")[0] not in defaults}
-        if unknown:
-            known = ", ".join(key for key in defaults if key != "_target_")
-            raise ValueError(
-                f"grid.methods.{name}: {', '.join(sorted(unknown))} is no parameter, allowed are {known}"
-            )
-        chosen = {key: value for key, value in overrides.items() if key in defaults}
-        used |= set(chosen)
-        dropped = {a for a, b in (("tau", CROSS), (CROSS, "tau")) if b in chosen}
-        seen = []
-        for params in expand(axes):
-            kept = {key: value for key, value in params.items() if key not in dropped}
-            for each in ({**kept, **override} for override in expand(chosen)):
-                auto = merged(defaults, each).get("tau") == AUTO
-                for one in [{**each, "tau": tau} for tau in auto_tau.taus] if auto else [each]:
-                    if (one, auto) not in seen:
-                        seen.append((one, auto))
-                        method = _instantiate(f"grid.methods.{name}", merged(defaults, one))
-                        methods.append(
-                            NamedMethod(str(name), method, one, auto_tau.to_json() if auto else "")
-                        )
-    if missing := set(overrides) - used:
-        raise ValueError(f"{', '.join(sorted(missing))}: no method of the grid has this parameter")
-    return methods
+def _plots(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"plots: {value!r} is not true or false")
+    return value
 
 
 def _inversions(config: Mapping[Any, Any]) -> list[Inversion | None]:
@@ -333,10 +352,24 @@ def _inversions(config: Mapping[Any, Any]) -> list[Inversion | None]:
 
 
 def _instantiate(name: str, node: Any) -> Any:
+    """Return the object that a configuration describes. Raises ValueError, in one line, where it cannot be."""
+    target = str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
+    if target in MOVED:
+        raise ValueError(f"{name}: {target} is now {MOVED[target]}")
     try:
         return instantiate(node, _convert_="all") if node is not None else None
     except hydra.errors.InstantiationException as error:
-        raise ValueError(f"{name}: {error.__cause__ or error}") from error
+        cause = error.__cause__ or error
+        found = re.search(r"unexpected keyword argument '(.+?)'", str(cause))
+        if isinstance(cause, TypeError) and found:
+            known = [one for one in inspect.signature(get_object(target)).parameters if one != "self"]
+            near = _nearest(found[1], known)
+            cause = ValueError(f"{found[1]} is no parameter{near}, allowed are {', '.join(known)}")
+        raise ValueError(f"{name}: {cause}") from error
+
+
+def _method_defaults(name: str) -> dict[str, Any]:
+    return _option("method", name)
 
 
 def _option(group: str, name: str) -> dict[str, Any]:
@@ -347,83 +380,10 @@ def _option(group: str, name: str) -> dict[str, Any]:
             content = OmegaConf.to_container(OmegaConf.load(file))
             assert isinstance(content, dict)
             return {str(key): value for key, value in content.items()}
-    there = ", ".join(sorted(file.stem for file in (CONF / group).glob("*.yaml")))
+    there = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
     where = "grid.methods" if group == "method" else f"{group}s"
-    raise ValueError(f"{where}: no {group} {name!r}, allowed are {there}")
-
-
-def prepare(job: Job, fetch: bool) -> Plan:
-    """Check and plan the whole job; of the model only tokenizer and scheduler are loaded.
-
-    With `fetch`, what has to be downloaded is, before anything is computed; the devices have to be here.
-    """
-    for spec in (job.model, job.model.upscaler) if fetch else ():
-        if spec is not None:
-            resolve_device(spec.device)
-    if any(named.auto_tau for named in job.methods):
-        job.auto_tau.check([name for metric in job.metrics for name in metric.names], _directions(job))
-    pairs = job.dataset.load()
-    if fetch:
-        check_metrics(job.metrics, job.run_dir)
-        job.model.fetch()
-        for named in job.methods:
-            if isinstance(named.method, External):
-                named.method.spec.fetch()
-    return make_plan(
-        pairs,
-        job.seeds,
-        job.methods,
-        ModelFacts.of(job.model, job.sampling.num_inference_steps),
-        job.sampling,
-        job.inversions,
-    )
-
-
-def run(job: Job, whole: Plan, left: Plan, model: Model | None, pipelines: Pipelines, multirun: bool) -> int:
-    """Generate what is left, evaluate, summarise; return the number of groups that failed.
-
-    The tables are of the whole plan, whatever shard this is; of all that is in the store under multirun.
-    """
-    part = shard(whole, *job.shard)
-    print(describe(part, left))
-    others = [
-        {"method": named.name, **named.method.settings()}
-        for named in job.methods
-        if isinstance(named.method, External)
-    ]
-    config = {**job.config, "pipelines": others} if others else job.config
-    write_provenance(job.run_dir, config, job.model.identity())
-    failed = 0
-    if model is not None:
-        info = RunInfo(job.run_dir, job.dataset.name, job.model.name, job.cache_dir)
-        failed = run_plan(left, model, info, pipelines)
-    failed += evaluate_run(job.run_dir, job.metrics, part.keys())
-    if not has_records(job.run_dir):  # a shard without groups, on a fresh folder
-        print(job.run_dir)
-        return failed
-    settings = plan_settings(whole, job.dataset.name, job.model.name)
-    write_settings(job.run_dir, settings)
-    candidates = pd.DataFrame(list(whole.candidates), columns=list(CANDIDATE_TYPES))
-    if len(candidates):
-        write_candidates(job.run_dir, candidates)
-    summary = summarise(
-        job.run_dir,
-        settings=None if multirun else settings,
-        directions=_directions(job),
-        candidates=None if multirun else candidates,
-        published=job.reference,
-    )
-    if job.tracking is not None:
-        job.tracking.log_run(job.run_dir, job.config, summary.tables, summary.images)
-    print(summary.markdown)
-    if failed:
-        print(f"{failed} groups failed; the next call tries them again")
-    print(job.run_dir)
-    return failed
-
-
-def _directions(job: Job) -> dict[str, bool]:
-    return {name: up for metric in job.metrics for name, up in metric.higher_is_better.items()}
+    near = _nearest(name, there)
+    raise ValueError(f"{where}: no {group} {name!r}{near}, allowed are {', '.join(there)}")
 
 
 def list_options() -> str:

@@ -2,7 +2,6 @@
 edits, seed)`.
 """
 
-from p2p.denoise import Calls, Sampling
 from p2p.engine import Edited, Group, edit, generate
 from p2p.families import (
     DeepFloyd,
@@ -25,6 +24,7 @@ from p2p.methods.external import External
 from p2p.methods.masactrl import MasaCtrl
 from p2p.methods.plug_and_play import PlugAndPlay
 from p2p.methods.prompt_to_prompt import EditRequest, PromptToPrompt
+from p2p.sampling import Calls, Sampling
 
 __all__ = [
     "DDIM",

@@ -6,8 +6,7 @@ several calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -18,65 +17,11 @@ from p2p.attention.injection import BatchInjection, SourceBank
 from p2p.attention.taking import Taking, check_layers
 from p2p.families.model import Conditioning, Model, stack_rows
 from p2p.memory import attempt
+from p2p.sampling import Calls, Sampling
 from p2p.schedulers import fork, scale_model_input, take_step
 from p2p.source_path import SourcePath, replay_step
 from p2p.tree import Node
 from p2p.word_maps import WordMaps
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How every image is denoised. Names and meanings as in diffusers: `guidance_scale` 1 is off."""
-
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
-    guidance_rescale: float = 0.0  # phi of Lin et al. 2023, Sec. 3.4; 0 is off
-    negative_prompt: str = ""
-    max_batch: int = 64  # UNet rows per call; guidance takes two per image
-
-    def __post_init__(self) -> None:
-        for name, kind, least, note in (
-            ("num_inference_steps", int, 1, ""),
-            ("guidance_scale", (int, float), 1, " (1 is off)"),
-            ("max_batch", int, 2, ""),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, kind) or not value >= least:
-                number = "a whole number" if kind is int else "a number"
-                raise ValueError(f"{name}: {value!r} is not {number} of at least {least}{note}")
-        rescale = self.guidance_rescale
-        if isinstance(rescale, bool) or not isinstance(rescale, (int, float)) or not 0 <= rescale <= 1:
-            raise ValueError(f"guidance_rescale: {rescale!r} is not a number in [0, 1] (0 is off)")
-        if rescale and not self.guided:
-            raise ValueError(f"guidance_rescale: {rescale!r} does nothing at guidance_scale 1")
-        if not isinstance(self.negative_prompt, str):
-            raise ValueError(f"negative_prompt: {self.negative_prompt!r} is not a text")
-
-    @property
-    def guided(self) -> bool:
-        """Whether the prediction is guided."""
-        return self.guidance_scale > 1
-
-    def rows_per_state(self, guidance_embedded: bool) -> int:
-        """Return how many rows of the denoiser a state takes; one where unconditional rows have no use.
-
-        Raises ValueError for what only an unconditional row could do.
-        """
-        if guidance_embedded and (self.guidance_rescale or self.negative_prompt):
-            name = "guidance_rescale" if self.guidance_rescale else "negative_prompt"
-            raise ValueError(
-                f"{name}: {getattr(self, name)!r} does nothing, as this model takes the guidance scale as an "
-                "input, or none, and has no unconditional rows"
-            )
-        return 2 if self.guided and not guidance_embedded else 1
-
-
-@dataclass
-class Calls:
-    """The calls of the denoiser: at most `max_rows` rows each, halved for good where memory runs out."""
-
-    max_rows: int
-    on_rows: Callable[[int], object] = lambda rows: None  # told the rows of each call that was made
 
 
 def denoise(

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from p2p.attention.taking import check_layers
-from p2p.denoise import Calls, Sampling, denoise
+from p2p.denoise import denoise
 from p2p.families.deepfloyd import DeepFloydUpscaler
 from p2p.families.model import Model
 from p2p.inversion import Inversion
 from p2p.loading.pipeline_spec import Pipelines
 from p2p.methods.external import carry_out
 from p2p.methods.prompt_to_prompt import EditRequest, Method, Trajectory, check_substruct_words
+from p2p.sampling import Calls, Sampling
 from p2p.schedulers import check_start
 from p2p.source_path import SourcePath
 from p2p.tree import Node, build_tree

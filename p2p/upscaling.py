@@ -12,9 +12,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from p2p.denoise import Calls, Sampling, denoise
+from p2p.denoise import denoise
 from p2p.families.deepfloyd import DeepFloydUpscaler
 from p2p.methods.prompt_to_prompt import Condition, Trajectory
+from p2p.sampling import Calls, Sampling
 from p2p.source_path import SourcePath
 from p2p.tree import build_tree
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from p2p.denoise import Sampling
 from p2p.families.model import Model, stack_rows
 from p2p.methods.prompt_to_prompt import Trajectory
+from p2p.sampling import Sampling
 
 
 @dataclass

@@ -1,5 +1,5 @@
-"""Draw where words are attended to, in an image and its edit: `python -m experiments.pictures.heat_maps "a cat on the
-beach" "a dog on the beach" --words cat dog beach`.
+"""Draw where words are attended to, in an image and its edit:
+`p2p-bench heat-maps "a cat on the beach" "a dog on the beach" --words cat dog beach`.
 """
 
 from __future__ import annotations

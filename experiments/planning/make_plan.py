@@ -11,9 +11,9 @@ from experiments.datasets.pair import Pair
 from experiments.planning.content_keys import Source, content_hash
 from experiments.planning.pair_inputs import ModelFacts, PairInputs, read_inputs
 from experiments.planning.plan import Branch, GroupPlan, Identity, NamedMethod, Plan
-from p2p.denoise import Sampling
 from p2p.inversion import Inversion
 from p2p.methods.prompt_to_prompt import Trajectory
+from p2p.sampling import Sampling
 
 
 def make_plan(

@@ -16,10 +16,10 @@ from experiments.inputs.real_images import RealImage
 from experiments.planning.plan import RECORD, NamedMethod
 from p2p.alignment import Tokenizers, encode
 from p2p.attention.single_layers import NO_LAYERS
-from p2p.denoise import Sampling
 from p2p.inversion import Inversion
 from p2p.loading.model_spec import ModelSpec
 from p2p.methods.prompt_to_prompt import EditRequest, Trajectory
+from p2p.sampling import Sampling
 from p2p.schedulers import check_start
 
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from experiments.datasets.pair import Pair, slug
 from experiments.inputs.real_images import RealImage
 from experiments.planning.content_keys import content_hash
-from p2p.denoise import Sampling
 from p2p.engine import Group, plan_evaluations
 from p2p.inversion import Inversion
 from p2p.loading.pipeline_spec import PipelineSpec
 from p2p.methods.prompt_to_prompt import Method, Trajectory
+from p2p.sampling import Sampling
 
 RECORD = (
     "operator",

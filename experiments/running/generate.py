@@ -24,10 +24,10 @@ from experiments.planning.plan import Branch, GroupPlan, Plan, without
 from experiments.planning.setting_rows import given, labels
 from experiments.running.inversion_cache import kept_paths
 from p2p.attention.taking import check_layers
-from p2p.denoise import Calls
 from p2p.engine import Edited, batches, generate
 from p2p.families import Model
 from p2p.loading.pipeline_spec import Pipelines
+from p2p.sampling import Calls
 from results.store.records import RECORD_IDENTITY, has_records, load_records, write_records
 from results.tables.cells import GIVEN
 

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from p2p.denoise import Calls, Sampling
 from p2p.engine import Group, source_paths
 from p2p.families import Model
+from p2p.sampling import Calls, Sampling
 from p2p.source_path import Shrink, SourcePath
 
 _log = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from p2p.denoise import Calls, Sampling
 from p2p.families.model import Model
 from p2p.inversion.inversion import Inversion, ddim_states
+from p2p.sampling import Calls, Sampling
 from p2p.source_path import SourcePath
 
 

@@ -16,9 +16,9 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from p2p.denoise import Calls, Sampling
 from p2p.families.model import Conditioning, Model, stack_rows
 from p2p.memory import attempt
+from p2p.sampling import Calls, Sampling
 from p2p.source_path import SourcePath
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from p2p.denoise import Calls, Sampling
 from p2p.families.model import Conditioning, Model, stack_rows
 from p2p.inversion.inversion import Inversion, ddim_levels, ddim_states, finite, predict_rows
+from p2p.sampling import Calls, Sampling
 from p2p.source_path import SourcePath
 
 TEXT = "encoder_hidden_states"

@@ -20,10 +20,10 @@ from PIL import Image
 from torch import Tensor
 
 from p2p.alignment import Tokenizers, encode
-from p2p.denoise import Sampling
 from p2p.loading.pipeline_spec import Pipelines, PipelineSpec
 from p2p.loading.placeholders import TEXTS, check_placeholders, filled, placeholders, plain
 from p2p.methods.prompt_to_prompt import EditRequest, Trajectory
+from p2p.sampling import Sampling
 
 OURS = ("generator", "output_type", "return_dict")  # arguments that the run gives
 

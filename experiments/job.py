@@ -1,0 +1,223 @@
+"""One run of the benchmark from plain objects: checked and planned, made ready, carried out.
+
+`experiments.run` builds a `Job` from the command line; nothing here knows Hydra. What only a part of the work
+needs is imported there, so that a plan costs no plotting library and no metric's network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.datasets.dataset import Dataset
+from experiments.planning.cost import describe, estimate, places
+from experiments.planning.grid import merged, spelled_out
+from experiments.planning.make_plan import make_plan
+from experiments.planning.pair_inputs import ModelFacts
+from experiments.planning.plan import NamedMethod, Plan, expand, shard
+from p2p.devices import resolve_device
+from p2p.inversion.inversion import Inversion
+from p2p.loading.model_spec import ModelSpec
+from p2p.methods.external import External
+from p2p.sampling import Sampling
+from results.tables.auto_tau import AutoTau
+
+if TYPE_CHECKING:
+    from evaluation.metric import Metric
+    from p2p.families.model import Model
+    from p2p.loading.pipeline_spec import Pipelines
+
+CROSS, AUTO = "cross_replace_steps", "auto"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A configuration as plain objects."""
+
+    run_dir: Path
+    model: ModelSpec
+    dataset: Dataset
+    methods: list[NamedMethod]
+    seeds: list[int]
+    sampling: Sampling
+    metrics: Sequence[Metric]
+    tracking: Any
+    reference: list[str]
+    shard: tuple[int, int]
+    auto_tau: AutoTau
+    inversions: list[Inversion | None]
+    cache_dir: Path
+    plots: bool
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A job whose inputs were checked and whose model is loaded: what is left can be computed."""
+
+    whole: Plan
+    left: Plan
+    model: Model | None  # None where nothing is left
+    pipelines: Pipelines
+
+
+def grid_methods(
+    grid: Mapping[Any, Any],
+    overrides: Mapping[str, Any],
+    auto_tau: AutoTau,
+    defaults_of: Callable[[str], dict[str, Any]],
+    make: Callable[[str, dict[str, Any]], Any],
+) -> list[NamedMethod]:
+    """Return every method of the grid with every set of its parameters.
+
+    `overrides` (the command line's `tau`, `strength`, ...) replace the grid's axis in every method that has
+    the parameter; a list is an axis, as in the grid. `tau: auto` is every tau that `auto_tau` chooses from.
+    `defaults_of` gives a method's own configuration by its name, `make` builds a method from a whole one.
+    Raises ValueError for what is no parameter of a method.
+    """
+    methods, used = [], set()
+    if not isinstance(grid["methods"], Mapping):
+        raise ValueError(f"grid.methods: {grid['methods']!r} does not map methods to their axes")
+    for name, axes in grid["methods"].items():
+        defaults = defaults_of(str(name))
+        axes = spelled_out(axes, defaults)
+        unknown = {axis for part in expand(axes) for axis in part if axis.split(".")[0] not in defaults}
+        if unknown:
+            known = ", ".join(key for key in defaults if key != "_target_")
+            raise ValueError(
+                f"grid.methods.{name}: {', '.join(sorted(unknown))} is no parameter, allowed are {known}"
+            )
+        chosen = {key: value for key, value in overrides.items() if key in defaults}
+        used |= set(chosen)
+        dropped = {a for a, b in (("tau", CROSS), (CROSS, "tau")) if b in chosen}
+        seen = []
+        for params in expand(axes):
+            kept = {key: value for key, value in params.items() if key not in dropped}
+            for each in ({**kept, **override} for override in expand(chosen)):
+                auto = merged(defaults, each).get("tau") == AUTO
+                for one in [{**each, "tau": tau} for tau in auto_tau.taus] if auto else [each]:
+                    if (one, auto) not in seen:
+                        seen.append((one, auto))
+                        method = make(f"grid.methods.{name}", merged(defaults, one))
+                        rule = auto_tau.to_json() if auto else ""
+                        methods.append(NamedMethod(str(name), method, one, rule))
+    if missing := set(overrides) - used:
+        raise ValueError(f"{', '.join(sorted(missing))}: no method of the grid has this parameter")
+    return methods
+
+
+def plan_job(job: Job) -> Plan:
+    """Plan the whole job; of the model only tokenizers and scheduler are read, of the metrics their names."""
+    if any(named.auto_tau for named in job.methods):
+        job.auto_tau.check([name for metric in job.metrics for name in metric.names], directions(job.metrics))
+    return make_plan(
+        job.dataset.load(),
+        job.seeds,
+        job.methods,
+        ModelFacts.of(job.model, job.sampling.num_inference_steps),
+        job.sampling,
+        job.inversions,
+    )
+
+
+def told_plan(job: Job, timed: bool) -> str:
+    """Return what a plan's whole and rest cost, and where it would run; with `timed`, for how long.
+
+    Only for the time the model is loaded and tried.
+    """
+    from experiments.running.generate import remaining
+
+    whole = plan_job(job)
+    left = remaining(shard(whole, *job.shard), job.run_dir)
+    lines = [describe(whole, left), places(job.model, job.metrics)]
+    lines.append(estimate(job.model, left) if timed else "estimate=true loads the model and tells the time")
+    return "\n".join(lines)
+
+
+def make_ready(job: Job) -> Ready:
+    """Check all that can be checked before computing, fetch what is missing, plan, load what is needed.
+
+    Raises ValueError and OSError, each in one line.
+    """
+    from experiments.running.generate import check_model, remaining
+    from experiments.scoring.score_run import check_metrics
+    from p2p.loading.pipeline_spec import Pipelines
+
+    for spec in (job.model, job.model.upscaler):
+        if spec is not None:
+            resolve_device(spec.device)
+    check_metrics(job.metrics, job.run_dir)
+    job.model.fetch()
+    for named in job.methods:
+        if isinstance(named.method, External):
+            named.method.spec.fetch()
+    whole = plan_job(job)
+    left = remaining(shard(whole, *job.shard), job.run_dir)
+    model = job.model.load() if left.groups else None
+    pipelines = Pipelines(model.device if model else "cpu")
+    if model is not None:
+        check_model(left, model)
+        pipelines.load(left.pipelines)
+    return Ready(whole, left, model, pipelines)
+
+
+def run(job: Job, ready: Ready, multirun: bool) -> int:
+    """Generate what is left, evaluate, summarise; return the number of groups that failed.
+
+    The tables are of the whole plan, whatever shard this is; of all that is in the store under multirun.
+    """
+    import pandas as pd
+
+    from experiments.planning.setting_rows import plan_settings
+    from experiments.running.generate import RunInfo, run_plan
+    from experiments.running.provenance import write_provenance
+    from experiments.scoring.score_run import evaluate_run
+    from results.store.records import has_records
+    from results.store.setting_rows import write_settings
+    from results.summary import summarise
+    from results.tables.auto_tau import CANDIDATE_TYPES, write_candidates
+
+    part = shard(ready.whole, *job.shard)
+    print(describe(part, ready.left))
+    others = [
+        {"method": named.name, **named.method.settings()}
+        for named in job.methods
+        if isinstance(named.method, External)
+    ]
+    config = {**job.config, "pipelines": others} if others else job.config
+    write_provenance(job.run_dir, config, job.model.identity())
+    failed = 0
+    if ready.model is not None:
+        info = RunInfo(job.run_dir, job.dataset.name, job.model.name, job.cache_dir)
+        failed = run_plan(ready.left, ready.model, info, ready.pipelines)
+    failed += evaluate_run(job.run_dir, job.metrics, part.keys())
+    if not has_records(job.run_dir):  # a shard without groups, on a fresh folder
+        print(job.run_dir)
+        return failed
+    settings = plan_settings(ready.whole, job.dataset.name, job.model.name)
+    write_settings(job.run_dir, settings)
+    candidates = pd.DataFrame(list(ready.whole.candidates), columns=list(CANDIDATE_TYPES))
+    if len(candidates):
+        write_candidates(job.run_dir, candidates)
+    summary = summarise(
+        job.run_dir,
+        settings=None if multirun else settings,
+        directions=directions(job.metrics),
+        candidates=None if multirun else candidates,
+        published=job.reference,
+        draw=job.plots,
+    )
+    if job.tracking is not None:
+        job.tracking.log_run(job.run_dir, job.config, summary.tables, summary.images)
+    print(summary.markdown)
+    if failed:
+        print(f"{failed} groups failed; the next call tries them again")
+    print(job.run_dir)
+    return failed
+
+
+def directions(metrics: Sequence[Metric]) -> dict[str, bool]:
+    """Return for each metric column that has a better direction whether higher is better."""
+    return {name: up for metric in metrics for name, up in metric.higher_is_better.items()}
