@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from evaluation.encoder import Encoder
 from evaluation.weights import require_files, require_hub
@@ -25,6 +24,8 @@ def load_hub(source: str | Path, device: str, batch_size: int) -> Encoder:
     tensors, gives other pixels. A prompt that does not fit is refused, where torchmetrics cuts it with a
     warning, the end token included.
     """
+    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
     model = CLIPModel.from_pretrained(source).eval().to(device)
     processor = CLIPImageProcessorPil.from_pretrained(source)
     tokenizer = CLIPTokenizer.from_pretrained(source)

@@ -1,7 +1,8 @@
 """An open_clip model with its preprocessing and tokenizer (Radford et al. 2021), by name or from a folder.
 
 Folder: `open_clip_config.json` ({"model_cfg", "preprocess_cfg"}), `open_clip_model.safetensors`, and the
-tokenizer's folder, which `text_cfg.hf_tokenizer_name` names relative to it.
+tokenizer's folder, which `text_cfg.hf_tokenizer_name` names relative to it. open_clip takes seconds to
+import, so only what loads a model does.
 """
 
 import json
@@ -10,15 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
-from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
-from open_clip.tokenizer import HFTokenizer
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
 from evaluation.batches import in_batches
 from evaluation.weights import require_files, require_hub, require_reachable
@@ -45,6 +40,8 @@ class Encoder:
         Images are rounded to 8 bits and go through open_clip's own transform of PIL images, which resizes,
         crops and normalises: that is part of the metric.
         """
+        from torchvision.transforms.functional import to_pil_image
+
         images = images.cpu()
 
         def encode(rows: Tensor) -> Tensor:
@@ -87,6 +84,9 @@ class Encoder:
 
 def load_pretrained(backbone: str, tag: str, device: str, batch_size: int) -> Encoder:
     """Load an open_clip model by name and pretrained tag; tag "random" gives seeded random weights."""
+    import open_clip
+    from open_clip.pretrained import get_pretrained_cfg
+
     if tag == RANDOM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -100,6 +100,9 @@ def load_pretrained(backbone: str, tag: str, device: str, batch_size: int) -> En
 
 def load_folder(folder: Path, device: str, batch_size: int) -> Encoder:
     """Load an open_clip model and its tokenizer from a folder, without a network."""
+    import open_clip
+    from open_clip.tokenizer import HFTokenizer
+
     text_cfg = _text_cfg(folder)
     model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
     tokenizer = HFTokenizer(
@@ -113,6 +116,10 @@ def load_folder(folder: Path, device: str, batch_size: int) -> Encoder:
 
 def check_pretrained(name: str, backbone: str, tag: str) -> None:
     """Raise if the name or the tag is unknown, or its weights are neither cached nor reachable."""
+    import open_clip
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+    from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+
     if backbone not in open_clip.list_models():
         raise ValueError(f"backbone is {backbone!r}; allowed: one of {', '.join(open_clip.list_models())}")
     if tag == RANDOM:
@@ -142,5 +149,7 @@ def _text_cfg(folder: Path) -> dict[str, Any]:
 
 
 def _encoder(model: Any, tokenizer: Callable[..., Tensor], device: str, batch_size: int) -> Encoder:
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
     transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
     return Encoder(model.eval().to(device), transform, tokenizer, model.context_length, device, batch_size)

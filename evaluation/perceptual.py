@@ -4,23 +4,21 @@ import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import lpips
 import torch
 from torch import Tensor
-from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights
 
-from evaluation import small_lpips
 from evaluation.batches import in_batches
 from evaluation.edits import Edits
 from evaluation.metric import Scores
 from evaluation.weights import require_files, require_reachable, weights_folder
 
-# What torchvision fetches for the package's `pretrained=True`.
+# What torchvision fetches for the package's `pretrained=True`; a test compares them with torchvision's own.
 _IMAGENET = {
-    "alex": AlexNet_Weights.IMAGENET1K_V1.url,
-    "vgg": VGG16_Weights.IMAGENET1K_V1.url,
-    "squeeze": SqueezeNet1_1_Weights.IMAGENET1K_V1.url,
+    "alex": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    "vgg": "https://download.pytorch.org/models/vgg16-397923af.pth",
+    "squeeze": "https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
 }
 # The last pooling of each trunk needs so many pixels.
 _SMALLEST_SIDE = {"alex": 31, "vgg": 16, "squeeze": 17}
@@ -58,6 +56,8 @@ class Lpips:
     def check(self) -> None:
         """Raise in one line if the weights cannot be had."""
         if self.folder is not None:
+            from evaluation import small_lpips
+
             require_files(self.name, self.folder, (small_lpips.CONFIG, small_lpips.WEIGHTS))
         elif self.pretrained == "imagenet":
             url = _IMAGENET[self.net]
@@ -68,10 +68,14 @@ class Lpips:
         self.model  # noqa: B018
 
     @cached_property
-    def model(self) -> lpips.LPIPS:
-        """The loaded model."""
+    def model(self) -> Any:
+        """The loaded lpips.LPIPS."""
+        import lpips
+
         self.check()
         if self.folder is not None:
+            from evaluation import small_lpips
+
             return small_lpips.load(self.folder).to(self.device)
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             # lpips 0.1.4 still calls torchvision by its old argument.
@@ -101,6 +105,8 @@ class Lpips:
 
     # The two halves of lpips.LPIPS.forward, so that the edits of one source share its features.
     def _features(self, images: Tensor) -> list[Tensor]:
+        import lpips
+
         scaled = self.model.scaling_layer(2 * images.to(self.device) - 1)
         return [lpips.normalize_tensor(maps) for maps in self.model.net(scaled)]
 

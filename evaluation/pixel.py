@@ -7,10 +7,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    structural_similarity_index_measure,
-)
 
 from evaluation.batches import double, in_batches
 from evaluation.edits import Edits
@@ -72,6 +68,8 @@ def ms_ssim_weights(side: int) -> tuple[float, ...]:
 
 def ssim(source: Tensor, edit: Tensor) -> Tensor:
     """Give the SSIM of each pair of images (N, 3, H, W) in [0, 1], a window or larger: (N,) float64."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     values = structural_similarity_index_measure(edit, source, data_range=1.0, reduction="none")
     assert isinstance(values, Tensor)
     return double(values)
@@ -89,6 +87,8 @@ def psnr(errors: Tensor) -> Tensor:
 
 def _compare(source: Tensor, edit: Tensor) -> Tensor:
     """Give SSIM, MS-SSIM and MSE, (N, 3), of images (N, 3, H, W)."""
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
     ms_ssim = multiscale_structural_similarity_index_measure(
         edit, source, data_range=1.0, reduction="none", betas=ms_ssim_weights(min(edit.shape[-2:]))
     )

@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import normalize, resize
-from transformers import ViTConfig, ViTModel
 
 from evaluation.batches import double, in_batches
 from evaluation.edits import Edits
@@ -77,6 +75,8 @@ class StructureDistance:
     @cached_property
     def model(self) -> Any:
         """The loaded model."""
+        from transformers import ViTConfig, ViTModel
+
         self.check()
         if self.pretrained == "random":
             with torch.random.fork_rng(devices=[]):
@@ -110,6 +110,8 @@ class StructureDistance:
 
     def _keys(self, images: Tensor) -> Tensor:
         """Return the last layer's keys of images (N, 3, H, W), unit vectors (N, 1 + patches, width)."""
+        from torchvision.transforms.functional import normalize, resize
+
         pixels = resize((images * 255).to(self.device), [SIDE], max_size=LONGEST, antialias=False)
         caught: list[Tensor] = []
         handle = self._key_projection.register_forward_hook(lambda module, given, keys: caught.append(keys))

@@ -352,7 +352,7 @@ def _inversions(config: Mapping[Any, Any]) -> list[Inversion | None]:
 
 
 def _instantiate(name: str, node: Any) -> Any:
-    """Return the object that a configuration describes. Raises ValueError, in one line, where it cannot be."""
+    """Return the object that a configuration describes. Raises ValueError where it cannot be."""
     target = str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
     if target in MOVED:
         raise ValueError(f"{name}: {target} is now {MOVED[target]}")

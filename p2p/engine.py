@@ -15,7 +15,6 @@ from torch import Tensor
 
 from p2p.attention.taking import check_layers
 from p2p.denoise import denoise
-from p2p.families.deepfloyd import DeepFloydUpscaler
 from p2p.families.model import Model
 from p2p.inversion import Inversion
 from p2p.loading.pipeline_spec import Pipelines
@@ -138,7 +137,7 @@ def generate(
 
 @torch.no_grad()
 def upscale(
-    upscaler: DeepFloydUpscaler,
+    upscaler: Model,
     groups: Sequence[Group],
     edited: Sequence[Edited],
     sampling: Sampling,

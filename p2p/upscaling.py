@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from p2p.denoise import denoise
-from p2p.families.deepfloyd import DeepFloydUpscaler
+from p2p.families.model import Model
 from p2p.methods.prompt_to_prompt import Condition, Trajectory
 from p2p.sampling import Calls, Sampling
 from p2p.source_path import SourcePath
@@ -21,7 +21,7 @@ from p2p.tree import build_tree
 
 
 def upscaled_latents(
-    model: DeepFloydUpscaler,
+    model: Model,
     trees: Sequence[Sequence[Trajectory]],
     images: Sequence[Tensor],
     sampling: Sampling,
@@ -53,9 +53,7 @@ def upscaled_states(tree: Sequence[Trajectory]) -> int:
     return len({trajectory.digest() for trajectory in tree})
 
 
-def _conditioned(
-    model: DeepFloydUpscaler, tree: Sequence[Trajectory], images: Tensor, noise: Tensor
-) -> list[Trajectory]:
+def _conditioned(model: Model, tree: Sequence[Trajectory], images: Tensor, noise: Tensor) -> list[Trajectory]:
     rows = model.condition(images, noise.expand(len(images), *noise.shape))
     conditions = [
         Condition({name: values[i] for name, values in rows.items()}, trajectory.digest())

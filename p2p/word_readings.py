@@ -1,6 +1,6 @@
 """What is read of the cross-attention while an image is made: which words, in which layers, at which steps.
 
-LocalBlend (blend.py) reads the maps that bound its area, `p2p.heat_maps.heat_maps` those a user asks for.
+LocalBlend (local_blend.py) reads the maps that bound its area, `p2p.heat_maps` those a user asks for.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 import ast
 from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,43 @@ def imports(package: str) -> dict[str, set[str]]:
     return {
         file.relative_to(ROOT).as_posix(): set(imported(file.read_text(encoding="utf-8"))) for file in files
     }
+
+
+def module(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def arrows(source: str, modules: set[str]) -> set[str]:
+    """Return which of the modules a file imports, at whatever depth, for types alone too."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{name.name}" for name in node.names}
+            found |= inner & modules or {node.module}
+    return found & modules
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_import_leads_back_to_where_it_began(package: str) -> None:
+    files = {module(file): file for file in sorted((ROOT / package).rglob("*.py"))}
+    graph = {name: arrows(file.read_text(encoding="utf-8"), set(files)) for name, file in files.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_a_circle_of_imports_is_seen() -> None:
+    both = {"p2p.a", "p2p.b"}
+    graph = {
+        "p2p.a": arrows("if TYPE_CHECKING:\n    from p2p.b import B", both),
+        "p2p.b": arrows("def f():\n    from p2p import a", both),
+    }
+    with pytest.raises(CycleError):
+        TopologicalSorter(graph).prepare()
 
 
 @pytest.mark.parametrize("package", LEAVES)

@@ -10,7 +10,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
 from experiments.bench.measuring import Clock
-from p2p.families import Model
+from p2p.families.model import Model
 
 
 @dataclass

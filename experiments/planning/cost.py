@@ -14,8 +14,7 @@ from torch import Tensor
 
 from experiments.planning.plan import Plan
 from p2p.devices import resolve_device
-from p2p.families import DeepFloydUpscaler, Model
-from p2p.families.model import stack_rows
+from p2p.families.model import Model, stack_rows
 from p2p.loading.model_spec import ModelSpec
 from p2p.memory import attempt
 
@@ -99,7 +98,7 @@ def _seconds(model: Model, rows: int, small: Tensor | None) -> float:
     """Return how long one call of the denoiser takes."""
     latents = torch.zeros(rows, *model.latent_shape, device=model.device, dtype=model.dtype)
     row = dict(model.encode_prompt(""))
-    if isinstance(model, DeepFloydUpscaler) and small is not None:
+    if small is not None:
         condition = model.condition(small, torch.zeros_like(latents[:1]))
         row |= {name: values[0] for name, values in condition.items()}
     conditioning = stack_rows([row] * rows)

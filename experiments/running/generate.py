@@ -25,7 +25,7 @@ from experiments.planning.setting_rows import given, labels
 from experiments.running.inversion_cache import kept_paths
 from p2p.attention.taking import check_layers
 from p2p.engine import Edited, batches, generate
-from p2p.families import Model
+from p2p.families.model import Model
 from p2p.loading.pipeline_spec import Pipelines
 from p2p.sampling import Calls
 from results.store.records import RECORD_IDENTITY, has_records, load_records, write_records

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from p2p.engine import Group, source_paths
-from p2p.families import Model
+from p2p.families.model import Model
 from p2p.sampling import Calls, Sampling
 from p2p.source_path import Shrink, SourcePath
 

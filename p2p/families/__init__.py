@@ -1,39 +1,28 @@
-"""One small adapter per family of models; `FAMILIES` finds it by the name of diffusers' pipeline class."""
+"""One small adapter per family of models; `family_of` finds it by the name of diffusers' pipeline class.
 
-from p2p.families.deepfloyd import DeepFloyd, DeepFloydUpscaler
-from p2p.families.flux import Flux
-from p2p.families.latent_diffusion import LatentDiffusion
-from p2p.families.model import Model
-from p2p.families.pixart import PixArtAlpha, PixArtSigma
-from p2p.families.stable_diffusion import StableDiffusion
-from p2p.families.stable_diffusion_3 import StableDiffusion3
-from p2p.families.stable_diffusion_xl import StableDiffusionXL
+A family's file is imported when it is asked for: diffusers' pipelines take seconds to import.
+"""
 
-FAMILIES: dict[str, type[Model]] = {
-    family.pipeline_class.__name__: family
-    for family in (
-        StableDiffusion,
-        StableDiffusionXL,
-        StableDiffusion3,
-        LatentDiffusion,
-        DeepFloyd,
-        DeepFloydUpscaler,
-        PixArtAlpha,
-        PixArtSigma,
-        Flux,
-    )
+from importlib import import_module
+from typing import Any
+
+FAMILIES = {
+    "StableDiffusionPipeline": "stable_diffusion.StableDiffusion",
+    "StableDiffusionXLPipeline": "stable_diffusion_xl.StableDiffusionXL",
+    "StableDiffusion3Pipeline": "stable_diffusion_3.StableDiffusion3",
+    "LDMTextToImagePipeline": "latent_diffusion.LatentDiffusion",
+    "IFPipeline": "deepfloyd.DeepFloyd",
+    "IFSuperResolutionPipeline": "deepfloyd.DeepFloydUpscaler",
+    "PixArtAlphaPipeline": "pixart.PixArtAlpha",
+    "PixArtSigmaPipeline": "pixart.PixArtSigma",
+    "FluxPipeline": "flux.Flux",
 }
+"""The file and the class of this folder, by diffusers' pipeline class."""
 
-__all__ = [
-    "FAMILIES",
-    "DeepFloyd",
-    "DeepFloydUpscaler",
-    "Flux",
-    "LatentDiffusion",
-    "Model",
-    "PixArtAlpha",
-    "PixArtSigma",
-    "StableDiffusion",
-    "StableDiffusion3",
-    "StableDiffusionXL",
-]
+
+def family_of(pipeline: str) -> Any:
+    """Return the adapter, a child of `p2p.families.model.Model`. Raises ValueError where there is none."""
+    if pipeline not in FAMILIES:
+        raise ValueError(f"pipeline: {pipeline!r} is not one of {', '.join(FAMILIES)}")
+    file, _, name = FAMILIES[pipeline].partition(".")
+    return getattr(import_module(f"p2p.families.{file}"), name)

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
-from diffusers import IFPipeline, IFSuperResolutionPipeline
 from diffusers.models.attention_processor import Attention, AttnAddedKVProcessor, AttnAddedKVProcessor2_0
 from torch import Tensor
 from torch.nn.functional import interpolate, scaled_dot_product_attention
@@ -65,7 +64,7 @@ class DeepFloyd(UNetModel):
     self_max_side: int = 16
     blend_side: int = 16
 
-    pipeline_class: ClassVar[Any] = IFPipeline
+    pipeline_name: ClassVar[str] = "IFPipeline"
     load_options: ClassVar[Mapping[str, Any]] = {
         "safety_checker": None,
         "feature_extractor": None,
@@ -128,7 +127,7 @@ class DeepFloydUpscaler(DeepFloyd):
 
     noise_level: ClassVar[int] = 250  # diffusers' default
 
-    pipeline_class: ClassVar[Any] = IFSuperResolutionPipeline
+    pipeline_name: ClassVar[str] = "IFSuperResolutionPipeline"
     load_options: ClassVar[Mapping[str, Any]] = {
         **DeepFloyd.load_options,
         "tokenizer": None,  # the base stage's is used

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import FluxPipeline
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch import Tensor
 
@@ -34,7 +33,7 @@ class Flux(LatentTransformer):
     self_max_side: int = 64
     blend_side: int = 64
 
-    pipeline_class: ClassVar[Any] = FluxPipeline
+    pipeline_name: ClassVar[str] = "FluxPipeline"
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer_2": 512}
     patch_size: ClassVar[int] = 2
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from diffusers import LDMTextToImagePipeline
 
 from p2p.families.model import Conditioning
 from p2p.families.stable_diffusion import StableDiffusion
@@ -23,7 +22,7 @@ class LatentDiffusion(StableDiffusion):
     self_max_side: int = 16
     blend_side: int = 16
 
-    pipeline_class: ClassVar[Any] = LDMTextToImagePipeline
+    pipeline_name: ClassVar[str] = "LDMTextToImagePipeline"
     load_options: ClassVar[Mapping[str, Any]] = {"use_safetensors": None}  # the published weights are not
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": 77}
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+import diffusers
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from tokenizers.normalizers import Lowercase
@@ -24,9 +25,6 @@ from p2p.alignment import NoText, Tokenizers, encode
 from p2p.attention.injection import BatchInjection, injection_processors
 from p2p.attention.single_layers import NO_LAYERS, UNetLayers
 from p2p.schedulers import set_timesteps
-
-if TYPE_CHECKING:
-    from p2p.families.deepfloyd import DeepFloydUpscaler
 
 Conditioning = Mapping[str, Tensor]
 """What the denoiser is told of prompts, by the family's own names; a batch of rows, or one row alone."""
@@ -45,9 +43,9 @@ class Model(ABC):
     blend_side: int
     height: int | None = None  # of images; None: the denoiser's own
     width: int | None = None
-    upscaler: DeepFloydUpscaler | None = None  # runs on the images of this model
+    upscaler: Model | None = None  # runs on the images of this model
 
-    pipeline_class: ClassVar[Any]
+    pipeline_name: ClassVar[str]  # of diffusers' class
     load_options: ClassVar[Mapping[str, Any]] = {}  # of the pipeline class's from_pretrained
     half_precision: ClassVar[str] = "float16"  # what it computes in on a GPU where nothing else is asked for
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": None}
@@ -65,6 +63,11 @@ class Model(ABC):
                     f"{name}: {getattr(self, name)} is no side of an attention layer, "
                     f"allowed are {', '.join(map(str, sides))}"
                 )
+
+    @classmethod
+    def pipeline_class(cls) -> Any:
+        """Return diffusers' class; importing it takes seconds."""
+        return getattr(diffusers, cls.pipeline_name)
 
     @property
     def denoiser(self) -> Any:
@@ -111,6 +114,14 @@ class Model(ABC):
         None is that of a text encoder that is left out.
         """
         return tuple(_as_used(tokenizers[name], n, cls.lower_case) for name, n in cls.text_blocks.items())
+
+    def condition(self, images: Tensor, noise: Tensor) -> Conditioning:
+        """Return one row for each of the smaller images (N, 3, height, width) in [0, 1] that are enlarged.
+
+        `noise` (N, channels, height, width) is in the upscaler's own size. Raises TypeError for a model that
+        enlarges no images.
+        """
+        raise TypeError(f"{type(self).__name__}: is no upscaler, so takes no images")
 
     @property
     @abstractmethod

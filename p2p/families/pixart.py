@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline
 from torch import Tensor
 
 from p2p.attention.injection import BatchInjection
@@ -26,7 +25,7 @@ class PixArtAlpha(LatentTransformer):
     self_max_side: int = 64
     blend_side: int = 64
 
-    pipeline_class: ClassVar[Any] = PixArtAlphaPipeline
+    pipeline_name: ClassVar[str] = "PixArtAlphaPipeline"
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": 120}
     lower_case: ClassVar[bool] = True
 
@@ -71,5 +70,5 @@ class PixArtAlpha(LatentTransformer):
 class PixArtSigma(PixArtAlpha):
     """PixArt-Sigma: as Alpha, for longer prompts."""
 
-    pipeline_class: ClassVar[Any] = PixArtSigmaPipeline
+    pipeline_name: ClassVar[str] = "PixArtSigmaPipeline"
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": 300}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from p2p.families.autoencoder import decode_latents, encode_images
@@ -22,7 +21,7 @@ class StableDiffusion(UNetModel):
     self_max_side: int = 32
     blend_side: int = 16
 
-    pipeline_class: ClassVar[Any] = StableDiffusionPipeline
+    pipeline_name: ClassVar[str] = "StableDiffusionPipeline"
     load_options: ClassVar[Mapping[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
 
     @property

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from diffusers import StableDiffusion3Pipeline
 from diffusers.models.attention_processor import JointAttnProcessor2_0
 from torch import Tensor
 
@@ -31,7 +30,7 @@ class StableDiffusion3(LatentTransformer):
     self_max_side: int = 64
     blend_side: int = 64
 
-    pipeline_class: ClassVar[Any] = StableDiffusion3Pipeline
+    pipeline_name: ClassVar[str] = "StableDiffusion3Pipeline"
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": None, "tokenizer_3": 256}
     can_leave_out: ClassVar[Sequence[str]] = ("text_encoder_3",)
 

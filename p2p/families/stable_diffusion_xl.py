@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from diffusers import StableDiffusionXLPipeline
 
 from p2p.families.model import Conditioning
 from p2p.families.stable_diffusion import StableDiffusion
@@ -25,7 +24,7 @@ class StableDiffusionXL(StableDiffusion):
     self_max_side: int = 32
     blend_side: int = 32
 
-    pipeline_class: ClassVar[Any] = StableDiffusionXLPipeline
+    pipeline_name: ClassVar[str] = "StableDiffusionXLPipeline"
     load_options: ClassVar[Mapping[str, Any]] = {"add_watermarker": False}
 
     def __post_init__(self) -> None:

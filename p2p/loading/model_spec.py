@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,12 +21,13 @@ from transformers import AutoTokenizer, CLIPTokenizer
 
 from p2p.alignment import Tokenizers
 from p2p.devices import default_dtype, exact_float32, resolve_device
-from p2p.families import FAMILIES, DeepFloyd, DeepFloydUpscaler, Model
-from p2p.families.model import encoder_of, tokenizer_of
+from p2p.families import family_of
+from p2p.families.model import Model, encoder_of, tokenizer_of
 from p2p.loading.loras import Lora, load_loras
 from p2p.memory import attempt
 from p2p.schedulers import check_settings, new_scheduler, scheduler_class
 
+UPSCALED = ("IFPipeline", "IFSuperResolutionPipeline")
 SHARED = ("tokenizer", "text_encoder")  # by a model and its upscaler
 ZEROS = "force_zeros_for_empty_prompt"  # SDXL's model_index.json says what an empty negative prompt is
 SEMANTICS_VERSION = 3  # raised whenever the same edit would give other pixels
@@ -66,17 +67,15 @@ class ModelSpec:
     leave_out: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if self.pipeline not in FAMILIES:
-            raise ValueError(f"pipeline: {self.pipeline!r} is not one of {', '.join(FAMILIES)}")
         if unknown := set(self.leave_out) - set(self.family.can_leave_out):
             allowed = ", ".join(self.family.can_leave_out) or "none"
             raise ValueError(f"leave_out: {sorted(unknown)} of {self.pipeline}, allowed are {allowed}")
-        if self.upscaler and (self.family, self.upscaler.family) != (DeepFloyd, DeepFloydUpscaler):
+        if self.upscaler and (self.pipeline, self.upscaler.pipeline) != UPSCALED:
             raise ValueError(
                 f"upscaler: {self.upscaler.pipeline} of a {self.pipeline}, allowed is "
                 "IFSuperResolutionPipeline of an IFPipeline"
             )
-        if self._loras() and not hasattr(self.family.pipeline_class, "load_lora_weights"):
+        if self._loras() and not hasattr(self.family.pipeline_class(), "load_lora_weights"):
             raise ValueError(f"loras: {self.pipeline} of diffusers takes none")
         device = resolve_device(self.device, elsewhere=True)
         if self.dtype is None:
@@ -93,7 +92,8 @@ class ModelSpec:
     @property
     def family(self) -> type[Model]:
         """The adapter class."""
-        return FAMILIES[self.pipeline]
+        family: type[Model] = family_of(self.pipeline)
+        return family
 
     def _loras(self) -> list[Lora]:
         return [Lora.of(entry) for entry in self.loras]
@@ -171,7 +171,7 @@ class ModelSpec:
         if plain_folder(self.path) is not None:
             return
         try:
-            self._checked(self.family.pipeline_class.download, self.path, **self._options)
+            self._checked(self.family.pipeline_class().download, self.path, **self._options)
         except OSError:
             if self.local_folder() is None:
                 raise
@@ -208,7 +208,7 @@ class ModelSpec:
         if device.type == "cuda":
             exact_float32()
         pipeline = self._checked(
-            self.family.pipeline_class.from_pretrained,
+            self.family.pipeline_class().from_pretrained,
             self.local_folder() or self.path,
             dtype=getattr(torch, str(self.dtype)),
             **{**self._options, **self._left_out, **(components or {})},
@@ -222,7 +222,7 @@ class ModelSpec:
                 part.requires_grad_(False).eval()
         upscaler = self.upscaler and self.upscaler.load({name: getattr(pipeline, name) for name in SHARED})
         sides = self.self_max_side, self.blend_side
-        return self.family(pipeline, *sides, self.height, self.width, cast(DeepFloydUpscaler, upscaler))
+        return self.family(pipeline, *sides, self.height, self.width, upscaler)
 
     def _checked(self, get: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -243,7 +243,7 @@ def plain_folder(path: str) -> Path | None:
     return next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
 
 
-def local_folder(path: str, pipeline_class: Any, options: Mapping[str, Any]) -> Path | None:
+def local_folder(path: str, pipeline_class: Callable[[], Any], options: Mapping[str, Any]) -> Path | None:
     """Return a pipeline's folder on this machine, or None where it would have to be fetched.
 
     Of a name on the model hub it is the one that diffusers' `download` with these options leaves behind; what
@@ -252,7 +252,7 @@ def local_folder(path: str, pipeline_class: Any, options: Mapping[str, Any]) -> 
     if (folder := plain_folder(path)) is not None:
         return folder
     try:
-        folder = Path(pipeline_class.download(path, local_files_only=True, **options))
+        folder = Path(pipeline_class().download(path, local_files_only=True, **options))
         left_out = {name for name, value in options.items() if value is None}
         return folder if _whole(folder, left_out) else None
     except (OSError, ValueError):

@@ -15,7 +15,6 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
 from torch import nn
 
 from p2p.loading.model_spec import hash_files, local_folder, plain_folder
@@ -39,7 +38,7 @@ class PipelineSpec:
 
     def __post_init__(self) -> None:
         kind = getattr(diffusers, str(self.pipeline), None)
-        if not (isinstance(kind, type) and issubclass(kind, DiffusionPipeline)):
+        if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
             raise ValueError(
                 f"pipeline: {self.pipeline!r} is no pipeline of diffusers, allowed are classes that it "
                 "exports, such as StableDiffusionInstructPix2PixPipeline"
@@ -66,7 +65,7 @@ class PipelineSpec:
 
     def local_folder(self) -> Path | None:
         """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
-        return local_folder(self.path, self.kind, self._options)
+        return local_folder(self.path, lambda: self.kind, self._options)
 
     def fetch(self) -> None:
         """Bring the weights to this machine, so that `identity` speaks of them. Raises OSError in one line.

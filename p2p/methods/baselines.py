@@ -1,7 +1,7 @@
 """What Prompt-to-Prompt is compared with: the fixed-seed image of the target prompt, and SDEdit.
 
-Both have what a method needs (`p2p.methods.prompt_to_prompt.Method`), as `p2p.methods.prompt_to_prompt.PromptToPrompt` does: the class variables
-`name` and `uses_mask` (whether it is given the pair's mask), and `trajectory(...)`.
+Both have what a method needs (`p2p.methods.prompt_to_prompt.Method`): the class variables `name` and
+`uses_mask` (whether it is given the pair's mask), and `trajectory(...)`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pictures of heat-maps: an image and, beside it, where each word of its prompt is attended to.
 
-Arrays in, a matplotlib Figure out; `p2p.heat_maps` makes the arrays (Hertz et al. 2022, Fig. 4).
+Arrays in, a matplotlib Figure out; `p2p.word_heat_maps` makes the arrays (Hertz et al. 2022, Fig. 4).
 """
 
 from collections.abc import Sequence

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from evaluation import Edits, WeightsUnavailable, small_lpips
-from evaluation.perceptual import Lpips
+from evaluation.perceptual import _IMAGENET, Lpips
 from evaluation.small_lpips import SmallBackbone, SmallLpips
 from tests.evaluation.pictures import changed, edits_of, pictures, rows_of
 
@@ -154,3 +154,10 @@ def test_weights_that_cannot_be_had_are_said_in_one_line(
     metric.check()
     with pytest.raises(WeightsUnavailable, match="lpips_tiny@1: .* lacks lpips.json, lpips.safetensors"):
         Lpips("tiny", folder=tmp_path).load()
+
+
+def test_the_addresses_are_those_that_torchvision_fetches_from() -> None:
+    from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights
+
+    kinds = {"alex": AlexNet_Weights, "vgg": VGG16_Weights, "squeeze": SqueezeNet1_1_Weights}
+    assert {name: kind.IMAGENET1K_V1.url for name, kind in kinds.items()} == _IMAGENET

@@ -26,7 +26,7 @@ from p2p import (
 )
 from p2p.attention.single_layers import DecoderBlock, LayerInjection, UNetLayers
 from p2p.engine import plan_evaluations, source_paths, tree_latents
-from p2p.families import FAMILIES
+from p2p.families import FAMILIES, family_of
 from p2p.methods.prompt_to_prompt import Trajectory
 from tests.p2p.side_by_side import LAYERS
 
@@ -177,7 +177,7 @@ def test_where_the_rule_cannot_apply_the_error_says_what_can() -> None:
 def test_only_unets_with_a_softmax_for_self_attention_have_single_layers(
     calm_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    having = [name for name, family in FAMILIES.items() if family.single_layers]
+    having = [name for name in FAMILIES if family_of(name).single_layers]
     assert having == ["StableDiffusionPipeline", "StableDiffusionXLPipeline", "LDMTextToImagePipeline"]
     monkeypatch.setattr(StableDiffusion, "single_layers", False)
     fresh = StableDiffusion(calm_model.pipeline, self_max_side=16, blend_side=16)
