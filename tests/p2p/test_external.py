@@ -36,6 +36,8 @@ from p2p.pipelines import PipelineSpec
 from p2p.placeholders import filled
 from tests.tiny_pipelines import NO_CHECKER, save_instruct_pix2pix, save_ledits_pp
 
+pytestmark = pytest.mark.xdist_group("external")
+
 SOURCE, TARGET, COMMAND = "a cat on a bench", "a dog on a bench", "make the cat a dog"
 SAMPLING = Sampling(num_inference_steps=6, guidance_scale=5.0)
 FOLLOW: dict[str, Any] = {
