@@ -94,6 +94,7 @@ class Job:
     auto_tau: AutoTau
     inversions: list[Inversion | None]
     cache_dir: Path
+    plots: bool
     config: dict[str, Any]
 
 
@@ -141,7 +142,7 @@ def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
 def evaluate(arguments: list[str]) -> int:
     """Score a folder of images with the configured metrics; return the exit code."""
     given, table, overrides = score_folder.parse(arguments)
-    allowed = ["metrics", "metrics_device", "reference", *(["dataset"] if table is None else [])]
+    allowed = ["metrics", "metrics_device", "reference", "plots", *(["dataset"] if table is None else [])]
     for override in overrides:
         if re.split(r"[.=@]", override.lstrip("+~"))[0] not in allowed:
             raise ValueError(f"{override!r}: changes nothing here, allowed are {', '.join(allowed)}")
@@ -151,7 +152,7 @@ def evaluate(arguments: list[str]) -> int:
     assert isinstance(plain, dict)
     chosen = {key: plain[key] for key in ("metrics", "reference", *(["dataset"] if table is None else []))}
     metrics = list((_instantiate("metrics", chosen["metrics"]) or {}).values())
-    published = _reference(chosen["reference"])
+    published, draw = _reference(chosen["reference"]), _plots(plain["plots"])
     if "unusable_blend_words" in chosen.get("dataset", {}):  # they bound edits, and none is made here
         chosen["dataset"] = {**chosen["dataset"], "unusable_blend_words": "drop"}
     dataset = table or _instantiate("dataset", chosen["dataset"])
@@ -166,7 +167,7 @@ def evaluate(arguments: list[str]) -> int:
         score_folder.MODEL,
     )
     directions = {name: up for metric in metrics for name, up in metric.higher_is_better.items()}
-    print(summarise(given.run_dir, directions=directions, published=published).markdown)
+    print(summarise(given.run_dir, directions=directions, published=published, draw=draw).markdown)
     print(given.run_dir)
     return 1 if failed else 0
 
@@ -230,7 +231,9 @@ def build(config: DictConfig) -> Job:
         auto_tau=made["auto_tau"],
         inversions=_inversions(plain),
         cache_dir=Path(plain["cache_dir"] or Path(config.run_dir).parent / ".cache"),
-        config={str(key): value for key, value in plain.items()},
+        plots=_plots(plain["plots"]),
+        # A tracker tells runs apart by this, and a run that is drawn later is the same run.
+        config={str(key): value for key, value in plain.items() if key != "plots"},
     )
 
 
@@ -238,6 +241,12 @@ def _reference(names: Any) -> list[str]:
     chosen = [names] if isinstance(names, str) else list(names or [])
     load_reference(chosen)
     return chosen
+
+
+def _plots(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"plots: {value!r} is not true or false")
+    return value
 
 
 def _methods(config: Mapping[Any, Any], auto_tau: AutoTau) -> list[NamedMethod]:
@@ -374,6 +383,7 @@ def run(job: Job, whole: Plan, left: Plan, model: Model | None, pipelines: Pipel
         directions=_directions(job),
         candidates=None if multirun else candidates,
         published=job.reference,
+        draw=job.plots,
     )
     if job.tracking is not None:
         job.tracking.log_run(job.run_dir, job.config, summary.tables, summary.images)
