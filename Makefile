@@ -34,9 +34,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(BIN)/p2p-bench run experiment=quickstart $(ARGS)
 
-# A file stays in one process, as its tests share runs and models.
+# Tests are free to spread, but for the files that name an xdist_group: what they share takes long to make.
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
 check: $(STAMP)
 	@$(BIN)/ruff check $(CODE)

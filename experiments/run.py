@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -93,13 +94,44 @@ def main() -> None:
                 "hydra/job_logging=none",
                 "hydra/hydra_logging=none",
             ]
-        task = _run if command == "run" else _plan
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+        _with_hydra(_run if command == "run" else _plan)
     else:
         known = ["run", "plan", "ls", *COMMANDS]
         near, allowed = _nearest(command, known), ", ".join(known)
         print(f"p2p-bench: unknown command {command!r}{near}, allowed are {allowed}", file=sys.stderr)
         sys.exit(2)
+
+
+def _with_hydra(task: Callable[[DictConfig], None]) -> None:
+    """Compose the configuration of the command line and give it to the task, under multirun each of several."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and are told in one line
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {_composing(error)}", file=sys.stderr)
+        sys.exit(2)
+    except JobFailed:  # under multirun; told where it happened
+        sys.exit(1)
+
+
+class JobFailed(Exception):
+    """A job of a multirun could not be run, or groups of it failed."""
+
+
+def _composing(error: Exception) -> str:
+    """Return in one line why a configuration could not be composed, and the nearest thing there is."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        near, allowed = _nearest(name, error.options), ", ".join(error.options)
+        return f"{group}={name}: there is none{near}, allowed are {allowed}"
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+        level, _, key = str(cause.full_key or "").rpartition(".")
+        known = [*map(str, cause.parent_node), *(() if level else GROUPS)]
+        level = f"{level}." if level else ""
+        return f"{level}{key}: no key of the configuration{_nearest(key, known, level)}"
+    told = " ".join(line.strip() for line in str(error).splitlines() if line and "https:" not in line)
+    return f"{override}: {told}" if (override := getattr(error, "override", None)) else told
 
 
 def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
@@ -190,7 +222,7 @@ def _run(config: DictConfig) -> None:
     multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     failed = run(job, ready, multirun)
     if failed and multirun:
-        raise RuntimeError(f"{failed} groups failed, see the records")
+        raise JobFailed(f"{failed} groups failed, see the records")
     if failed:
         sys.exit(1)
 
@@ -212,7 +244,7 @@ def _sound(make: Callable[[], Any]) -> Any:
                 raise
         print(f"error: {error}", file=sys.stderr)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise ValueError(str(error).splitlines()[0]) from None
+            raise JobFailed(str(error).splitlines()[0]) from None
         sys.exit(2)
 
 

@@ -43,13 +43,15 @@ def summarise(
     directions: Mapping[str, bool] | None = None,
     candidates: pd.DataFrame | None = None,
     published: Collection[str] = (),
+    draw: bool = True,
 ) -> Summary:
     """Write `tables/`, `plots/`, `strips/` under `run_dir`; return them and the main table as Markdown.
 
     `settings` (`results.store.setting_rows`) limits it to one plan's rows, where the folder holds more. `directions`
     says for metrics of unknown name whether higher is better. `candidates` of `tau: auto` are by default
     those of every plan in the folder. `published` names tables of published numbers (`results.tables.published`) to
-    show beside the run's own, in `tables/published`. FileNotFoundError where the run has no records.
+    show beside the run's own, in `tables/published`. Without `draw` there are tables alone; plots and strips
+    of an earlier call stay as they were. FileNotFoundError where the run has no records.
     """
     run_dir = Path(run_dir)
     records = load(run_dir)
@@ -71,11 +73,12 @@ def summarise(
         for name, table in made.items()
         for path in writers.write_table(table, run_dir / "tables" / name, directions)
     ]
-    figures = _plots(run_dir / "plots", made["main"], directions)
+    figures = _plots(run_dir / "plots", made["main"], directions) if draw else []
     if len(chosen):
         paths.append(auto_tau.write_chosen(run_dir, chosen))
+    if len(chosen) and draw:
         figures += drawing.save(plots.chosen_taus(chosen), run_dir / "plots" / "auto_tau")
-    pictures = _strips(run_dir, shown)
+    pictures = _strips(run_dir, shown) if draw else []
     text = state(images) + auto_tau.describe(chosen)
     if metrics:
         plain = made["main"][is_plain(made["main"])]
@@ -85,7 +88,7 @@ def summarise(
     if truths := truth.truth_columns(metrics):
         ranks = truth.rank_correlations(frame, truths, [m for m in metrics if m not in truths], directions)
         paths += truth.write_correlations(ranks, run_dir / "tables" / "correlations")
-        figures += _truth_plots(run_dir / "plots", made["main"], ranks, directions)
+        figures += _truth_plots(run_dir / "plots", made["main"], ranks, directions) if draw else []
         text += "\nWhich metric ranks settings as the truth does: see tables/correlations.md.\n"
     if published:
         comparison = reference.compare(made["main"], reference.load_reference(published))

@@ -17,6 +17,8 @@ from evaluation import Edits, WeightsUnavailable, encoder
 from evaluation.clip import Clip
 from tests.evaluation.pictures import edits_of, rows_of
 
+pytestmark = pytest.mark.xdist_group("clip")
+
 COLUMNS = tuple(f"clip_{kind}_tiny@1" for kind in ("source", "target", "directional", "image"))
 
 

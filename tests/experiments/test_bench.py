@@ -23,6 +23,8 @@ from experiments.bench.shapes import SHAPES, random_pipeline
 from p2p import Calls, Group, Model, Sampling
 from p2p.engine import generate, plan_evaluations
 
+pytestmark = pytest.mark.xdist_group("bench")
+
 CLOCK = Clock(torch.device("cpu"))
 OWN_KEYS = {
     "sweep_speedup", "sweep_vs_bound", "naive_vs_diffusers_step", "overhead",

@@ -1,7 +1,6 @@
 """`p2p-bench export`: InstructPix2Pix's layout, filtered by stored metrics; what passes and what is told."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import experiments.run
 from experiments.export import export, instruct
 from results.store.records import RECORD_TYPES, load_records, write_metrics, write_records
+from tests.experiments.command import Cli
 
 CLIP = ("clip_source", "clip_target", "clip_directional", "clip_image")
 PAIRS = {
@@ -180,17 +179,9 @@ def test_a_folder_that_holds_something_is_not_written_to(run_dir: Path) -> None:
         export(run_dir, run_dir, {})
 
 
-def test_the_command(
-    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(cli: Cli, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def call(out: str, *minimums: str) -> int:
-        monkeypatch.setattr(
-            sys, "argv", ["p2p-bench", "export", str(run_dir), str(tmp_path / out), *minimums]
-        )
-        with pytest.raises(SystemExit) as stop:
-            experiments.run.main()
-        assert isinstance(stop.value.code, int)
-        return stop.value.code
+        return cli("export", str(run_dir), str(tmp_path / out), *minimums)
 
     assert call("all", "--min", "clip_image=0.9", "clip_directional=0.05") == 0
     assert "4 edits of 2 prompts" in capsys.readouterr().out

@@ -1,27 +1,25 @@
 """Masks from a user's table to the columns of PIE-Bench: each pair is scored inside its own mask."""
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-import experiments.run
 from experiments.datasets.pair import Pair
 from experiments.inputs.masks import check_sizes, mask_digest, read_mask
 from experiments.inputs.real_images import RealImage
 from experiments.running.generate import read_png
 from results.store.records import load, load_records
+from tests.experiments.command import p2p_bench
 
 MSE, PSNR = "pie/mse_unedit@1", "pie/psnr_unedit@1"
 
 
 @pytest.fixture
-def bench(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def bench(tiny_folder: Path, tmp_path: Path) -> Callable[..., int]:
     """Run `p2p-bench` in this process on a table of pairs; return its exit code."""
 
     def call(pairs: pd.DataFrame, command: str = "run", more: Sequence[str] = ()) -> int:
@@ -31,16 +29,10 @@ def bench(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             *("sampling.num_inference_steps=2", "dataset=table", f"dataset.path={tmp_path / 'pairs.csv'}"),
             *("grid=tau", "grid.seeds=[0]", "grid.methods.p2p.tau=[0]", "~grid.methods.fixed_seed"),
             f"run_dir={tmp_path / 'run'}",
-            *("metrics=pie_embedded", "~metrics.clip", "~metrics.lpips"),
+            *("metrics=pie_embedded", "~metrics.clip", "~metrics.lpips", "plots=false"),
             *more,
         ]
-        monkeypatch.setattr(sys, "argv", ["p2p-bench", command, *arguments])
-        GlobalHydra.instance().clear()
-        try:
-            experiments.run.main()
-        except SystemExit as stop:
-            return stop.code if isinstance(stop.code, int) else 1
-        return 0
+        return p2p_bench(command, *arguments)
 
     return call
 

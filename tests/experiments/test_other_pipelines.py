@@ -3,13 +3,11 @@ the PIE-Bench comparison that they join.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -18,30 +16,10 @@ from experiments.datasets.pie_miniature import write
 from experiments.running.generate import read_png
 from p2p import External
 from results.store.records import load, load_records
+from tests.experiments.command import Cli, forbid_generating
 from tests.tiny_pipelines import save_instruct_pix2pix, save_ledits_pp
 
-Cli = Callable[..., int]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Call `p2p-bench` in this process; return its exit code."""
-
-    def call(*arguments: str) -> int:
-        monkeypatch.setattr("sys.argv", ["p2p-bench", *arguments])
-        GlobalHydra.instance().clear()
-        try:
-            experiments.run.main()
-        except SystemExit as stop:
-            return stop.code if isinstance(stop.code, int) else 1
-        return 0
-
-    return call
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    return tmp_path / "run"
+pytestmark = pytest.mark.xdist_group("other_pipelines")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +32,8 @@ def embedded(folder: Path, run_dir: Path) -> list[str]:
     """Overrides for InstructPix2Pix, and nothing else, on the embedded model."""
     return [
         *("device=cpu", "sampling.num_inference_steps=3", "grid=single", "~grid.methods.p2p"),
-        *(f"+grid.methods.instruct_pix2pix.path={folder}", "metrics=pixel", f"run_dir={run_dir}"),
+        *(f"+grid.methods.instruct_pix2pix.path={folder}", "metrics=pixel", "plots=false"),
+        f"run_dir={run_dir}",
     ]
 
 
@@ -87,11 +66,8 @@ def test_a_generated_source_is_edited_recorded_scored_and_resumed(
     [pipeline] = call["config"]["pipelines"]
     assert (pipeline["method"], pipeline["path"]) == ("instruct_pix2pix", str(folder))
 
-    def fail(*_: object) -> None:
-        raise AssertionError("nothing was left to generate")
-
     with monkeypatch.context() as patch:
-        patch.setattr(experiments.run, "run_plan", fail)
+        forbid_generating(patch)
         assert cli("run", *both) == 0
 
 
@@ -179,7 +155,7 @@ def test_the_pie_bench_comparison_plans_without_the_weights(
 
 def test_the_pie_bench_comparison_runs_in_miniature(cli: Cli, tmp_path: Path, run_dir: Path) -> None:
     data = [f"dataset.path={tmp_path / 'data'}", "dataset.per_category=1", "dataset.limit=2"]
-    few = ["device=cpu", "sampling.num_inference_steps=4", f"run_dir={run_dir}"]
+    few = ["device=cpu", "sampling.num_inference_steps=4", "plots=false", f"run_dir={run_dir}"]
     assert cli("run", "experiment=pie_bench_miniature", *data, *few) == 0
     records = load(run_dir)
     p2p = records[records["method"] == "p2p"]

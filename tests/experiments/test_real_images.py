@@ -1,41 +1,21 @@
 """Real images end to end on the tiny pipeline: a table of pairs with pictures, inverted and edited."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-import experiments.run
 import experiments.running.inversion_cache
 from experiments.inputs.real_images import RealImage
 from experiments.running.generate import read_png
 from experiments.running.inversion_cache import read_path, write_path
 from p2p.source_path import Shrink, SourcePath
 from results.store.records import load, load_records
-
-Cli = Callable[..., int]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Call `p2p-bench` in this process; return its exit code."""
-
-    def call(*arguments: str) -> int:
-        monkeypatch.setattr("sys.argv", ["p2p-bench", *arguments])
-        GlobalHydra.instance().clear()
-        try:
-            experiments.run.main()
-        except SystemExit as stop:
-            return stop.code if isinstance(stop.code, int) else 1
-        return 0
-
-    return call
+from tests.experiments.command import Cli, forbid_generating
 
 
 def picture(path: Path, height: int = 32, width: int = 32, shift: float = 0.0) -> Path:
@@ -66,13 +46,9 @@ def tiny(tiny_folder: Path, tmp_path: Path) -> list[str]:
         *("model=folder", f"model.path={tiny_folder}", "model.self_max_side=16", "device=cpu"),
         *("sampling.num_inference_steps=4", "dataset=table", f"dataset.path={tmp_path / 'pairs.jsonl'}"),
         *("grid=trade_off", "grid.seeds=[0]", "grid.methods.p2p.tau=[0.2]"),
-        *("grid.methods.sdedit.strength=[0.5]", "metrics=pixel", f"run_dir={tmp_path / 'run'}"),
+        *("grid.methods.sdedit.strength=[0.5]", "metrics=pixel", "plots=false"),
+        f"run_dir={tmp_path / 'run'}",
     ]  # fmt: skip
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    return tmp_path / "run"
 
 
 def test_a_table_of_images_is_inverted_edited_scored_and_resumed(
@@ -103,11 +79,8 @@ def test_a_table_of_images_is_inverted_edited_scored_and_resumed(
     table = pd.read_csv(run_dir / "tables" / "main.csv")
     assert set(table["n_images"] + table["n_missing"]) == {2}  # both pairs, but never two inversions
 
-    def fail(*_: object) -> None:
-        raise AssertionError("nothing was left to generate")
-
     with monkeypatch.context() as patch:
-        patch.setattr(experiments.run, "run_plan", fail)
+        forbid_generating(patch)
         assert cli("run", *tiny, "inversions=[direct,edit_friendly]") == 0
 
 

@@ -1,47 +1,29 @@
 """Rendered scenes with ideal edits: the data set, and a run that is scored against them."""
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-import experiments.run
 from experiments.datasets.pair import find_problems
 from experiments.datasets.rendered import ACROSS, DOWN, EDIT_TYPES, SIZES, Rendered, placements
 from experiments.embedded.layout import draw_layout
 from experiments.inputs.ideals import ideal_digest, read_ideals
 from experiments.running.generate import read_png
 from results.store.records import load
+from tests.experiments.command import Cli
 
-Cli = Callable[..., int]
+pytestmark = pytest.mark.xdist_group("rendered")
 
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     """One pair of each edit type."""
     return Rendered(path=tmp_path_factory.mktemp("rendered"), per_edit=1)
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Call `p2p-bench` in this process; return its exit code."""
-
-    def call(*arguments: str) -> int:
-        monkeypatch.setattr("sys.argv", ["p2p-bench", *arguments])
-        GlobalHydra.instance().clear()
-        try:
-            experiments.run.main()
-        except SystemExit as stop:
-            return stop.code if isinstance(stop.code, int) else 1
-        return 0
-
-    return call
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -141,6 +123,6 @@ def test_another_ideal_is_another_key(
         run_dir = tmp_path / str(number)
         overrides = ["dataset=table", f"dataset.path={tmp_path / 'pairs.jsonl'}", f"run_dir={run_dir}"]
         shared = [a for a in arguments if not a.startswith("dataset.")]
-        assert cli("run", *shared, *overrides, "metrics=pixel", "inversions=[ddim]") == 0
+        assert cli("run", *shared, *overrides, "metrics=pixel", "inversions=[ddim]", "plots=false") == 0
         keys.append(set(load(run_dir)["key"]))
     assert not keys[0] & keys[1]

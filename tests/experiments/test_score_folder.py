@@ -3,18 +3,14 @@
 import csv
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-import experiments.run
 from evaluation.ideal import Ideal
 from evaluation.pie import UneditedPixel
 from experiments.datasets.pair import Pair, slug
@@ -23,23 +19,7 @@ from experiments.datasets.tabular import Table
 from experiments.inputs.masks import read_mask
 from experiments.scoring.score_folder import Folder, score_folder
 from results.store.records import load
-
-Cli = Callable[..., int]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Call `p2p-bench evaluate` in this process; return its exit code."""
-
-    def call(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["p2p-bench", "evaluate", *arguments])
-        GlobalHydra.instance().clear()
-        with pytest.raises(SystemExit) as stop:
-            experiments.run.main()
-        assert isinstance(stop.value.code, int)
-        return stop.value.code
-
-    return call
+from tests.experiments.command import Cli
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (24, 16)) -> np.ndarray:
@@ -230,9 +210,9 @@ def test_the_command_scores_and_tabulates(
 ) -> None:
     arguments = [
         str(given.edits), "--source", str(given.source), "--pairs", str(pairs.path), "--run-dir",
-        str(tmp_path / "run"), "metrics=pixel", "reference=pie_bench",
+        str(tmp_path / "run"), "metrics=pixel", "reference=pie_bench", "plots=false",
     ]  # fmt: skip
-    assert cli(*arguments) == 0
+    assert cli("evaluate", *arguments) == 0
     assert capsys.readouterr().out.strip().splitlines()[-1] == str(tmp_path / "run")
     main = pd.read_csv(tmp_path / "run" / "tables" / "main.csv")
     assert set(main["method"]) == {"source", "edits"}
@@ -244,13 +224,13 @@ def test_the_command_scores_and_tabulates(
 def test_images_of_another_folder_do_not_take_the_place_of_those_before(
     given: Folder, pairs: Table, cli: Cli, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    arguments = ["--source", str(given.source), "--pairs", str(pairs.path), "metrics=pixel"]
+    arguments = ["--source", str(given.source), "--pairs", str(pairs.path), "metrics=pixel", "plots=false"]
     arguments += ["--run-dir", str(given.run_dir)]
     other = shutil.copytree(given.edits, tmp_path / "b" / given.edits.name)
-    assert cli(str(given.edits), *arguments) == 0
-    assert cli(str(other), *arguments) == 2
+    assert cli("evaluate", str(given.edits), *arguments) == 0
+    assert cli("evaluate", str(other), *arguments) == 2
     assert f"has images of {given.edits} as method 'edits'" in capsys.readouterr().err
-    assert cli(str(other), *arguments, "--method", "b") == 0
+    assert cli("evaluate", str(other), *arguments, "--method", "b") == 0
     assert set(load(given.run_dir)["method"]) == {"source", "edits", "b"}
 
 
@@ -269,8 +249,8 @@ def test_results_of_another_tool_on_a_data_set(cli: Cli, tmp_path: Path) -> None
     made = tmp_path / "out" / "annotation_images"  # as PIE-Bench's own code writes its results
     shutil.copytree(tmp_path / "pie" / "annotation_images", made)
     arguments = [str(made), "--method", "identity", "--run-dir", str(tmp_path / "run")]
-    metrics = ["--uses-mask", "metrics=pie_embedded", "~metrics.clip", "~metrics.lpips"]
-    assert cli(*arguments, *metrics, "dataset=pie_bench", f"dataset.path={tmp_path / 'pie'}") == 0
+    metrics = ["--uses-mask", "metrics=pie_embedded", "~metrics.clip", "~metrics.lpips", "plots=false"]
+    assert cli("evaluate", *arguments, *metrics, "dataset=pie_bench", f"dataset.path={tmp_path / 'pie'}") == 0
     rows = load(tmp_path / "run").query("method == 'identity'")
     whole = rows["reason:pie/mse_unedit@1"].eq("mask covers the whole image")
     assert rows.loc[~whole, "pie/mse_unedit@1"].tolist() == [0] * (~whole).sum()
@@ -287,12 +267,13 @@ def test_results_of_another_tool_on_a_data_set(cli: Cli, tmp_path: Path) -> None
         ("dataset=embedded", "changes nothing here, allowed are metrics"),
         ("metrics=nothing", "nothing"),
         ("reference=[pie]", "no table pie"),
+        ("plots=maybe", "plots: 'maybe' is not true or false"),
     ],
 )
 def test_bad_arguments_are_one_message(
     override: str, message: str, given: Folder, pairs: Table, cli: Cli, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(given.edits), "--pairs", str(pairs.path), "--run-dir", str(given.run_dir)]
-    assert cli(*arguments, override) == 2
+    assert cli("evaluate", *arguments, override) == 2
     assert message in capsys.readouterr().err
     assert not given.run_dir.exists()

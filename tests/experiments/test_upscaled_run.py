@@ -1,19 +1,17 @@
 """The command line on a model of two stages: planned exactly, and large images on disk."""
 
-import sys
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 
-import experiments.run
 from experiments.running.generate import read_png
 from results.store.records import load_records
+from tests.experiments.command import Cli
 from tests.p2p.families.tiny_deepfloyd import save_tiny_deepfloyd
 
 
 def test_deepfloyd_runs_with_its_upscaler(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, run_dir = save_tiny_deepfloyd(tmp_path / "pipelines"), tmp_path / "run"
     model = ["model=deepfloyd", f"model.path={folder / 'base'}", f"model.upscaler.path={folder / 'upscaler'}"]
@@ -30,11 +28,10 @@ def test_deepfloyd_runs_with_its_upscaler(
         "grid.methods.p2p.tau=[0]",
         "grid.methods.sdedit.strength=[0.5]",
     ]
-    options = ["device=cpu", "sampling.num_inference_steps=4", "metrics=pixel", f"run_dir={run_dir}"]
+    options = ["device=cpu", "sampling.num_inference_steps=4", "metrics=pixel", "plots=false"]
+    options.append(f"run_dir={run_dir}")
     for command in ("plan", "run"):
-        monkeypatch.setattr(sys, "argv", ["p2p-bench", command, *model, *pair, *grid, *options])
-        GlobalHydra.instance().clear()
-        experiments.run.main()
+        assert cli(command, *model, *pair, *grid, *options) == 0
         out = capsys.readouterr().out
         assert command == "run" or "of denoising on this machine" in out
     records = load_records(run_dir)

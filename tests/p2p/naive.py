@@ -5,6 +5,7 @@ all steps are kept for LocalBlend. One source and one target, one UNet call a st
 """
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -139,7 +140,7 @@ class Controller:
 class NaiveProcessor:
     """Attention with formed probabilities, handed to the controller."""
 
-    def __init__(self, controller: Controller | None) -> None:
+    def __init__(self, controller: Controller) -> None:
         self.controller = controller
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, **_) -> Tensor:
@@ -148,21 +149,18 @@ class NaiveProcessor:
         query, key, value = map(attn.head_to_batch_dim, (query, key, value))
         maps = (query @ key.transpose(1, 2) * attn.scale).softmax(-1)
         maps = maps.unflatten(0, (-1, attn.heads))
-        if self.controller is not None:
-            edited = self.controller(maps[-2:], encoder_hidden_states is not None)
-            maps = torch.cat([maps[:-2], edited])
+        edited = self.controller(maps[-2:], encoder_hidden_states is not None)
+        maps = torch.cat([maps[:-2], edited])
         output = attn.batch_to_head_dim(maps.flatten(0, 1) @ value)
         return attn.to_out[1](attn.to_out[0](output))
 
 
-@torch.no_grad()
 def naive_latents(
     pipeline,
     settings: Settings,
     seed: int,
     steps: int,
     guidance: float,
-    controlled: bool = True,
     start: Tensor | None = None,
     put_back: list[Tensor] | None = None,
 ) -> tuple[Tensor, Controller]:
@@ -173,35 +171,60 @@ def naive_latents(
     """
     unet = pipeline.unet
     controller = Controller(settings, pipeline.tokenizer, steps)
+
+    def end_of_step(number: int, latents: Tensor) -> Tensor:
+        if put_back is not None:
+            offset = put_back[number] - latents[0]
+            latents = torch.cat([latents[:1] + offset, latents[1:]])
+        return controller.end_of_step(latents)
+
     original = dict(unet.attn_processors)
-    unet.set_attn_processor({name: NaiveProcessor(controller if controlled else None) for name in original})
+    unet.set_attn_processor({name: NaiveProcessor(controller) for name in original})
+    prompts = [settings.source, settings.target]
     try:
-        scheduler = copy.deepcopy(pipeline.scheduler)
-        scheduler.set_timesteps(steps)
-        generators = [torch.Generator().manual_seed(seed) for _ in range(2)]
-        shape = (1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
-        noise = [torch.randn(shape, generator=g, dtype=unet.dtype) for g in generators]
-        latents = torch.cat(noise) * scheduler.init_noise_sigma
-        if start is not None:
-            latents = start.expand(2, -1, -1, -1)
-        prompts = [settings.source, settings.target]
-        if guidance > 1:
-            prompts = ["", "", *prompts]
-        ids = pipeline.tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids
-        context = pipeline.text_encoder(ids).last_hidden_state
-        for number, t in enumerate(scheduler.timesteps):
-            rows = torch.cat([latents] * (len(prompts) // 2))
-            output = unet(scheduler.scale_model_input(rows, t), t, context).sample
-            if guidance > 1:
-                uncond, text = output.chunk(2)
-                output = uncond + guidance * (text - uncond)
-            kwargs = {"generator": generators} if "generator" in scheduler.step.__code__.co_varnames else {}
-            latents = scheduler.step(output, t, latents, **kwargs).prev_sample
-            if put_back is not None:
-                offset = put_back[number] - latents[0]
-                latents = torch.cat([latents[:1] + offset, latents[1:]])
-            if controlled:
-                latents = controller.end_of_step(latents)
+        latents = _denoised(pipeline, prompts, [seed, seed], steps, guidance, start, end_of_step)
     finally:
         unet.set_attn_processor(original)
     return latents, controller
+
+
+def uncontrolled_latents(
+    pipeline, prompts: Sequence[str], seeds: Sequence[int], steps: int, guidance: float
+) -> Tensor:
+    """Return the final latents (prompts, ...) of each prompt from its seed's noise, with nothing edited."""
+    return _denoised(pipeline, prompts, seeds, steps, guidance)
+
+
+@torch.no_grad()
+def _denoised(
+    pipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    steps: int,
+    guidance: float,
+    start: Tensor | None = None,
+    end_of_step: Callable[[int, Tensor], Tensor] | None = None,
+) -> Tensor:
+    unet = pipeline.unet
+    scheduler = copy.deepcopy(pipeline.scheduler)
+    scheduler.set_timesteps(steps)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    shape = (1, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+    noise = [torch.randn(shape, generator=g, dtype=unet.dtype) for g in generators]
+    latents = torch.cat(noise) * scheduler.init_noise_sigma
+    if start is not None:
+        latents = start.expand(len(prompts), -1, -1, -1)
+    texts = [*([""] * len(prompts) if guidance > 1 else []), *prompts]
+    ids = pipeline.tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+    context = pipeline.text_encoder(ids).last_hidden_state
+    kwargs = {"generator": generators} if "generator" in scheduler.step.__code__.co_varnames else {}
+    for number, t in enumerate(scheduler.timesteps):
+        rows = torch.cat([latents] * (len(texts) // len(prompts)))
+        output = unet(scheduler.scale_model_input(rows, t), t, context).sample
+        if guidance > 1:
+            uncond, text = output.chunk(2)
+            output = uncond + guidance * (text - uncond)
+        latents = scheduler.step(output, t, latents, **kwargs).prev_sample
+        if end_of_step is not None:
+            latents = end_of_step(number, latents)
+    return latents

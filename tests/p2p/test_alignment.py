@@ -1,182 +1,18 @@
-"""Word positions, mappers and equalizer: golden vectors, properties, and a literal form of the reference."""
+"""Mappers between prompts: golden vectors, properties, and a literal form of the reference."""
 
-import math
-import random
-import re
-
-import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.testing import assert_close
-from transformers import PreTrainedTokenizerFast
 
 from p2p.alignment import (
     alignment_matrix,
-    equalizer,
     refinement_mapper,
     replacement_mapper,
     resolve_operator,
-    word_indices,
     word_tokens,
 )
+from tests.p2p.prompts import SQUIRREL, length, random_refinements, random_swaps
 from tests.p2p.reference import Reference
-
-SQUIRREL = "A painting of a squirrel eating a burger"
-WORDS = [
-    "a",
-    "the",
-    "red",
-    "cat",
-    "Cat",
-    "cat,",
-    "dog",
-    "dog's",
-    "squirrel",
-    "chinchilla",
-    "capybara",
-    "axolotl",
-]
-WORDS += ["lasagne", "burger", "1984", "42nd", "ice-cream", "photorealistic", "house.", "on"]
-PROMPTS = [
-    SQUIRREL,
-    "a cat, a dog and a cat",
-    "the dog's ice-cream, isn't it?",
-    "photo of 3 cats in 1984 (42nd street) at f/2.8",
-    'a "quoted" axolotl -- photorealistic, 8k!',
-    "Chinchilla VS Capybara",
-]
-
-
-class SlowTokenizer:
-    """A fast tokenizer seen through the interface of a slow one, which has no offsets."""
-
-    is_fast = False
-
-    def __init__(self, tokenizer):
-        self.fast = tokenizer
-        self.model_max_length = tokenizer.model_max_length
-
-    def __call__(self, text, return_offsets_mapping=False, **options):
-        assert not return_offsets_mapping
-        return self.fast(text, **options)
-
-    def decode(self, ids):
-        return self.fast.decode(ids)
-
-
-def random_swaps(count, seed):
-    rng = random.Random(seed)
-    for _ in range(count):
-        source = rng.choices(WORDS, k=rng.randint(1, 9))
-        yield (
-            " ".join(source),
-            " ".join(rng.choice(WORDS) if rng.random() < 0.4 else word for word in source),
-        )
-
-
-def random_refinements(count, seed):
-    rng = random.Random(seed)
-    for _ in range(count):
-        source = rng.choices(WORDS, k=rng.randint(2, 9))
-        target = [word for word in source if rng.random() < 0.7] or source[:1]
-        for _ in range(rng.randint(0, 3)):
-            target.insert(rng.randint(0, len(target)), rng.choice(WORDS))
-        yield " ".join(source), " ".join(target)
-
-
-def length(prompt, tokenizer):
-    return len(tokenizer(prompt)["input_ids"])
-
-
-# Words
-
-
-def test_clip_tokenizer_is_the_one_of_the_golden_values(clip_tokenizer):
-    ids = clip_tokenizer("A painting of a squirrel, dog's ice-cream")["input_ids"]
-    assert ids == [49406, 320, 3086, 539, 320, 14004, 267, 1929, 568, 733, 268, 3867, 49407]
-
-
-@pytest.mark.parametrize(
-    ("prompt", "word", "expected"),
-    [
-        (SQUIRREL, "squirrel", [5]),
-        (SQUIRREL, "a", [4, 7]),
-        (SQUIRREL, "A", [1]),
-        (SQUIRREL, 4, [5]),
-        (SQUIRREL, "a squirrel", [4, 5]),
-        ("a chinchilla and a chinchilla", "chinchilla", [2, 3, 4, 7, 8, 9]),
-        ("a chinchilla and a cat", "and a", [5, 6]),
-        ("a cat, a cat", "cat", [5]),
-        ("a cat, a cat", "cat,", [2, 3]),
-        ("a cat a cat a", "a cat a", [1, 2, 3, 4, 5]),
-        ("the dog's ice-cream", "ice-cream", [4, 5, 6]),
-        ("in 1984 a cat", "1984", [2, 3, 4, 5]),
-    ],
-)
-def test_word_indices(clip_tokenizer, prompt, word, expected):
-    assert word_indices(prompt, word, clip_tokenizer) == expected
-
-
-@pytest.mark.parametrize("prompt", PROMPTS)
-def test_word_tokens_equal_the_reference_with_and_without_offsets(clip_tokenizer, prompt):
-    reference = Reference(clip_tokenizer)
-    expected = [reference.word_tokens(prompt, k) for k in range(len(prompt.split(" ")))]
-    assert word_tokens(prompt, clip_tokenizer) == expected
-    assert word_tokens(prompt, SlowTokenizer(clip_tokenizer)) == expected
-
-
-def test_word_tokens_are_right_where_the_reference_goes_astray(clip_tokenizer):
-    assert word_tokens("日本 #cat 🦊 toy", clip_tokenizer) == [[1, 2, 3], [4, 5], [6, 7], [8]]
-    with pytest.raises(ValueError, match="日本 #cat 🦊 toy"):
-        word_tokens("日本 #cat 🦊 toy", SlowTokenizer(clip_tokenizer))
-
-
-def test_word_tokens_without_bos_and_with_spaces_inside_tokens():
-    pieces = [
-        ("<unk>", 0.0),
-        ("▁a", -1.0),
-        ("▁re", -1.0),
-        ("d", -1.0),
-        ("▁", -1.0),
-        ("cat", -1.0),
-        ("</s>", 0.0),
-    ]
-    backend = Tokenizer(models.Unigram(pieces, unk_id=0))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 6)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", model_max_length=12)
-    assert word_tokens("a red cat", tokenizer) == [[0], [1, 2], [3, 4]]
-    mapper = replacement_mapper("a red cat", "a cat a", tokenizer)
-    assert_close(mapper.sum(1), torch.ones(12))
-
-
-@pytest.mark.parametrize(
-    ("word", "hint"),
-    [
-        ("cat", "did you mean 'Cat,'?"),
-        ("squirel", "did you mean 'squirrel'?"),
-        ("Squirrel here", "did you mean 'squirrel here'?"),
-        ("zebra", ""),
-    ],
-)
-def test_an_absent_word_is_named_with_a_near_match(clip_tokenizer, word, hint):
-    prompt = "a Cat, a squirrel here"
-    message = f"word {word!r} is not in prompt {prompt!r}" + (f"; {hint}" if hint else "")
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        word_indices(prompt, word, clip_tokenizer)
-
-
-@pytest.mark.parametrize("prompt", ["a  cat", " a cat", "a cat ", "a\tcat", ""])
-def test_white_space_that_would_shift_positions_is_an_error(clip_tokenizer, prompt):
-    with pytest.raises(ValueError, match=re.escape(repr(prompt))):
-        word_indices(prompt, "cat", clip_tokenizer)
-
-
-@pytest.mark.parametrize("word", [2, -1, True])
-def test_a_word_position_that_is_none_is_an_error(clip_tokenizer, word):
-    with pytest.raises(ValueError, match="'a cat'"):
-        word_indices("a cat", word, clip_tokenizer)
 
 
 @pytest.mark.parametrize("operator", ["replace", "refine", "identity"])
@@ -185,9 +21,6 @@ def test_a_prompt_that_is_too_long_is_an_error(short_clip_tokenizer, operator):
     alignment_matrix(operator, fits, fits, short_clip_tokenizer)
     with pytest.raises(ValueError, match="has 17 tokens, allowed are 16"):
         alignment_matrix(operator, too_long, too_long, short_clip_tokenizer)
-
-
-# Replacement
 
 
 def nonzero(mapper):
@@ -296,9 +129,6 @@ def test_an_unknown_tail_is_an_error(clip_tokenizer, mapper):
         mapper("a cat", "a dog", clip_tokenizer, "fixed")
 
 
-# Refinement
-
-
 @pytest.mark.parametrize(
     ("source", "target", "leading"),
     [
@@ -371,9 +201,6 @@ def test_tails_agree_where_lengths_agree(clip_tokenizer):
     assert_close(shifted, google)
 
 
-# Operators as one linear map
-
-
 @pytest.mark.parametrize("tail", ["google", "shifted"])
 def test_alignment_matrix_is_the_reference_application(clip_tokenizer, tail):
     maps = torch.rand(2, 5, 77, generator=torch.Generator().manual_seed(0))
@@ -413,38 +240,3 @@ def test_resolve_operator():
     assert resolve_operator("replace", "a cat", "a dog") == "replace"
     with pytest.raises(ValueError, match="got 'swap'"):
         resolve_operator("swap", "a cat", "a dog")
-
-
-# Equalizer
-
-
-def test_equalizer_sets_each_word(clip_tokenizer):
-    weights = {"chinchilla": 2, "a": -1.5, "a chinchilla": 0.5, "cat,": np.float32(3)}
-    factors = equalizer("a chinchilla and a cat, too", weights, clip_tokenizer)
-    expected = torch.ones(77, dtype=torch.float64)
-    expected[[1, 2, 3, 4]] = 0.5
-    expected[6] = -1.5
-    expected[[7, 8]] = 3
-    assert_close(factors, expected, rtol=0, atol=0)
-
-
-def test_weights_are_not_rounded_to_single_precision(short_clip_tokenizer):
-    assert equalizer("a cat", {"cat": 0.3}, short_clip_tokenizer)[2].item() == 0.3
-
-
-def test_equalizer_without_weights_is_one(short_clip_tokenizer):
-    factors = equalizer("a cat", {}, short_clip_tokenizer)
-    assert_close(factors, torch.ones(16, dtype=torch.float64), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf, "2", True, None])
-def test_a_weight_that_is_no_finite_number_is_an_error(clip_tokenizer, weight):
-    with pytest.raises(ValueError, match="weight of 'cat' in 'a cat' must be a finite number"):
-        equalizer("a cat", {"cat": weight}, clip_tokenizer)
-
-
-def test_a_weighted_word_must_be_in_the_prompt(clip_tokenizer):
-    with pytest.raises(ValueError, match="word 'dog' is not in prompt 'a cat'"):
-        equalizer("a cat", {"dog": 2.0}, clip_tokenizer)
-    with pytest.raises(ValueError, match="keyed by words, got 1"):
-        equalizer("a cat", {1: 2.0}, clip_tokenizer)

@@ -27,6 +27,8 @@ from p2p.methods.profiles import PROFILES
 from p2p.schedulers import new_scheduler
 from tests.p2p.naive import Settings, naive_latents
 
+pytestmark = pytest.mark.xdist_group("exact_embedded")
+
 STEPS = 6
 TOLERANCE = 1e-4  # of latents, whose standard deviation is about 1
 SWAP = ("a cat on the beach", "a dog on the beach", ("cat", "dog"))

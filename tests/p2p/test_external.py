@@ -36,6 +36,8 @@ from p2p.loading.placeholders import filled
 from p2p.methods.prompt_to_prompt import Trajectory
 from tests.tiny_pipelines import NO_CHECKER, save_instruct_pix2pix, save_ledits_pp
 
+pytestmark = pytest.mark.xdist_group("external")
+
 SOURCE, TARGET, COMMAND = "a cat on a bench", "a dog on a bench", "make the cat a dog"
 SAMPLING = Sampling(num_inference_steps=6, guidance_scale=5.0)
 FOLLOW: dict[str, Any] = {

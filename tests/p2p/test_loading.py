@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerFast
 
 from p2p import ModelSpec
-from p2p.loading.model_spec import hash_files
+from p2p.loading.model_spec import hash_files, read_tokenizer
 from p2p.loading.pipeline_spec import PipelineSpec
 from tests.tiny_pipelines import save_instruct_pix2pix
 
@@ -137,3 +138,72 @@ def test_what_an_empty_prompt_is_makes_another_model(tiny_folder: Path, tmp_path
         hash_files.cache_clear()
         hashes.add(hash_files(folder))
     assert len(hashes) == 3
+
+
+@pytest.fixture
+def tokenizer_folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    """CLIP's tokenizer in a folder that no other test has read."""
+    return shutil.copytree(tiny_folder / "tokenizer", tmp_path / "tokenizer")
+
+
+def test_a_tokenizer_is_read_once_and_is_the_one_on_disk(
+    tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_disk, read = AutoTokenizer.from_pretrained(tokenizer_folder), []
+    backend = on_disk.backend_tokenizer.to_str()  # a call with padding changes it
+
+    def counted(folder: Path) -> CLIPTokenizer:
+        read.append(folder)
+        return on_disk
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", counted)
+    first, second = read_tokenizer(tokenizer_folder), read_tokenizer(tokenizer_folder)
+    assert read == [tokenizer_folder]
+    for tokenizer in (first, second):
+        assert type(tokenizer) is CLIPTokenizer
+        assert tokenizer.backend_tokenizer.to_str() == backend
+        assert tokenizer.init_kwargs == on_disk.init_kwargs
+        assert tokenizer("a cat on a bench", padding="max_length") == on_disk(
+            "a cat on a bench", padding="max_length"
+        )
+
+
+def test_what_is_done_to_a_tokenizer_reaches_no_other(tokenizer_folder: Path) -> None:
+    first = read_tokenizer(tokenizer_folder)
+    ids = first("a <mine> cat").input_ids
+    first.add_tokens("<mine>")
+    first.model_max_length = 3
+    assert first("a <mine> cat").input_ids != ids
+    second = read_tokenizer(tokenizer_folder)
+    assert second("a <mine> cat").input_ids == ids
+    assert second.model_max_length == 77
+
+
+def test_a_tokenizer_that_has_changed_on_disk_is_read_again(tokenizer_folder: Path) -> None:
+    assert read_tokenizer(tokenizer_folder).model_max_length == 77
+    config = tokenizer_folder / "tokenizer_config.json"
+    config.write_text(config.read_text().replace('"model_max_length": 77', '"model_max_length": 16'))
+    assert read_tokenizer(tokenizer_folder).model_max_length == 16
+
+
+def test_a_pipeline_has_the_tokenizer_that_diffusers_would_read(tiny_folder: Path) -> None:
+    spec = ModelSpec("tiny", str(tiny_folder), 16, 16, device="cpu")
+    ours = spec.load().pipeline.tokenizer
+    plain = spec.family.pipeline_class.from_pretrained(tiny_folder).tokenizer
+    assert type(ours) is type(plain)
+    assert ours.backend_tokenizer.to_str() == plain.backend_tokenizer.to_str()
+    assert ours.init_kwargs == plain.init_kwargs
+    assert ours is not spec.load().pipeline.tokenizer
+
+
+def test_a_tokenizer_of_another_class_than_planned_is_the_pipelines_own(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """The class that a pipeline's index names may read the files in another way than the planned one."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "other")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["tokenizer"] = ["transformers", "PreTrainedTokenizerFast"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    spec = ModelSpec("tiny", str(folder), 16, 16, device="cpu")
+    assert type(spec.load().pipeline.tokenizer) is PreTrainedTokenizerFast
+    assert type(read_tokenizer(folder / "tokenizer")) is CLIPTokenizer

@@ -19,6 +19,8 @@ from tests.p2p.families.materialised import (
     plain_latents,
 )
 
+pytestmark = pytest.mark.xdist_group("loras")
+
 
 def random_lora(module: nn.Module, names: tuple[str, ...], seed: int) -> dict[str, torch.Tensor]:
     """Return random matrices of rank 2 for every linear layer of one of these names."""

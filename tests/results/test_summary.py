@@ -31,6 +31,14 @@ def test_a_finished_run_gives_tables_plots_and_strips(finished_run: Path, tmp_pa
     assert summary.markdown.startswith("100 images of 4 pairs.")
 
 
+def test_without_drawing_there_are_tables_alone(finished_run: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(finished_run, tmp_path / "run")
+    summary = summarise(run_dir, draw=False)
+    assert {path.parent.name for path in summary.paths} == {"tables"}
+    assert not summary.images
+    assert not {"plots", "strips"} & {path.name for path in run_dir.iterdir()}
+
+
 def test_every_inversion_has_a_strip_with_what_needs_none(tmp_path: Path) -> None:
     frame = make_frame(["cat-dog"], seeds=range(1))
     free = frame["method"].isin(["source", "sdedit"])

@@ -31,6 +31,8 @@ from tests.p2p.families.tiny_deepfloyd import save_tiny_deepfloyd, tiny_schedule
 from tests.p2p.families.yamls import from_yaml
 from tests.p2p.naive import Controller, Settings
 
+pytestmark = pytest.mark.xdist_group("deepfloyd")
+
 
 class JointMaps:
     """Attention over text and pixels with formed probabilities, handed to the controller block by block."""

@@ -31,6 +31,8 @@ from tests.p2p.families.formed import (
 from tests.p2p.families.tiny_parts import heed_text, tiny_vae
 from tests.tiny_text import tiny_clip_config, tiny_t5_encoder, tiny_t5_tokenizer
 
+pytestmark = pytest.mark.xdist_group("flux")
+
 STEPS, SIDE, TEXT, GUIDANCE = 4, 8, 512, 3.5
 SOURCE, SWAP = "a cat on a bench", "a dog on a bench"
 # The scheduler rounds latents, rotary embedding rounds queries and keys to single precision.

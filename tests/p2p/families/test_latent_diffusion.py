@@ -13,6 +13,8 @@ from tests.p2p.families.unets import ddim, look_at_the_prompt, tiny_vae
 from tests.p2p.families.yamls import from_yaml
 from tests.tiny_text import tiny_bert_tokenizer
 
+pytestmark = pytest.mark.xdist_group("latent_diffusion")
+
 
 def save(folder: Path, quantised: bool) -> Path:
     """Save the pipeline: 16x16 latents of 8 pixels, attention at 16x16 and 8x8."""

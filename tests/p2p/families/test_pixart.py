@@ -24,6 +24,8 @@ from tests.p2p.families.formed import (
 from tests.p2p.families.tiny_parts import heed_text, tiny_vae
 from tests.tiny_text import tiny_t5_encoder, tiny_t5_tokenizer
 
+pytestmark = pytest.mark.xdist_group("pixart")
+
 STEPS, SIDE, TOLERANCE = 4, 8, 1e-8
 SOURCE, SWAP = "A cat on a bench", "A dog on a bench"  # captions are lowered
 

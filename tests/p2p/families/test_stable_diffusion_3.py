@@ -33,6 +33,8 @@ from tests.p2p.families.formed import (
 from tests.p2p.families.tiny_parts import heed_text, tiny_vae
 from tests.tiny_text import tiny_clip_config, tiny_t5_encoder, tiny_t5_tokenizer
 
+pytestmark = pytest.mark.xdist_group("stable_diffusion_3")
+
 STEPS, SIDE, GUIDANCE = 4, 8, 3.0
 SOURCE, SWAP = "a cat on a bench", "a dog on a bench"
 # The scheduler rounds latents to single precision at every step; a last digit may turn and grow.

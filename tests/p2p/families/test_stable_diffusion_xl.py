@@ -24,6 +24,8 @@ from tests.p2p.families.unets import ddim, look_at_the_prompt, tiny_vae
 from tests.p2p.families.yamls import from_yaml
 from tests.tiny_text import tiny_bert_tokenizer, tiny_clip_config
 
+pytestmark = pytest.mark.xdist_group("stable_diffusion_xl")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -1,0 +1,45 @@
+"""What the tests of the command line share: how it is called, and a run of one pair on the tiny pipeline."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.experiments.command import PAIR, Cli, on_tiny, p2p_bench
+
+
+@pytest.fixture
+def cli() -> Cli:
+    """Call `p2p-bench` in this process; return its exit code."""
+    return p2p_bench
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def tiny_without_pair(tiny_folder: Path, run_dir: Path) -> list[str]:
+    """Overrides for a run on the tiny pipeline, to which those of a data set are added."""
+    return on_tiny(tiny_folder, run_dir)
+
+
+@pytest.fixture
+def tiny(tiny_without_pair: list[str]) -> list[str]:
+    """Overrides for a run of one pair on the tiny pipeline."""
+    return [*tiny_without_pair, *PAIR]
+
+
+@pytest.fixture(scope="session")
+def complete_tiny_run(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder that `run` with the overrides of `tiny` leaves; read only."""
+    run_dir = tmp_path_factory.mktemp("complete") / "run"
+    assert p2p_bench("run", *on_tiny(tiny_folder, run_dir), *PAIR) == 0
+    return run_dir
+
+
+@pytest.fixture
+def complete_run(complete_tiny_run: Path, run_dir: Path) -> Path:
+    """A copy of that run, in the folder that `tiny` names."""
+    return shutil.copytree(complete_tiny_run, run_dir)
