@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def _with_hydra(task: Callable[[DictConfig], None]) -> None:
-    """Compose the configuration of the command line and give it to the task, under multirun each of several."""
+    """Compose the configuration of the command line and give it to the task, or each of several."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and are told in one line
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
