@@ -1,7 +1,9 @@
 """The denoising loop: a tree's states in lockstep, each step one batched prediction and one scheduler step.
 
 Targets read their source's attention (attention.py) in the same call, or from a bank where a step takes
-several calls.
+several calls. Inside the loop the processor never waits for the device: what the rows take is put there
+before the first step (prepared.py), the scheduler's timesteps and coefficients stay on the CPU, and whether
+latents are finite is asked after the last step.
 """
 
 from __future__ import annotations
@@ -13,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from p2p.attention.injection import BatchInjection, SourceBank
-from p2p.attention.taking import Taking, check_layers
+from p2p.attention.injection import SourceBank
+from p2p.attention.taking import check_layers
 from p2p.families.model import Conditioning, Model, stack_rows
 from p2p.memory import attempt
+from p2p.prepared import Indices, Preparation
 from p2p.sampling import Calls, Sampling
 from p2p.schedulers import fork, scale_model_input, take_step
 from p2p.source_path import SourcePath, replay_step
@@ -45,21 +48,25 @@ def denoise(
     generators = [path.generator for path in sources if path.generator is not None]
     prompts = sorted({node.prompt for level in levels for node in level})
     texts = {prompt: model.encode_prompt(prompt) for prompt in prompts}
-    guided = sampling.rows_per_state(model.guidance_embedded) == 2
+    per_node = sampling.rows_per_state(model.guidance_embedded)
+    guided = per_node == 2
     negative = model.encode_prompt(sampling.negative_prompt, negative=True) if guided else None
+    index = Indices(latents.device)
+    prepared = Preparation.of(levels, per_node, model, index, max(1, calls.max_rows // per_node))
+    maps = WordMaps.of(levels, model, index, start)
+    forks = [index([node.parent for node in level]) for level in levels]
     with model.injection_processors() as layers:
-        maps = WordMaps.of(levels[0], model, start)
-        steps = zip(levels, scheduler.timesteps[start:], strict=True)
-        for step, (level, timestep) in enumerate(steps, start):
-            parents = torch.tensor([node.parent for node in level], device=latents.device)
+        steps = zip(levels, forks, scheduler.timesteps[start:], strict=True)
+        for step, (level, parents, timestep) in enumerate(steps, start):
             fork(scheduler, parents, latents)
             latents = latents[parents]
-            maps.fork(level, parents)
+            maps.fork(parents)
             uncond = [path.negative(step, negative) for path in sources] if negative else None
             noise_pred = _predict(
                 model,
                 latents,
-                level,
+                prepared,
+                step - start,
                 scheduler,
                 timestep,
                 sources,
@@ -106,7 +113,8 @@ def _check_self_limits(model: Model, levels: Sequence[Sequence[Node]]) -> None:
 def _predict(
     model: Model,
     latents: Tensor,
-    level: Sequence[Node],
+    prepared: Preparation,
+    number: int,
     scheduler: Any,
     timestep: Tensor,
     sources: Sequence[SourcePath],
@@ -117,8 +125,10 @@ def _predict(
     calls: Calls,
     maps: WordMaps,
 ) -> Tensor:
-    """Return every node's guided noise prediction, in calls of `calls.max_rows` rows, sources first."""
-    per_node = 2 if negatives else 1
+    """Return the guided noise prediction of every node of a level, in calls of `calls.max_rows` rows, sources
+    first.
+    """
+    level, per_node = prepared.levels[number], prepared.per_node
     bank = SourceBank()
     scaled = scale_model_input(scheduler, latents, timestep)
     predictions = []
@@ -127,7 +137,9 @@ def _predict(
         nodes = level[begin : begin + max(1, calls.max_rows // per_node)]
         rows = scaled[begin : begin + len(nodes)].repeat(per_node, 1, 1, 1)
         conditioning = _conditioning(nodes, texts, negatives)
-        injection = _injection(level, begin, nodes, per_node, bank, model, maps)
+        words = maps.words(begin, len(nodes), per_node)
+        chunk = prepared.chunk(number, begin, len(nodes))
+        injection = chunk.at_step(prepared.mixes, bank, words, maps.active_layers)
         bank.keep = begin + len(nodes) < len(level)
         kept = dict(bank.layers)
         call = partial(model.predict, rows, timestep, conditioning, injection, sampling.guidance_scale)
@@ -182,67 +194,3 @@ def _guide(
             shrunk = uncond[row] + path.shrink(text[row] - uncond[row])
             guided[row] = model.guide(uncond[row], shrunk, scale, rescale)
     return guided
-
-
-def _injection(
-    level: Sequence[Node],
-    begin: int,
-    nodes: Sequence[Node],
-    per_node: int,
-    bank: SourceBank,
-    model: Model,
-    maps: WordMaps,
-) -> BatchInjection | None:
-    """Return what one chunk's rows take from the sources, or None where nobody takes anything this step."""
-    injections = [node.injection for node in level if node.injection]
-    own_limit = model.pixels(model.self_max_side)
-    any_cross = any(i.cross is not None for i in injections)
-    largest_self = max((i.self_max_pixels or own_limit for i in injections if i.self_attention), default=0)
-    words = maps.words(begin, len(nodes), per_node)
-    taking = Taking.of(level, nodes, per_node, bank, model)
-    if not (any_cross or largest_self or taking or words is not None):
-        return None
-    device, dtype = model.device, model.dtype
-    first = (per_node - 1) * len(nodes)  # conditional rows come after unconditional ones
-    cross = [
-        (first + i, n.group, n.injection.cross)
-        for i, n in enumerate(nodes)
-        if n.injection and n.injection.cross
-    ]
-    replaced = [entry for entry in cross if not entry[2].own_share.any()]
-    mixed = [entry for entry in cross if entry[2].own_share.any()]
-    itself = [
-        (first + i, n.group, n.injection.self_max_pixels or own_limit)
-        for i, n in enumerate(nodes)
-        if n.injection and n.injection.self_attention
-    ]
-
-    edited = sorted({(row, slot) for row, slot, _ in [*cross, *itself]})
-
-    def index(values: Sequence[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=device)
-
-    def stack(tensors: Sequence[Tensor]) -> Tensor:
-        return torch.stack(list(tensors)).to(device, dtype) if tensors else torch.empty(0, device=device)
-
-    return BatchInjection(
-        source_rows=index([first + i for i, node in enumerate(nodes) if 0 in node.branches]),
-        replaced_rows=index([row for row, _, _ in replaced]),
-        replaced_slots=index([slot for _, slot, _ in replaced]),
-        replaced_mix=stack([c.source_mix for _, _, c in replaced]),
-        mixed_rows=index([row for row, _, _ in mixed]),
-        mixed_slots=index([slot for _, slot, _ in mixed]),
-        mixed_mix=stack([c.source_mix for _, _, c in mixed]),
-        mixed_own=stack([c.own_share for _, _, c in mixed]),
-        self_rows=index([row for row, _, _ in itself]),
-        self_slots=index([slot for _, slot, _ in itself]),
-        self_max_pixels=tuple(limit for _, _, limit in itself),
-        edited_rows=index([row for row, _ in edited]),
-        edited_slots=index([slot for _, slot in edited]),
-        any_cross=any_cross,
-        largest_self=largest_self,
-        bank=bank,
-        words=words,
-        words_layers=maps.active_layers,
-        taking=taking,
-    )

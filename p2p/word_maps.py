@@ -6,7 +6,7 @@ heat-map reads are formed, only in its layers and at its steps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -56,26 +56,59 @@ class WordMaps:
     groups: dict[Reading, LayerGroup]
     places: dict[tuple[int, str], int]  # of (group, watched): its first column
     width: int
+    kinds: Tensor  # (kinds of states, tokens, columns): which words a state adds to its sums
+    kinds_of: Sequence[Tensor]  # by step: each state's kind
+    start: int = 0
     step: int = -1
     sums: dict[Reading, Tensor] = field(default_factory=dict)
     columns: Tensor | None = None  # (states, tokens, columns) of the current step
 
     @classmethod
-    def of(cls, level: Sequence[Node], model: Model, start: int = 0) -> WordMaps:
-        """Return empty sums for a tree that begins with these nodes, at step `start`."""
+    def of(
+        cls,
+        levels: Sequence[Sequence[Node]],
+        model: Model,
+        index: Callable[[Sequence[int]], Tensor],
+        start: int = 0,
+    ) -> WordMaps:
+        """Return empty sums for a tree of these nodes, the first of which are at step `start`.
+
+        `index` puts numbers on the model's device.
+        """
         places: dict[tuple[int, str], int] = {}
         used: dict[int, int] = {}
         groups: dict[Reading, LayerGroup] = {}
-        for node in level:
+        known: dict[tuple[int, str], Watched] = {}
+        for node in levels[0]:
             for watched in node.watched:
-                if (node.group, watched.key) not in places:
-                    places[node.group, watched.key] = used.get(node.group, 0)
+                name = (node.group, watched.key)
+                if name not in places:
+                    known[name] = watched
+                    places[name] = used.get(node.group, 0)
                     columns = watched.source_words.shape[1] + watched.target_words.shape[1]
                     used[node.group] = used.get(node.group, 0) + columns
                 for reading in watched.readings:
                     if reading not in groups:
                         groups[reading] = layer_group(reading.layers or f"{model.blend_side}", model)
-        return cls(model, groups, places, max(used.values(), default=0), start - 1)
+        width = max(used.values(), default=0)
+        if not width:
+            return cls(model, groups, places, 0, torch.empty(0), (), start, start - 1)
+        kinds: dict[tuple[int, bool, tuple[str, ...]], int] = {}
+        kinds_of = []
+        for level in levels:
+            own = [(n.group, 0 in n.branches, tuple(watched.key for watched in n.watched)) for n in level]
+            kinds_of.append(index([kinds.setdefault(kind, len(kinds)) for kind in own]))
+        tokens = len(next(iter(known.values())).source_words)
+        columns_of = torch.zeros(len(kinds), tokens, width)
+        for row, (group, is_source, keys) in zip(columns_of, kinds, strict=True):
+            for (of_group, key), watched in known.items():
+                place = places[of_group, key]
+                if of_group == group and is_source:
+                    _fill(row, place, watched.source_words)
+                if of_group == group and key in keys:
+                    _fill(row, place + watched.source_words.shape[1], watched.target_words)
+        on_device = columns_of.to(model.device, model.dtype)
+        return cls(model, groups, places, width, on_device, kinds_of, start, start - 1)
 
     @property
     def active(self) -> list[Reading]:
@@ -87,23 +120,12 @@ class WordMaps:
         """The layers that are read at the current step."""
         return frozenset(layer for reading in self.active for layer in self.groups[reading].layers)
 
-    def fork(self, level: Sequence[Node], parents: Tensor) -> None:
-        """Begin the next step: give every node its parent's sums, note which words it adds to them."""
+    def fork(self, parents: Tensor) -> None:
+        """Begin the next step: give every state its parent's sums, note which words it adds to them."""
         self.step += 1
         if not self.width:
             return
-        known = {(node.group, watched.key): watched for node in level for watched in node.watched}
-        tokens = len(next(iter(known.values())).source_words)
-        columns = torch.zeros(len(level), tokens, self.width)
-        for row, node in enumerate(level):
-            if 0 in node.branches:
-                for (group, key), watched in known.items():
-                    if group == node.group:
-                        _fill(columns[row], self.places[group, key], watched.source_words)
-            for watched in node.watched:
-                place = self.places[node.group, watched.key] + watched.source_words.shape[1]
-                _fill(columns[row], place, watched.target_words)
-        self.columns = columns.to(parents.device, self.model.dtype)
+        self.columns = self.kinds[self.kinds_of[self.step - self.start]]
         if self.sums:
             self.sums = {reading: sums[parents] for reading, sums in self.sums.items()}
             return
@@ -111,7 +133,7 @@ class WordMaps:
         for reading, layers in self.groups.items():
             pixels = self.model.pixels(layers.side)
             self.sums[reading] = torch.zeros(
-                len(level), pixels, self.width, device=parents.device, dtype=dtype
+                len(parents), pixels, self.width, device=parents.device, dtype=dtype
             )
 
     def words(self, begin: int, nodes: int, per_node: int) -> Tensor | None:

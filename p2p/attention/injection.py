@@ -57,7 +57,7 @@ class BatchInjection:
     mixed_own: Tensor  # w, (rows, target tokens)
     self_rows: Tensor
     self_slots: Tensor
-    self_max_pixels: tuple[int, ...]  # of each of `self_rows`
+    self_max_pixels: tuple[int, ...]  # of each of `self_rows`, largest first
     edited_rows: Tensor  # the rows of all three, each once
     edited_slots: Tensor
     any_cross: bool  # of this step, in whichever chunk
@@ -68,6 +68,14 @@ class BatchInjection:
     maps: dict[str, Tensor] = field(default_factory=dict)  # (rows, pixels, columns), mean over heads
     visited: list[str] = field(default_factory=list)
     taking: Taking | None = None  # in single layers
+
+    def self_count(self, pixels: int) -> int:
+        """Return how many of `self_rows`, from the first, are edited in layers of so many pixels.
+
+        Profiles with different limits share a call. A part from the first on needs no indices, which would
+        have to be copied to the device in every layer.
+        """
+        return sum(pixels <= limit for limit in self.self_max_pixels)
 
 
 class InjectionProcessor:
@@ -215,10 +223,8 @@ def inject_self(
         source_query, source_key = injection.bank.add(
             layer, query[injection.source_rows], key[injection.source_rows]
         )
-        rows, slots = injection.self_rows, injection.self_slots
-        small = [i for i, limit in enumerate(injection.self_max_pixels) if query.shape[2] <= limit]
-        if len(small) < len(rows):  # profiles with different limits share the call
-            rows, slots = rows[small], slots[small]
+        count = injection.self_count(query.shape[2])
+        rows, slots = injection.self_rows[:count], injection.self_slots[:count]
         if len(rows):
             query = query.index_copy_(0, rows, source_query[slots])
             key = key.index_copy_(0, rows, source_key[slots])

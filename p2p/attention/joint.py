@@ -78,16 +78,14 @@ def _share_out(
 ) -> tuple[Tensor, Tensor]:
     """Return what the row's own map weighs, and what its source's map weighs; both shaped as the value."""
     own, taken = value.clone(), torch.zeros_like(value)
-    small = [i for i, limit in enumerate(injection.self_max_pixels) if pixels <= limit]
-    itself = (
-        injection.self_rows if len(small) == len(injection.self_max_pixels) else injection.self_rows[small]
-    )
-    own[itself], taken[itself] = 0, value[itself]
+    itself = injection.self_rows[: injection.self_count(pixels)]
+    own.index_fill_(0, itself, 0)  # where `own[itself] = 0` would copy its 0 to the device
+    taken[itself] = value[itself]
     text = value[:, :, text_tokens]
     own_text, taken_text = text.clone(), torch.zeros_like(text)
     if len(injection.replaced_rows):
         rows = injection.replaced_rows
-        own_text[rows] = 0
+        own_text.index_fill_(0, rows, 0)
         taken_text[rows] = torch.einsum("nst,nhtd->nhsd", injection.replaced_mix, text[rows])
     if len(injection.mixed_rows):
         rows = injection.mixed_rows

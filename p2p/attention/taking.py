@@ -5,13 +5,13 @@ Attention processors ask for queries, keys and values; a hook takes a residual b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -36,9 +36,18 @@ class Taking:
 
     @classmethod
     def of(
-        cls, level: Sequence[Node], nodes: Sequence[Node], per_node: int, bank: SourceBank, model: Model
+        cls,
+        level: Sequence[Node],
+        nodes: Sequence[Node],
+        per_node: int,
+        bank: SourceBank,
+        model: Model,
+        index: Callable[[Sequence[int]], Tensor],
     ) -> Taking | None:
-        """Return what a chunk's `nodes` take, or None where nobody of the `level` takes anything."""
+        """Return what a chunk's `nodes` take, or None where nobody of the `level` takes anything.
+
+        `index` puts row numbers on the model's device.
+        """
         wanted = {n.injection.layers for n in level if n.injection and n.injection.layers}
         if not wanted:
             return None
@@ -48,18 +57,10 @@ class Taking:
             if node.injection and node.injection.layers:
                 for name in names[node.injection.layers]:
                     entries[name] += [(side * len(nodes) + i, node.group, side) for side in range(per_node)]
-
-        def index(values: Sequence[Sequence[int]], width: int) -> Tensor:
-            return torch.tensor(values, dtype=torch.int64, device=model.device).reshape(-1, width)
-
-        # Most layers are taken by the same rows: one small tensor for all of them.
-        alike = {tuple(own): index(own, 3).T for own in entries.values()}
         sources = [i for i, node in enumerate(nodes) if 0 in node.branches]
-        return cls(
-            index([[side * len(nodes) + i for side in range(per_node)] for i in sources], per_node),
-            {name: alike[tuple(own)] for name, own in entries.items()},
-            bank,
-        )
+        source_rows = [side * len(nodes) + i for i in sources for side in range(per_node)]
+        rows = {name: index(list(chain(*own))).reshape(-1, 3).T for name, own in entries.items()}
+        return cls(index(source_rows).reshape(-1, per_node), rows, bank)
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
         """Return a tensor (rows, ...) in which, in place, rows that take it have their source's."""

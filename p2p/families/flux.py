@@ -19,7 +19,7 @@ from torch import Tensor
 from p2p.attention.injection import BatchInjection, injection_processors
 from p2p.families.flow_matching import flow_options, shift
 from p2p.families.joint_processors import FluxProcessor
-from p2p.families.model import Conditioning
+from p2p.families.model import Conditioning, on_device
 from p2p.families.transformer import LatentTransformer
 
 
@@ -86,13 +86,14 @@ class Flux(LatentTransformer):
         told = self.denoiser.config.guidance_embeds
         rows, channels, height, width = latents.shape
         tokens = latents.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 2, 4, 1, 3, 5)
-        grid = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
+        sides = (torch.arange(side // 2, device=latents.device) for side in (height, width))
+        grid = torch.meshgrid(*sides, indexing="ij")
         places = torch.stack([torch.zeros_like(grid[0]), *grid], -1).flatten(0, 1)
         text = conditioning["encoder_hidden_states"]
         output = self.denoiser(
             tokens.flatten(3).flatten(1, 2),
-            timestep=timestep.to(latents).expand(rows) / 1000,
-            img_ids=places.to(latents),
+            timestep=on_device(timestep, latents.device).to(latents.dtype).expand(rows) / 1000,
+            img_ids=places.to(latents.dtype),
             guidance=torch.full((rows,), guidance_scale, device=latents.device) if told else None,
             txt_ids=text.new_zeros(text.shape[1], 3),
             joint_attention_kwargs={"injection": injection} if injection else None,

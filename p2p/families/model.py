@@ -193,10 +193,14 @@ class Model(ABC):
         return set_timesteps(scheduler, num_inference_steps, device, options)
 
     def new_scheduler(self, num_inference_steps: int) -> Any:
-        """Return a fresh scheduler, timesteps set. Raises ValueError for one that cannot work."""
+        """Return a fresh scheduler, timesteps set. Raises ValueError for one that cannot work.
+
+        Timesteps stay on the CPU, where its coefficients are: with timesteps on a GPU, as diffusers' pipelines
+        set them, DDIM and others read them back at every step, and wait for the GPU.
+        """
         scheduler = copy.deepcopy(self.pipeline.scheduler)
         tokens = self.pixels(self.attention_sides()[0])
-        self.set_timesteps(scheduler, num_inference_steps, self.device, tokens)
+        self.set_timesteps(scheduler, num_inference_steps, image_tokens=tokens)
         return scheduler
 
     def draw_noise(self, generators: Sequence[torch.Generator]) -> Tensor:
@@ -217,7 +221,10 @@ class Model(ABC):
         injection: BatchInjection | None = None,
         guidance_scale: float = 1.0,
     ) -> Tensor:
-        """Return the denoiser's output for each row; `guidance_scale` is for one that is told it."""
+        """Return the denoiser's output for each row; `guidance_scale` is for one that is told it.
+
+        `timestep` is the scheduler's, on the CPU.
+        """
 
     def guide(self, uncond: Tensor, text: Tensor, guidance_scale: float, guidance_rescale: float) -> Tensor:
         """Return the guided prediction (Ho and Salimans 2022), a share `guidance_rescale` of it brought to
@@ -277,6 +284,11 @@ def _as_used(
         steps = [Lowercase(), *([own] if own else [])]
         tokenizer.backend_tokenizer.normalizer = NormalizerSequence(steps)
     return tokenizer
+
+
+def on_device(timestep: Tensor, device: torch.device) -> Tensor:
+    """Return a scheduler's timestep (a CPU scalar) on a device, filled in there: a copy would wait for it."""
+    return torch.full((), timestep.item(), dtype=timestep.dtype, device=device)
 
 
 def stack_rows(rows: Sequence[Conditioning]) -> Conditioning:

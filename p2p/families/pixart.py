@@ -12,7 +12,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from p2p.attention.injection import BatchInjection
-from p2p.families.model import Conditioning
+from p2p.families.model import Conditioning, on_device
 from p2p.families.transformer import LatentTransformer
 
 
@@ -57,7 +57,7 @@ class PixArtAlpha(LatentTransformer):
         output = self.denoiser(
             latents,
             conditioning["encoder_hidden_states"],
-            timestep.to(latents.device).expand(len(latents)),
+            on_device(timestep, latents.device).expand(len(latents)),
             {name: conditioning.get(name) for name in ("resolution", "aspect_ratio")},
             {"injection": injection} if injection else None,
             encoder_attention_mask=conditioning["encoder_attention_mask"],

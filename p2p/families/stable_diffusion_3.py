@@ -16,7 +16,7 @@ from torch import Tensor
 from p2p.attention.injection import BatchInjection, injection_processors
 from p2p.families.flow_matching import flow_options, shift
 from p2p.families.joint_processors import SD3Processor
-from p2p.families.model import Conditioning
+from p2p.families.model import Conditioning, on_device
 from p2p.families.transformer import LatentTransformer
 
 
@@ -72,7 +72,7 @@ class StableDiffusion3(LatentTransformer):
         """Return the predicted velocity for each row."""
         return self.denoiser(
             latents,
-            timestep=timestep.to(latents.device).expand(len(latents)),
+            timestep=on_device(timestep, latents.device).expand(len(latents)),
             joint_attention_kwargs={"injection": injection} if injection else None,
             return_dict=False,
             **conditioning,

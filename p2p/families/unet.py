@@ -12,7 +12,7 @@ from torch import Tensor
 
 from p2p.attention.injection import BatchInjection
 from p2p.attention.taking import feature_hooks
-from p2p.families.model import Conditioning, Model
+from p2p.families.model import Conditioning, Model, on_device
 
 
 class UNetModel(Model):
@@ -74,20 +74,31 @@ class UNetModel(Model):
     ) -> Tensor:
         """Return the denoiser's output for each row; `guidance_scale` is for one that is told it."""
         timestep_cond = None
-        if self.guidance_embedded:  # in float32 and shifted by 1, as diffusers' pipelines do
-            scales = torch.tensor(guidance_scale - 1).repeat(len(latents))
-            timestep_cond = self.pipeline.get_guidance_scale_embedding(
-                scales, self.denoiser.config.time_cond_proj_dim
-            ).to(latents)
+        if self.guidance_embedded:
+            timestep_cond = self._guidance_row(guidance_scale, latents).repeat(len(latents), 1)
         with feature_hooks(self.denoiser, injection):
             return self.denoiser(
                 latents,
-                timestep,
+                on_device(timestep, latents.device),
                 timestep_cond=timestep_cond,
                 cross_attention_kwargs={"injection": injection} if injection else None,
                 return_dict=False,
                 **self.denoiser_inputs(conditioning),
             )[0]
+
+    @cached_property
+    def _guidance_rows(self) -> dict[tuple[float, torch.device, torch.dtype], Tensor]:
+        return {}
+
+    def _guidance_row(self, guidance_scale: float, like: Tensor) -> Tensor:
+        """Return what the denoiser is told of a guidance scale: (1, channels), copied to its device once."""
+        key = (guidance_scale, like.device, like.dtype)
+        if key not in self._guidance_rows:  # in float32 and shifted by 1, as diffusers' pipelines do
+            row = self.pipeline.get_guidance_scale_embedding(
+                torch.tensor([guidance_scale - 1]), self.denoiser.config.time_cond_proj_dim
+            )
+            self._guidance_rows[key] = row.to(like)
+        return self._guidance_rows[key]
 
     def denoiser_inputs(self, conditioning: Conditioning) -> Mapping[str, Any]:
         """Return the conditioning by the names of the UNet's arguments."""

@@ -7,6 +7,7 @@ same at 50. Where a family's text has several tensors, only `encoder_hidden_stat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -104,11 +105,15 @@ class NullText(Inversion):
                 assert embedding.grad is not None
                 embedding.grad /= LOSS_SCALE
                 adam.step()
-                if loss.item() < self.epsilon + self.epsilon_growth * share:
+                reached = loss.item()  # the early stop has to know it: it waits for the device
+                if not math.isfinite(reached):
+                    finite(step)
+                if reached < self.epsilon + self.epsilon_growth * share:
                     break
             embedding = embedding.detach()
             found.append({**negative, TEXT: embedding.to(model.dtype)})
             uncond = predict_rows(model, latents, level.timestep, found[-1:], calls)
             noise_pred = model.guide(uncond, text_pred, scale, rescale)
-            latents = finite(scheduler.step(noise_pred, level.timestep, latents, return_dict=False)[0])
+            latents = scheduler.step(noise_pred, level.timestep, latents, return_dict=False)[0]
+        finite(latents)
         return stack_rows(found)

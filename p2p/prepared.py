@@ -1,0 +1,170 @@
+"""What the rows of every call take from their sources, put on the device before the first step.
+
+A copy of the processor's memory makes it wait for the device; inside the loop there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from p2p.attention.injection import BatchInjection, SourceBank
+from p2p.attention.taking import Taking
+from p2p.families.model import Model
+from p2p.methods.prompt_to_prompt import CrossInjection
+from p2p.tree import Node
+
+
+@dataclass
+class Indices:
+    """Index tensors (int64) on a device. Equal numbers are copied there once and share one tensor."""
+
+    device: torch.device
+    known: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
+
+    def __call__(self, values: Sequence[int]) -> Tensor:
+        """Return the numbers as a tensor, which must not be written to."""
+        key = tuple(values)
+        if key not in self.known:
+            self.known[key] = torch.tensor(key, dtype=torch.int64, device=self.device)
+        return self.known[key]
+
+
+@dataclass(frozen=True)
+class Mixes:
+    """Every distinct cross-attention edit of a tree, in the denoiser's precision."""
+
+    places: Mapping[str, int]  # by `CrossInjection.key`
+    source_mix: Tensor  # (edits, source tokens, target tokens)
+    own_share: Tensor  # (edits, target tokens)
+
+    @classmethod
+    def of(cls, levels: Sequence[Sequence[Node]], model: Model) -> Mixes:
+        """Return the edits of all levels, on the model's device."""
+        distinct: dict[str, CrossInjection] = {}
+        for level in levels:
+            for node in level:
+                if node.injection and (cross := node.injection.cross):
+                    distinct.setdefault(cross.key, cross)
+        if not distinct:
+            none = torch.empty(0, device=model.device, dtype=model.dtype)
+            return cls({}, none, none)
+        mix = torch.stack([cross.source_mix for cross in distinct.values()])
+        own = torch.stack([cross.own_share for cross in distinct.values()])
+        places = {key: place for place, key in enumerate(distinct)}
+        return cls(places, mix.to(model.device, model.dtype), own.to(model.device, model.dtype))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one call's rows take, but for what the step adds: the source's tensors and the words asked for."""
+
+    injection: BatchInjection  # its mixes are empty
+    replaced_places: Tensor  # among `Mixes`
+    mixed_places: Tensor
+
+    def at_step(
+        self, mixes: Mixes, bank: SourceBank, words: Tensor | None, words_layers: frozenset[str]
+    ) -> BatchInjection | None:
+        """Return the injection of one call, or None where nobody takes anything this step."""
+        injection = self.injection
+        if not (injection.any_cross or injection.largest_self or injection.taking or words is not None):
+            return None
+        replaced, mixed = self.replaced_places, self.mixed_places
+        return replace(
+            injection,
+            replaced_mix=mixes.source_mix[replaced] if len(replaced) else mixes.source_mix,
+            mixed_mix=mixes.source_mix[mixed] if len(mixed) else mixes.source_mix,
+            mixed_own=mixes.own_share[mixed] if len(mixed) else mixes.own_share,
+            bank=bank,
+            words=words,
+            words_layers=words_layers,
+            taking=injection.taking and replace(injection.taking, bank=bank, asked=[]),
+            maps={},
+            visited=[],
+        )
+
+
+@dataclass
+class Preparation:
+    """The chunks of every level of a tree."""
+
+    levels: Sequence[Sequence[Node]]
+    per_node: int  # rows
+    model: Model
+    index: Indices
+    mixes: Mixes
+    chunks: dict[tuple[int, int, int], Chunk] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        levels: Sequence[Sequence[Node]],
+        per_node: int,
+        model: Model,
+        index: Indices,
+        nodes_per_call: int,
+    ) -> Preparation:
+        """Prepare calls of `nodes_per_call` nodes; those of other sizes are prepared when they are made."""
+        prepared = cls(levels, per_node, model, index, Mixes.of(levels, model))
+        for number, level in enumerate(levels):
+            for begin in range(0, len(level), nodes_per_call):
+                prepared.chunk(number, begin, len(level[begin : begin + nodes_per_call]))
+        return prepared
+
+    def chunk(self, number: int, begin: int, count: int) -> Chunk:
+        """Return what `count` nodes of a level from `begin` on take; levels count from the tree's first."""
+        key = (number, begin, count)
+        if key not in self.chunks:
+            level = self.levels[number]
+            self.chunks[key] = self._made(level, level[begin : begin + count])
+        return self.chunks[key]
+
+    def _made(self, level: Sequence[Node], nodes: Sequence[Node]) -> Chunk:
+        injections = [node.injection for node in level if node.injection]
+        own_limit, index = self.model.pixels(self.model.self_max_side), self.index
+        first = (self.per_node - 1) * len(nodes)  # conditional rows come after unconditional ones
+        cross = [
+            (first + i, n.group, n.injection.cross)
+            for i, n in enumerate(nodes)
+            if n.injection and n.injection.cross
+        ]
+        replaced = [entry for entry in cross if not entry[2].own_share.any()]
+        mixed = [entry for entry in cross if entry[2].own_share.any()]
+        itself = [
+            (first + i, n.group, n.injection.self_max_pixels or own_limit)
+            for i, n in enumerate(nodes)
+            if n.injection and n.injection.self_attention
+        ]
+        itself.sort(key=lambda entry: -entry[2])
+        edited = sorted({(row, slot) for row, slot, _ in [*cross, *itself]})
+        limits = (i.self_max_pixels or own_limit for i in injections if i.self_attention)
+        bank = SourceBank()
+        injection = BatchInjection(
+            source_rows=index([first + i for i, node in enumerate(nodes) if 0 in node.branches]),
+            replaced_rows=index([row for row, _, _ in replaced]),
+            replaced_slots=index([slot for _, slot, _ in replaced]),
+            replaced_mix=self.mixes.source_mix,
+            mixed_rows=index([row for row, _, _ in mixed]),
+            mixed_slots=index([slot for _, slot, _ in mixed]),
+            mixed_mix=self.mixes.source_mix,
+            mixed_own=self.mixes.own_share,
+            self_rows=index([row for row, _, _ in itself]),
+            self_slots=index([slot for _, slot, _ in itself]),
+            self_max_pixels=tuple(limit for _, _, limit in itself),
+            edited_rows=index([row for row, _ in edited]),
+            edited_slots=index([slot for _, slot in edited]),
+            any_cross=any(i.cross is not None for i in injections),
+            largest_self=max(limits, default=0),
+            bank=bank,
+            taking=Taking.of(level, nodes, self.per_node, bank, self.model, index),
+        )
+        places = self.mixes.places
+        return Chunk(
+            injection,
+            index([places[cross.key] for _, _, cross in replaced]),
+            index([places[cross.key] for _, _, cross in mixed]),
+        )
