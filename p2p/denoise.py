@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from p2p.attention.injection import SourceBank
-from p2p.attention.taking import check_layers
+from p2p.attention.source_bank import SourceBank
 from p2p.families.model import Conditioning, Model, stack_rows
 from p2p.memory import attempt
 from p2p.prepared import Indices, Preparation
@@ -43,7 +42,7 @@ def denoise(
     """
     _check_self_limits(model, levels)
     injections = [node.injection for level in levels for node in level if node.injection]
-    check_layers(model, (injection.layers for injection in injections if injection.layers))
+    model.check_layers(injection.layers for injection in injections if injection.layers)
     start, latents = sources[0].start, torch.stack([path.latents for path in sources])
     generators = [path.generator for path in sources if path.generator is not None]
     prompts = sorted({node.prompt for level in levels for node in level})

@@ -13,16 +13,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from p2p.attention.taking import check_layers
 from p2p.denoise import denoise
 from p2p.families.model import Model
 from p2p.inversion import Inversion
 from p2p.loading.pipeline_spec import Pipelines
 from p2p.methods.external import carry_out
-from p2p.methods.prompt_to_prompt import EditRequest, Method, Trajectory, check_substruct_words
+from p2p.methods.prompt_to_prompt import check_substruct_words
 from p2p.sampling import Calls, Sampling
 from p2p.schedulers import check_start
 from p2p.source_path import SourcePath
+from p2p.trajectory import EditRequest, Method, Trajectory
 from p2p.tree import Node, build_tree
 from p2p.upscaling import upscaled_latents, upscaled_states
 from p2p.word_maps import WordMaps
@@ -258,7 +258,7 @@ def source_paths(
     size, where the scheduler or the model cannot be inverted, or has not the layers that an edit takes from.
     """
     calls = calls or Calls(sampling.max_batch)
-    check_layers(model, (one for group in groups for edit in group.edits for one in edit.layers))
+    model.check_layers(one for group in groups for edit in group.edits for one in edit.layers)
     paths: list[SourcePath | None] = [None] * len(groups)
     scheduler = model.new_scheduler(sampling.num_inference_steps)
     for inversion, numbers in _by_inversion(groups).items():

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import torch
 from torch import Tensor
 
-from p2p.attention.injection import BatchInjection, SourceBank
+from p2p.attention.injection import BatchInjection
+from p2p.attention.source_bank import SourceBank
 from p2p.attention.taking import Taking
 from p2p.families.model import Model
-from p2p.methods.prompt_to_prompt import CrossInjection
+from p2p.trajectory import CrossInjection
 from p2p.tree import Node
 
 
@@ -160,7 +162,7 @@ class Preparation:
             any_cross=any(i.cross is not None for i in injections),
             largest_self=max(limits, default=0),
             bank=bank,
-            taking=Taking.of(level, nodes, self.per_node, bank, self.model, index),
+            taking=self._taking(level, nodes, bank),
         )
         places = self.mixes.places
         return Chunk(
@@ -168,3 +170,20 @@ class Preparation:
             index([places[cross.key] for _, _, cross in replaced]),
             index([places[cross.key] for _, _, cross in mixed]),
         )
+
+    def _taking(self, level: Sequence[Node], nodes: Sequence[Node], bank: SourceBank) -> Taking | None:
+        """Return what some nodes of a level take in single layers, None where nobody of the level does."""
+        wanted = {n.injection.layers for n in level if n.injection and n.injection.layers}
+        if not wanted:
+            return None
+        per_node, index = self.per_node, self.index
+        names = {one: self.model.unet_layers.taken(one) for one in wanted}
+        entries: dict[str, list[tuple[int, int, int]]] = {n: [] for own in names.values() for n in own}
+        for i, node in enumerate(nodes):
+            if node.injection and node.injection.layers:
+                for name in names[node.injection.layers]:
+                    entries[name] += [(side * len(nodes) + i, node.group, side) for side in range(per_node)]
+        sources = [i for i, node in enumerate(nodes) if 0 in node.branches]
+        source_rows = [side * len(nodes) + i for i in sources for side in range(per_node)]
+        rows = {name: index(list(chain(*own))).reshape(-1, 3).T for name, own in entries.items()}
+        return Taking(index(source_rows).reshape(-1, per_node), rows, bank)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from p2p.local_blend import LocalBlend
-from p2p.methods.prompt_to_prompt import Condition, Injection, Trajectory
+from p2p.trajectory import Condition, Injection, Trajectory
 from p2p.word_readings import Watch
 
 Watched = LocalBlend | Watch

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from p2p.denoise import denoise
 from p2p.families.model import Model
-from p2p.methods.prompt_to_prompt import Condition, Trajectory
 from p2p.sampling import Calls, Sampling
 from p2p.source_path import SourcePath
+from p2p.trajectory import Condition, Trajectory
 from p2p.tree import build_tree
 
 

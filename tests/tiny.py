@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from p2p.loading.model_spec import clip_tokenizer
+from p2p.loading.tokenizer_files import clip_tokenizer
 
 
 def save_tiny_pipeline(folder: Path) -> Path:

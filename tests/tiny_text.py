@@ -1,6 +1,6 @@
 """Tiny tokenizers and text encoders of the families' real classes, made offline.
 
-CLIP's own vocabulary comes from `p2p.loading.model_spec.clip_tokenizer`; these are of T5 and BERT.
+CLIP's own vocabulary comes from `p2p.loading.tokenizer_files.clip_tokenizer`; these are of T5 and BERT.
 """
 
 import string
@@ -8,7 +8,7 @@ import string
 import torch
 from transformers import BertTokenizer, CLIPTextConfig, T5Config, T5EncoderModel, T5TokenizerFast
 
-from p2p.loading.model_spec import clip_tokenizer
+from p2p.loading.tokenizer_files import clip_tokenizer
 
 WORDS = ["a", "with", "on", "and", "the", "cat", "dog", "hat", "bench", "red", "sitting"]
 WORDS += ["chin", "chilla", "capy", "bara"]

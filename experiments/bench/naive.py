@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from p2p.families.model import Model, stack_rows
-from p2p.methods.prompt_to_prompt import Trajectory
 from p2p.sampling import Sampling
+from p2p.trajectory import Trajectory
 
 
 @dataclass

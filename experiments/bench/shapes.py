@@ -11,7 +11,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from p2p import StableDiffusion
-from p2p.loading.model_spec import clip_tokenizer
+from p2p.loading.tokenizer_files import clip_tokenizer
 
 
 @dataclass(frozen=True)

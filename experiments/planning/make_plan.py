@@ -12,8 +12,8 @@ from experiments.planning.content_keys import Source, content_hash
 from experiments.planning.pair_inputs import ModelFacts, PairInputs, read_inputs
 from experiments.planning.plan import Branch, GroupPlan, Identity, NamedMethod, Plan
 from p2p.inversion import Inversion
-from p2p.methods.prompt_to_prompt import Trajectory
 from p2p.sampling import Sampling
+from p2p.trajectory import Trajectory
 
 
 def make_plan(

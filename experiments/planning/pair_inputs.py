@@ -18,9 +18,9 @@ from p2p.alignment import Tokenizers, encode
 from p2p.attention.single_layers import NO_LAYERS
 from p2p.inversion import Inversion
 from p2p.loading.model_spec import ModelSpec
-from p2p.methods.prompt_to_prompt import EditRequest, Trajectory
 from p2p.sampling import Sampling
 from p2p.schedulers import check_start
+from p2p.trajectory import EditRequest, Trajectory
 
 
 @dataclass(frozen=True)

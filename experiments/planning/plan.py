@@ -19,8 +19,8 @@ from experiments.planning.content_keys import content_hash
 from p2p.engine import Group, plan_evaluations
 from p2p.inversion import Inversion
 from p2p.loading.pipeline_spec import PipelineSpec
-from p2p.methods.prompt_to_prompt import Method, Trajectory
 from p2p.sampling import Sampling
+from p2p.trajectory import Method, Trajectory
 
 RECORD = (
     "operator",
@@ -175,7 +175,7 @@ class Plan:
     def pipelines(self) -> list[PipelineSpec]:
         """The other pipelines that branches are made by, each once."""
         calls = [b.trajectory.external for group in self.groups for b in group.branches]
-        return list(dict.fromkeys(call.method.spec for call in calls if call))
+        return list(dict.fromkeys(call.spec for call in calls if call))
 
     @property
     def images(self) -> int:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from experiments.datasets.pair import Pair
 from experiments.planning.plan import Branch, Plan
-from p2p.methods.prompt_to_prompt import Trajectory
+from p2p.trajectory import Trajectory
 from results.store.records import RECORD_IDENTITY
 from results.store.setting_rows import SETTING_TYPES
 

@@ -23,7 +23,6 @@ from experiments.inputs.masks import check_sizes, read_mask
 from experiments.planning.plan import Branch, GroupPlan, Plan, without
 from experiments.planning.setting_rows import given, labels
 from experiments.running.inversion_cache import kept_paths
-from p2p.attention.taking import check_layers
 from p2p.engine import Edited, batches, generate
 from p2p.families.model import Model
 from p2p.loading.pipeline_spec import Pipelines
@@ -66,7 +65,7 @@ def check_model(plan: Plan, model: Model) -> None:
 
     Masks that do not fit the images to be made (it names the pairs), and layers that the model has not.
     """
-    check_layers(model, (one for g in plan.groups for b in g.branches for one in b.trajectory.layers))
+    model.check_layers(one for g in plan.groups for b in g.branches for one in b.trajectory.layers)
     masked = {b.pair.id: b.pair for group in plan.groups for b in group.branches if b.pair.mask}
     if masked:
         check_sizes(masked.values(), (model.upscaler or model).image_size)

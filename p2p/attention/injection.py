@@ -11,36 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-if TYPE_CHECKING:
-    from p2p.attention.taking import Taking
-
-
-@dataclass
-class SourceBank:
-    """The sources' tensors of one step, by layer, kept for the later chunks of a batch."""
-
-    layers: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
-    keep: bool = True  # whether a later chunk will ask; the last one's own are not held
-
-    def add(self, layer: str, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Append this chunk's rows of each tensor (queries, keys, a mask, ...), return all so far.
-
-        A row's position is its group's slot.
-        """
-        if layer in self.layers:
-            if not len(tensors[0]):
-                return self.layers[layer]
-            tensors = tuple(torch.cat(pair) for pair in zip(self.layers[layer], tensors, strict=True))
-        if self.keep:
-            self.layers[layer] = tensors
-        return tensors
+from p2p.attention.source_bank import SourceBank
+from p2p.attention.taking import Taking
 
 
 @dataclass(frozen=True)

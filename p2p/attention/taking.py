@@ -1,24 +1,19 @@
-"""What the rows of one call take from their source in single layers (layers.py), tensor by tensor.
+"""What the rows of one call take from their source in single layers (single_layers.py), tensor by tensor.
 
 Attention processors ask for queries, keys and values; a hook takes a residual block's features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from p2p.attention.injection import BatchInjection, SourceBank
-    from p2p.attention.single_layers import LayerInjection
-    from p2p.families.model import Model
-    from p2p.tree import Node
+from p2p.attention.source_bank import SourceBank
 
 
 @dataclass(frozen=True)
@@ -33,34 +28,6 @@ class Taking:
     """By tensor, of this step, in whichever chunk: (3, rows), the row, and its source's slot and side."""
     bank: SourceBank
     asked: list[str] = field(default_factory=list)
-
-    @classmethod
-    def of(
-        cls,
-        level: Sequence[Node],
-        nodes: Sequence[Node],
-        per_node: int,
-        bank: SourceBank,
-        model: Model,
-        index: Callable[[Sequence[int]], Tensor],
-    ) -> Taking | None:
-        """Return what a chunk's `nodes` take, or None where nobody of the `level` takes anything.
-
-        `index` puts row numbers on the model's device.
-        """
-        wanted = {n.injection.layers for n in level if n.injection and n.injection.layers}
-        if not wanted:
-            return None
-        names = {one: model.unet_layers.taken(one) for one in wanted}
-        entries: dict[str, list[tuple[int, int, int]]] = {n: [] for own in names.values() for n in own}
-        for i, node in enumerate(nodes):
-            if node.injection and node.injection.layers:
-                for name in names[node.injection.layers]:
-                    entries[name] += [(side * len(nodes) + i, node.group, side) for side in range(per_node)]
-        sources = [i for i, node in enumerate(nodes) if 0 in node.branches]
-        source_rows = [side * len(nodes) + i for i in sources for side in range(per_node)]
-        rows = {name: index(list(chain(*own))).reshape(-1, 3).T for name, own in entries.items()}
-        return cls(index(source_rows).reshape(-1, per_node), rows, bank)
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
         """Return a tensor (rows, ...) in which, in place, rows that take it have their source's."""
@@ -83,17 +50,11 @@ class Taking:
             raise RuntimeError(f"layers: {', '.join(sorted(missed))} did not ask for their source's")
 
 
-def check_layers(model: Model, wanted: Iterable[LayerInjection]) -> None:
-    """Raise ValueError where the model has not the layers that edits take from."""
-    for one in dict.fromkeys(wanted):
-        model.unet_layers.taken(one)
-
-
 @contextmanager
-def feature_hooks(denoiser: Any, injection: BatchInjection | None) -> Iterator[None]:
+def feature_hooks(denoiser: Any, taking: Taking | None) -> Iterator[None]:
     """Let the modules whose output is taken ask for it, for one call; without any, nothing is installed."""
     handles = []
-    if injection is not None and (taking := injection.taking) is not None:
+    if taking is not None:
         for name in (name for name in taking.rows if "/" not in name):
             hook = partial(_take_output, taking, name)
             handles.append(denoiser.get_submodule(name).register_forward_hook(hook))

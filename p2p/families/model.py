@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 
 from p2p.alignment import NoText, Tokenizers, encode
 from p2p.attention.injection import BatchInjection, injection_processors
-from p2p.attention.single_layers import NO_LAYERS, UNetLayers
+from p2p.attention.single_layers import NO_LAYERS, LayerInjection, UNetLayers
 from p2p.schedulers import set_timesteps
 
 Conditioning = Mapping[str, Tensor]
@@ -155,6 +155,11 @@ class Model(ABC):
             raise ValueError(f"edit: {NO_LAYERS}")
         return UNetLayers.of(self.denoiser)
 
+    def check_layers(self, wanted: Iterable[LayerInjection]) -> None:
+        """Raise ValueError where the model has not the single layers that edits take from."""
+        for one in dict.fromkeys(wanted):
+            self.unet_layers.taken(one)
+
     @abstractmethod
     def pixels(self, side: int) -> int:
         """Return the tokens of the layer with this height: `side` x `side` for square images."""
@@ -195,8 +200,8 @@ class Model(ABC):
     def new_scheduler(self, num_inference_steps: int) -> Any:
         """Return a fresh scheduler, timesteps set. Raises ValueError for one that cannot work.
 
-        Timesteps stay on the CPU, where its coefficients are: with timesteps on a GPU, as diffusers' pipelines
-        set them, DDIM and others read them back at every step, and wait for the GPU.
+        Timesteps stay on the CPU, where its coefficients are: with timesteps on a GPU, where diffusers'
+        pipelines put them, DDIM and others read them back at every step, and wait for the GPU.
         """
         scheduler = copy.deepcopy(self.pipeline.scheduler)
         tokens = self.pixels(self.attention_sides()[0])

@@ -76,7 +76,7 @@ class UNetModel(Model):
         timestep_cond = None
         if self.guidance_embedded:
             timestep_cond = self._guidance_row(guidance_scale, latents).repeat(len(latents), 1)
-        with feature_hooks(self.denoiser, injection):
+        with feature_hooks(self.denoiser, injection.taking if injection else None):
             return self.denoiser(
                 latents,
                 on_device(timestep, latents.device),

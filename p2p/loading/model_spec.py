@@ -4,34 +4,31 @@ identity.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import importlib.util
 import json
-import pickle
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from torch import nn
-from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from p2p.alignment import Tokenizers
 from p2p.devices import default_dtype, exact_float32, resolve_device
 from p2p.families import family_of
 from p2p.families.model import Model, encoder_of, tokenizer_of
 from p2p.loading.loras import Lora, load_loras
+from p2p.loading.pipeline_files import hash_files, local_folder, plain_folder
+from p2p.loading.tokenizer_files import clip_tokenizer, read_tokenizer
 from p2p.memory import attempt
 from p2p.schedulers import check_settings, new_scheduler, scheduler_class
 
 UPSCALED = ("IFPipeline", "IFSuperResolutionPipeline")
 SHARED = ("tokenizer", "text_encoder")  # by a model and its upscaler
-ZEROS = "force_zeros_for_empty_prompt"  # SDXL's model_index.json says what an empty negative prompt is
 SEMANTICS_VERSION = 3  # raised whenever the same edit would give other pixels
 
 
@@ -247,138 +244,3 @@ class ModelSpec:
 
     def _unavailable(self, cause: str) -> OSError:
         return OSError(f"model {self.name}: no weights at {self.path!r} ({cause})")
-
-
-def plain_folder(path: str) -> Path | None:
-    """Return the folder that a pipeline's path names, None where it is a name on the model hub.
-
-    A relative one counts from the working directory, or else from the repository root.
-    """
-    folders = (Path(path), Path(__file__).resolve().parents[2] / path)
-    return next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
-
-
-def local_folder(path: str, pipeline_class: Callable[[], Any], options: Mapping[str, Any]) -> Path | None:
-    """Return a pipeline's folder on this machine, or None where it would have to be fetched.
-
-    Of a name on the model hub it is the one that diffusers' `download` with these options leaves behind; what
-    is there in part alone has to be fetched.
-    """
-    if (folder := plain_folder(path)) is not None:
-        return folder
-    try:
-        folder = Path(pipeline_class().download(path, local_files_only=True, **options))
-        left_out = {name for name, value in options.items() if value is None}
-        return folder if _whole(folder, left_out) else None
-    except (OSError, ValueError):
-        return None
-
-
-def _whole(folder: Path, left_out: Collection[str]) -> bool:
-    """Say whether a pipeline's parts are there, networks with all their weights.
-
-    diffusers knows the files to ask for only where a list of the repository's files was kept.
-    """
-    index = json.loads((folder / "model_index.json").read_text())
-    parts = [
-        folder / name
-        for name, kind in index.items()
-        if name[0] != "_"
-        and name not in left_out
-        and isinstance(kind, list)
-        and all(isinstance(word, str) for word in kind)
-    ]
-    return all(any(part.glob("*config.json")) and _has_weights(part) for part in parts)
-
-
-def _has_weights(part: Path) -> bool:
-    if not (part / "config.json").is_file():
-        return True  # a tokenizer or a scheduler
-    indices = [json.loads(file.read_text()) for file in part.glob("*.safetensors.index*.json")]
-    if indices:
-        return any(all((part / name).is_file() for name in i["weight_map"].values()) for i in indices)
-    return any(file.suffix in (".safetensors", ".bin") for file in part.iterdir())
-
-
-def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a folder, a new object at each call; the files are read once per process.
-
-    CLIP's takes 0.5 s to read from disk and 0.15 s to copy. Files that have changed are read again.
-    """
-    digest = hashlib.sha256()
-    for file in sorted(file for file in folder.iterdir() if file.is_file()):
-        digest.update(f"{file.name}:{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    tokenizer: PreTrainedTokenizerBase = pickle.loads(_pickled_tokenizer(folder, digest.hexdigest()))
-    return tokenizer
-
-
-@lru_cache(maxsize=16)
-def _pickled_tokenizer(folder: Path, digest: str) -> bytes:
-    return pickle.dumps(AutoTokenizer.from_pretrained(folder))
-
-
-def clip_tokenizer() -> CLIPTokenizer:
-    """Return CLIP's tokenizer from the vocabulary file that ships with open_clip (merges; 49,408 tokens)."""
-    spec = importlib.util.find_spec("open_clip")
-    assert spec is not None
-    assert spec.origin is not None
-    with gzip.open(
-        Path(spec.origin).with_name("bpe_simple_vocab_16e6.txt.gz"), "rt", encoding="utf-8"
-    ) as file:
-        lines = file.read().split("\n")[1 : 49152 - 256 - 2 + 1]
-    merges = [(left, right) for left, right in (line.split() for line in lines)]
-    letters = list(_byte_letters().values())
-    pieces = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge) for merge in merges)]
-    vocab = {piece: i for i, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
-
-
-def _byte_letters() -> dict[int, str]:
-    """Return GPT-2's printable letter for each byte, in CLIP's order."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
-
-
-@cache
-def hash_files(
-    folder: Path,
-    variant: str | None = None,
-    aside: tuple[str, ...] = ("scheduler", "safety_checker", "feature_extractor"),
-) -> str:
-    """Return a hash of a pipeline's weights of this variant and configs, without the parts `aside`.
-
-    The hub's cache already names large files by theirs. Other variants may lie beside, as one is fetched
-    after the other.
-    """
-    digest = hashlib.sha256()
-    parts = [part for part in sorted(folder.iterdir()) if part.is_dir() and part.name not in aside]
-    for file in (file for part in parts for file in sorted(part.rglob("*")) if _determines(file, variant)):
-        blob = file.resolve().name
-        named = file.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob)
-        content = blob if named else hashlib.sha256(file.read_bytes()).hexdigest()
-        digest.update(f"{file.relative_to(folder)}:{content}\n".encode())
-    index = json.loads((folder / "model_index.json").read_text())
-    if (zeros := index.get(ZEROS)) is not None:
-        digest.update(f"{ZEROS}:{zeros}\n".encode())
-    return digest.hexdigest()
-
-
-def _determines(file: Path, variant: str | None) -> bool:
-    """Say whether a file of a pipeline has a part in its pixels; a model card has none."""
-    if file.suffix in (".safetensors", ".bin"):
-        others = {_variant(other) for other in file.parent.glob(f"*{file.suffix}")}
-        if _variant(file) != (variant if variant in others else None):
-            return False
-    if file.suffix == ".json" or file.suffix == ".txt":
-        names = ("config", "tokenizer", "tokenizer_config", "vocab", "merges", "scheduler_config")
-        return file.stem in (*names, "preprocessor_config")
-    if file.suffix == ".bin":  # read only where there is nothing safer
-        return not any(file.parent.glob("*.safetensors"))
-    return file.suffix in (".safetensors", ".model")
-
-
-def _variant(weights: Path) -> str | None:
-    """Return "fp16" of model.fp16.safetensors and of model.fp16-00001-of-00002.safetensors."""
-    found = re.fullmatch(r"[^.]+\.([^.]+?)(-\d+-of-\d+)?", weights.stem)
-    return found[1] if found else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ import diffusers
 import torch
 from torch import nn
 
-from p2p.loading.model_spec import hash_files, local_folder, plain_folder
+from p2p.loading.pipeline_files import hash_files, local_folder, plain_folder
+from p2p.loading.placeholders import plain
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -133,3 +134,25 @@ class Pipelines:
         if spec not in self.loaded:
             self.loaded[spec] = spec.load(self.device)
         return self.loaded[spec]
+
+
+@dataclass(frozen=True)
+class ExternalCall:
+    """One image's calls of another pipeline: all that is known of them before the source image is."""
+
+    spec: PipelineSpec
+    calls: Sequence[tuple[str, str, Mapping[str, Any]]]
+    """In order: how errors name a call, the pipeline's method, its arguments with placeholders."""
+    texts: Mapping[str, str]  # those that the arguments name
+    identity: str  # a hash of the pipeline
+    rows_per_step: float  # of its denoiser, about
+
+    def digest(self) -> str:
+        """Return a hash of all that determines the pixels, given source image, seed and sampling settings."""
+        calls = [[name, plain(arguments)] for _, name, arguments in self.calls]
+        content = [self.identity, calls, dict(self.texts)]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def evaluations(self, num_inference_steps: int) -> int:
+        """Return about how many rows of its denoiser the image takes."""
+        return round(self.rows_per_step * num_inference_steps)

@@ -1,6 +1,6 @@
 """What Prompt-to-Prompt is compared with: the fixed-seed image of the target prompt, and SDEdit.
 
-Both have what a method needs (`p2p.methods.prompt_to_prompt.Method`): the class variables `name` and
+Both have what a method needs (`p2p.trajectory.Method`): the class variables `name` and
 `uses_mask` (whether it is given the pair's mask), and `trajectory(...)`.
 """
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from p2p.alignment import Tokenizers, check_prompt
-from p2p.methods.prompt_to_prompt import EditRequest, Trajectory
+from p2p.trajectory import EditRequest, Trajectory
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,7 @@ Placeholders in its arguments, `{source_image}` or `{target_prompt}`, stand for 
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from p2p.alignment import Tokenizers, encode
-from p2p.loading.pipeline_spec import Pipelines, PipelineSpec
-from p2p.loading.placeholders import TEXTS, check_placeholders, filled, placeholders, plain
-from p2p.methods.prompt_to_prompt import EditRequest, Trajectory
+from p2p.loading.pipeline_spec import ExternalCall, Pipelines, PipelineSpec
+from p2p.loading.placeholders import TEXTS, check_placeholders, filled, placeholders
 from p2p.sampling import Sampling
+from p2p.trajectory import EditRequest, Trajectory
 
 OURS = ("generator", "output_type", "return_dict")  # arguments that the run gives
 
@@ -103,25 +101,8 @@ class External:
                 )
             for tokenizer in tokenizers:
                 encode(text, tokenizer)
-        return Trajectory(request.target_prompt, (), external=ExternalCall(self, texts))
-
-
-@dataclass(frozen=True)
-class ExternalCall:
-    """One image's calls of a pipeline: all that is known of them before the source image is."""
-
-    method: External
-    texts: Mapping[str, str]  # those that the arguments name
-
-    def digest(self) -> str:
-        """Return a hash of all that determines the pixels, given source image, seed and sampling settings."""
-        calls = [[name, plain(arguments)] for _, name, arguments in self.method.calls]
-        content = [self.method.identity, calls, dict(self.texts)]
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-    def evaluations(self, num_inference_steps: int) -> int:
-        """Return about how many rows of its denoiser the image takes, by the method's `rows_per_step`."""
-        return round(self.method.rows_per_step * num_inference_steps)
+        call = ExternalCall(self.spec, self.calls, texts, self.identity, self.rows_per_step)
+        return Trajectory(request.target_prompt, (), external=call)
 
 
 def carry_out(
@@ -133,8 +114,8 @@ def carry_out(
     Raises ValueError for a text that is too long for the pipeline and for an image of another size,
     FloatingPointError for one that is not finite.
     """
-    pipeline, kind = pipelines.get(call.method.spec), call.method.spec.kind
-    _check_length(call.method.pipeline, pipeline, call.texts.values())
+    pipeline, kind = pipelines.get(call.spec), call.spec.kind
+    _check_length(call.spec.pipeline, pipeline, call.texts.values())
     generator = torch.Generator().manual_seed(seed)
     values = {
         **call.texts,
@@ -143,14 +124,14 @@ def carry_out(
         "guidance_scale": sampling.guidance_scale,
     }
     output: Any = None
-    for label, name, arguments in call.method.calls:
+    for label, name, arguments in call.calls:
         given = {argument: filled(value, values) for argument, value in arguments.items()}
         if "generator" in _parameters(label, kind, name):
             given["generator"] = generator
         if name == "__call__":
             given["output_type"] = "np"  # unrounded, so that what is not finite still shows
         output = getattr(pipeline, name)(**given)
-    return _image(call.method.pipeline, output, source)
+    return _image(call.spec.pipeline, output, source)
 
 
 def _image(pipeline: str, output: Any, source: Tensor) -> Tensor:

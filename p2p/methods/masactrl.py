@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from p2p.alignment import Tokenizers, check_prompt
 from p2p.attention.single_layers import LayerInjection, Number, check_number
-from p2p.methods.prompt_to_prompt import EditRequest, Injection, Trajectory
+from p2p.trajectory import EditRequest, Injection, Trajectory
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,117 +20,11 @@ from p2p.alignment import (
     equalizer,
     resolve_operator,
 )
-from p2p.attention.single_layers import LayerInjection
 from p2p.local_blend import LocalBlend
 from p2p.methods.profiles import profile
 from p2p.methods.windows import Steps, cross_gate, self_window, windows_from_tau
-from p2p.word_readings import Watch, word_columns
-
-if TYPE_CHECKING:
-    from p2p.methods.external import ExternalCall
-
-
-@dataclass(frozen=True)
-class CrossInjection:
-    """One step's cross-attention edit, `softmax(Q_s K_s^T) (W V_t) + softmax(Q_t K_t^T) (w * V_t)`."""
-
-    source_mix: Tensor  # W = M diag(a c g), (source tokens, target tokens)
-    own_share: Tensor  # w = (1 - a) c g + (1 - g), (target tokens,)
-    key: str  # equal for equal tensors
-
-
-@dataclass(frozen=True)
-class Injection:
-    """What one branch takes from the source at one step."""
-
-    cross: CrossInjection | None
-    self_attention: bool
-    self_max_pixels: int | None = None  # None: the model's own
-    layers: LayerInjection | None = None
-
-    @property
-    def key(self) -> str:
-        """A short text that is equal for equal injections."""
-        itself = f"self{self.self_max_pixels or ''}" if self.self_attention else ""
-        layers = f"/{self.layers.key}" if self.layers else ""
-        return f"{self.cross.key if self.cross else ''}/{itself}{layers}"
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What one image's denoiser is told beside the prompt, by the family's own names."""
-
-    rows: Mapping[str, Tensor]
-    key: str  # equal for equal rows
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """How one image is denoised: the prompt, what is injected at each step, and where it starts."""
-
-    prompt: str
-    injections: tuple[Injection | None, ...]  # one per row of the T + 1 table; None, or (), = plain denoising
-    start: int | None = None  # None: from the seed's noise; else from the source image, noised to this step
-    blend: LocalBlend | None = None
-    watch: Watch | None = None  # maps to keep; no part of the pixels
-    record: Mapping[str, Any] = field(default_factory=dict)  # the effective operator, for tables
-    condition: Condition | None = None  # of a later stage; the stages before determine it
-    external: ExternalCall | None = None  # another pipeline makes the image, from the source image
-
-    def __post_init__(self) -> None:
-        own = (self.injections, self.blend, self.watch, self.condition)
-        if self.external is not None and (any(own) or self.start is not None):
-            raise ValueError(
-                "external: another pipeline's image has no injections, start, blend, watch or condition"
-            )
-
-    @property
-    def from_noise(self) -> bool:
-        """Whether it starts from the source's noise, which of a real image only an inversion finds."""
-        return self.start is None and self.external is None
-
-    @property
-    def layers(self) -> set[LayerInjection]:
-        """What it takes from single layers, at any step."""
-        return {i.layers for i in self.injections if i and i.layers}
-
-    def digest(self, calls: int | None = None) -> str:
-        """Return a hash of all that determines the pixels, given model, sampling settings and source.
-
-        `calls` of the denoiser are made; a row of the table beyond them is not read.
-        """
-        injected = [f"{step}:{i.key}" for step, i in enumerate(self.injections[:calls]) if i]
-        parts = [self.prompt, repr(self.start), *injected, *([self.blend.key] if self.blend else [])]
-        parts += [self.external.digest()] if self.external else []
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class EditRequest:
-    """What is to be edited, whatever the method: two prompts, and factors for words of the target prompt."""
-
-    source_prompt: str
-    target_prompt: str
-    weights: Mapping[str, float] = field(default_factory=dict)
-    blend_words: tuple[str, str] | None = None  # of the source prompt, of the target prompt
-    instruction: str = ""  # the edit as a command, for methods that follow one
-
-
-class Method(Protocol):
-    """What every method is: a name, and the trajectory of an edit."""
-
-    @property
-    def name(self) -> str:
-        """The method's name in records and tables."""
-
-    @property
-    def uses_mask(self) -> bool:
-        """Whether the method is given the pair's mask: scores inside and outside it are then no surprise."""
-
-    def trajectory(
-        self, request: EditRequest, tokenizers: Tokenizers, num_inference_steps: int
-    ) -> Trajectory:
-        """Return how the edited image is denoised; ValueError where the edit cannot be made."""
+from p2p.trajectory import CrossInjection, EditRequest, Injection, Method, Trajectory
+from p2p.word_readings import word_columns
 
 
 @dataclass(frozen=True)

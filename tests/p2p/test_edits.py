@@ -8,7 +8,8 @@ from torch import Tensor
 
 from p2p import EditRequest, FixedSeed, PromptToPrompt, SDEdit
 from p2p.alignment import alignment_matrix, equalizer
-from p2p.attention.injection import BatchInjection, SourceBank, inject_cross, inject_self
+from p2p.attention.injection import BatchInjection, inject_cross, inject_self
+from p2p.attention.source_bank import SourceBank
 
 SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a striped cat on a bench"
 

@@ -33,7 +33,7 @@ from p2p import (
 from p2p.engine import derived_seed, plan_evaluations
 from p2p.loading.pipeline_spec import PipelineSpec
 from p2p.loading.placeholders import filled
-from p2p.methods.prompt_to_prompt import Trajectory
+from p2p.trajectory import Trajectory
 from tests.tiny_pipelines import NO_CHECKER, save_instruct_pix2pix, save_ledits_pp
 
 pytestmark = pytest.mark.xdist_group("external")

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from p2p.attention.injection import BatchInjection, SourceBank
+from p2p.attention.injection import BatchInjection
 from p2p.attention.joint import inject_joint
+from p2p.attention.source_bank import SourceBank
 
 ROWS, HEADS, PIXELS, TEXT, CHANNELS, COLUMNS = 3, 2, 6, 4, 5, 8  # rows: source, target, another target
 TOKENS = slice(PIXELS, None)

@@ -10,8 +10,9 @@ from huggingface_hub import constants
 from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerFast
 
 from p2p import ModelSpec
-from p2p.loading.model_spec import hash_files, read_tokenizer
+from p2p.loading.pipeline_files import hash_files
 from p2p.loading.pipeline_spec import PipelineSpec
+from p2p.loading.tokenizer_files import read_tokenizer
 from tests.tiny_pipelines import save_instruct_pix2pix
 
 NAME, COMMIT = "someone/tiny", "0123456789" * 4

@@ -21,7 +21,7 @@ from p2p import (
     StableDiffusion,
 )
 from p2p.engine import source_paths, tree_latents
-from p2p.methods.prompt_to_prompt import Trajectory
+from p2p.trajectory import Trajectory
 from p2p.tree import build_tree
 from tests.p2p.side_by_side import LAYERS, Taken, side_by_side
 

@@ -21,7 +21,7 @@ from p2p import EditRequest, Group, Model, PromptToPrompt, Sampling, generate
 from p2p.alignment import alignment_matrix, token_limit, word_indices
 from p2p.engine import tree_latents
 from p2p.families.model import stack_rows
-from p2p.methods.prompt_to_prompt import Trajectory
+from p2p.trajectory import Trajectory
 from tests.p2p.families.yamls import from_yaml
 
 

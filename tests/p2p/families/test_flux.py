@@ -18,7 +18,7 @@ from transformers import CLIPTextModel
 from p2p import Calls, EditRequest, FixedSeed, Group, ModelSpec, PromptToPrompt, Sampling, SDEdit
 from p2p.engine import batches, derived_seed, generate, plan_evaluations, tree_latents
 from p2p.families.flux import Flux
-from p2p.loading.model_spec import clip_tokenizer
+from p2p.loading.tokenizer_files import clip_tokenizer
 from tests.p2p.families.formed import (
     Controller,
     assert_engine_equals,

@@ -12,7 +12,7 @@ from p2p import Group, ModelSpec, PromptToPrompt, Sampling
 from p2p.alignment import word_tokens
 from p2p.engine import tree_latents
 from p2p.families.pixart import PixArtAlpha, PixArtSigma
-from p2p.methods.prompt_to_prompt import EditRequest
+from p2p.trajectory import EditRequest
 from tests.p2p.families.formed import (
     Controller,
     assert_engine_equals,

@@ -6,7 +6,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from p2p import StableDiffusion
-from p2p.loading.model_spec import clip_tokenizer
+from p2p.loading.tokenizer_files import clip_tokenizer
 from tests.p2p.families.materialised import EDITS, SAMPLING, STEPS, check_edit, check_plain
 from tests.p2p.families.unets import ddim, look_at_the_prompt, tiny_vae
 from tests.p2p.families.yamls import from_yaml

@@ -20,7 +20,7 @@ from transformers import CLIPTextModelWithProjection
 from p2p import EditRequest, Group, ModelSpec, PromptToPrompt, Sampling, SDEdit
 from p2p.engine import derived_seed, generate, tree_latents
 from p2p.families.stable_diffusion_3 import StableDiffusion3
-from p2p.loading.model_spec import clip_tokenizer
+from p2p.loading.tokenizer_files import clip_tokenizer
 from tests.p2p.families.formed import (
     Controller,
     assert_engine_equals,

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionXLImg2ImgPipeline, StableDiffusionXLPipelin
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from p2p import ModelSpec, StableDiffusionXL
-from p2p.loading.model_spec import clip_tokenizer
+from p2p.loading.tokenizer_files import clip_tokenizer
 from tests.p2p.families.materialised import (
     EDITS,
     SAMPLING,

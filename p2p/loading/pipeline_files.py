@@ -1,0 +1,108 @@
+"""The folder of a pipeline on this machine: where it is, whether it is whole, and what its files hash to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ZEROS = "force_zeros_for_empty_prompt"  # SDXL's model_index.json says what an empty negative prompt is
+
+
+def plain_folder(path: str) -> Path | None:
+    """Return the folder that a pipeline's path names, None where it is a name on the model hub.
+
+    A relative one counts from the working directory, or else from the repository root.
+    """
+    folders = (Path(path), Path(__file__).resolve().parents[2] / path)
+    return next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
+
+
+def local_folder(path: str, pipeline_class: Callable[[], Any], options: Mapping[str, Any]) -> Path | None:
+    """Return a pipeline's folder on this machine, or None where it would have to be fetched.
+
+    Of a name on the model hub it is the one that diffusers' `download` with these options leaves behind; what
+    is there in part alone has to be fetched.
+    """
+    if (folder := plain_folder(path)) is not None:
+        return folder
+    try:
+        folder = Path(pipeline_class().download(path, local_files_only=True, **options))
+        left_out = {name for name, value in options.items() if value is None}
+        return folder if _whole(folder, left_out) else None
+    except (OSError, ValueError):
+        return None
+
+
+def _whole(folder: Path, left_out: Collection[str]) -> bool:
+    """Say whether a pipeline's parts are there, networks with all their weights.
+
+    diffusers knows the files to ask for only where a list of the repository's files was kept.
+    """
+    index = json.loads((folder / "model_index.json").read_text())
+    parts = [
+        folder / name
+        for name, kind in index.items()
+        if name[0] != "_"
+        and name not in left_out
+        and isinstance(kind, list)
+        and all(isinstance(word, str) for word in kind)
+    ]
+    return all(any(part.glob("*config.json")) and _has_weights(part) for part in parts)
+
+
+def _has_weights(part: Path) -> bool:
+    if not (part / "config.json").is_file():
+        return True  # a tokenizer or a scheduler
+    indices = [json.loads(file.read_text()) for file in part.glob("*.safetensors.index*.json")]
+    if indices:
+        return any(all((part / name).is_file() for name in i["weight_map"].values()) for i in indices)
+    return any(file.suffix in (".safetensors", ".bin") for file in part.iterdir())
+
+
+@cache
+def hash_files(
+    folder: Path,
+    variant: str | None = None,
+    aside: tuple[str, ...] = ("scheduler", "safety_checker", "feature_extractor"),
+) -> str:
+    """Return a hash of a pipeline's weights of this variant and configs, without the parts `aside`.
+
+    The hub's cache already names large files by theirs. Other variants may lie beside, as one is fetched
+    after the other.
+    """
+    digest = hashlib.sha256()
+    parts = [part for part in sorted(folder.iterdir()) if part.is_dir() and part.name not in aside]
+    for file in (file for part in parts for file in sorted(part.rglob("*")) if _determines(file, variant)):
+        blob = file.resolve().name
+        named = file.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob)
+        content = blob if named else hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{file.relative_to(folder)}:{content}\n".encode())
+    index = json.loads((folder / "model_index.json").read_text())
+    if (zeros := index.get(ZEROS)) is not None:
+        digest.update(f"{ZEROS}:{zeros}\n".encode())
+    return digest.hexdigest()
+
+
+def _determines(file: Path, variant: str | None) -> bool:
+    """Say whether a file of a pipeline has a part in its pixels; a model card has none."""
+    if file.suffix in (".safetensors", ".bin"):
+        others = {_variant(other) for other in file.parent.glob(f"*{file.suffix}")}
+        if _variant(file) != (variant if variant in others else None):
+            return False
+    if file.suffix == ".json" or file.suffix == ".txt":
+        names = ("config", "tokenizer", "tokenizer_config", "vocab", "merges", "scheduler_config")
+        return file.stem in (*names, "preprocessor_config")
+    if file.suffix == ".bin":  # read only where there is nothing safer
+        return not any(file.parent.glob("*.safetensors"))
+    return file.suffix in (".safetensors", ".model")
+
+
+def _variant(weights: Path) -> str | None:
+    """Return "fp16" of model.fp16.safetensors and of model.fp16-00001-of-00002.safetensors."""
+    found = re.fullmatch(r"[^.]+\.([^.]+?)(-\d+-of-\d+)?", weights.stem)
+    return found[1] if found else None
