@@ -79,20 +79,21 @@ def grounding_loss(probabilities: Tensor, tokens: Tensor, masks: Tensor) -> Tens
     side = int(pixels**0.5)
     masks = nn.functional.adaptive_avg_pool2d(masks, side).flatten(2)  # (batch, things, pixels)
     columns = probabilities.float().transpose(1, 2).gather(1, tokens[..., None].expand(-1, -1, pixels))
-    share = (columns * masks).sum(-1) / columns.sum(-1)
+    # Where there is no thing, it is the start token's column, which may be all 0: 0 / 0 would spoil the batch.
+    share = (columns * masks).sum(-1) / columns.sum(-1).clamp(min=1e-12)
     return -share.clamp(min=1e-4).log() * (tokens > 0)
 
 
 def sink_loss(probabilities: Tensor, idle: Tensor, allowed: float) -> Tensor:
-    """Return -log(1 - excess), excess being a pixel's attention on idle tokens beyond `allowed`; per picture.
+    """Return -log of the attention that idle tokens leave the others, over what they are to leave; per picture.
 
     Attention that has nothing to look at rests on some token. On padding or on filler words it does harm, as
     an edit moves and adds those; the start token stands still in every edit. The loss is 0 as long as the
-    idle tokens together have at most `allowed`, so a filler may still say a little, and its gradient does not
-    vanish where they have all of it.
+    idle tokens together have at most `allowed` of a pixel's attention, so a filler may still say a little,
+    and the gradient of their scores does not vanish where they have nearly all of it.
 
-    `probabilities` (batch, pixels, tokens); `idle` (batch, tokens) bool; `allowed` in (0, 1]. Returns
+    `probabilities` (batch, pixels, tokens), sums 1; `idle` (batch, tokens) bool; `allowed` in [0, 1). Returns
     (batch,), the mean over pixels.
     """
-    mass = (probabilities.float() * idle[:, None]).sum(-1)
-    return -(1 - (mass - allowed).clamp(min=0)).log().mean(-1)
+    left = (probabilities.float() * ~idle[:, None]).sum(-1)
+    return -(left / (1 - allowed)).clamp(1e-6, 1).log().mean(-1)

@@ -321,8 +321,8 @@ class Recipe:
                 raise ValueError(f"{name}: {getattr(self, name)}, allowed is 0 or more")
         if not 0 <= self.taken_share <= 1:
             raise ValueError(f"taken_share: {self.taken_share}, allowed is a number in [0, 1]")
-        if not 0 < self.sink_share <= 1:
-            raise ValueError(f"sink_share: {self.sink_share}, allowed is a number in (0, 1]")
+        if not 0 <= self.sink_share < 1:
+            raise ValueError(f"sink_share: {self.sink_share}, allowed is a number in [0, 1)")
         if self.channels is not None:
             if self.further:
                 raise ValueError(
@@ -393,7 +393,7 @@ def save_pipeline(
         shutil.rmtree(leftover, ignore_errors=True)
 
     def half(part: nn.Module) -> nn.Module:
-        return copy.deepcopy(part).to("cpu", torch.float16)
+        return copy.deepcopy(part).cpu().half()
 
     pipeline = StableDiffusionPipeline(
         vae=half(vae),
