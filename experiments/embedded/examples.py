@@ -3,6 +3,8 @@ processes while the training runs.
 """
 
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -133,6 +135,19 @@ def caption_scenes(scenes: Scenes, tokenizer: CLIPTokenizer, seed: Sequence[int]
     )
 
 
+def _start_process() -> None:
+    """Compute in one thread, and end with the parent: a killed one cannot tell its processes to."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 @cache
 def _tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
@@ -167,7 +182,7 @@ class Stream:
         self._workers, self._running = workers, set[Future]()
         self._pool: Examples | None = None
         context = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,))
+        self._executor = ProcessPoolExecutor(workers, context, _start_process)
         self._submit()
 
     def __len__(self) -> int:

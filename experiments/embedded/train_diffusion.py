@@ -58,7 +58,7 @@ THING_WEIGHT = (
 )
 FILLERS = ("a", "an", "and", "of", "with", "in", "the", "on", "at")
 TAKEN_FROM = 200  # maps are taken at timesteps from here on: edits inject in the first 80 % of their steps
-PADDING_SIZE = 1_000  # of the padding's token embedding, beside position embeddings of about 1
+PADDING_SIZE = 1_000  # of the padding's token embedding, beside position embeddings of 0.04 after training
 
 
 def check_channels(channels: Sequence[int]) -> None:
@@ -542,7 +542,11 @@ def parse(arguments: Sequence[str] | None = None) -> Recipe:
     )
     add, on_off = parser.add_argument, argparse.BooleanOptionalAction
     add("--steps", type=int, help="to train for, on scenes rendered beforehand; not with --minutes")
-    add("--minutes", type=float, help="to train for, start and last save included, then measure the result")
+    add(
+        "--minutes",
+        type=float,
+        help="to train for, start and last save included but not imports; then the result is measured",
+    )
     add("--batch-size", type=int, help="32 on a CPU, else 512, if not given")
     add("--shards", type=int, help="of 10,000 scenes each, with --steps")
     add("--scenes", type=int, help="to render while the training runs, with --minutes")

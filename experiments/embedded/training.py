@@ -106,12 +106,13 @@ def run_minutes(
     if file.exists():
         state = _restore(file, model, optimizer, ema, settings)
         step, spent, done = state["step"], state["seconds"], state["progress"]
-        print(
-            f"resuming {file} at step {step}: {spent / 60:.1f} of {minutes:g} minutes are spent", flush=True
-        )
+        print(f"{file}: {step} steps, {spent / 60:.1f} of {minutes:g} minutes are spent", flush=True)
+        if done >= 1:
+            print("this training has ended; move that file away to start another", flush=True)
     start = said = saved = now = clock()
     timetable = Timetable(start, began + 60 * minutes - spent, done)
-    said_step, longest = step, 0.0
+    first = said_step = step
+    longest = 0.0
 
     def save(progress: float) -> None:
         before = clock()
@@ -135,8 +136,10 @@ def run_minutes(
             _shown(losses, step)  # what is no longer finite does not replace what was
             save(timetable.progress(now))
             now = saved = clock()
-    if done < 1:
+    if step > first:
         save(1.0)
+    elif done < 1:
+        print("no time is left for a step; give more minutes", flush=True)
     return step, spent + clock() - began
 
 

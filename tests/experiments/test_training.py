@@ -207,6 +207,18 @@ def test_a_training_that_has_ended_is_not_trained_further(tmp_path: Path) -> Non
     assert again.rates == []
 
 
+def test_a_training_with_no_time_left_is_kept_for_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Fake(tmp_path, fails_at=300).run()
+    kept = torch.load(tmp_path / "training.pt", weights_only=True)
+    late = Fake(tmp_path, now=1_000.0)
+    assert late.run(began=700) == kept["step"]  # rendering took the rest
+    assert "give more minutes" in capsys.readouterr().out
+    assert Fake(tmp_path).run(minutes=8) > kept["step"] + 400
+
+
 def test_a_checkpoint_of_other_settings_is_an_error_that_names_them(tmp_path: Path) -> None:
     Fake(tmp_path).run(minutes=1, channels=[16, 32], seed=0)
     with pytest.raises(ResumeError, match=r"channels \[16, 32\], now \[64, 160\]"):
@@ -311,7 +323,7 @@ def test_idle_are_padding_and_filler_words_only(tokenizer: CLIPTokenizer) -> Non
 def test_all_padding_is_one_vector_in_an_ordinary_encoder(
     tokenizer: CLIPTokenizer, tmp_path: Path, trained: bool
 ) -> None:
-    """`trained`: position embeddings as large as training makes them, all weights through float16."""
+    """`trained`: position embeddings far larger than training made them (0.04), weights through float16."""
     torch.manual_seed(0)
     encoder = build_text_encoder(tokenizer)
     if trained:
