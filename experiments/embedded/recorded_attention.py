@@ -79,13 +79,13 @@ def grounding_loss(probabilities: Tensor, tokens: Tensor, masks: Tensor) -> Tens
     side = int(pixels**0.5)
     masks = nn.functional.adaptive_avg_pool2d(masks, side).flatten(2)  # (batch, things, pixels)
     columns = probabilities.float().transpose(1, 2).gather(1, tokens[..., None].expand(-1, -1, pixels))
-    # Where there is no thing, it is the start token's column, which may be all 0: 0 / 0 would spoil the batch.
+    # No thing: the start token's column, which may be all 0, and 0 / 0 would spoil the whole batch.
     share = (columns * masks).sum(-1) / columns.sum(-1).clamp(min=1e-12)
     return -share.clamp(min=1e-4).log() * (tokens > 0)
 
 
 def sink_loss(probabilities: Tensor, idle: Tensor, allowed: float) -> Tensor:
-    """Return -log of the attention that idle tokens leave the others, over what they are to leave; per picture.
+    """Return -log of the attention that idle tokens leave the others, over what they are to leave.
 
     Attention that has nothing to look at rests on some token. On padding or on filler words it does harm, as
     an edit moves and adds those; the start token stands still in every edit. The loss is 0 as long as the
