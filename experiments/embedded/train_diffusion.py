@@ -212,7 +212,7 @@ class Objective:
         """Let the chosen rows take the maps of their scene's other caption in the next call."""
         for processor in self.cross:
             processor.keep_maps = True
-        # An autocast of its own: what it casts without gradient is kept, and would serve the call with it.
+        # An autocast of its own: what is cast without gradient must not serve the call that needs one.
         with mixed_precision(noisy.device.type, self.bf16):
             self.unet(noisy, timesteps, self.text_encoder(batch.other_ids[taking]).last_hidden_state)
         for processor in self.cross:

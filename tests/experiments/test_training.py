@@ -420,7 +420,7 @@ def test_taking_the_own_captions_maps_changes_nothing(tokenizer: CLIPTokenizer, 
 def test_every_weight_has_a_gradient_with_maps_taken(
     tokenizer: CLIPTokenizer, batch: Examples, bf16: bool
 ) -> None:
-    """In bfloat16 too, where autocast keeps what it cast while there was no gradient."""
+    """In bfloat16 too, though autocast keeps what it casts and the other caption has no gradient."""
     objective = tiny_objective(tokenizer, bf16)
     losses = objective(batch, **drawn_for(batch), taking=torch.tensor([4, 6]))
     assert set(losses) == {"denoising", "grounding", "sink"}
