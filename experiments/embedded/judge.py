@@ -86,7 +86,9 @@ class Judge(nn.Module):
 
     @torch.inference_mode()
     def _judged(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self(images)
+        """Judge where the judge is; what it says comes back to where the images are."""
+        classes, place = self(images.to(self.place.weight.device))
+        return classes.to(images.device), place.to(images.device)
 
 
 def _evidence(classes: Tensor) -> Tensor:

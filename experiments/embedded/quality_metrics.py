@@ -145,9 +145,10 @@ def changed_views(n: int, seed: Sequence[int], held_out: bool) -> dict[str, Tens
 
 @torch.inference_mode()
 def distances(lpips: torch.nn.Module, a: Tensor, b: Tensor) -> Tensor:
-    """Return the (N,) distances of images in [0, 1]."""
+    """Return the (N,) distances of images in [0, 1], measured where the network is, on the CPU."""
+    device = next(lpips.parameters()).device
     parts = zip(a.split(100), b.split(100), strict=True)
-    return torch.cat([lpips(x, y, normalize=True).flatten() for x, y in parts])
+    return torch.cat([lpips(x.to(device), y.to(device), normalize=True).flatten().cpu() for x, y in parts])
 
 
 def _grows(lpips: torch.nn.Module, source: Tensor, rungs: Sequence[Tensor]) -> Tensor:

@@ -2,20 +2,34 @@
 
 The text encoder is context-free (its self-attention is zeroed and frozen): in a jointly trained causal
 encoder a word's meaning moves into the words after it, and the word's own attention map is inverted. Run
-`make train-diffusion`.
+`make train-diffusion`: by default a number of steps on scenes rendered beforehand, with `--minutes` for a
+time, on scenes rendered meanwhile.
 """
 
 import argparse
+import copy
 import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.models.attention_processor import Attention, AttnProcessor
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from experiments.embedded.examples import Examples, Stream, caption_scenes, with_latents
+from experiments.embedded.recorded_attention import RecordingProcessor, Taken, grounding_loss, sink_loss
 from experiments.embedded.scenes import Scenes, load_training_scenes
 from experiments.embedded.tokenizer import save_tokenizer
 from experiments.embedded.train_vae import to_model
@@ -23,32 +37,49 @@ from experiments.embedded.training import (
     CHECKPOINTS,
     WEIGHTS,
     Ema,
+    ResumeError,
     batches,
+    check_device,
+    check_resumable,
     cosine,
     earlier,
     mixed_precision,
+    native_bf16,
     precision,
+    run_minutes,
     run_steps,
     write_card,
 )
-from experiments.embedded.world import OBJECTS
 
+CHANNELS = (64, 160)
 CAPTION_DROPOUT = 0.1
 THING_WEIGHT = (
     3  # of the error where a thing is, over that of the place: things are small and hold the detail
 )
-ATTENTION_WEIGHT = 0.03  # of the grounding loss, beside a denoising loss of about 0.1
+FILLERS = ("a", "an", "and", "of", "with", "in", "the", "on", "at")
+TAKEN_FROM = 200  # maps are taken at timesteps from here on: edits inject in the first 80 % of their steps
+PADDING_SIZE = 1_000  # of the padding's token embedding, beside position embeddings of 0.04 after training
 
 
-def build_unet() -> UNet2DConditionModel:
-    """Return the untrained denoiser: 6.1 M parameters, cross-attention at 16x16 and 8x8."""
+def check_channels(channels: Sequence[int]) -> None:
+    """Raise ValueError unless there are two widths, each a multiple of 16."""
+    if len(channels) != 2 or any(c < 16 or c % 16 for c in channels):
+        raise ValueError(f"channels: {','.join(map(str, channels))}, allowed are two multiples of 16")
+
+
+def build_unet(channels: Sequence[int] = CHANNELS) -> UNet2DConditionModel:
+    """Return the untrained denoiser, with cross-attention at 16x16 and 8x8; by default 6.1 M parameters.
+
+    Raises ValueError for what `check_channels` does not allow.
+    """
+    check_channels(channels)
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
         out_channels=4,
         down_block_types=("CrossAttnDownBlock2D",) * 2,
         up_block_types=("CrossAttnUpBlock2D",) * 2,
-        block_out_channels=(64, 160),
+        block_out_channels=tuple(channels),
         layers_per_block=1,
         attention_head_dim=2,
         cross_attention_dim=128,
@@ -78,6 +109,29 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return encoder
 
 
+@torch.no_grad()
+def share_padding(encoder: CLIPTextModel) -> None:
+    """Give all padding one embedding, whatever its position.
+
+    A context-free encoder's output at a padding position is a function of the padding's token embedding plus
+    the position's, and the layer norms see directions alone. So a token embedding a thousand times the size
+    of the positions' leaves nothing of those, in an ordinary CLIPTextModel. Padding that knew its positions
+    drew sinks of attention to some of them, and an edit that moves padding then breaks the picture. The end
+    token is the padding token and shares the embedding.
+    """
+    weight = encoder.get_input_embeddings().weight
+    drawn = torch.randn(weight.shape[1], generator=torch.Generator().manual_seed(0))
+    weight[encoder.config.pad_token_id] = PADDING_SIZE * drawn.to(weight)
+
+
+def idle_tokens(tokenizer: CLIPTokenizer) -> Tensor:
+    """Return (vocabulary,) bool: padding, the end token and filler words, where attention is not to rest."""
+    idle = torch.zeros(len(tokenizer), dtype=torch.bool)
+    idle[[tokenizer.pad_token_id, tokenizer.eos_token_id]] = True
+    idle[[tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in FILLERS]] = True
+    return idle
+
+
 def build_scheduler() -> DDIMScheduler:
     """Return the noise schedule; beta_end 0.018 as 0.012 leaves a readable mean in latents this small."""
     return DDIMScheduler(
@@ -97,192 +151,442 @@ def skip_attention(encoder: CLIPTextModel) -> None:
             module.forward = lambda hidden_states, **_: (torch.zeros_like(hidden_states), None)
 
 
-class RecordingProcessor(AttnProcessor):
-    """Materialised attention that keeps its last probabilities; its CPU backward is faster than SDPA's."""
+@dataclass
+class Objective:
+    """The loss of a batch: min-SNR denoising, thing-weighted, and losses on where cross-attention goes.
 
-    probabilities: Tensor
+    Everything is on one device. `cross` are the denoiser's processors of cross-attention; `empty` (1, tokens)
+    is the empty caption, `idle` (vocabulary,) what `idle_tokens` returns. A weight of 0 leaves a loss out.
+    """
+
+    unet: UNet2DConditionModel
+    text_encoder: CLIPTextModel
+    cross: Sequence[RecordingProcessor]
+    scheduler: DDIMScheduler
+    empty: Tensor
+    idle: Tensor
+    bf16: bool
+    grounding: float = 0.03  # beside a denoising loss of about 0.1
+    sink: float = 0.03
+    sink_share: float = 0.1
 
     def __call__(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: object
-    ) -> Tensor:
-        """Attend from (batch, pixels, channels) to (batch, tokens, channels)."""
-        query, key, value = (
-            attn.to_q(hidden_states),
-            attn.to_k(encoder_hidden_states),
-            attn.to_v(encoder_hidden_states),
-        )
-        query, key, value = map(attn.head_to_batch_dim, (query, key, value))
-        scores = torch.bmm(query, key.transpose(1, 2)) * attn.scale
-        probabilities = scores.softmax(-1)
-        self.probabilities = probabilities.unflatten(0, (-1, attn.heads)).mean(1)  # (batch, pixels, tokens)
-        output = attn.batch_to_head_dim(torch.bmm(probabilities, value))
-        return attn.to_out[1](attn.to_out[0](output))
+        self, batch: Examples, noise: Tensor, timesteps: Tensor, dropped: Tensor, taking: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the losses by name.
+
+        `dropped` (batch,) bool: the caption is left out. `taking` (k,): rows whose cross-attention is taken
+        from the other caption of their scene on the same noisy latents, which makes up no gradient.
+        """
+        ids = torch.where(dropped[:, None], self.empty, batch.ids)
+        clean = batch.latents.float()
+        noisy = self.scheduler.add_noise(clean, noise, timesteps)
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        if len(taking):
+            self._take(noisy[taking], timesteps[taking], batch, taking)
+        with mixed_precision(clean.device.type, self.bf16):
+            prediction = self.unet(noisy, timesteps, self.text_encoder(ids).last_hidden_state).sample
+        for processor in self.cross:
+            processor.taken = None
+        alphas = self.scheduler.alphas_cumprod.to(clean.device)[timesteps]
+        snr = alphas / (1 - alphas)
+        weight = snr.clamp(max=5) / snr  # min-SNR (Hang et al. 2023), gamma 5
+        told = (1 - timesteps / 1000)[:, None]
+        pointed = (told / 0.4).clamp(max=1)  # in pure noise there is nothing to point at
+        masks = batch.covered.float() / 16
+        emphasis = 1 + THING_WEIGHT * told[..., None] * masks.sum(1)  # (batch, 16, 16)
+        error = (prediction.float() - noise).square().mean(1) * emphasis
+        losses = {"denoising": (error.mean((1, 2)) * weight).mean()}
+        maps = [processor.probabilities for processor in self.cross]
+        if self.grounding:
+            where = batch.tokens * ~dropped[:, None]
+            grounded = [(grounding_loss(m, where, masks) * pointed).mean() for m in maps]
+            losses["grounding"] = self.grounding * torch.stack(grounded).mean()
+        if self.sink:
+            sinks = [sink_loss(m, self.idle[ids], self.sink_share).mean() for m in maps]
+            losses["sink"] = self.sink * torch.stack(sinks).mean()
+        return losses
+
+    @torch.no_grad()
+    def _take(self, noisy: Tensor, timesteps: Tensor, batch: Examples, taking: Tensor) -> None:
+        """Let the chosen rows take the maps of their scene's other caption in the next call."""
+        for processor in self.cross:
+            processor.keep_maps = True
+        # An autocast of its own: what is cast without gradient must not serve the call that needs one.
+        with mixed_precision(noisy.device.type, self.bf16):
+            self.unet(noisy, timesteps, self.text_encoder(batch.other_ids[taking]).last_hidden_state)
+        for processor in self.cross:
+            assert processor.maps is not None
+            processor.taken = Taken(taking, processor.maps, batch.mapper[taking])
+            processor.keep_maps, processor.maps = False, None
 
 
-def grounding_loss(probabilities: Tensor, tokens: Tensor, masks: Tensor) -> Tensor:
-    """Return -log of the share of a thing's attention that lies inside its mask, per thing.
-
-    TokenCompose's token loss (Eq. 3) is (1 - share)^2, whose gradient vanishes where a word looks at the
-    wrong thing; the logarithm's does not.
-
-    `probabilities` (batch, pixels, tokens); `tokens` (batch, things), 0 where there is no thing; `masks`
-    (batch, things, 16, 16).
-    """
-    pixels = probabilities.shape[1]
-    side = int(pixels**0.5)
-    masks = nn.functional.adaptive_avg_pool2d(masks, side).flatten(2)  # (batch, things, pixels)
-    columns = probabilities.float().transpose(1, 2).gather(1, tokens[..., None].expand(-1, -1, pixels))
-    share = (columns * masks).sum(-1) / columns.sum(-1)
-    return -share.clamp(min=1e-4).log() * (tokens > 0)
+def recording_processors(unet: UNet2DConditionModel) -> list[RecordingProcessor]:
+    """Let the denoiser's cross-attention keep its maps; return the processors that do."""
+    cross = {name: RecordingProcessor() for name in unet.attn_processors if "attn2" in name}
+    plain = (
+        AttnProcessor() if unet.device.type == "cpu" else AttnProcessor2_0()
+    )  # SDPA's CPU backward is slow
+    unet.set_attn_processor({name: cross.get(name, plain) for name in unet.attn_processors})
+    return list(cross.values())
 
 
-def encode_latents(vae: AutoencoderKL, scenes: Scenes) -> Tensor:
+@dataclass(frozen=True)
+class Draw:
+    """What is drawn for one step. Rows are stratified in time: row i's timestep is in the i-th part."""
+
+    noise: Tensor
+    timesteps: Tensor
+    dropped: Tensor  # (batch,) bool
+    taking: Tensor  # (k,) rows that take maps; none that is dropped
+
+
+def draw_step(batch_size: int, taken_share: float, seed: int, device: str) -> Draw:
+    """Draw noise, timesteps, dropped captions and the rows that take another caption's maps, by the seed."""
+    rng = torch.Generator().manual_seed(seed)
+    dropped = torch.rand(batch_size, generator=rng) < CAPTION_DROPOUT
+    stratum = (torch.arange(batch_size) + torch.rand(batch_size, generator=rng)) / batch_size
+    timesteps = (stratum * 1000).long().clamp(max=999)
+    taking = torch.rand(batch_size, generator=rng) < taken_share
+    taking &= ~dropped & (timesteps >= TAKEN_FROM)
+    shape, on_device = (batch_size, 4, 16, 16), torch.Generator(device).manual_seed(seed)
+    return Draw(
+        noise=torch.randn(shape, generator=on_device, device=device),
+        timesteps=timesteps.to(device),
+        dropped=dropped.to(device),
+        taking=taking.nonzero().flatten().to(device),
+    )
+
+
+@torch.no_grad()
+def encode_pictures(vae: AutoencoderKL, images: np.ndarray, bf16: bool) -> Tensor:
+    """Return scaled latent means (n, 4, 16, 16) float16, on the autoencoder's device, of uint8 pictures."""
+    parts = []
+    for part in torch.from_numpy(images).split(250):
+        with mixed_precision(vae.device.type, bf16):
+            latents = vae.encode(to_model(part.to(vae.device))).latent_dist.mode()
+        parts.append((latents.float() * vae.config.scaling_factor).half())
+    return torch.cat(parts)
+
+
+def encode_latents(vae: AutoencoderKL, scenes: Scenes, bf16: bool) -> Tensor:
     """Return scaled latent means (n, 4, 16, 16) fp16, from a file if they were computed before."""
     weights = (WEIGHTS / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
     file = CHECKPOINTS / f"latents-{hashlib.sha256(weights).hexdigest()[:8]}.npy"
     if file.exists() and len(np.load(file, mmap_mode="r")) == len(scenes.scenes):
         return torch.from_numpy(np.load(file))
-    vae = vae.to(memory_format=torch.channels_last)
-    parts = []
-    with torch.no_grad(), mixed_precision():
-        for images in tqdm(torch.from_numpy(scenes.images).split(250), desc="encoding", mininterval=10):
-            latents = vae.encode(to_model(images)).latent_dist.mode()
-            parts.append((latents.float() * vae.config.scaling_factor).half())
-    np.save(file, torch.cat(parts).numpy())
-    return torch.cat(parts)
+    parts = tqdm(np.array_split(scenes.images, len(scenes.scenes) // 250 + 1), "encoding", mininterval=10)
+    latents = torch.cat([encode_pictures(vae, part, bf16).cpu() for part in parts])
+    np.save(file, latents.numpy())
+    return latents
 
 
-def thing_tokens(scenes: Scenes, input_ids: Tensor, tokenizer: CLIPTokenizer) -> Tensor:
-    """Return (n, 2): where the caption names each thing, 0 where there is none."""
-    ids = {name: tokenizer.convert_tokens_to_ids(f"{name}</w>") for name in OBJECTS}
-    tokens = torch.zeros(len(scenes.scenes), 2, dtype=torch.int64)
-    rows = input_ids.tolist()
-    for i, scene in enumerate(scenes.scenes):
-        for j, thing in enumerate(scene.things):
-            tokens[i, j] = rows[i].index(ids[thing.name])
-    return tokens
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained and how, as on the command line; raises ValueError for what cannot be."""
+
+    steps: int = 6_000
+    minutes: float | None = None
+    batch_size: int | None = None
+    shards: int = 10
+    scenes: int = 400_000
+    first: int = 20_000
+    workers: int | None = None
+    lr: float = 8e-4
+    further: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    precision: str = "auto"
+    channels: tuple[int, ...] | None = None
+    padding: str | None = None
+    taken_share: float = 0.25
+    grounding: float = 0.03
+    sink: float = 0.03
+    sink_share: float = 0.1
+    out: Path = CHECKPOINTS / "pipeline"
+    ship: bool = False
+    quality: bool = True
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        for name in ("steps", "shards", "scenes", "first", "batch_size", "workers"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name}: {value}, allowed is 1 or more")
+        if self.minutes is not None and not 0 < self.minutes < float("inf"):
+            raise ValueError(f"minutes: {self.minutes}, allowed is a number above 0")
+        if not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr: {self.lr}, allowed is a number above 0")
+        for name in ("grounding", "sink"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name}: {getattr(self, name)}, allowed is 0 or more")
+        if not 0 <= self.taken_share <= 1:
+            raise ValueError(f"taken_share: {self.taken_share}, allowed is a number in [0, 1]")
+        if not 0 <= self.sink_share < 1:
+            raise ValueError(f"sink_share: {self.sink_share}, allowed is a number in [0, 1)")
+        if self.channels is not None:
+            if self.further:
+                raise ValueError(
+                    "channels: those of the shipped weights are kept by further; give one of them"
+                )
+            check_channels(self.channels)
+        if self.out.resolve().is_relative_to(WEIGHTS.resolve()):
+            raise ValueError(f"out: {self.out} holds the shipped weights, which ship alone replaces")
+        if self.out.exists() and not (self.out / "model_index.json").is_file():
+            raise ValueError(
+                f"out: {self.out} is no pipeline, allowed is a new folder or an earlier training's"
+            )
+
+    @property
+    def bf16(self) -> bool:
+        """Whether the networks compute in bfloat16 under autocast."""
+        return native_bf16(self.device) if self.precision == "auto" else self.precision == "bf16"
+
+    @property
+    def rows(self) -> int:
+        """The batch size: small on a CPU, where steps count, large enough on a GPU to keep it busy."""
+        return self.batch_size or (32 if torch.device(self.device).type == "cpu" else 512)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where a training of `minutes` keeps its state, beside the weights."""
+        return self.out.with_name(f"{self.out.name}.pt")
+
+    def identity(self) -> dict[str, object]:
+        """Return what a training that is resumed must have in common with the one that was broken off."""
+        names = (
+            "lr",
+            "further",
+            "seed",
+            "padding",
+            "taken_share",
+            "grounding",
+            "sink",
+            "sink_share",
+            "scenes",
+        )
+        channels = list(self.channels) if self.channels else None
+        return {"batch_size": self.rows, "channels": channels, **{n: getattr(self, n) for n in names}}
 
 
-def thing_masks(labels: Tensor, scenes: Scenes, index: Tensor) -> Tensor:
-    """Return (batch, 2, 16, 16): the share of each latent cell that a thing covers."""
-    wanted = torch.zeros(len(index), 2, 1, 1, dtype=torch.uint8)
-    for row, i in enumerate(index.tolist()):
-        for j, thing in enumerate(scenes.scenes[i].things):
-            wanted[row, j] = 1 + OBJECTS.index(thing.name)
-    covered = (labels[index][:, None] == wanted) & (wanted > 0)
-    return nn.functional.avg_pool2d(covered.float(), 4)
+def build_model(recipe: Recipe, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
+    """Return denoiser and text encoder on the recipe's device: untrained, or the shipped ones."""
+    if recipe.further:
+        unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "pipeline" / "unet", dtype=torch.float32)
+        shipped = CLIPTextModel.from_pretrained(WEIGHTS / "pipeline" / "text_encoder", dtype=torch.float32)
+        text_encoder = build_text_encoder(tokenizer)
+        text_encoder.load_state_dict(shipped.state_dict())
+    else:
+        unet = build_unet(recipe.channels or CHANNELS)
+        text_encoder = build_text_encoder(tokenizer)
+    if (recipe.padding or ("positions" if recipe.further else "shared")) == "shared":
+        share_padding(text_encoder)
+    unet = unet.train().to(recipe.device, memory_format=torch.channels_last)
+    return nn.ModuleDict({"unet": unet, "text_encoder": text_encoder.train().to(recipe.device)})
 
 
-def main(
-    steps: int = 6_000,
-    batch_size: int = 32,
-    shards: int = 10,
-    lr: float = 8e-4,
-    further: bool = False,
-    seed: int = 0,
+def save_pipeline(
+    folder: Path, model: nn.ModuleDict, vae: AutoencoderKL, tokenizer: CLIPTokenizer, facts: dict[str, object]
 ) -> None:
-    """Train, then save the whole pipeline in fp16 with a model card.
+    """Write the whole pipeline in float16 with its card, in place of what the folder held."""
+    new, old = (folder.with_name(f"{folder.name}.{state}") for state in ("new", "old"))
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
 
-    `further` starts from the shipped weights and lets the learning rate decay from the first step on; give it
-    a lower `lr`, and a `seed` of its own, else it sees the same batches again.
-    """
+    def half(part: nn.Module) -> nn.Module:
+        return copy.deepcopy(part).cpu().half()
+
+    pipeline = StableDiffusionPipeline(
+        vae=half(vae),
+        text_encoder=half(model["text_encoder"]),
+        tokenizer=tokenizer,
+        unet=half(model["unet"]),
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    for part in (pipeline.vae, pipeline.unet):
+        part.register_to_config(_name_or_path="")  # else it says where this machine keeps the weights
+    pipeline.save_pretrained(new)
+    write_card(new, "Diffusion pipeline of the embedded world", facts)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def card(recipe: Recipe, scenes: int, steps: int, seconds: float) -> dict[str, object]:
+    """Return what the model card says of a training."""
+    folder, further = WEIGHTS / "pipeline", recipe.further
+    gpu = torch.device(recipe.device).type == "cuda"
+    where = torch.cuda.get_device_name(recipe.device) if gpu else f"{torch.get_num_threads()} CPU threads"
+    return {
+        "data": f"{scenes} rendered, captioned scenes of 64x64 pixels",
+        "sprites": "Noto Emoji image resources (Apache-2.0, see NOTICE)",
+        "recipe": f"{steps} steps of {recipe.rows}, AdamW {recipe.lr:g} "
+        f"{'' if further else 'flat then '}cosine, min-SNR 5, thing weight {THING_WEIGHT}, "
+        f"log grounding loss {recipe.grounding:g}, sink loss {recipe.sink:g} beyond {recipe.sink_share:g}, "
+        f"maps of another caption in {recipe.taken_share:.0%} of rows at t >= {TAKEN_FROM}, EMA 0.999, "
+        f"{precision(recipe.device, recipe.bf16)}{earlier(folder, 'recipe') if further else ''}",
+        "time": f"{seconds / 60:.0f} min on {where}{earlier(folder, 'time') if further else ''}",
+        "quality": "see QUALITY.md, written by `make quality`",
+    }
+
+
+def main(recipe: Recipe) -> None:
+    """Train, save the whole pipeline in float16 with a model card, and measure it where a time was given."""
+    began = time.monotonic()
+    if recipe.minutes:
+        check_resumable(recipe.checkpoint, recipe.identity())
     torch.manual_seed(0)
-    folder = WEIGHTS / "pipeline"
-    scenes = load_training_scenes(CHECKPOINTS / "scenes", shards)
-    vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
-    latents = encode_latents(vae, scenes)
-    tokenizer = (CLIPTokenizer.from_pretrained if further else save_tokenizer)(folder / "tokenizer")
-    captions = [scene.caption() for scene in scenes.scenes]
-    encode = {"padding": "max_length", "return_tensors": "pt"}
-    input_ids = tokenizer(captions, **encode).input_ids.to(torch.int32)
-    empty = tokenizer("", **encode).input_ids.to(torch.int32)
-    tokens = thing_tokens(scenes, input_ids, tokenizer)
-    labels = torch.from_numpy(scenes.labels)
+    device, size = recipe.device, recipe.rows
+    tokenizer_folder = WEIGHTS / "pipeline" / "tokenizer"
+    if not tokenizer_folder.exists():
+        save_tokenizer(tokenizer_folder)
+    tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
+    vae = AutoencoderKL.from_pretrained(WEIGHTS / "pipeline" / "vae", dtype=torch.float32)
+    vae = vae.to(device, memory_format=torch.channels_last)
+    stream: Stream | None = None
+    if recipe.minutes:
+        workers = recipe.workers or max(1, (os.cpu_count() or 1) - 1)
+        encode = partial(encode_pictures, vae, bf16=recipe.bf16)
+        stream = Stream(recipe.scenes, tokenizer_folder, encode, workers)
+    else:
+        scenes = load_training_scenes(CHECKPOINTS / "scenes", recipe.shards)
+        captioned = caption_scenes(scenes, tokenizer, (recipe.seed, recipe.shards, 1))
+        examples = with_latents(captioned, encode_latents(vae, scenes, recipe.bf16).to(device))
 
-    unet, text_encoder = build_unet().to(memory_format=torch.channels_last), build_text_encoder(tokenizer)
-    model = nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
-    if further:
-        unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").state_dict())
-        text_encoder.load_state_dict(CLIPTextModel.from_pretrained(folder / "text_encoder").state_dict())
-    average = nn.ModuleDict({"unet": build_unet(), "text_encoder": build_text_encoder(tokenizer)})
+    model = build_model(recipe, tokenizer)
+    average = copy.deepcopy(model)
     ema = Ema(model, average)
-    skip_attention(text_encoder)
-    cross = {name: RecordingProcessor() for name in unet.attn_processors if "attn2" in name}
-    unet.set_attn_processor({name: cross.get(name, AttnProcessor()) for name in unet.attn_processors})
+    skip_attention(model["text_encoder"])
+    objective = Objective(
+        model["unet"],
+        model["text_encoder"],
+        recording_processors(model["unet"]),
+        build_scheduler(),
+        empty=tokenizer("", padding="max_length", return_tensors="pt").input_ids.int().to(device),
+        idle=idle_tokens(tokenizer).to(device),
+        bf16=recipe.bf16,
+        grounding=recipe.grounding,
+        sink=recipe.sink,
+        sink_share=recipe.sink_share,
+    )
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.01},
             {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
         ],
-        lr=lr,
+        lr=recipe.lr,
         betas=(0.9, 0.99),
     )
-    scheduler = build_scheduler()
-    alphas = scheduler.alphas_cumprod
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
-        rng = torch.Generator().manual_seed(10_000_019 * (seed + 1) + step)
-        index = batches(len(latents), batch_size, step, seed=2 + seed)
-        dropped = torch.rand(batch_size, generator=rng) < CAPTION_DROPOUT
-        ids = torch.where(dropped[:, None], empty, input_ids[index])
-        clean = latents[index].float()
-        noise = torch.randn(clean.shape, generator=rng)
-        stratum = (torch.arange(batch_size) + torch.rand(batch_size, generator=rng)) / batch_size
-        timesteps = (stratum * 1000).long().clamp(max=999)
-        noisy = scheduler.add_noise(clean, noise, timesteps).contiguous(memory_format=torch.channels_last)
-        with mixed_precision():
-            prediction = unet(noisy, timesteps, text_encoder(ids).last_hidden_state).sample
-        snr = alphas[timesteps] / (1 - alphas[timesteps])
-        weight = snr.clamp(max=5) / snr  # min-SNR (Hang et al. 2023), gamma 5
-        told = (1 - timesteps / 1000)[:, None]
-        pointed = (told / 0.4).clamp(max=1)  # in pure noise there is nothing to point at
-        masks = thing_masks(labels, scenes, index)
-        emphasis = 1 + THING_WEIGHT * told[..., None] * masks.sum(1)  # (batch, 16, 16)
-        error = (prediction.float() - noise).square().mean(1) * emphasis
-        denoising = (error.mean((1, 2)) * weight).mean()
-        where = tokens[index] * ~dropped[:, None]
-        grounding = [(grounding_loss(p.probabilities, where, masks) * pointed).mean() for p in cross.values()]
-        return {"denoising": denoising, "grounding": ATTENTION_WEIGHT * torch.stack(grounding).mean()}
+        number = 10_000_019 * (recipe.seed + 1) + step
+        draw = draw_step(size, recipe.taken_share, number, device)
+        if stream is None:
+            batch = examples.take(batches(len(examples), size, step, seed=2 + recipe.seed).to(device))
+        else:
+            stream.receive()
+            chosen = torch.Generator(device).manual_seed(number + 1)
+            batch = stream.take(torch.randint(len(stream), (size,), generator=chosen, device=device))
+        return objective(batch, draw.noise, draw.timesteps, draw.dropped, draw.taking)
 
     def schedule(progress: float) -> float:
-        return cosine(progress, flat=0.0 if further else 0.35, warm_up=0.03)
+        return cosine(progress, flat=0.0 if recipe.further else 0.35, warm_up=0.03)
 
-    seconds = run_steps("diffusion", steps, model, optimizer, schedule, loss_of_step, ema, save_every=100)
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=average["text_encoder"],
-        tokenizer=tokenizer,
-        unet=average["unet"],
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+    def save(steps: int, seconds: float) -> None:
+        n = len(examples if stream is None else stream)
+        save_pipeline(recipe.out, average, vae, tokenizer, card(recipe, n, steps, seconds))
+
+    if stream is None:
+        seconds = run_steps(
+            "diffusion", recipe.steps, model, optimizer, schedule, loss_of_step, ema, save_every=100
+        )
+        save(recipe.steps, seconds)
+    else:
+        with closing(stream):
+            stream.wait_for(recipe.first)
+            waited = time.monotonic() - began
+            print(f"training begins after {waited:.0f} s, with {len(stream)} scenes", flush=True)
+            run_minutes(
+                recipe.checkpoint,
+                recipe.minutes or 0,
+                began,
+                model,
+                optimizer,
+                schedule,
+                loss_of_step,
+                ema,
+                recipe.identity(),
+                save,
+            )
+    print(f"weights: {recipe.out}", flush=True)
+    if recipe.ship:
+        shutil.copytree(
+            recipe.out,
+            WEIGHTS / "pipeline",
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("QUALITY.md", "quality.json"),
+        )
+    if recipe.minutes and recipe.quality:  # a process of its own: its failure leaves the weights alone
+        command = ["experiments.embedded.quality", "--weights", str(recipe.out), "--device", device]
+        subprocess.run([sys.executable, "-m", *command], check=False)
+
+
+def parse(arguments: Sequence[str] | None = None) -> Recipe:
+    """Read the command line; what is wrong in it ends the program with one line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    vae.register_to_config(_name_or_path="")  # else it says where this machine keeps the weights
-    pipeline.to(torch.float16).save_pretrained(folder)
-    write_card(
-        folder,
-        "Diffusion pipeline of the embedded world",
-        {
-            "data": f"{len(captions)} rendered, captioned scenes of 64x64 pixels",
-            "sprites": "Noto Emoji image resources (Apache-2.0, see NOTICE)",
-            "recipe": f"{steps} steps of {batch_size}, AdamW {lr:g} {'' if further else 'flat then '}cosine, "
-            f"min-SNR 5, thing weight {THING_WEIGHT}, log grounding loss {ATTENTION_WEIGHT}, EMA 0.999, "
-            f"{precision()}{earlier(folder, 'recipe') if further else ''}",
-            "time": f"{seconds / 60:.0f} min on {torch.get_num_threads()} CPU threads"
-            f"{earlier(folder, 'time') if further else ''}",
-            "quality": "see QUALITY.md, written by `make quality`",
-        },
+    add, on_off = parser.add_argument, argparse.BooleanOptionalAction
+    add("--steps", type=int, help="to train for, on scenes rendered beforehand; not with --minutes")
+    add(
+        "--minutes",
+        type=float,
+        help="to train for, start and last save included but not imports; then the result is measured",
     )
+    add("--batch-size", type=int, help="32 on a CPU, else 512, if not given")
+    add("--shards", type=int, help="of 10,000 scenes each, with --steps")
+    add("--scenes", type=int, help="to render while the training runs, with --minutes")
+    add("--first", type=int, help="scenes that the training waits for, with --minutes")
+    add("--workers", type=int, help="rendering processes, with --minutes; all cores but one, if not given")
+    add("--lr", type=float, help="peak learning rate")
+    add("--further", action=on_off, help="start from the shipped weights, decay from the first step on")
+    add("--seed", type=int, help="of the order of scenes and the noise")
+    add("--device", help="cpu, cuda or cuda:N")
+    add("--precision", choices=("auto", "bf16", "fp32"), help="auto is bf16 where the device computes in it")
+    add("--channels", type=_numbers, help="widths of the denoiser at 16x16 and 8x8; 64,160, if not given")
+    add(
+        "--padding",
+        choices=("shared", "positions"),
+        help="one embedding for all padding, or each position its own; if not given shared, but with "
+        "--further as the shipped weights have it",
+    )
+    add("--taken-share", type=float, help="of rows whose cross-attention is another caption's; 0: none")
+    add("--grounding", type=float, help="weight of the loss on attention outside a word's thing; 0: off")
+    add(
+        "--sink", type=float, help="weight of the loss on attention that rests on padding and fillers; 0: off"
+    )
+    add("--sink-share", type=float, help="of a pixel's attention that padding and fillers may have together")
+    add("--out", type=Path, help="folder for the weights; a training of minutes keeps its state beside it")
+    add("--ship", action=on_off, help="replace the shipped weights as well")
+    add("--quality", action=on_off, help="measure the result on the device, with --minutes")
+    parser.set_defaults(**{field.name: field.default for field in fields(Recipe)})
+    given = vars(parser.parse_args(arguments))
+    try:
+        return Recipe(**given)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=6_000)
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--shards", type=int, default=10, help="of 10,000 scenes each")
-    parser.add_argument("--lr", type=float, default=8e-4)
-    parser.add_argument("--further", action="store_true", help="start from the shipped weights")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of scenes and the noise")
-    main(**vars(parser.parse_args()))
+    try:
+        main(parse())
+    except (ResumeError, OSError) as error:
+        sys.exit(f"train_diffusion: {error}")

@@ -53,8 +53,8 @@ def psnr(vae: AutoencoderKL, scenes: Scenes) -> float:
     """Return the mean PSNR (dB) of 8-bit reconstructions from the latent mean."""
     values = []
     for images in torch.from_numpy(scenes.images).split(100):
-        latents = vae.encode(to_model(images)).latent_dist.mode()
-        output = ((vae.decode(latents).sample.clamp(-1, 1) + 1) * 127.5).round()
+        latents = vae.encode(to_model(images.to(vae.device))).latent_dist.mode()
+        output = ((vae.decode(latents).sample.clamp(-1, 1) + 1) * 127.5).round().cpu()
         mse = (output - images.permute(0, 3, 1, 2).float()).square().mean((1, 2, 3)) / 255**2
         values.append(-10 * mse.log10())
     return float(torch.cat(values).mean())

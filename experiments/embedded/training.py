@@ -1,9 +1,12 @@
 """What every training script of the embedded world shares: a loop that resumes, and a model card."""
 
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,48 +38,208 @@ def run_steps(
     start, spent = 0, 0.0
     base = [group["lr"] for group in optimizer.param_groups]
     if file.exists():
-        state = torch.load(file, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if ema:
-            ema.average.load_state_dict(state["ema"])
+        state = _restore(file, model, optimizer, ema)
         start, spent = state["step"], state["seconds"]
     began = time.monotonic()
     bar = tqdm(range(start, steps), initial=start, total=steps, desc=name, mininterval=10)
     for step in bar:
-        for group, lr in zip(optimizer.param_groups, base, strict=True):
-            group["lr"] = lr * schedule(step / steps)
-        losses = loss_of_step(step)
-        optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        losses = _step(step, schedule(step / steps), base, model, optimizer, loss_of_step)
         if ema:
             ema.update(model)
         if step % 50 == 0:
             bar.set_postfix({key: f"{value.item():.4f}" for key, value in losses.items()}, refresh=False)
         if (step + 1) % save_every == 0 or step + 1 == steps:
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": step + 1,
-                "seconds": spent + time.monotonic() - began,
-                **({"ema": ema.average.state_dict()} if ema else {}),
-            }
-            file.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(state, file.with_suffix(".partial"))
-            file.with_suffix(".partial").rename(file)
+            numbers = {"step": step + 1, "seconds": spent + time.monotonic() - began}
+            _save(file, model, optimizer, ema, numbers)
     return spent + time.monotonic() - began
 
 
-def native_bf16() -> bool:
-    """Say whether the processor computes in bfloat16; emulated, it is several times slower than float32."""
+@dataclass
+class Timetable:
+    """How far a training is that has to end on time, whatever its start cost or how often it is resumed.
+
+    `done` was reached by earlier runs; the rest of [0, 1] is spread evenly over the time from `start`, the
+    first step of this run, to `end`, less the `reserve` for the last save. All in seconds of one clock.
+    """
+
+    start: float
+    end: float
+    done: float = 0.0
+    reserve: float = 2.0
+
+    def progress(self, now: float) -> float:
+        """Return the progress in [0, 1]; 1 means that the time is over."""
+        left = self.end - self.reserve - self.start
+        if left <= 0:
+            return 1.0
+        return min(1.0, self.done + (1 - self.done) * (now - self.start) / left)
+
+    def saved(self, seconds: float) -> None:
+        """Learn from a save how long the last may take; the reserve only grows, so progress never falls."""
+        self.reserve = max(self.reserve, 1.5 * seconds)
+
+
+def run_minutes(
+    file: Path,
+    minutes: float,
+    began: float,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: Callable[[float], float],
+    loss_of_step: Callable[[int], dict[str, Tensor]],
+    ema: "Ema",
+    settings: Mapping[str, object],
+    on_save: Callable[[int, float], None],
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[int, float]:
+    """Minimise the sum of `loss_of_step(step)` for so many minutes; return the steps and the seconds spent.
+
+    The minutes count from `began`, a reading of `clock` that may lie before the model was built, and over all
+    resumed runs; the last save lies within them. `schedule` maps the progress of that time in [0, 1] to a
+    factor on every group's base learning rate. Once a minute and at the end the state is kept in `file`, from
+    which the next call with equal `settings` resumes, and `on_save(steps, seconds)` is called. A line every
+    ten seconds says how it goes. Raises ResumeError where the file is of other settings, and ValueError where
+    the loss is no longer finite.
+    """
+    base = [group["lr"] for group in optimizer.param_groups]
+    step, spent, done = 0, 0.0, 0.0
+    if file.exists():
+        state = _restore(file, model, optimizer, ema, settings)
+        step, spent, done = state["step"], state["seconds"], state["progress"]
+        print(f"{file}: {step} steps, {spent / 60:.1f} of {minutes:g} minutes are spent", flush=True)
+        if done >= 1:
+            print("this training has ended; move that file away to start another", flush=True)
+    start = said = saved = now = clock()
+    timetable = Timetable(start, began + 60 * minutes - spent, done)
+    first = said_step = step
+    longest = 0.0
+
+    def save(progress: float) -> None:
+        before = clock()
+        numbers = {"step": step, "seconds": spent + before - began, "progress": progress}
+        _save(file, model, optimizer, ema, {**numbers, "settings": dict(settings)})
+        on_save(step, spent + before - began)
+        timetable.saved(clock() - before)
+
+    while timetable.progress(now + longest) < 1:
+        losses = _step(step, schedule(timetable.progress(now)), base, model, optimizer, loss_of_step)
+        ema.update(model, step)
+        step += 1
+        before, now = now, clock()
+        longest = max(0.9 * longest, now - before)  # a step that would end too late is not begun
+        if now - said >= 10:
+            left, speed = (timetable.end - now) / 60, (step - said_step) / (now - said)
+            shown = _shown(losses, step)
+            print(f"step {step}: {speed:.2f} steps/s, {shown}, {left:.2f} minutes left", flush=True)
+            said, said_step = now, step
+        if now - saved >= 60:
+            _shown(losses, step)  # what is no longer finite does not replace what was
+            save(timetable.progress(now))
+            now = saved = clock()
+    if step > first:
+        save(1.0)
+    elif done < 1:
+        print("no time is left for a step; give more minutes", flush=True)
+    return step, spent + clock() - began
+
+
+class ResumeError(ValueError):
+    """A checkpoint is of another training than the one that is asked for."""
+
+
+def check_resumable(file: Path, settings: Mapping[str, object]) -> None:
+    """Raise ResumeError where there is a checkpoint of a training with other settings."""
+    if not file.exists():
+        return
+    kept = torch.load(file, map_location="cpu", weights_only=True, mmap=True).get("settings", {})
+    other = [f"{k} {kept.get(k)!r}, now {v!r}" for k, v in settings.items() if kept.get(k) != v]
+    if other:
+        raise ResumeError(f"{file} is of another training ({'; '.join(other)}): move it, or give another out")
+
+
+def _step(
+    step: int,
+    factor: float,
+    base: Sequence[float],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of_step: Callable[[int], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    for group, lr in zip(optimizer.param_groups, base, strict=True):
+        group["lr"] = lr * factor
+    losses = loss_of_step(step)
+    optimizer.zero_grad(set_to_none=True)
+    torch.stack(list(losses.values())).sum().backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return losses
+
+
+def _shown(losses: Mapping[str, Tensor], step: int) -> str:
+    """Return the losses as text. Raises ValueError where one is not finite."""
+    values = {name: value.item() for name, value in losses.items()}
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+    if not all(map(math.isfinite, values.values())):
+        raise ValueError(f"loss at step {step} is not finite: {shown}; allowed are finite numbers")
+    return shown
+
+
+def _restore(
+    file: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: "Ema | None",
+    settings: Mapping[str, object] | None = None,
+) -> dict[str, Any]:
+    if settings is not None:
+        check_resumable(file, settings)
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    if ema:
+        ema.average.load_state_dict(state["ema"])
+    return state
+
+
+def _save(
+    file: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ema: "Ema | None",
+    numbers: Mapping[str, object],
+) -> None:
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        **numbers,
+        **({"ema": ema.average.state_dict()} if ema else {}),
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, file.with_suffix(".partial"))
+    file.with_suffix(".partial").replace(file)  # whole or not at all
+
+
+def native_bf16(device: str = "cpu") -> bool:
+    """Say whether the device computes in bfloat16; emulated, it is several times slower than float32."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def mixed_precision() -> torch.autocast:
-    """Return a bfloat16 autocast where that is native, else one that does nothing."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=native_bf16())
+def mixed_precision(device: str = "cpu", bf16: bool | None = None) -> torch.autocast:
+    """Return a bfloat16 autocast, or one that does nothing; None: bfloat16 where it is native."""
+    return torch.autocast(
+        torch.device(device).type, torch.bfloat16, enabled=native_bf16(device) if bf16 is None else bf16
+    )
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError for a device that torch does not know or cannot use here."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        cause = str(error).splitlines()[0]
+        raise ValueError(f"device: {device!r} cannot be used ({cause}); allowed are cpu, cuda, ...") from None
 
 
 class Ema:
@@ -88,11 +251,16 @@ class Ema:
         self.decay = decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards the model."""
+    def update(self, model: nn.Module, step: int | None = None) -> None:
+        """Move the average towards the model.
+
+        Told the number of earlier updates, it forgets the untrained weights sooner: the decay is at most
+        (1 + step) / (10 + step).
+        """
+        decay = self.decay if step is None else min(self.decay, (1 + step) / (10 + step))
         pairs = zip(self.average.parameters(), model.parameters(), strict=True)
         averages, values = map(list, zip(*pairs, strict=True))
-        torch._foreach_lerp_(averages, values, 1 - self.decay)
+        torch._foreach_lerp_(averages, values, 1 - decay)
 
 
 def cosine(progress: float, flat: float = 0.0, warm_up: float = 0.02) -> float:
@@ -119,9 +287,9 @@ def earlier(folder: Path, key: str) -> str:
     return f"; before that: {json.loads(file.read_text())[key]}" if file.exists() else ""
 
 
-def precision() -> str:
+def precision(device: str = "cpu", bf16: bool | None = None) -> str:
     """Return what `mixed_precision` computes in, for a model card."""
-    return "bf16" if native_bf16() else "fp32"
+    return "bf16" if (native_bf16(device) if bf16 is None else bf16) else "fp32"
 
 
 def write_card(folder: Path, title: str, facts: dict[str, object]) -> None:

@@ -1,0 +1,255 @@
+"""What the embedded denoiser is trained on: scenes as latents, token ids and masks, rendered by a pool of
+processes while the training runs.
+"""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from experiments.embedded.scenes import Scenes, draw_scenes
+from experiments.embedded.world import OBJECTS, Scene, Thing, draw_scene
+from p2p.alignment import refinement_mapper, resolve_operator
+
+CHUNK = 1_000  # scenes that a process renders at a time, two to four seconds of one core
+STREAM = 2023  # first number of a chunk's seed; shards of scenes.py have 2022
+KINDS = ("name", "number", "attributes", "place", "time", "fog", "style")
+SHARES = (0.34, 0.16, 0.14, 0.12, 0.1, 0.04, 0.1)  # of KINDS, about those of the embedded data set's edits
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Captions of n scenes as token ids, where they name things, and another caption of each scene."""
+
+    ids: Tensor  # (n, tokens) int32
+    tokens: Tensor  # (n, 2) int64, where the caption names each thing, 0 where there is none
+    covered: Tensor  # (n, 2, 16, 16) uint8, sixteenths of a latent cell that each thing covers
+    other_ids: Tensor  # (n, tokens) int32, another caption of nearly the same scene
+    mapper: Tensor  # (n, tokens) int64, the other caption's token for each of the caption's, -1: none
+
+
+@dataclass(frozen=True)
+class Examples(Captioned):
+    """Training examples on one device."""
+
+    latents: Tensor  # (n, 4, 16, 16) float16, scaled means
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def take(self, index: Tensor) -> "Examples":
+        """Return the chosen examples."""
+        return Examples(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+def with_latents(captioned: Captioned, latents: Tensor) -> Examples:
+    """Return the captioned scenes with their latents, on the latents' device."""
+    rest = {f.name: getattr(captioned, f.name).to(latents.device) for f in fields(captioned)}
+    return Examples(**rest, latents=latents)
+
+
+def thing_tokens(scenes: Scenes, input_ids: Tensor, tokenizer: CLIPTokenizer) -> Tensor:
+    """Return (n, 2): where the caption names each thing, 0 where there is none."""
+    ids = {name: tokenizer.convert_tokens_to_ids(f"{name}</w>") for name in OBJECTS}
+    tokens = torch.zeros(len(scenes.scenes), 2, dtype=torch.int64)
+    rows = input_ids.tolist()
+    for i, scene in enumerate(scenes.scenes):
+        for j, thing in enumerate(scene.things):
+            tokens[i, j] = rows[i].index(ids[thing.name])
+    return tokens
+
+
+def thing_masks(labels: Tensor, scenes: Scenes, index: Tensor) -> Tensor:
+    """Return (batch, 2, 16, 16): the share of each latent cell that a thing covers."""
+    wanted = torch.zeros(len(index), 2, 1, 1, dtype=torch.uint8)
+    for row, i in enumerate(index.tolist()):
+        for j, thing in enumerate(scenes.scenes[i].things):
+            wanted[row, j] = 1 + OBJECTS.index(thing.name)
+    covered = (labels[index][:, None] == wanted) & (wanted > 0)
+    return nn.functional.avg_pool2d(covered.float(), 4)
+
+
+def other_scene(scene: Scene, rng: np.random.Generator) -> Scene:
+    """Return a scene that differs by one edit: a name swapped, a thing, word or phrase added or removed.
+
+    It is no reserved combination: those are seen in no caption of the training, not even this one.
+    """
+    while True:
+        drawn = draw_scene(rng)
+        kind = str(rng.choice(KINDS, p=SHARES))
+        i = int(rng.integers(len(scene.things)))
+        thing, new = scene.things[i], drawn.things[0]
+        if kind == "number":
+            other = replace(scene, things=scene.things[:1] if len(scene.things) == 2 else (thing, new))
+        elif kind in ("name", "attributes"):
+            changed = replace(thing, name=new.name) if kind == "name" else replace(new, name=thing.name)
+            other = replace(scene, things=_with(scene.things, i, changed))
+        else:
+            other = replace(scene, **{kind: getattr(drawn, kind)})
+        distinct = len({t.name for t in other.things}) == len(other.things)
+        if other != scene and distinct and not other.reserved():
+            return other
+
+
+def _with(things: tuple[Thing, ...], i: int, thing: Thing) -> tuple[Thing, ...]:
+    return (*things[:i], thing, *things[i + 1 :])
+
+
+def token_mapper(source_prompt: str, target_prompt: str, tokenizer: CLIPTokenizer) -> Tensor:
+    """Return (tokens,) int64: the source's token for each of the target's, -1 where there is none.
+
+    It is what Prompt-to-Prompt's operator "auto" amounts to where every word is one token: with equally many
+    words each reads its own place, else refinement aligns them.
+    """
+    if resolve_operator("auto", source_prompt, target_prompt) == "replace":
+        return torch.arange(tokenizer.model_max_length)
+    return refinement_mapper(source_prompt, target_prompt, tokenizer)[0]
+
+
+def caption_scenes(scenes: Scenes, tokenizer: CLIPTokenizer, seed: Sequence[int]) -> Captioned:
+    """Tokenize the scenes' captions, and draw another caption of each."""
+    rng = np.random.default_rng(seed)
+    captions = [scene.caption() for scene in scenes.scenes]
+    others = [other_scene(scene, rng).caption() for scene in scenes.scenes]
+    encode = {"padding": "max_length", "return_tensors": "pt"}
+    ids, other_ids = (tokenizer(texts, **encode).input_ids.int() for texts in (captions, others))
+    parts = torch.arange(len(captions)).split(CHUNK)  # masks of all at once would need gigabytes
+    masks = [thing_masks(torch.from_numpy(scenes.labels), scenes, part) for part in parts]
+    return Captioned(
+        ids=ids,
+        tokens=thing_tokens(scenes, ids, tokenizer),
+        covered=(torch.cat(masks) * 16).byte(),
+        other_ids=other_ids,
+        mapper=torch.stack([token_mapper(o, c, tokenizer) for o, c in zip(others, captions, strict=True)]),
+    )
+
+
+def _start_process() -> None:
+    """Compute in one thread, and end with the parent: a killed one cannot tell its processes to."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@cache
+def _tokenizer(folder: Path) -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def _render_chunk(tokenizer: Path, number: int, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return a chunk's pictures (n, 64, 64, 3) uint8 and, as arrays, the fields of its `Captioned`."""
+    scenes = draw_scenes(size, (STREAM, number))
+    captioned = caption_scenes(scenes, _tokenizer(tokenizer), (STREAM, number, 1))
+    return scenes.images, {f.name: getattr(captioned, f.name).numpy() for f in fields(captioned)}
+
+
+class Stream:
+    """A growing pool of examples on a device, rendered by other processes while it is drawn from.
+
+    Processes are spawned, not forked: a fork of a process that has used CUDA, or has threads, may hang. A
+    chunk depends on its number only; in which order chunks arrive, and so what a step sees, does not repeat.
+    """
+
+    def __init__(
+        self,
+        scenes: int,
+        tokenizer: Path,
+        encode: Callable[[np.ndarray], Tensor],
+        workers: int,
+        chunk: int = CHUNK,
+    ) -> None:
+        """Start rendering. `encode` turns pictures into latents (n, 4, 16, 16), on the device of the pool."""
+        sizes = [min(chunk, scenes - start) for start in range(0, scenes, chunk)]
+        self.wanted, self.filled = scenes, 0
+        self._tokenizer, self._encode, self._left = tokenizer, encode, list(enumerate(sizes))[::-1]
+        self._workers, self._running = workers, set[Future]()
+        self._pool: Examples | None = None
+        context = multiprocessing.get_context("spawn")
+        self._executor = ProcessPoolExecutor(workers, context, _start_process)
+        self._submit()
+
+    def __len__(self) -> int:
+        return self.filled
+
+    def take(self, index: Tensor) -> Examples:
+        """Return the chosen examples, of those that have arrived."""
+        assert self._pool is not None
+        return self._pool.take(index)
+
+    def wait_for(self, first: int) -> None:
+        """Wait until so many examples are there; print a line every ten seconds."""
+        said = time.monotonic()
+        while self.filled < min(first, self.wanted):
+            self.receive(timeout=1)
+            if time.monotonic() - said > 10:
+                said = time.monotonic()
+                print(f"rendering: {self.filled} of the first {first} scenes", flush=True)
+
+    def receive(self, timeout: float = 0) -> None:
+        """Put one rendered chunk into the pool, if one is there within `timeout` seconds.
+
+        Where a process dies, what has arrived is gone on with. Raises BrokenProcessPool where nothing has.
+        """
+        if not self._running:
+            return
+        done, _ = wait(self._running, timeout, FIRST_COMPLETED)
+        if not done:
+            return
+        future = done.pop()
+        self._running.remove(future)
+        try:
+            images, arrays = future.result()
+        except BrokenProcessPool:
+            if not self.filled:
+                raise
+            print(f"rendering stopped: a process died; going on with {self.filled} scenes", flush=True)
+            self._left, self._running, self.wanted = [], set(), self.filled
+            return
+        self._submit()
+        captioned = Captioned(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+        self._add(with_latents(captioned, self._encode(images)))
+        if not self._running:
+            self._executor.shutdown()
+
+    def close(self) -> None:
+        """Stop rendering; chunks that are being rendered are waited for."""
+        self._executor.shutdown(cancel_futures=True)
+
+    def _submit(self) -> None:
+        while self._left and len(self._running) < 2 * self._workers:
+            try:
+                future = self._executor.submit(_render_chunk, self._tokenizer, *self._left[-1])
+            except BrokenProcessPool:  # the chunks that are under way will say so
+                return
+            self._left.pop()
+            self._running.add(future)
+
+    def _add(self, chunk: Examples) -> None:
+        if self._pool is None:  # room for all, so that nothing is copied when more arrives
+            self._pool = Examples(
+                **{
+                    f.name: getattr(chunk, f.name).new_empty((self.wanted, *getattr(chunk, f.name).shape[1:]))
+                    for f in fields(chunk)
+                }
+            )
+        end = self.filled + len(chunk)
+        for f in fields(chunk):
+            getattr(self._pool, f.name)[self.filled : end] = getattr(chunk, f.name)
+        self.filled = end
