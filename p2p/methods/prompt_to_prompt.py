@@ -13,16 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from p2p.alignment import (
-    OPERATORS,
-    Tokenizers,
-    block_alignment,
-    equalizer,
-    resolve_operator,
-)
+from p2p.alignment import Tokenizers, equalizer
 from p2p.local_blend import LocalBlend
 from p2p.methods.profiles import profile
 from p2p.methods.windows import Steps, cross_gate, self_window, windows_from_tau
+from p2p.operators import block_alignment, find_operator, resolve_operator
 from p2p.trajectory import CrossInjection, EditRequest, Injection, Method, Trajectory
 from p2p.word_readings import word_columns
 
@@ -56,8 +51,8 @@ class PromptToPrompt:
     uses_mask: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.operator not in OPERATORS:
-            raise ValueError(f"operator: {self.operator!r} is not one of {', '.join(map(repr, OPERATORS))}")
+        if self.operator != "auto":
+            find_operator(self.operator)
         if self.tau is not None and self.cross_replace_steps is not None:
             raise ValueError(
                 f"tau: {self.tau!r} and cross_replace_steps: {self.cross_replace_steps!r} given, "
