@@ -240,6 +240,30 @@ def test_the_upscaler_may_have_windows_of_its_own(model: DeepFloyd) -> None:
     assert (free.images[0] - bound.images[0]).abs().max() > 10 / 255
 
 
+def test_where_memory_runs_out_the_upscaler_s_calls_are_halved(
+    model: DeepFloyd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = [PromptToPrompt(tau=0.0), PromptToPrompt(tau=0.5), PromptToPrompt(tau=1.0)]
+    edits = [(SWAP, method) for method in methods]
+    wanted = edit(model, SOURCE, edits, 3, SAMPLING)
+    upscaler = model.upscaler
+    assert upscaler is not None
+    predict, made = upscaler.predict, []
+
+    def short(rows: Tensor, *rest: Any) -> Tensor:
+        output = predict(rows, *rest)
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("no memory for so many rows")
+        made.append(len(rows))
+        return output
+
+    monkeypatch.setattr(upscaler, "predict", short)
+    found = edit(model, SOURCE, edits, 3, SAMPLING)
+    for image, same in zip((found.source, *found.images), (wanted.source, *wanted.images), strict=True):
+        assert_close(image, same, rtol=0, atol=1e-6)  # equal but for the order of sums, and 8 bits
+    assert set(made) == {2}
+
+
 def test_the_identity_knows_both_stages(folder: Path) -> None:
     both = spec(folder)
     alone = replace(both, upscaler=None)
