@@ -10,7 +10,7 @@ from diffusers import IFImg2ImgPipeline
 from torch import Tensor
 
 from p2p import Calls, DeepFloyd, EditRequest, FixedSeed, Group, ModelSpec, PromptToPrompt, SDEdit, generate
-from p2p.engine import plan_evaluations, tree_latents, upscale
+from p2p.engine import edit, plan_evaluations, tree_latents, upscale
 from p2p.upscaling import upscaled_latents
 from tests.p2p.families.materialised import (
     ADD,
@@ -260,7 +260,9 @@ def test_where_memory_runs_out_the_upscaler_s_calls_are_halved(
     monkeypatch.setattr(upscaler, "predict", short)
     found = edit(model, SOURCE, edits, 3, SAMPLING)
     for image, same in zip((found.source, *found.images), (wanted.source, *wanted.images), strict=True):
-        assert_close(image, same, rtol=0, atol=1e-6)  # equal but for the order of sums, and 8 bits
+        torch.testing.assert_close(
+            image, same, rtol=0, atol=1e-6
+        )  # equal but for the order of sums, and 8 bits
     assert set(made) == {2}
 
 
