@@ -217,6 +217,8 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
     made = {
         key: _instantiate(key, plain[key]) for key in ("model", "dataset", "tracking", "sampling", "auto_tau")
     }
+    for spec in filter(None, (made["model"], made["model"].upscaler)):
+        resolve_device(spec.device, elsewhere)
     seeds = plain["grid"]["seeds"] if config.seed is None else plain["seed"]
     index, _, count = str(config.shard).partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
@@ -355,11 +357,8 @@ def _option(group: str, name: str) -> dict[str, Any]:
 def prepare(job: Job, fetch: bool) -> Plan:
     """Check and plan the whole job; of the model only tokenizer and scheduler are loaded.
 
-    With `fetch`, what has to be downloaded is, before anything is computed; the devices have to be here.
+    With `fetch`, what has to be downloaded is, before anything is computed.
     """
-    for spec in (job.model, job.model.upscaler) if fetch else ():
-        if spec is not None:
-            resolve_device(spec.device)
     if any(named.auto_tau for named in job.methods):
         job.auto_tau.check([name for metric in job.metrics for name in metric.names], _directions(job))
     pairs = job.dataset.load()

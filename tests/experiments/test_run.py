@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from diffusers import AutoencoderKL
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -83,10 +85,10 @@ def test_a_run_leaves_images_records_metrics_tables_and_its_folder_as_last_line(
     assert all((run_dir / image).is_file() for image in records["image"])
     assert records.loc[records["method"] != "source", "mse@1"].notna().all()
     assert (run_dir / "tables" / "main.csv").is_file()
-    assert (
-        json.loads((run_dir / "provenance.json").read_text())[0]["config"]["sampling"]["num_inference_steps"]
-        == 4
-    )
+    [told] = json.loads((run_dir / "provenance.json").read_text())
+    assert told["config"]["sampling"]["num_inference_steps"] == 4
+    assert (told["config"]["model"]["device"], told["config"]["model"]["dtype"]) == ("cpu", "float32")
+    assert {"matmul", "conv", "cudnn_benchmark"} <= set(told["float32"])
     assert len(pd.read_parquet(run_dir / "records")) == 5
     by_method = records.set_index(["method", "tau"])["key"]
     assert by_method["fixed_seed"].iloc[0] == by_method["p2p", 1.0]  # one image, two names
@@ -152,6 +154,85 @@ def test_a_failing_group_is_recorded_the_others_go_on_and_the_next_call_retries(
     assert set(records["seed"]) == {0, 1, 2}
 
 
+def short_of_memory(monkeypatch: pytest.MonkeyPatch, rows: int) -> list[int]:
+    """Let autoencoders run out of memory above a number of rows; return the rows of calls that went well."""
+    decode, made = AutoencoderKL.decode, []
+
+    def limited(vae: AutoencoderKL, latents: torch.Tensor, **options: Any) -> Any:
+        if len(latents) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nOf 3.")
+        made.append(len(latents))
+        return decode(vae, latents, **options)
+
+    monkeypatch.setattr(AutoencoderKL, "decode", limited)
+    return made
+
+
+def test_where_memory_is_too_short_for_one_image_the_group_fails_with_that_and_the_next_call_retries(
+    cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        short_of_memory(patch, rows=0)
+        assert cli("run", *tiny) == 1
+    records = load_records(run_dir)
+    cause = "memory ran out (CUDA out of memory. Tried to allocate 2.00 GiB.)"
+    assert set(records["status"]) == {"failed"}
+    assert set(records["error"]) == {f"OutOfMemoryError: autoencoder: to decode one image: {cause}"}
+    made = short_of_memory(monkeypatch, rows=1)
+    assert cli("run", *tiny) == 0
+    assert set(load_records(run_dir)["status"]) == {"ok"}
+    assert set(made) == {1}
+
+
+@pytest.mark.parametrize(
+    ("given", "device", "dtype", "metrics"),
+    [
+        (["model=sd14"], "cuda", "float16", "cuda"),
+        (["model=sd14", "device=cpu"], "cpu", "float32", "cpu"),
+        (["model=sd14", "model.dtype=float32", "metrics_device=cpu"], "cuda", "float32", "cpu"),
+        (["model=sd14", "metrics_device=cuda:1"], "cuda", "float16", "cuda:1"),
+        (["model=embedded"], "cuda", "float32", "cuda"),
+        (["experiment=pie_bench_main", "dataset.path=somewhere"], "cuda", "float32", "cuda"),
+    ],
+)
+def test_metrics_run_where_the_model_does_and_gpus_get_half_precision_where_nothing_is_said(
+    given: list[str],
+    device: str,
+    dtype: str,
+    metrics: str,
+    cli: Cli,
+    run_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    switched: list[int] = []
+    monkeypatch.setattr(experiments.run, "exact_float32", lambda: switched.append(1))
+    jobs: list[experiments.run.Job] = []
+
+    def stop(job: experiments.run.Job, fetch: bool) -> None:
+        jobs.append(job)
+        raise ValueError("enough is known")
+
+    monkeypatch.setattr(experiments.run, "prepare", stop)
+    assert cli("run", *given, f"run_dir={run_dir}") == 2
+    [job] = jobs
+    told = job.config["model"]
+    assert (told["device"], told["dtype"], job.model.dtype) == (device, dtype, dtype)
+    assert {metric.device for metric in job.metrics} == {metrics}
+    assert bool(switched) == metrics.startswith("cuda")
+
+
+def test_a_plan_may_be_of_a_machine_with_another_device(
+    cli: Cli, tiny: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli("plan", *tiny, "device=cuda") == 0
+    out = capsys.readouterr().out
+    assert "model on cuda in float16, metrics on cuda" in out
+    assert "time unknown: device: 'cuda' is not on this machine, allowed are " in out
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -181,7 +262,10 @@ def test_a_failing_group_is_recorded_the_others_go_on_and_the_next_call_retries(
         ("shard=4", "shard: 4 is not i/n"),
         ("weights=abc", "weights: 'abc' is not a number"),
         ("weights=2", "weights = 2, but no pair re-weights a word"),
-        ("device=foo", "device: 'foo' is not"),
+        ("device=tpu", "device: 'tpu' is not one of auto, cuda, mps, cpu; on this machine there are auto, "),
+        ("device=cuda", "device: 'cuda' is not on this machine, allowed are auto, cpu"),
+        ("metrics_device=cuda", "metrics.pixel.device: 'cuda' is not on this machine, allowed are auto, cpu"),
+        ("model.dtype=half", "dtype: 'half' is not one of"),
         ("model.scheduler=UNet2DModel", "'UNet2DModel' is no scheduler"),
         ("dataset.per_type=abc", "per_type = 'abc'"),
         ("dataset.weights=2", "weights = 2"),
@@ -193,8 +277,16 @@ def test_a_failing_group_is_recorded_the_others_go_on_and_the_next_call_retries(
     ],
 )
 def test_bad_input_is_one_clear_error_before_anything_is_computed(
-    override: str, message: str, cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
+    override: str,
+    message: str,
+    cli: Cli,
+    tiny: list[str],
+    run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     more = ["operator=replace"] if message == "operator" else []
     given = override.split(" +") if " +" in override else [override]
     assert cli("run", *tiny, given[0], *(f"+{one}" for one in given[1:]), *more) == 2
@@ -216,6 +308,7 @@ def test_plan_prints_the_cost_and_writes_nothing(
     out = capsys.readouterr().out
     assert "1 pairs x 1 seeds: 1 groups, 4 edited images" in out
     assert "UNet evaluations" in out
+    assert "model on cpu in float32, metrics on cpu; a plan for another machine must be told" in out
     assert not run_dir.exists()
     assert list(tmp_path.iterdir()) == []
 
