@@ -17,7 +17,6 @@ from experiments.planning.grid import merged, spelled_out
 from experiments.planning.make_plan import make_plan
 from experiments.planning.pair_inputs import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan, expand, shard
-from p2p.devices import resolve_device
 from p2p.inversion.inversion import Inversion
 from p2p.loading.model_spec import ModelSpec
 from p2p.methods.external import External
@@ -145,9 +144,6 @@ def make_ready(job: Job) -> Ready:
     from experiments.scoring.score_run import check_metrics
     from p2p.loading.pipeline_spec import Pipelines
 
-    for spec in (job.model, job.model.upscaler):
-        if spec is not None:
-            resolve_device(spec.device)
     check_metrics(job.metrics, job.run_dir)
     job.model.fetch()
     for named in job.methods:

@@ -259,10 +259,13 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise ValueError(f"shard: {config.shard} is not i/n with 0 <= i < n")
     from experiments.job import Job, grid_methods
+    from p2p.devices import resolve_device
 
     made = {
         key: _instantiate(key, plain[key]) for key in ("model", "dataset", "tracking", "sampling", "auto_tau")
     }
+    for spec in filter(None, (made["model"], made["model"].upscaler)):
+        resolve_device(spec.device, elsewhere)
     seeds = plain["grid"]["seeds"] if config.seed is None else plain["seed"]
     overrides = {name: plain[name] for name in SHORT_CUTS if plain[name] is not None}
     return Job(

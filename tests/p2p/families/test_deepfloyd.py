@@ -10,7 +10,7 @@ from diffusers import IFImg2ImgPipeline
 from torch import Tensor
 
 from p2p import Calls, DeepFloyd, EditRequest, FixedSeed, Group, ModelSpec, PromptToPrompt, SDEdit, generate
-from p2p.engine import plan_evaluations, tree_latents, upscale
+from p2p.engine import edit, plan_evaluations, tree_latents, upscale
 from p2p.upscaling import upscaled_latents
 from tests.p2p.families.materialised import (
     ADD,
@@ -240,6 +240,32 @@ def test_the_upscaler_may_have_windows_of_its_own(model: DeepFloyd) -> None:
     free, bound = (upscale(model.upscaler, [group(tau)], edited, SAMPLING)[0] for tau in (1.0, 0.0))
     assert torch.equal(free.source, bound.source)
     assert (free.images[0] - bound.images[0]).abs().max() > 10 / 255
+
+
+def test_where_memory_runs_out_the_upscaler_s_calls_are_halved(
+    model: DeepFloyd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = [PromptToPrompt(tau=0.0), PromptToPrompt(tau=0.5), PromptToPrompt(tau=1.0)]
+    edits = [(SWAP, method) for method in methods]
+    wanted = edit(model, SOURCE, edits, 3, SAMPLING)
+    upscaler = model.upscaler
+    assert upscaler is not None
+    predict, made = upscaler.predict, []
+
+    def short(rows: Tensor, *rest: Any) -> Tensor:
+        output = predict(rows, *rest)
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("no memory for so many rows")
+        made.append(len(rows))
+        return output
+
+    monkeypatch.setattr(upscaler, "predict", short)
+    found = edit(model, SOURCE, edits, 3, SAMPLING)
+    for image, same in zip((found.source, *found.images), (wanted.source, *wanted.images), strict=True):
+        torch.testing.assert_close(
+            image, same, rtol=0, atol=1e-6
+        )  # equal but for the order of sums, and 8 bits
+    assert set(made) == {2}
 
 
 def test_the_identity_knows_both_stages(folder: Path) -> None:
