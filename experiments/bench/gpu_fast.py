@@ -6,7 +6,8 @@ of memory and of waits are left out, and the calls are made all the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -192,17 +193,25 @@ def measure_waits(steps: int, clock: Clock, say: Say) -> Measured:
     def plain(count: int) -> None:
         edit.run("plain", pipeline, _job("replace", side, count))
 
-    runs: dict[str, Callable[[int], None]] = {"plain": plain}
-    runs |= {name: (lambda count, name=name: engine(name, count)) for name in methods}  # type: ignore[misc]
+    runs: dict[str, Callable[[int], None]] = {
+        "plain": plain,
+        **{name: partial(engine, name) for name in methods},
+    }
     waits: dict[str, float] = {}
     for name, run in runs.items():
         run(steps)
         if clock.device.type == "cuda":
-            once, twice = (count_synchronisations(lambda n=n: run(n)) for n in (steps, 2 * steps))  # type: ignore[misc] # noqa: B023
-            waits[name] = (twice - once) / steps
+            counts = {n: count_synchronisations(partial(run, n)) for n in (steps, 2 * steps)}
+            waits[name] = waits_a_step(counts)
             say(f"{name}: {waits[name]:g} a step")
     if not waits:
         return Measured()
     beyond = {name: count - waits["plain"] for name, count in waits.items() if name != "plain"}
     figure = Ratio(max(beyond.values()), min(beyond.values()), max(beyond.values()))
     return Measured({"waits_per_step": figure}, {"waits_per_step": waits})
+
+
+def waits_a_step(counts: Mapping[int, int]) -> float:
+    """Return the waits of one step from those of two runs, given by the runs' numbers of steps."""
+    few, many = min(counts), max(counts)
+    return (counts[many] - counts[few]) / (many - few)

@@ -48,6 +48,7 @@ class XLShapes:
     """The widths of a pipeline whose layers are SDXL's; its text encoders have two layers each."""
 
     channels: tuple[int, int, int]
+    layers: tuple[int, int, int]  # of each level's transformers
     heads: tuple[int, int, int]
     groups: int  # of the group norms
     text_widths: tuple[int, int]
@@ -56,8 +57,8 @@ class XLShapes:
 
 
 XL_SHAPES = {
-    "sdxl": XLShapes((320, 640, 1280), (5, 10, 20), 32, (768, 1280), pooled=1280, time_width=256),
-    "tiny": XLShapes((16, 16, 32), (2, 2, 4), 8, (16, 24), pooled=16, time_width=8),
+    "sdxl": XLShapes((320, 640, 1280), (1, 2, 10), (5, 10, 20), 32, (768, 1280), pooled=1280, time_width=256),
+    "tiny": XLShapes((16, 16, 32), (1, 1, 2), (2, 2, 4), 8, (16, 24), pooled=16, time_width=8),
 }
 
 
@@ -100,7 +101,7 @@ def random_xl_pipeline(
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             block_out_channels=shapes.channels,
-            transformer_layers_per_block=(1, 2, 10),
+            transformer_layers_per_block=shapes.layers,
             attention_head_dim=shapes.heads,
             cross_attention_dim=sum(shapes.text_widths),
             norm_num_groups=shapes.groups,
