@@ -55,8 +55,8 @@ class Sides:
 def sides(request: pytest.FixtureRequest, device: str, embedded: Load, tiny_folder: Path) -> Sides:
     """The trained model in single precision; a random one in double, where hardly a value may differ.
 
-    Against double precision on the CPU, single precision on the CPU has at most 0.04 % of the values one level
-    off, in any of the methods and inversions here; kernels of a GPU may sum in a worse order.
+    On the CPU single precision has at most 0.04 % of the values one level off double precision's, in any of
+    the methods and inversions here; kernels of a GPU may sum in a worse order.
     """
     if request.param == "embedded float32":
         return Sides(embedded("float32", "cpu"), embedded("float32", device), share=0.01)

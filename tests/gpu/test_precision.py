@@ -9,12 +9,13 @@ from tests.gpu.test_engine import CASES, SOURCE, STEPS
 pytestmark = pytest.mark.gpu
 
 SAMPLING = Sampling(STEPS, 3.0)
-NEAR = {"float16": 0.01, "bfloat16": 0.06}  # mean difference of values in [0, 1]
+# Mean difference of values in [0, 1]; at most 0.0002 and 0.0036 where the CPU computes in these.
+NEAR = {"float16": 0.002, "bfloat16": 0.02}
 
 
 @pytest.mark.parametrize("dtype", NEAR)
 def test_half_precision(embedded: Load, device: str, dtype: str) -> None:
-    """Nearer to its own image in single precision than that is to another seed's, by far."""
+    """Every method; the bound is far below the distance to another seed's image."""
     here, there = embedded("float32", "cpu"), embedded(dtype, device)
     names = ("fixed_seed", "replace", "refine", "local_blend", "masactrl", "plug_and_play", "sdedit")
     edits = tuple(CASES[name].trajectory(here) for name in names)
@@ -27,4 +28,4 @@ def test_half_precision(embedded: Load, device: str, dtype: str) -> None:
     ):
         assert image.isfinite().all()
         distance = (image - same).abs().mean().item()
-        assert distance < min(NEAR[dtype], far / 3), f"{name}: {distance:.4f}, another seed: {far:.4f}"
+        assert distance < min(NEAR[dtype], far / 5), f"{name}: {distance:.4f}, another seed: {far:.4f}"
