@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
 
 from experiments.bench import edit_cost, overhead, scoring, sweep
 from experiments.bench.measuring import Clock, Measured
+from experiments.bench.report import Goal, machine, table
 from experiments.embedded.training import WEIGHTS
 from p2p import Model, ModelSpec, Sampling
 
 TAUS = [number / 10 for number in range(11)]
-GOALS: dict[str, tuple[str, float]] = {
+GOALS: dict[str, Goal] = {
     "sweep_speedup": (">=", 5.0),
     "sweep_vs_bound": ("<=", 1.05),
     "naive_vs_diffusers_step": ("<=", 1.1),
@@ -89,42 +87,6 @@ def measurements(quick: bool, clock: Clock) -> dict[str, tuple[tuple[str, ...], 
     }
 
 
-def table(figures: Mapping[str, float], spread: Mapping[str, list[float]]) -> str:
-    """Return a Markdown table of figures."""
-    lines = ["| figure | value | least to most | goal | met | what |", "|---|---:|---|---|---|---|"]
-    for key, value in figures.items():
-        least, most = spread[key]
-        between = f"{least:.3f} to {most:.3f}" if least < most else ""
-        wanted = " ".join(map(str, GOALS[key])) if key in GOALS else ""
-        met = ("yes" if meets(key, value) else "**no**") if key in GOALS else ""
-        what = MEANING.get(key) or f"an edit / two images, peak memory at {key.split('_')[-1]}² latents"
-        lines.append(f"| {key} | {value:.3f} | {between} | {wanted} | {met} | {what} |")
-    return "\n".join(lines)
-
-
-def meets(key: str, value: float) -> bool:
-    """Say whether a figure reaches its goal."""
-    operator, bound = GOALS[key]
-    return value >= bound if operator == ">=" else value <= bound
-
-
-def machine(device: str) -> dict[str, Any]:
-    """Return what the figures were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-    }
-
-
 def main() -> None:
     """Measure what is asked for and report it."""
     parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__)
@@ -170,7 +132,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "bench.json").write_text(json.dumps(report, indent=1) + "\n")
     facts = ", ".join(f"{name} {value}" for name, value in described.items())
-    print(f"{table(figures, spread)}\n\n{facts}\n\n{options.out / 'bench.json'}")
+    sides = {key: f"an edit / two images, peak memory at {key.split('_')[-1]}² latents" for key in figures}
+    print(f"{table(figures, spread, GOALS, sides | MEANING)}\n\n{facts}\n\n{options.out / 'bench.json'}")
 
 
 if __name__ == "__main__":
