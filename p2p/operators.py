@@ -8,6 +8,8 @@ injects without forming a map.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 
 import torch
@@ -116,9 +118,35 @@ def alignment_matrix(
     return matrix, aligned
 
 
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """An operator's M and a over all tokenizers' tokens, block after block; not to be written to."""
+
+    matrix: Tensor  # M, (source tokens, target tokens), block-diagonal
+    aligned: Tensor  # a, (target tokens,)
+
+
 def block_alignment(
     operator: str, source_prompt: str, target_prompt: str, tokenizers: Tokenizers, tail: Tail = "shifted"
-) -> tuple[Tensor, Tensor]:
-    """Return M and a as `alignment_matrix` does, over all tokenizers' tokens: each block has its own."""
-    blocks = [alignment_matrix(operator, source_prompt, target_prompt, t, tail) for t in tokenizers]
-    return torch.block_diag(*(matrix for matrix, _ in blocks)), torch.cat([aligned for _, aligned in blocks])
+) -> Alignment:
+    """Return what `alignment_matrix` gives over all tokenizers' tokens: each block has its own alignment.
+
+    It is kept for the last few prompts, as a sweep asks for one pair's many times. A tokenizer that has got
+    more tokens since (textual inversion adds some) is asked anew.
+    """
+    sizes = tuple(0 if isinstance(t, NoText) else len(t) for t in tokenizers)
+    return _block_alignment(operator, (source_prompt, target_prompt), tuple(tokenizers), sizes, tail)
+
+
+@lru_cache(maxsize=8)
+def _block_alignment(
+    operator: str,
+    prompts: tuple[str, str],
+    tokenizers: tuple[Tokenizer, ...],
+    sizes: tuple[int, ...],
+    tail: Tail,
+) -> Alignment:
+    blocks = [alignment_matrix(operator, *prompts, t, tail) for t in tokenizers]
+    return Alignment(
+        torch.block_diag(*(matrix for matrix, _ in blocks)), torch.cat([aligned for _, aligned in blocks])
+    )

@@ -15,7 +15,7 @@ from pathlib import Path
 import diffusers
 import torch
 
-from experiments.bench import edit_cost, overhead, scoring, sweep
+from experiments.bench import edit_cost, overhead, scoring, startup, sweep
 from experiments.bench.measuring import Clock, Measured
 from experiments.bench.report import Goal, machine, table
 from experiments.embedded.training import WEIGHTS
@@ -29,6 +29,13 @@ GOALS: dict[str, Goal] = {
     "overhead": ("<=", 1.03),
     "edit_vs_plain_time": ("<=", 1.05),
     "edit_vs_plain_memory": ("<=", 1.05),
+    "startup_help": ("<=", 0.05),
+    "startup_ls": ("<=", 0.05),
+    "startup_typo": ("<=", 0.05),
+    "startup_typo_megabytes": ("<=", 60.0),
+    "startup_plan": ("<=", 1 / 3),
+    "startup_large_plan": ("<=", 0.1),
+    "startup_finished_run": ("<=", 1 / 3),
 }
 MEANING = {
     "sweep_speedup": "tau sweep: naive loop / tree",
@@ -42,6 +49,13 @@ MEANING = {
     "self_memory_growth": "an edit's memory per pixel, largest / smallest size; linear is 1, quadratic the "
     "sizes' ratio",
     "evaluation_speedup": "scoring groups of edits: libraries column by column / shared features",
+    "startup_help": "`p2p-bench --help`: processor time, now / before",
+    "startup_ls": "`p2p-bench ls`: processor time, now / before",
+    "startup_typo": "a misspelt experiment: processor time, now / before",
+    "startup_typo_megabytes": "a misspelt experiment: peak memory, MB",
+    "startup_plan": "`plan experiment=quickstart`: processor time, now / before",
+    "startup_large_plan": "`plan` of 1,000 pairs x 11 taus x 2 seeds beyond one of 1 pair, now / before",
+    "startup_finished_run": "`run` with nothing left to make beyond its `plan`, now / before",
     **{f"evaluation_speedup_{name}": f"the same, {name} alone" for name in scoring.FAMILIES},
 }
 Say = Callable[[str], None]
@@ -59,6 +73,7 @@ def measurements(quick: bool, clock: Clock) -> dict[str, tuple[tuple[str, ...], 
     narrow, sides = ("tiny", (16, 24, 32)) if quick else ("narrow", (64, 96, 128))
     step_steps, step_rounds = (1, 1) if quick else (5, 7)
     groups, edits, turns = (1, 2, 1) if quick else (8, 11, 3)
+    many, limit, starts = (20, 1, 1) if quick else (1000, 4, 5)
     return {
         "overhead": (
             ("overhead",),
@@ -84,6 +99,7 @@ def measurements(quick: bool, clock: Clock) -> dict[str, tuple[tuple[str, ...], 
             ("evaluation_speedup", *(f"evaluation_speedup_{name}" for name in scoring.FAMILIES)),
             lambda say: scoring.measure(groups, edits, turns, clock, say),
         ),
+        "startup": (startup.KEYS, lambda say: startup.measure(many, limit, starts, say)),
     }
 
 
@@ -104,13 +120,13 @@ def main() -> None:
     offered = measurements(options.quick, Clock(torch.device(options.device), options.clock == "own"))
     keys = [key for some, _ in offered.values() for key in some]
     for key in options.only:
-        if key not in keys:
-            parser.error(f"--only: {key!r} is not one of {', '.join(keys)}")
+        if key not in keys and key not in offered:
+            parser.error(f"--only: {key!r} is not one of {', '.join([*offered, *keys])}")
     diffusers.utils.logging.disable_progress_bar()
     described = machine(options.device)
     whole = Measured()
     for name, (some, measure) in offered.items():
-        if options.only and not set(some) & set(options.only):
+        if options.only and not {name, *some} & set(options.only):
             continue
         began = time.perf_counter()
         measured = measure(lambda text, name=name: print(f"{name}: {text}", file=sys.stderr, flush=True))  # type: ignore[misc]
