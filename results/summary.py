@@ -16,6 +16,7 @@ from results.plots import plot_style as drawing
 from results.plots import strips, truth_plots
 from results.plots import sweep_plots as plots
 from results.store.records import RECORD_IDENTITY, load, metric_columns
+from results.store.run_folder import RunFolder
 from results.store.setting_rows import load_settings, with_settings
 from results.tables import auto_tau, tables
 from results.tables import metric_ranks as truth
@@ -46,12 +47,14 @@ def summarise(
 ) -> Summary:
     """Write `tables/`, `plots/`, `strips/` under `run_dir`; return them and the main table as Markdown.
 
-    `settings` (`results.store.setting_rows`) limits it to one plan's rows, where the folder holds more. `directions`
-    says for metrics of unknown name whether higher is better. `candidates` of `tau: auto` are by default
-    those of every plan in the folder. `published` names tables of published numbers (`results.tables.published`) to
-    show beside the run's own, in `tables/published`. FileNotFoundError where the run has no records.
+    `settings` (`results.store.setting_rows`) limits it to one plan's rows, where the folder holds more.
+    `directions` says for metrics of unknown name whether higher is better. `candidates` of `tau: auto` are by
+    default those of every plan in the folder. `published` names tables of published numbers
+    (`results.tables.published`) to show beside the run's own, in `tables/published`. FileNotFoundError where
+    the run has no records.
     """
     run_dir = Path(run_dir)
+    folder = RunFolder(run_dir)
     records = load(run_dir)
     frame = with_settings(records, load_settings(run_dir) if settings is None else settings)
     if settings is None:  # what no plan tells of stays as it was recorded
@@ -69,12 +72,12 @@ def summarise(
     paths = [
         path
         for name, table in made.items()
-        for path in writers.write_table(table, run_dir / "tables" / name, directions)
+        for path in writers.write_table(table, folder.tables / name, directions)
     ]
-    figures = _plots(run_dir / "plots", made["main"], directions)
+    figures = _plots(folder.plots, made["main"], directions)
     if len(chosen):
         paths.append(auto_tau.write_chosen(run_dir, chosen))
-        figures += drawing.save(plots.chosen_taus(chosen), run_dir / "plots" / "auto_tau")
+        figures += drawing.save(plots.chosen_taus(chosen), folder.plots / "auto_tau")
     pictures = _strips(run_dir, shown)
     text = state(images) + auto_tau.describe(chosen)
     if metrics:
@@ -84,18 +87,18 @@ def summarise(
         text += "\nPIE-Bench's columns, scaled as published: see tables/pie.md.\n" if "pie" in made else ""
     if truths := truth.truth_columns(metrics):
         ranks = truth.rank_correlations(frame, truths, [m for m in metrics if m not in truths], directions)
-        paths += truth.write_correlations(ranks, run_dir / "tables" / "correlations")
-        figures += _truth_plots(run_dir / "plots", made["main"], ranks, directions)
+        paths += truth.write_correlations(ranks, folder.tables / "correlations")
+        figures += _truth_plots(folder.plots, made["main"], ranks, directions)
         text += "\nWhich metric ranks settings as the truth does: see tables/correlations.md.\n"
     if published:
         comparison = reference.compare(made["main"], reference.load_reference(published))
-        paths += reference.write_comparison(comparison, run_dir / "tables" / "published")
+        paths += reference.write_comparison(comparison, folder.tables / "published")
         text += f"\nBeside published numbers ({len(comparison)} rows): see tables/published.md.\n"
-    (run_dir / "tables" / "summary.md").write_text(text, encoding="utf-8")
+    folder.summary.write_text(text, encoding="utf-8")
     thumbnails = {
         f"{path.parent.name}/{path.stem}": path for path in [*figures, *pictures] if path.suffix == ".png"
     }
-    paths += [run_dir / "tables" / "summary.md", *figures, *pictures]
+    paths += [folder.summary, *figures, *pictures]
     failed = int(images["status"].ne("ok").sum())
     return Summary(text, tuple(paths), made, thumbnails, len(images) - failed, failed)
 
@@ -188,7 +191,7 @@ def _strips(run_dir: Path, frame: pd.DataFrame) -> list[Path]:
         shown = frame[frame["inversion"].isin(["", inversion])].assign(inversion=inversion)
         if pairs := strips.choose_pairs(shown):
             end = "-" + re.sub(r"[^A-Za-z0-9.]+", "_", inversion) if len(inversions) > 1 else ""
-            paths.append(run_dir / "strips" / f"pairs{end}.png")
+            paths.append(RunFolder(run_dir).strips / f"pairs{end}.png")
             paths[-1].parent.mkdir(exist_ok=True)
             strips.strip(run_dir, shown, pairs).save(paths[-1])
     return paths

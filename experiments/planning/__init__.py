@@ -1,1 +1,1 @@
-"""From configuration and pairs to a plan: groups, branches, content keys and cost. Nothing is computed here."""
+"""From configuration and pairs to a plan: groups, branches, content keys, cost. Nothing is computed here."""

@@ -29,6 +29,7 @@ from p2p.engine import Edited, batches, generate
 from p2p.families import Model
 from p2p.loading.pipeline_spec import Pipelines
 from results.store.records import RECORD_IDENTITY, has_records, load_records, write_records
+from results.store.run_folder import ideal_path, ideals_folder, pair_folder, picture_path
 from results.tables.cells import GIVEN
 
 _log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def _save_ideals(group: GroupPlan, plan: Plan, model: Model, info: RunInfo) -> d
         assert branch.pair.ideal is not None
         ideals = read_ideals(branch.pair.ideal, model.image_size)
         for number, ideal in enumerate(ideals):
-            write_png(ideal, info.run_dir / _ideal(branch, plan) / f"{number:03d}.png")
+            write_png(ideal, info.run_dir / ideal_path(_ideal(branch, plan), number))
         floors[branch.pair.id] = model.decode(model.encode(ideals[:1]))[0]
     return floors
 
@@ -149,9 +150,9 @@ def _save(
     sources: dict[str, str] = {}
     for branch, image in zip(group.branches, edited.images, strict=True):
         pair = branch.pair
-        folder = Path("images") / slug(pair.id) / str(group.seed)
+        folder = pair_folder(slug(pair.id), group.seed)
         if pair.id not in sources:
-            sources[pair.id] = str(folder / f"source-{group.source_key[:16]}.png")
+            sources[pair.id] = picture_path(folder, "source", group.source_key)
             write_png(edited.source, info.run_dir / sources[pair.id])
             height, width = edited.source.shape[-2:]
             if pair.mask:
@@ -161,17 +162,17 @@ def _save(
             fitted = group.image.fitted((height, width)) if group.image else ""
             rows.append({**row, "warnings": fitted})
             if edited.reconstruction is not None:
-                path = str(folder / f"reconstruction-{group.reconstruction_key[:16]}.png")
+                path = picture_path(folder, "reconstruction", group.reconstruction_key)
                 write_png(edited.reconstruction, info.run_dir / path)
                 key = branch.reconstruction_key
                 own = _own_row("reconstruction", key, group, branch, plan, info, path, sources[pair.id])
                 rows.append(own)
             if pair.id in ideals:
-                path = str(folder / f"ideal-{branch.ideal_key[:16]}.png")
+                path = picture_path(folder, "ideal", branch.ideal_key)
                 write_png(ideals[pair.id], info.run_dir / path)
                 ideal = given(branch, "ideal", branch.ideal_key)
                 rows.append(_row(group, ideal, plan, info, path, sources[pair.id], "", 0.0))
-        path = str(folder / f"{branch.method}-{branch.key[:16]}.png")
+        path = picture_path(folder, branch.method, branch.key)
         write_png(image, info.run_dir / path)
         rows.append(
             _row(group, branch, plan, info, path, sources[pair.id], "", seconds / len(group.branches))
@@ -198,12 +199,14 @@ def _mask(branch: Branch) -> str:
 
     Named after the source's key, which tells masks and models apart, as their images differ in size.
     """
-    return f"images/{slug(branch.pair.id)}/mask-{branch.source_key[:16]}.png" if branch.mask else ""
+    return picture_path(pair_folder(slug(branch.pair.id)), "mask", branch.source_key) if branch.mask else ""
 
 
 def _ideal(branch: Branch, plan: Plan) -> str:
     """Return the folder of the branch's ideals in the run, in the model's size, "" where it has none."""
-    return f"images/{slug(branch.pair.id)}/ideal-{branch.ideal}-{plan.setup}" if branch.ideal else ""
+    if not branch.ideal:
+        return ""
+    return ideals_folder(pair_folder(slug(branch.pair.id)), f"{branch.ideal}-{plan.setup}")
 
 
 def read_png(path: Path) -> np.ndarray:

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from results.store.run_folder import RunFolder
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -30,8 +32,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_provenance(run_dir: Path, config: dict[str, Any], identity: str) -> None:
-    """Append this call to `provenance.json` (a list: a run may take several calls), atomically."""
-    file = run_dir / "provenance.json"
+    """Append this call to the run's provenance (a list: a run may take several calls), atomically."""
+    file = RunFolder(run_dir).provenance
     calls = json.loads(file.read_text()) if file.exists() else []
     calls.append(
         {

@@ -17,6 +17,7 @@ from evaluation.metric import Metric
 from experiments.inputs.masks import read_mask
 from experiments.running.generate import read_png
 from results.store.records import has_records, load_metrics, load_records, write_metrics
+from results.store.run_folder import RunFolder
 
 _log = logging.getLogger(__name__)
 
@@ -32,16 +33,12 @@ def check_metrics(metrics: Sequence[Metric], run_dir: Path) -> None:
         raise ValueError(f"metrics: {', '.join(twice)} would be computed twice, allowed is once")
     for metric in metrics:
         metric.check()
-        file = _weights_file(run_dir, metric)
+        file = RunFolder(run_dir).weights_file(metric.name)
         if file.exists() and file.read_text() != _weights(metric):
             raise ValueError(
                 f"metrics: {file.parent} holds values of other weights, allowed are the same ones; give the "
                 "metric another version, or delete that folder to compute its values anew"
             )
-
-
-def _weights_file(run_dir: Path, metric: Metric) -> Path:
-    return run_dir / "metrics" / metric.name / "weights.sha256"
 
 
 def _weights(metric: Metric) -> str:
@@ -83,7 +80,7 @@ def evaluate_run(
             ]
             for batch in batches:
                 write_metrics(run_dir, metric.name, group, score(run_dir, metric, batch))
-                _weights_file(run_dir, metric).write_text(weights[metric.name])
+                RunFolder(run_dir).weights_file(metric.name).write_text(weights[metric.name])
         except Exception:  # one group that cannot be scored must not lose the others
             failed += 1
             _log.warning("%s of %s failed", metric.name, group, exc_info=True)

@@ -1,6 +1,6 @@
 """The run folder's records and metric values: one parquet file per group, written whole or not at all.
 
-Layout: `records/<group>.parquet`, one row per image; `metrics/<family>/<group>.parquet`, long rows.
+Records hold one row per image; metric values are long rows, one per image and metric.
 """
 
 import hashlib
@@ -14,6 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
+
+from results.store.run_folder import RunFolder
 
 _TEXT = (
     *("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty", "source_prompt"),
@@ -58,7 +60,7 @@ def write_records(run_dir: Path, group: str, frame: pd.DataFrame, *, replace: bo
     """
     rows = _checked(frame, RECORD_TYPES, RECORD_IDENTITY, f"records of {group}")
     _check_record_rows(rows, group)
-    path = Path(run_dir) / "records" / f"{_safe(group)}.parquet"
+    path = RunFolder(run_dir).records_file(_safe(group))
     old = read_rows([path], RECORD_TYPES) if path.exists() else rows.iloc[:0]
     settled = old["status"].eq("ok")
     write_rows(path, _merged(old, rows, RECORD_IDENTITY, settled, replace), RECORD_TYPES)
@@ -76,8 +78,8 @@ def write_metrics(
     unexplained = rows["value"].isna() & rows["reason"].eq("")
     if unexplained.any():
         raise ValueError(f"{family} of {group}: {int(unexplained.sum())} missing values have no reason")
-    folder = Path(run_dir, "metrics", *(_safe(part) for part in family.split("/")))
-    path = folder / f"{_safe(group)}.parquet"
+    safe = "/".join(_safe(part) for part in family.split("/"))
+    path = RunFolder(run_dir).metrics_file(safe, _safe(group))
     old = read_rows([path], METRIC_TYPES) if path.exists() else rows.iloc[:0]
     settled = old["value"].notna()
     write_rows(path, _merged(old, rows, METRIC_IDENTITY, settled, replace), METRIC_TYPES)
@@ -85,7 +87,7 @@ def write_metrics(
 
 def has_records(run_dir: Path) -> bool:
     """Say whether the run has any record, failed ones included."""
-    return any((Path(run_dir) / "records").glob("*.parquet"))
+    return any(RunFolder(run_dir).records.glob("*.parquet"))
 
 
 def load_records(run_dir: Path) -> pd.DataFrame:
@@ -97,7 +99,7 @@ def load_records(run_dir: Path) -> pd.DataFrame:
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise FileNotFoundError(f"{run_dir}: no such run folder")
-    files = sorted((run_dir / "records").glob("*.parquet"))
+    files = sorted(RunFolder(run_dir).records.glob("*.parquet"))
     if not files:
         raise FileNotFoundError(f"{run_dir}: the run has no records yet")
     records = read_rows(files, RECORD_TYPES)
@@ -107,7 +109,7 @@ def load_records(run_dir: Path) -> pd.DataFrame:
 
 def load_metrics(run_dir: Path) -> pd.DataFrame:
     """Return all metric values as long rows `key, metric, value, reason`; empty where none was computed."""
-    rows = read_rows(sorted((Path(run_dir) / "metrics").rglob("*.parquet")), METRIC_TYPES)
+    rows = read_rows(sorted(RunFolder(run_dir).metrics.rglob("*.parquet")), METRIC_TYPES)
     return rows.drop_duplicates(METRIC_IDENTITY, ignore_index=True)
 
 

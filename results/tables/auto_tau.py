@@ -20,6 +20,7 @@ from results.store.records import (
     write_plan_rows,
     write_rows,
 )
+from results.store.run_folder import RunFolder
 from results.tables.cells import CONTEXT, WINDOWS, with_cells
 
 CHOSEN_TAU, TARGET_MISSED = "chosen_tau", "target_missed"
@@ -157,20 +158,20 @@ def write_candidates(run_dir: Path, candidates: pd.DataFrame) -> None:
 
     Columns `CANDIDATE_TYPES`: the identity of a record, its tau, its other parameters and the rule (JSON).
     """
-    write_plan_rows(Path(run_dir) / "auto_tau" / "candidates", candidates, CANDIDATE_TYPES)
+    write_plan_rows(RunFolder(run_dir).candidates, candidates, CANDIDATE_TYPES)
 
 
 def load_candidates(run_dir: Path) -> pd.DataFrame:
     """Return the candidates of every plan that was run in this folder; empty where none had `tau: auto`."""
-    files = sorted((Path(run_dir) / "auto_tau" / "candidates").glob("*.parquet"))
+    files = sorted(RunFolder(run_dir).candidates.glob("*.parquet"))
     return read_rows(files, CANDIDATE_TYPES).drop_duplicates(ignore_index=True)
 
 
 def chosen_rows(frame: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
     """Return a row per pair, seed and rule: the chosen record, its method's name with "_auto_tau" behind it.
 
-    `frame` is `results.store.records.load`'s. More columns: `chosen_tau`, `target_missed` (1.0 or 0.0), each with
-    its reasons, `rule` (JSON), `label` and `warning`. `tau` and the windows are empty, as they differ from
+    `frame` is `results.store.records.load`'s. More columns: `chosen_tau`, `target_missed` (1.0 or 0.0), each
+    with its reasons, `rule` (JSON), `label` and `warning`. `tau` and the windows are empty, as they differ from
     row to row, and `params` tell the rule, so that it is one cell of a table. A candidate without a record is
     not there yet; where none of a pair and seed has a value, its row is a failed one.
     """
@@ -233,8 +234,8 @@ def describe(chosen: pd.DataFrame) -> str:
 
 
 def write_chosen(run_dir: Path, chosen: pd.DataFrame) -> Path:
-    """Write what was chosen, one row per pair, seed and rule, to `auto_tau/chosen.parquet`."""
-    path = Path(run_dir) / "auto_tau" / "chosen.parquet"
+    """Write what was chosen, one row per pair, seed and rule; return the file."""
+    path = RunFolder(run_dir).chosen
     write_rows(path, chosen[list(CHOSEN_TYPES)].astype(CHOSEN_TYPES), CHOSEN_TYPES)
     return path
 

@@ -39,8 +39,8 @@ def rank_correlations(
 ) -> pd.DataFrame:
     """Correlate every metric with every truth, over all edit types and for each; columns COLUMNS.
 
-    `frame` is `results.store.records.load`'s. Both sides are turned so that larger is better: 1 means that the
-    metric ranks the settings as the truth does, -1 upside down. Only pairs with both values in every cell
+    `frame` is `results.store.records.load`'s. Both sides are turned so that larger is better: 1 means that
+    the metric ranks the settings as the truth does, -1 upside down. Only pairs with both values in every cell
     count (`n`). Rows of fewer than 3 cells or 2 pairs are left out, as are metrics that have no better
     direction. `rho` is NaN where one side is the same in all cells; a resample in which it is counts for
     nothing.
