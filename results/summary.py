@@ -18,6 +18,7 @@ from results.plots import sweep_plots as plots
 from results.store.records import RECORD_IDENTITY, load, metric_columns
 from results.store.run_folder import RunFolder
 from results.store.setting_rows import load_settings, with_settings
+from results.store.whole_files import whole_file, write_whole
 from results.tables import auto_tau, tables
 from results.tables import metric_ranks as truth
 from results.tables import published as reference
@@ -94,7 +95,7 @@ def summarise(
         comparison = reference.compare(made["main"], reference.load_reference(published))
         paths += reference.write_comparison(comparison, folder.tables / "published")
         text += f"\nBeside published numbers ({len(comparison)} rows): see tables/published.md.\n"
-    folder.summary.write_text(text, encoding="utf-8")
+    write_whole(folder.summary, text)
     thumbnails = {
         f"{path.parent.name}/{path.stem}": path for path in [*figures, *pictures] if path.suffix == ".png"
     }
@@ -192,6 +193,6 @@ def _strips(run_dir: Path, frame: pd.DataFrame) -> list[Path]:
         if pairs := strips.choose_pairs(shown):
             end = "-" + re.sub(r"[^A-Za-z0-9.]+", "_", inversion) if len(inversions) > 1 else ""
             paths.append(RunFolder(run_dir).strips / f"pairs{end}.png")
-            paths[-1].parent.mkdir(exist_ok=True)
-            strips.strip(run_dir, shown, pairs).save(paths[-1])
+            with whole_file(paths[-1]) as partial:
+                strips.strip(run_dir, shown, pairs).save(partial, format="PNG")
     return paths

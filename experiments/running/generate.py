@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from p2p.families import Model
 from p2p.loading.pipeline_spec import Pipelines
 from results.store.records import RECORD_IDENTITY, has_records, load_records, write_records
 from results.store.run_folder import ideal_path, ideals_folder, pair_folder, picture_path
+from results.store.whole_files import whole_file
 from results.tables.cells import GIVEN
 
 _log = logging.getLogger(__name__)
@@ -181,12 +181,9 @@ def _save(
 
 
 def write_png(image: Tensor, path: Path) -> None:
-    """Write an image (3, height, width) in [0, 1] as an 8-bit PNG, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: another worker may be making the same source image.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(partial, format="PNG")
-    partial.replace(path)
+    """Write an image (3, height, width) in [0, 1] as an 8-bit PNG, whole or not at all."""
+    with whole_file(path) as partial:  # another worker may be making the same source image
+        Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(partial, format="PNG")
 
 
 def write_mask(mask: np.ndarray, path: Path) -> None:

@@ -18,6 +18,7 @@ from experiments.inputs.masks import read_mask
 from experiments.running.generate import read_png
 from results.store.records import has_records, load_metrics, load_records, write_metrics
 from results.store.run_folder import RunFolder
+from results.store.whole_files import write_whole
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def evaluate_run(
             ]
             for batch in batches:
                 write_metrics(run_dir, metric.name, group, score(run_dir, metric, batch))
-                RunFolder(run_dir).weights_file(metric.name).write_text(weights[metric.name])
+                write_whole(RunFolder(run_dir).weights_file(metric.name), weights[metric.name])
         except Exception:  # one group that cannot be scored must not lose the others
             failed += 1
             _log.warning("%s of %s failed", metric.name, group, exc_info=True)

@@ -5,6 +5,7 @@ Nothing here touches matplotlib's global state.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from results.labels import escape_mathtext, higher_is_better, metric_label
+from results.store.whole_files import whole_file
 
 Directions = Mapping[str, bool] | None
 
@@ -75,9 +77,10 @@ def bars(values: pd.DataFrame) -> np.ndarray:
 
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write `<stem>.png` (200 dpi) and `<stem>.pdf` without a date, so that equal tables give equal files."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf")]
+    options: dict[str, dict[str, Any]] = {"png": {"dpi": 200}, "pdf": {"metadata": {"CreationDate": None}}}
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in options]
     with matplotlib.rc_context({"pdf.fonttype": 42}):
-        figure.savefig(paths[0], dpi=200)
-        figure.savefig(paths[1], metadata={"CreationDate": None})
+        for path, (kind, own) in zip(paths, options.items(), strict=True):
+            with whole_file(path) as partial:
+                figure.savefig(partial, format=kind, **own)
     return paths

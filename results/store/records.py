@@ -5,9 +5,7 @@ Records hold one row per image; metric values are long rows, one per image and m
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -16,6 +14,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from results.store.run_folder import RunFolder
+from results.store.whole_files import whole_file
 
 _TEXT = (
     *("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty", "source_prompt"),
@@ -230,16 +229,5 @@ def write_rows(path: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:
     """Write rows of a schema to a parquet file, whole or not at all."""
     schema = pa.schema([(name, _ARROW[kind]) for name, kind in types.items()])
     table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A leading dot: neither pandas nor pyarrow reads it as part of the folder.
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            pyarrow.parquet.write_table(table, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would shut out the workers of other users
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as partial:
+        pyarrow.parquet.write_table(table, partial)

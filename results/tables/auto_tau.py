@@ -171,9 +171,9 @@ def chosen_rows(frame: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
     """Return a row per pair, seed and rule: the chosen record, its method's name with "_auto_tau" behind it.
 
     `frame` is `results.store.records.load`'s. More columns: `chosen_tau`, `target_missed` (1.0 or 0.0), each
-    with its reasons, `rule` (JSON), `label` and `warning`. `tau` and the windows are empty, as they differ from
-    row to row, and `params` tell the rule, so that it is one cell of a table. A candidate without a record is
-    not there yet; where none of a pair and seed has a value, its row is a failed one.
+    with its reasons, `rule` (JSON), `label` and `warning`. `tau` and the windows are empty, as they differ
+    from row to row, and `params` tell the rule, so that it is one cell of a table. A candidate without a
+    record is not there yet; where none of a pair and seed has a value, its row is a failed one.
     """
     renamed = candidates.rename(columns={"tau": CHOSEN_TAU, "params": "params_but_tau"})
     rows = frame.merge(renamed.astype(frame.dtypes[RECORD_IDENTITY]), on=RECORD_IDENTITY)

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from results.labels import escape_markdown, higher_is_better, metric_label
+from results.store.whole_files import write_whole
 from results.tables.cells import ALL, CELL, GIVEN, is_plain, with_cells
 from results.tables.statistics import RESAMPLES, resampled_counts
 
@@ -85,11 +86,10 @@ def spearman(
 
 def write_correlations(table: pd.DataFrame, stem: Path) -> list[Path]:
     """Write `<stem>.csv` and `.md`; returns their paths."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     texts = {".csv": table.to_csv(index=False, lineterminator="\n"), ".md": to_markdown(table)}
     paths = [stem.with_name(stem.name + suffix) for suffix in texts]
     for path, text in zip(paths, texts.values(), strict=True):
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     return paths
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from results.labels import arrow, escape_latex, escape_markdown, method_label
+from results.store.whole_files import write_whole
 from results.tables.cells import ALL, CELL, CONTEXT
 
 Directions = Mapping[str, bool] | None
@@ -22,7 +23,6 @@ _LEFT = {"method", "setting", "uses mask", *CONTEXT}
 
 def write_table(table: pd.DataFrame, stem: Path, directions: Directions = None) -> list[Path]:
     """Write `<stem>.csv`, `.md` and `.tex`; returns their paths."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     texts = {
         ".csv": to_csv(table),
         ".md": to_markdown(table, directions),
@@ -30,7 +30,7 @@ def write_table(table: pd.DataFrame, stem: Path, directions: Directions = None) 
     }
     paths = [stem.with_name(stem.name + suffix) for suffix in texts]
     for path, text in zip(paths, texts.values()):
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     return paths
 
 
