@@ -13,7 +13,7 @@ from experiments.datasets.pair import Pair, raise_problems
 from experiments.inputs.ideals import ideal_digest
 from experiments.inputs.masks import mask_digest, read_mask
 from experiments.inputs.real_images import RealImage
-from experiments.planning.plan import RECORD, NamedMethod
+from experiments.planning.plan import NamedMethod
 from p2p.alignment import Tokenizers, encode
 from p2p.attention.single_layers import NO_LAYERS
 from p2p.denoise import Sampling
@@ -21,6 +21,7 @@ from p2p.inversion import Inversion
 from p2p.loading.model_spec import ModelSpec
 from p2p.methods.prompt_to_prompt import EditRequest, Trajectory
 from p2p.schedulers import check_start
+from results.store.records import EFFECT_TYPES
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,8 @@ def _read(
         except ValueError as error:
             problems.append(f"pair {pair.id!r}, {named.name}: {error}")
             continue
-        if unknown := sorted(set(trajectory.record) - set(RECORD)):
-            problems.append(f"{named.name}: records {unknown}, allowed are {', '.join(RECORD)}")
+        if unknown := sorted(set(trajectory.record) - set(EFFECT_TYPES)):
+            problems.append(f"{named.name}: records {unknown}, allowed are {', '.join(EFFECT_TYPES)}")
         if trajectory.layers and not model.single_layers:
             problems.append(f"{named.name}: {NO_LAYERS}")
         if pair.image is not None and not_inverted and trajectory.from_noise:

@@ -22,19 +22,6 @@ from p2p.inversion import Inversion
 from p2p.loading.pipeline_spec import PipelineSpec
 from p2p.methods.prompt_to_prompt import Method, Trajectory
 
-RECORD = (
-    "operator",
-    "tau",
-    "cross_start",
-    "cross_end",
-    "self_start",
-    "self_end",
-    "weights",
-    "blend",
-    "strength",
-)
-
-
 Identity = tuple[str, str, str]
 """What names a record: content key, pair, method."""
 

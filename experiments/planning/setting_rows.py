@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,26 +11,17 @@ import pandas as pd
 from experiments.datasets.pair import Pair
 from experiments.planning.plan import Branch, Plan
 from p2p.methods.prompt_to_prompt import Trajectory
-from results.store.records import RECORD_IDENTITY
+from results.store.records import EFFECT_TYPES, JSON_COLUMNS, NOTHING, RECORD_IDENTITY
 from results.store.setting_rows import SETTING_TYPES
-
-_NOTHING: Mapping[str, Any] = {
-    "operator": "",
-    "tau": None,
-    "cross_start": None,
-    "cross_end": None,
-    "self_start": None,
-    "self_end": None,
-    "weights": {},
-    "blend": {},
-    "strength": None,
-}
 
 
 def labels(branch: Branch, dataset: str, model: str) -> dict[str, Any]:
     """Return what names a branch's picture and what the tables call it: the columns of SETTING_TYPES."""
-    effective = {**_NOTHING, **branch.trajectory.record}
     pair = branch.pair
+    told = {
+        name: json.dumps(value, sort_keys=True) if name in JSON_COLUMNS else value
+        for name, value in branch.trajectory.record.items()
+    }
     return {
         "key": branch.key,
         "pair_id": pair.id,
@@ -42,9 +32,8 @@ def labels(branch: Branch, dataset: str, model: str) -> dict[str, Any]:
         "difficulty": pair.difficulty,
         "instruction": pair.instruction,
         "params": json.dumps(dict(branch.params), sort_keys=True),
-        **effective,
-        "weights": json.dumps(effective["weights"], sort_keys=True),
-        "blend": json.dumps(effective["blend"], sort_keys=True),
+        **{name: NOTHING[name] for name in EFFECT_TYPES},
+        **told,
     }
 
 

@@ -31,20 +31,13 @@ from experiments.inputs.ideals import ideal_digest, read_ideals
 from experiments.inputs.masks import mask_digest, read_mask
 from experiments.running.generate import write_mask, write_png
 from experiments.scoring.score_run import check_metrics, evaluate_run
-from results.store.records import RECORD_IDENTITY, RECORD_TYPES, read_rows, write_records, write_rows
+from results.store.records import NOTHING, RECORD_IDENTITY, RECORD_TYPES, read_rows, write_records, write_rows
 from results.store.run_folder import RunFolder, ideal_path, ideals_folder, pair_folder, picture_path
 from results.tables.cells import GIVEN
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MODEL = "given images"
-_EMPTY: Mapping[str, Any] = {"string": "", "Int64": pd.NA, "int64": 0, "float64": np.nan, "bool": False}
-_NOTHING: dict[str, Any] = {
-    **{name: _EMPTY[kind] for name, kind in RECORD_TYPES.items()},
-    **dict.fromkeys(("guidance_rescale", "seconds"), 0.0),
-    **dict.fromkeys(("weights", "blend", "params"), "{}"),
-    "model": MODEL,
-    "status": "ok",
-}
+_GIVEN_IMAGE = {**NOTHING, "guidance_rescale": 0.0, "seconds": 0.0, "model": MODEL, "status": "ok"}
 
 
 @dataclass(frozen=True)
@@ -192,7 +185,7 @@ def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[st
         path = picture_path(folder, slug(given.method), key)
         _write(before, given.run_dir / source_path)
         _write(after, given.run_dir / path)
-        common = _NOTHING | {
+        common = _GIVEN_IMAGE | {
             # Images of one size are scored together.
             "group": f"{slug(given.method)}-{width}x{height}",
             "dataset": dataset,

@@ -26,7 +26,8 @@ from results.plots.plot_style import (
     legend,
     new_figure,
 )
-from results.tables.cells import ALL, CELL, SOURCES, WINDOWS, is_plain, window_label
+from results.store.records import WINDOWS
+from results.tables.cells import ALL, CELL, SOURCES, is_plain, window_label
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -16,22 +17,41 @@ import pyarrow.parquet
 from results.store.run_folder import RunFolder
 from results.store.whole_files import whole_file
 
-_TEXT = (
-    *("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty", "source_prompt"),
-    *("target_prompt", "method", "inversion", "operator", "weights", "blend", "params", "image"),
-    *("source_image", "mask", "ideal", "status", "error", "warnings", "instruction"),
-)
-_WINDOWS = ("cross_start", "cross_end", "self_start", "self_end")
-_WHOLE = ("seed", "effective_steps", "num_inference_steps")
-_REAL = ("tau", "strength", "guidance_scale", "guidance_rescale", "seconds")
+WINDOWS = ["cross_start", "cross_end", "self_start", "self_end"]  # in steps
+EFFECT_TYPES: dict[str, str] = {
+    "operator": "string",
+    "tau": "float64",
+    **dict.fromkeys(WINDOWS, "Int64"),
+    **dict.fromkeys(("weights", "blend"), "string"),
+    "strength": "float64",
+}
+"""What a method with its parameters comes to for a pair: the columns that a method may fill in."""
+JSON_COLUMNS = ("weights", "blend", "params")  # text that is a JSON object
+_PLACE = ("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty")
+_MADE = ("source_prompt", "target_prompt", "method", "inversion")
+_OUTCOME = ("image", "source_image", "mask", "ideal", "status", "error", "warnings", "instruction")
+_STEPS = ("seed", "effective_steps", "num_inference_steps")
+_REAL = ("guidance_scale", "guidance_rescale", "seconds")
 
 RECORD_TYPES: dict[str, str] = {
-    **dict.fromkeys(_TEXT, "string"),
-    **dict.fromkeys(_WINDOWS, "Int64"),
-    **dict.fromkeys(_WHOLE, "int64"),
+    **dict.fromkeys((*_PLACE, *_MADE), "string"),
+    **EFFECT_TYPES,
+    **dict.fromkeys(("params", *_OUTCOME), "string"),
+    **dict.fromkeys(_STEPS, "int64"),
     **dict.fromkeys(_REAL, "float64"),
     "uses_mask": "bool",
 }
+_EMPTY: dict[str, Any] = {
+    "string": "",
+    "Int64": pd.NA,
+    "int64": 0,
+    "float64": float("nan"),
+    "bool": False,
+}
+NOTHING: dict[str, Any] = {
+    name: "{}" if name in JSON_COLUMNS else _EMPTY[kind] for name, kind in RECORD_TYPES.items()
+}
+"""What each column of a record holds where there is nothing to tell."""
 METRIC_TYPES: dict[str, str] = {"key": "string", "metric": "string", "value": "float64", "reason": "string"}
 # One image may serve two pairs (a shared source) or two methods, so the key alone does not name a row.
 RECORD_IDENTITY = ["key", "pair_id", "method"]
@@ -170,8 +190,8 @@ def _check_record_rows(rows: pd.DataFrame, group: str) -> None:
         for name in (row.image, row.source_image, row.mask, row.ideal):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise ValueError(f"{where}: {name!r} is not a path inside the run folder")
-        for name, text in (("weights", row.weights), ("blend", row.blend), ("params", row.params)):
-            if not _is_json_object(text):
+        for name in JSON_COLUMNS:
+            if not _is_json_object(text := getattr(row, name)):
                 raise ValueError(f"{where}: {name} is not a JSON object: {text!r}")
 
 

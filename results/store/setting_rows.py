@@ -9,14 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from results.store.records import RECORD_IDENTITY, RECORD_TYPES, read_rows, write_plan_rows
+from results.store.records import EFFECT_TYPES, RECORD_IDENTITY, RECORD_TYPES, read_rows, write_plan_rows
 from results.store.run_folder import RunFolder
 
-LABELS = [
-    *("dataset", "model", "edit_type", "difficulty", "instruction", "params"),
-    *("operator", "tau", "cross_start", "cross_end", "self_start", "self_end"),
-    *("weights", "blend", "strength"),
-]
+# In this order: the names of the files hash the rows as CSV.
+LABELS = ["dataset", "model", "edit_type", "difficulty", "instruction", "params", *EFFECT_TYPES]
 SETTING_TYPES = {name: RECORD_TYPES[name] for name in (*RECORD_IDENTITY, *LABELS)}
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from results.labels import escape_markdown, method_label
 from results.store.records import (
     RECORD_IDENTITY,
+    WINDOWS,
     metric_columns,
     read_rows,
     reason_column,
@@ -21,7 +22,7 @@ from results.store.records import (
     write_rows,
 )
 from results.store.run_folder import RunFolder
-from results.tables.cells import CONTEXT, WINDOWS, with_cells
+from results.tables.cells import CONTEXT, with_cells
 
 CHOSEN_TAU, TARGET_MISSED = "chosen_tau", "target_missed"
 NO_VALUE = "auto tau: no value to choose by"

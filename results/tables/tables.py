@@ -9,8 +9,8 @@ from dataclasses import asdict
 import pandas as pd
 
 from results.labels import published_order, published_scale
-from results.store.records import RECORD_IDENTITY, reason_column
-from results.tables.cells import ALL, CELL, CONTEXT, GIVEN, WINDOWS, is_plain, ordered, with_cells
+from results.store.records import RECORD_IDENTITY, WINDOWS, reason_column
+from results.tables.cells import ALL, CELL, CONTEXT, GIVEN, is_plain, ordered, with_cells
 from results.tables.statistics import Estimate, estimate, paired_difference
 
 COLUMNS = [*CELL, "edit_type", "metric", "mean", "low", "high", "n", "n_images", "n_missing", "reasons"]
