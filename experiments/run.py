@@ -31,7 +31,7 @@ from experiments.datasets.dataset import Dataset
 from experiments.planning.cost import describe, estimate
 from experiments.planning.grid import merged, spelled_out
 from experiments.planning.make_plan import make_plan
-from experiments.planning.pair_inputs import ModelFacts
+from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan, expand, shard
 from experiments.planning.setting_rows import plan_settings
 from experiments.running.generate import RunInfo, check_model, remaining, run_plan

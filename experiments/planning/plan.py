@@ -14,10 +14,11 @@ from typing import Any
 from torch import Tensor
 
 from experiments.datasets.pair import Pair, slug
+from experiments.inputs.content_hash import content_hash
 from experiments.inputs.real_images import RealImage
-from experiments.planning.content_keys import content_hash
+from experiments.planning.model_facts import ModelFacts
 from p2p.denoise import Sampling
-from p2p.engine import Group, plan_evaluations
+from p2p.engine import Group, plan_evaluations, unshared_evaluations
 from p2p.inversion import Inversion
 from p2p.loading.pipeline_spec import PipelineSpec
 from p2p.methods.prompt_to_prompt import Method, Trajectory
@@ -45,11 +46,11 @@ class Branch:
     params: Mapping[str, Any]
     trajectory: Trajectory
     key: str
-    source_key: str  # of the source image's own record
-    reconstruction_key: str = ""  # of that of what an inversion leads back to
-    mask: str = ""  # a hash of the pair's mask, "" where it has none
+    source_record_key: str  # of the source image's record, which mask and ideal are part of
+    reconstruction_record_key: str = ""  # of the record of what an inversion leads back to, likewise
+    mask_digest: str = ""  # of the pair's mask, "" where it has none
     uses_mask: bool = False  # of the method
-    ideal: str = ""  # a hash of the pair's ideal, "" where it has none
+    ideal_digest: str = ""  # of the pair's ideal, "" where it has none
     ideal_key: str = ""  # of the record of that ideal
 
     @property
@@ -62,16 +63,17 @@ class Branch:
 class GroupPlan:
     """One source prompt and seed, or image, with all branches that share the source's trajectory.
 
-    An inverted image has two more keys: of its reconstruction, and of its inversion, kept under that name.
+    Its pairs may differ in masks and ideals, so its own keys, after which files are named, are without them.
+    An inverted image has two more keys than a generated one: of its reconstruction and of its inversion.
     """
 
     source_prompt: str
     seed: int
-    source_key: str
+    source_file_key: str
     branches: tuple[Branch, ...]
     image: RealImage | None = None
     inversion: Inversion | None = None
-    reconstruction_key: str = ""
+    reconstruction_file_key: str = ""
     inversion_key: str = ""
 
     @property
@@ -82,7 +84,7 @@ class GroupPlan:
     @property
     def id(self) -> str:
         """A name for the group's files: the same for the same branches."""
-        content = [self.source_key, *sorted(f"{b.key} {b.pair.id} {b.method}" for b in self.branches)]
+        content = [self.source_file_key, *sorted(f"{b.key} {b.pair.id} {b.method}" for b in self.branches)]
         return f"{slug(self.source_prompt)[:40]}-s{self.seed}-{content_hash(content)[:12]}"
 
     def group(self, size: tuple[int, int] | None = None) -> Group:
@@ -104,15 +106,13 @@ class Plan:
     """All groups of a run, in the order of the data set, and what they cost."""
 
     groups: tuple[GroupPlan, ...]
-    calls: int  # UNet calls of one trajectory
+    model: ModelFacts
     sampling: Sampling
-    guidance_embedded: bool  # the denoiser has no unconditional rows: one row a state
     setup: str  # a short hash of model, scheduler, precision and negative prompt, so that tables part them
     merged: int = 0  # settings that come to the same steps as another one, and so to the same image
-    upscaler_calls: int = 0  # of one trajectory, by the model's upscaler
     auto_tau: bool = False
     candidates: tuple[Mapping[str, Any], ...] = ()  # of `tau: auto`, as `results.tables.auto_tau` keeps them
-    merged_settings: tuple[Branch, ...] = ()  # those of them that have parameters of their own
+    repeated_branches: tuple[Branch, ...] = ()  # those of the merged that have parameters of their own
 
     @cached_property
     def evaluations(self) -> int:
@@ -120,31 +120,22 @@ class Plan:
 
         It is exact, but for what inversions may save, and without those of other pipelines.
         """
-        groups = [group.group() for group in self.groups]
-        return plan_evaluations(
-            groups, self.calls, self.sampling, self.guidance_embedded, self.upscaler_calls
-        )
+        return self._cost(plan_evaluations, self.model.upscaler_calls)
 
     @cached_property
     def upscaler_evaluations(self) -> int:
-        """Those of the upscaler alone."""
-        groups = [group.group() for group in self.groups]
-        return self.evaluations - plan_evaluations(groups, self.calls, self.sampling, self.guidance_embedded)
+        """How many of the evaluations are the upscaler's."""
+        return self.evaluations - self._cost(plan_evaluations, 0)
 
     @property
     def unshared_evaluations(self) -> int:
         """What the same branches cost one at a time, each with its own source."""
-        once = self.calls + self.upscaler_calls
-        nodes = inversions = 0
-        for group in self.groups:
-            first = group.inversion.start(self.sampling.num_inference_steps) if group.inversion else 0
-            for edit in (branch.trajectory for branch in group.branches):
-                nodes += 0 if group.image and not edit.from_noise else once - first
-                if edit.external is None:
-                    nodes += once - (first if edit.start is None else edit.start)
-                if group.inversion and edit.from_noise:
-                    inversions += group.inversion.evaluations(self.sampling)
-        return nodes * self.sampling.rows_per_state(self.guidance_embedded) + inversions
+        return self._cost(unshared_evaluations, self.model.upscaler_calls)
+
+    def _cost(self, count: Callable[..., int], upscaler_calls: int) -> int:
+        groups = [group.group() for group in self.groups]
+        model = self.model
+        return count(groups, model.calls, self.sampling, model.guidance_embedded, upscaler_calls)
 
     @property
     def inversion_evaluations(self) -> int:
@@ -176,9 +167,11 @@ class Plan:
     def rows(self) -> set[Identity]:
         """Return which records the plan makes, those of sources, reconstructions and ideals included."""
         branches = [(group, branch) for group in self.groups for branch in group.branches]
-        sources = {(b.source_key, b.pair.id, "source") for _, b in branches}
-        sources |= {(b.reconstruction_key, b.pair.id, "reconstruction") for g, b in branches if g.inverts}
-        sources |= {(b.ideal_key, b.pair.id, "ideal") for _, b in branches if b.ideal}
+        sources = {(b.source_record_key, b.pair.id, "source") for _, b in branches}
+        sources |= {
+            (b.reconstruction_record_key, b.pair.id, "reconstruction") for g, b in branches if g.inverts
+        }
+        sources |= {(b.ideal_key, b.pair.id, "ideal") for _, b in branches if b.ideal_digest}
         return sources | {b.identity for g in self.groups for b in g.branches}
 
 

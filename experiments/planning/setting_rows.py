@@ -51,12 +51,12 @@ def plan_settings(plan: Plan, dataset: str, model: str) -> pd.DataFrame:
     branches: list[Branch] = []
     for group in plan.groups:
         for branch in group.branches:
-            branches.append(given(branch, "source", branch.source_key))
+            branches.append(given(branch, "source", branch.source_record_key))
             if group.inverts:
-                branches.append(given(branch, "reconstruction", branch.reconstruction_key))
-            if branch.ideal:
+                branches.append(given(branch, "reconstruction", branch.reconstruction_record_key))
+            if branch.ideal_digest:
                 branches.append(given(branch, "ideal", branch.ideal_key))
             branches.append(branch)
-    rows = [labels(branch, dataset, model) for branch in (*branches, *plan.merged_settings)]
+    rows = [labels(branch, dataset, model) for branch in (*branches, *plan.repeated_branches)]
     frame = pd.DataFrame(rows, columns=list(SETTING_TYPES)).astype(SETTING_TYPES)
     return frame.drop_duplicates([*RECORD_IDENTITY, "params"], ignore_index=True)

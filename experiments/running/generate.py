@@ -83,7 +83,7 @@ def run_plan(plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines) -> i
     with tqdm(total=plan.evaluations, desc="generating", unit="eval", smoothing=0.05) as bar:
         calls = Calls(plan.sampling.max_batch, bar.update)
         whole = [group.group() for group in plan.groups]
-        for numbers in batches(whole, plan.sampling, plan.guidance_embedded):
+        for numbers in batches(whole, plan.sampling, plan.model.guidance_embedded):
             groups = [plan.groups[i] for i in numbers]
             try:
                 _make(groups, plan, model, info, calls, pipelines)
@@ -152,19 +152,19 @@ def _save(
         pair = branch.pair
         folder = pair_folder(slug(pair.id), group.seed)
         if pair.id not in sources:
-            sources[pair.id] = picture_path(folder, "source", group.source_key)
+            sources[pair.id] = picture_path(folder, "source", group.source_file_key)
             write_png(edited.source, info.run_dir / sources[pair.id])
             height, width = edited.source.shape[-2:]
             if pair.mask:
                 mask = read_mask(pair.mask, pair.id, (height, width), pair.image)
                 write_mask(mask, info.run_dir / _mask(branch))
-            row = _own_row("source", branch.source_key, group, branch, plan, info, sources[pair.id])
+            row = _own_row("source", branch.source_record_key, group, branch, plan, info, sources[pair.id])
             fitted = group.image.fitted((height, width)) if group.image else ""
             rows.append({**row, "warnings": fitted})
             if edited.reconstruction is not None:
-                path = picture_path(folder, "reconstruction", group.reconstruction_key)
+                path = picture_path(folder, "reconstruction", group.reconstruction_file_key)
                 write_png(edited.reconstruction, info.run_dir / path)
-                key = branch.reconstruction_key
+                key = branch.reconstruction_record_key
                 own = _own_row("reconstruction", key, group, branch, plan, info, path, sources[pair.id])
                 rows.append(own)
             if pair.id in ideals:
@@ -196,14 +196,18 @@ def _mask(branch: Branch) -> str:
 
     Named after the source's key, which tells masks and models apart, as their images differ in size.
     """
-    return picture_path(pair_folder(slug(branch.pair.id)), "mask", branch.source_key) if branch.mask else ""
+    return (
+        picture_path(pair_folder(slug(branch.pair.id)), "mask", branch.source_record_key)
+        if branch.mask_digest
+        else ""
+    )
 
 
 def _ideal(branch: Branch, plan: Plan) -> str:
     """Return the folder of the branch's ideals in the run, in the model's size, "" where it has none."""
-    if not branch.ideal:
+    if not branch.ideal_digest:
         return ""
-    return ideals_folder(pair_folder(slug(branch.pair.id)), f"{branch.ideal}-{plan.setup}")
+    return ideals_folder(pair_folder(slug(branch.pair.id)), f"{branch.ideal_digest}-{plan.setup}")
 
 
 def read_png(path: Path) -> np.ndarray:
