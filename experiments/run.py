@@ -34,8 +34,9 @@ from experiments.planning.make_plan import make_plan
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan, expand, shard
 from experiments.planning.setting_rows import plan_settings
-from experiments.running.generate import RunInfo, check_model, remaining, run_plan
+from experiments.running.generate import check_model, remaining, run_plan
 from experiments.running.provenance import write_provenance
+from experiments.running.record_rows import RunInfo
 from experiments.scoring import score_folder
 from experiments.scoring.score_run import check_metrics, evaluate_run
 from p2p.denoise import Sampling

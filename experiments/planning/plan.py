@@ -52,11 +52,25 @@ class Branch:
     uses_mask: bool = False  # of the method
     ideal_digest: str = ""  # of the pair's ideal, "" where it has none
     ideal_key: str = ""  # of the record of that ideal
+    given: bool = False  # the source, what an inversion leads back to, or an ideal: no edit
 
     @property
     def identity(self) -> Identity:
         """What names the branch's record."""
         return self.key, self.pair.id, self.method
+
+    def given_picture(self, method: str, key: str) -> Branch:
+        """Return the branch's source, reconstruction or ideal, which `method` says, as a picture of its own.
+
+        The target prompt of a source and a reconstruction is their own prompt.
+        """
+        pair = self.pair
+        if method != "ideal":
+            pair = Pair(pair.id, pair.source_prompt, pair.source_prompt, pair.edit_type, pair.difficulty)
+        none = Trajectory("", ())
+        return replace(
+            self, pair=pair, method=method, params={}, trajectory=none, key=key, uses_mask=False, given=True
+        )
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,26 @@ class GroupPlan:
         """A name for the group's files: the same for the same branches."""
         content = [self.source_file_key, *sorted(f"{b.key} {b.pair.id} {b.method}" for b in self.branches)]
         return f"{slug(self.source_prompt)[:40]}-s{self.seed}-{content_hash(content)[:12]}"
+
+    def pictures(self) -> list[Branch]:
+        """Return all pictures of the group, pair by pair: those that are given, then the pair's edits.
+
+        The source, its reconstruction where the group inverts, the ideal where the pair has one.
+        """
+        pictures: list[Branch] = []
+        pairs: set[str] = set()
+        inverts = self.inverts
+        for branch in self.branches:
+            if branch.pair.id not in pairs:
+                pairs.add(branch.pair.id)
+                pictures.append(branch.given_picture("source", branch.source_record_key))
+                if inverts:
+                    key = branch.reconstruction_record_key
+                    pictures.append(branch.given_picture("reconstruction", key))
+                if branch.ideal_digest:
+                    pictures.append(branch.given_picture("ideal", branch.ideal_key))
+            pictures.append(branch)
+        return pictures
 
     def group(self, size: tuple[int, int] | None = None) -> Group:
         """Return what the engine needs; `size` (height, width) is needed where real images will be read."""
@@ -166,13 +200,7 @@ class Plan:
 
     def rows(self) -> set[Identity]:
         """Return which records the plan makes, those of sources, reconstructions and ideals included."""
-        branches = [(group, branch) for group in self.groups for branch in group.branches]
-        sources = {(b.source_record_key, b.pair.id, "source") for _, b in branches}
-        sources |= {
-            (b.reconstruction_record_key, b.pair.id, "reconstruction") for g, b in branches if g.inverts
-        }
-        sources |= {(b.ideal_key, b.pair.id, "ideal") for _, b in branches if b.ideal_digest}
-        return sources | {b.identity for g in self.groups for b in g.branches}
+        return {picture.identity for group in self.groups for picture in group.pictures()}
 
 
 def expand(axes: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:

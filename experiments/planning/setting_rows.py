@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from experiments.datasets.pair import Pair
 from experiments.planning.plan import Branch, Plan
-from p2p.methods.prompt_to_prompt import Trajectory
 from results.store.records import EFFECT_TYPES, JSON_COLUMNS, NOTHING, RECORD_IDENTITY
 from results.store.setting_rows import SETTING_TYPES
 
@@ -37,26 +34,9 @@ def labels(branch: Branch, dataset: str, model: str) -> dict[str, Any]:
     }
 
 
-def given(branch: Branch, method: str, key: str) -> Branch:
-    """Return the branch's source, reconstruction or ideal as a branch of its own."""
-    pair = branch.pair
-    if method != "ideal":
-        pair = Pair(pair.id, pair.source_prompt, pair.source_prompt, pair.edit_type, pair.difficulty)
-    none = Trajectory("", ())
-    return replace(branch, pair=pair, method=method, params={}, trajectory=none, key=key, uses_mask=False)
-
-
 def plan_settings(plan: Plan, dataset: str, model: str) -> pd.DataFrame:
     """Return a row per picture and setting of the plan, pictures that are given included."""
-    branches: list[Branch] = []
-    for group in plan.groups:
-        for branch in group.branches:
-            branches.append(given(branch, "source", branch.source_record_key))
-            if group.inverts:
-                branches.append(given(branch, "reconstruction", branch.reconstruction_record_key))
-            if branch.ideal_digest:
-                branches.append(given(branch, "ideal", branch.ideal_key))
-            branches.append(branch)
-    rows = [labels(branch, dataset, model) for branch in (*branches, *plan.repeated_branches)]
+    pictures = [picture for group in plan.groups for picture in group.pictures()]
+    rows = [labels(picture, dataset, model) for picture in (*pictures, *plan.repeated_branches)]
     frame = pd.DataFrame(rows, columns=list(SETTING_TYPES)).astype(SETTING_TYPES)
     return frame.drop_duplicates([*RECORD_IDENTITY, "params"], ignore_index=True)

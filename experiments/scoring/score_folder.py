@@ -29,7 +29,7 @@ from experiments.datasets.pair import Pair, raise_problems, slug
 from experiments.datasets.tabular import Table
 from experiments.inputs.ideals import ideal_digest, read_ideals
 from experiments.inputs.masks import mask_digest, read_mask
-from experiments.running.generate import write_mask, write_png
+from experiments.running.png_files import write_mask, write_png
 from experiments.scoring.score_run import check_metrics, evaluate_run
 from results.store.records import NOTHING, RECORD_IDENTITY, RECORD_TYPES, read_rows, write_records, write_rows
 from results.store.run_folder import RunFolder, ideal_path, ideals_folder, pair_folder, picture_path

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from evaluation.edits import Edits
 from evaluation.metric import Metric
 from experiments.inputs.masks import read_mask
-from experiments.running.generate import read_png
+from experiments.running.png_files import read_png
 from results.store.records import has_records, load_metrics, load_records, write_metrics
 from results.store.run_folder import RunFolder
 from results.store.whole_files import write_whole

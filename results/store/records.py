@@ -26,10 +26,11 @@ EFFECT_TYPES: dict[str, str] = {
     "strength": "float64",
 }
 """What a method with its parameters comes to for a pair: the columns that a method may fill in."""
+PATH_COLUMNS = ["image", "source_image", "mask", "ideal"]  # inside the run folder, "" for none
 JSON_COLUMNS = ("weights", "blend", "params")  # text that is a JSON object
 _PLACE = ("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty")
 _MADE = ("source_prompt", "target_prompt", "method", "inversion")
-_OUTCOME = ("image", "source_image", "mask", "ideal", "status", "error", "warnings", "instruction")
+_OUTCOME = (*PATH_COLUMNS, "status", "error", "warnings", "instruction")
 _STEPS = ("seed", "effective_steps", "num_inference_steps")
 _REAL = ("guidance_scale", "guidance_rescale", "seconds")
 
@@ -187,7 +188,7 @@ def _check_record_rows(rows: pd.DataFrame, group: str) -> None:
             raise ValueError(f"{where}: status is {row.status!r}, not 'ok' or 'failed'")
         if (row.status == "ok") != bool(row.image):
             raise ValueError(f"{where}: a row has an image exactly if its status is 'ok'")
-        for name in (row.image, row.source_image, row.mask, row.ideal):
+        for name in (getattr(row, column) for column in PATH_COLUMNS):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise ValueError(f"{where}: {name!r} is not a path inside the run folder")
         for name in JSON_COLUMNS:

@@ -14,7 +14,7 @@ import experiments.run
 from experiments.datasets.pair import Pair
 from experiments.inputs.masks import check_sizes, mask_digest, read_mask
 from experiments.inputs.real_images import RealImage
-from experiments.running.generate import read_png
+from experiments.running.png_files import read_png
 from results.store.records import load, load_records
 
 MSE, PSNR = "pie/mse_unedit@1", "pie/psnr_unedit@1"

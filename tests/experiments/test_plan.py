@@ -14,6 +14,7 @@ from experiments.embedded.training import WEIGHTS
 from experiments.planning.make_plan import make_plan
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan
+from experiments.planning.setting_rows import plan_settings
 from p2p import (
     DDIM,
     EditFriendly,
@@ -27,6 +28,8 @@ from p2p import (
     Sampling,
     SDEdit,
 )
+from results.store.records import RECORD_IDENTITY
+from results.tables.cells import GIVEN
 
 SAMPLING = Sampling(6, 7.5)
 EMBEDDED = ModelSpec("embedded", str(WEIGHTS / "pipeline"), 16, 16)
@@ -121,6 +124,27 @@ def inverted(
 ) -> Plan:
     model = replace(ModelFacts.of(EMBEDDED, SAMPLING.num_inference_steps), **facts)
     return make_plan([pair], seeds, methods, model, SAMPLING, inversions or (None,))
+
+
+def test_a_group_lists_the_pictures_of_each_pair_given_ones_first(real: Pair) -> None:
+    pairs = [replace(real, id="with", ideal=real.image), replace(real, id="without")]
+    methods = [NamedMethod("fixed_seed", FixedSeed(), {}), NamedMethod("sdedit", SDEdit(0.5), {})]
+    model = ModelFacts.of(EMBEDDED, SAMPLING.num_inference_steps)
+    made = make_plan(pairs, [0], methods, model, SAMPLING, [DDIM()])
+    inverted, not_inverted = made.groups
+    assert [(picture.pair.id, picture.method) for picture in inverted.pictures()] == [
+        *(("with", name) for name in ("source", "reconstruction", "ideal", "fixed_seed")),
+        *(("without", name) for name in ("source", "reconstruction", "fixed_seed")),
+    ]
+    assert [picture.method for picture in not_inverted.pictures()] == [
+        *("source", "ideal", "sdedit"),
+        *("source", "sdedit"),
+    ]
+    pictures = [picture for group in made.groups for picture in group.pictures()]
+    assert {picture.method for picture in pictures if picture.given} == set(GIVEN)
+    settings = plan_settings(made, "toy", "embedded")
+    assert set(settings[RECORD_IDENTITY].itertuples(index=False, name=None)) == made.rows()
+    assert len(settings) == len(made.rows()) == len(pictures)
 
 
 def test_auto_tau_of_an_inverted_image_has_each_candidate_once(real: Pair) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 import experiments.run
-from experiments.running.generate import read_png
+from experiments.running.png_files import read_png
 from results.store.records import load_records
 from tests.p2p.families.tiny_deepfloyd import save_tiny_deepfloyd
 
