@@ -166,8 +166,7 @@ def evaluate(arguments: list[str]) -> int:
         },
         score_folder.MODEL,
     )
-    directions = {name: up for metric in metrics for name, up in metric.higher_is_better.items()}
-    print(summarise(given.run_dir, directions=directions, published=published).markdown)
+    print(summarise(given.run_dir, published=published).markdown)
     print(given.run_dir)
     return 1 if failed else 0
 
@@ -372,7 +371,6 @@ def run(job: Job, whole: Plan, left: Plan, model: Model | None, pipelines: Pipel
     summary = summarise(
         job.run_dir,
         settings=None if multirun else settings,
-        directions=_directions(job),
         candidates=None if multirun else candidates,
         published=job.reference,
     )

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from results.labels import escape_markdown
+from results.labels import escape_markdown, published_name
 from results.plots import plot_style as drawing
 from results.plots import strips, truth_plots
 from results.plots import sweep_plots as plots
+from results.store.metric_columns import load_directions
 from results.store.records import RECORD_IDENTITY, load, metric_columns
 from results.store.run_folder import RunFolder
 from results.store.setting_rows import load_settings, with_settings
@@ -42,17 +43,15 @@ def summarise(
     run_dir: Path,
     *,
     settings: pd.DataFrame | None = None,
-    directions: Mapping[str, bool] | None = None,
     candidates: pd.DataFrame | None = None,
     published: Collection[str] = (),
 ) -> Summary:
     """Write `tables/`, `plots/`, `strips/` under `run_dir`; return them and the main table as Markdown.
 
     `settings` (`results.store.setting_rows`) limits it to one plan's rows, where the folder holds more.
-    `directions` says for metrics of unknown name whether higher is better. `candidates` of `tau: auto` are by
-    default those of every plan in the folder. `published` names tables of published numbers
-    (`results.tables.published`) to show beside the run's own, in `tables/published`. FileNotFoundError where
-    the run has no records.
+    `candidates` of `tau: auto` are by default those of every plan in the folder. `published` names tables of
+    published numbers (`results.tables.published`) to show beside the run's own, in `tables/published`.
+    FileNotFoundError where the run has no records.
     """
     run_dir = Path(run_dir)
     folder = RunFolder(run_dir)
@@ -62,7 +61,7 @@ def summarise(
         told = pd.MultiIndex.from_frame(frame[RECORD_IDENTITY])
         others = records[~pd.MultiIndex.from_frame(records[RECORD_IDENTITY]).isin(told)]
         frame = pd.concat([frame, others], ignore_index=True)
-    metrics = metric_columns(frame)
+    metrics, directions = metric_columns(frame), load_directions(run_dir)
     images = frame.drop_duplicates(RECORD_IDENTITY)
     candidates = auto_tau.load_candidates(run_dir) if candidates is None else candidates
     chosen = auto_tau.chosen_rows(images, candidates)
@@ -70,10 +69,11 @@ def summarise(
     made = _tables(shown, metrics)
     if len(chosen):
         made["auto_tau"] = tables.main_table(chosen, [auto_tau.CHOSEN_TAU, auto_tau.TARGET_MISSED, *metrics])
+    headings = {**directions, **{published_name(name): up for name, up in directions.items()}}
     paths = [
         path
         for name, table in made.items()
-        for path in writers.write_table(table, folder.tables / name, directions)
+        for path in writers.write_table(table, folder.tables / name, headings)
     ]
     figures = _plots(folder.plots, made["main"], directions)
     if len(chosen):
@@ -135,7 +135,7 @@ def _tables(frame: pd.DataFrame, metrics: list[str]) -> dict[str, pd.DataFrame]:
     return {name: table for name, table in made.items() if name == "main" or len(table)}
 
 
-def _plots(folder: Path, table: pd.DataFrame, directions: Mapping[str, bool] | None) -> list[Path]:
+def _plots(folder: Path, table: pd.DataFrame, directions: Mapping[str, bool]) -> list[Path]:
     """Draw what the table has rows for, a file per model, data set and inversion where there are several."""
     contexts = _contexts(table)
     paths: list[Path] = []
@@ -162,7 +162,7 @@ def _plots(folder: Path, table: pd.DataFrame, directions: Mapping[str, bool] | N
 
 
 def _truth_plots(
-    folder: Path, table: pd.DataFrame, ranks: pd.DataFrame, directions: Mapping[str, bool] | None
+    folder: Path, table: pd.DataFrame, ranks: pd.DataFrame, directions: Mapping[str, bool]
 ) -> list[Path]:
     paths = drawing.save(truth_plots.trade_off(table, directions), folder / "ground_truth")
     if len(ranks):

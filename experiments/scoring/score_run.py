@@ -16,6 +16,7 @@ from evaluation.edits import Edits
 from evaluation.metric import Metric
 from experiments.inputs.masks import read_mask
 from experiments.running.png_files import read_png
+from results.store.metric_columns import write_columns
 from results.store.records import has_records, load_metrics, load_records, write_metrics
 from results.store.run_folder import RunFolder
 from results.store.whole_files import write_whole
@@ -71,6 +72,9 @@ def evaluate_run(
         whole = set(done[done == len(metric.names)].index)
         left = records[~records["key"].isin(whole)]
         todo += [(metric, str(group), rows) for group, rows in left.groupby("group", sort=False)]
+    for metric in metrics:
+        if known["metric"].isin(metric.names).any():  # older runs have values, but nothing of their columns
+            write_columns(run_dir, metric.name, metric.names, metric.higher_is_better)
     failed = 0
     weights = {metric.name: _weights(metric) for metric in metrics}
     for metric, group, rows in tqdm(todo, desc="evaluating", unit="group", disable=not todo):
@@ -81,6 +85,7 @@ def evaluate_run(
             ]
             for batch in batches:
                 write_metrics(run_dir, metric.name, group, score(run_dir, metric, batch))
+                write_columns(run_dir, metric.name, metric.names, metric.higher_is_better)
                 write_whole(RunFolder(run_dir).weights_file(metric.name), weights[metric.name])
         except Exception:  # one group that cannot be scored must not lose the others
             failed += 1

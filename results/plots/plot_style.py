@@ -13,10 +13,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from results.labels import escape_mathtext, higher_is_better, metric_label
+from results.labels import escape_mathtext, metric_label
 from results.store.whole_files import whole_file
 
-Directions = Mapping[str, bool] | None
+Directions = Mapping[str, bool]
 
 # Okabe and Ito's palette, safe for the colour-blind; every method also has its own marker.
 STYLE: dict[str, tuple[str, str]] = {
@@ -50,9 +50,9 @@ def new_figure(
     return figure, list(grid[:panels])
 
 
-def label_axis(axes: Axes, axis: str, metric: str, directions: Directions = None) -> None:
+def label_axis(axes: Axes, axis: str, metric: str, directions: Directions) -> None:
     """Name a metric on an axis ("x" or "y"), with the direction that is better."""
-    better = {True: "better →", False: "← better", None: ""}[higher_is_better(metric, directions)]
+    better = {True: "better →", False: "← better", None: ""}[directions.get(metric)]
     # The second line holds the backbone and the direction.
     text = escape_mathtext(metric_label(metric)).replace(" (", "\n(", 1)
     axes.set(**{f"{axis}label": f"{text}   {better}".rstrip()})

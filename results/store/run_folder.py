@@ -39,6 +39,10 @@ class RunFolder:
         """Return the file with the hash of the weights that gave a metric family's values."""
         return self.metrics / family / "weights.sha256"
 
+    def columns_file(self, family: str) -> Path:
+        """Return the file of what is known of a metric family's columns."""
+        return self.metrics / family / "columns.json"
+
     @property
     def candidates(self) -> Path:
         """The folder of which pictures `tau: auto` chooses from, a file per plan."""

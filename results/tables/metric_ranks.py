@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from results.labels import escape_markdown, higher_is_better, metric_label
+from results.labels import escape_markdown, metric_label
 from results.store.whole_files import write_whole
 from results.tables.cells import ALL, CELL, GIVEN, is_plain, with_cells
 from results.tables.statistics import RESAMPLES, resampled_counts
@@ -32,7 +32,7 @@ def rank_correlations(
     frame: pd.DataFrame,
     truths: Collection[str],
     metrics: Collection[str],
-    directions: Mapping[str, bool] | None = None,
+    directions: Mapping[str, bool],
     *,
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
@@ -119,9 +119,9 @@ def _entry(by_type: pd.DataFrame, edit_type: str) -> str:
     return f"{row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
-def _by_cell(part: pd.DataFrame, metric: str, directions: Mapping[str, bool] | None) -> pd.DataFrame | None:
+def _by_cell(part: pd.DataFrame, metric: str, directions: Mapping[str, bool]) -> pd.DataFrame | None:
     """Return (cells, pairs) of a metric, larger is better; None where it has no direction."""
-    up = higher_is_better(metric, directions)
+    up = directions.get(metric)
     if up is None:
         return None
     cells = part.groupby(CELL, dropna=False).ngroup()

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from results.labels import published_order, published_scale
+from results.labels import published_name, published_order, published_scale
 from results.store.records import RECORD_IDENTITY, WINDOWS, reason_column
 from results.tables.cells import ALL, CELL, CONTEXT, GIVEN, is_plain, ordered, with_cells
 from results.tables.statistics import Estimate, estimate, paired_difference
@@ -33,11 +33,10 @@ def published_table(frame: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame
     """
     places = {name: place for name in metrics if (place := published_order(name)) is not None}
     table = main_table(frame, sorted(places, key=lambda name: (places[name], name)))
-    scales = [published_scale(name) for name in table["metric"]]
-    factors = pd.Series([factor for factor, _ in scales], index=table.index, dtype=float)
-    named = [name + text for name, (_, text) in zip(table["metric"], scales)]
+    factors = table["metric"].map(lambda name: published_scale(name)[0]).astype(float)
     return table.assign(
-        metric=named, **{name: table[name].astype(float) * factors for name in ("mean", "low", "high")}
+        metric=table["metric"].map(published_name),
+        **{name: table[name].astype(float) * factors for name in ("mean", "low", "high")},
     )
 
 

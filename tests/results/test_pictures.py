@@ -12,7 +12,16 @@ from results.plots import strips
 from results.plots import sweep_plots as plots
 from results.store.records import load, metric_columns
 from results.tables.tables import main_table
-from tests.results.synthetic import PAIRS, make_frame, make_metrics, make_row, p2p, windows, write_run
+from tests.results.synthetic import (
+    DIRECTIONS,
+    PAIRS,
+    make_frame,
+    make_metrics,
+    make_row,
+    p2p,
+    windows,
+    write_run,
+)
 
 METRIC = "lpips_embedded@1"
 CLIP = "clip_target_embedded@1"
@@ -29,7 +38,7 @@ def lines(axes) -> dict[str, np.ndarray]:
 
 
 def test_the_trade_off_shows_the_tables_numbers(finished_table: pd.DataFrame, tmp_path: Path) -> None:
-    figure = plots.trade_off(finished_table, METRIC, CLIP)
+    figure = plots.trade_off(finished_table, METRIC, CLIP, DIRECTIONS)
     axes = figure.axes[0]
     cells = finished_table.query("method == 'sdedit' and edit_type == 'all' and weighting == ''")
     cells = cells.set_index("metric")
@@ -44,13 +53,16 @@ def test_the_trade_off_shows_the_tables_numbers(finished_table: pd.DataFrame, tm
 
 def test_over_tau_has_a_panel_per_metric(finished_table: pd.DataFrame) -> None:
     metrics = list(finished_table["metric"].unique())
-    figure = plots.over_tau(finished_table, metrics)
+    figure = plots.over_tau(finished_table, metrics, DIRECTIONS)
     assert len(figure.axes) == len(metrics)
     assert all(set(lines(axes)) == {"Prompt-to-Prompt", "fixed seed"} for axes in figure.axes)
 
 
 def test_equal_tables_give_equal_files(finished_table: pd.DataFrame, tmp_path: Path) -> None:
-    pairs = [drawing.save(plots.trade_off(finished_table, METRIC, CLIP), tmp_path / name) for name in "ab"]
+    pairs = [
+        drawing.save(plots.trade_off(finished_table, METRIC, CLIP, DIRECTIONS), tmp_path / name)
+        for name in "ab"
+    ]
     assert [path.read_bytes() for path in pairs[0]] == [path.read_bytes() for path in pairs[1]]
 
 
@@ -62,9 +74,9 @@ def test_one_condition_and_one_pair_can_be_drawn(missing: bool, tmp_path: Path) 
     table = main_table(frame, list(values))
     for index, figure in enumerate(
         [
-            plots.trade_off(table, METRIC, CLIP),
-            plots.over_tau(table, [METRIC]),
-            plots.ablation(table, [METRIC]),
+            plots.trade_off(table, METRIC, CLIP, {}),
+            plots.over_tau(table, [METRIC], {}),
+            plots.ablation(table, [METRIC], {}),
         ]
     ):
         drawing.save(figure, tmp_path / f"{index}")
@@ -74,7 +86,7 @@ def test_the_ablation_has_a_bar_per_window() -> None:
     shown = [((0, 0), (0, 0)), ((0, 40), (0, 0)), ((0, 0), (0, 20)), ((0, 40), (0, 20)), ((10, 50), (10, 30))]
     frame = pd.DataFrame([make_row("cat-dog", 0, "p2p", **windows(*window)) for window in shown])
     frame = frame.assign(**{METRIC: [0.5, 0.4, 0.3, 0.2, 0.1], f"reason:{METRIC}": ""})
-    axes = plots.ablation(main_table(frame, [METRIC]), [METRIC]).axes[0]
+    axes = plots.ablation(main_table(frame, [METRIC]), [METRIC], DIRECTIONS).axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == ["none", "self 0–20", "cross 0–40", "cross 0–40, self 0–20", "cross 10–50, self 10–30"]
     assert [bar.get_width() for bar in axes.patches] == [0.5, 0.3, 0.4, 0.2, 0.1]
