@@ -122,7 +122,7 @@ def ablation(table: pd.DataFrame, metrics: Sequence[str], directions: Directions
 def chosen_taus(chosen: pd.DataFrame) -> Figure:
     """Plot how often each tau was chosen, a panel per rule; lighter where the target is missed.
 
-    `chosen` is `results.tables.auto_tau.chosen_rows`' result.
+    `chosen` is `results.tables.auto_tau.labelled`'s.
     """
     rules = list(chosen.groupby("label", sort=False))
     figure, panels = new_figure(len(rules), width=3.8)

@@ -22,7 +22,7 @@ from results.store.records import (
     write_rows,
 )
 from results.store.run_folder import RunFolder
-from results.tables.cells import CONTEXT, with_cells
+from results.tables.cells import CONTEXT
 
 CHOSEN_TAU, TARGET_MISSED = "chosen_tau", "target_missed"
 NO_VALUE = "auto tau: no value to choose by"
@@ -172,7 +172,7 @@ def chosen_rows(frame: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
     """Return a row per pair, seed and rule: the chosen record, its method's name with "_auto_tau" behind it.
 
     `frame` is `results.store.records.load`'s. More columns: `chosen_tau`, `target_missed` (1.0 or 0.0), each
-    with its reasons, `rule` (JSON), `label` and `warning`. `tau` and the windows are empty, as they differ
+    with its reasons, `rule` (JSON) and `warning`. `tau` and the windows are empty, as they differ
     from row to row, and `params` tell the rule, so that it is one cell of a table. A candidate without a
     record is not there yet; where none of a pair and seed has a value, its row is a failed one.
     """
@@ -185,14 +185,17 @@ def chosen_rows(frame: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
     made = made.assign(tau=float("nan"), **dict.fromkeys(WINDOWS, pd.NA)).astype(
         dict.fromkeys(WINDOWS, "Int64")
     )
-    made = made.assign(method=made["method"] + "_auto_tau").reset_index(drop=True)
-    cells = with_cells(made)
+    return made.assign(method=made["method"] + "_auto_tau").reset_index(drop=True)
+
+
+def labelled(cells: pd.DataFrame) -> pd.DataFrame:
+    """Add `label`, which tells rules apart, to chosen rows that have their cells (`with_cells`)."""
     context = [name for name in CONTEXT if cells[name].nunique() > 1]
     labels = [
         f"{', '.join([method_label(cell['method']), *map(str, cell[context])])}: {cell['setting']}"
         for _, cell in cells.iterrows()
     ]
-    return made.assign(label=pd.Series(labels, made.index, "string"))
+    return cells.assign(label=pd.Series(labels, cells.index, "string"))
 
 
 def _chosen_row(members: pd.DataFrame, metrics: Sequence[str]) -> pd.Series:
@@ -217,7 +220,10 @@ def _chosen_row(members: pd.DataFrame, metrics: Sequence[str]) -> pd.Series:
 
 
 def describe(chosen: pd.DataFrame) -> str:
-    """Say in Markdown, per rule, how often each tau was chosen, and which images have a warning."""
+    """Say in Markdown, per rule, how often each tau was chosen, and which images have a warning.
+
+    `chosen` is `labelled`'s.
+    """
     lines = []
     for label, rows in chosen.groupby("label", sort=False):
         counts = rows[CHOSEN_TAU].value_counts().sort_index()

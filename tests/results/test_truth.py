@@ -9,6 +9,7 @@ from scipy.stats import spearmanr
 
 from results.plots.truth_plots import correlations
 from results.store.records import load
+from results.tables.cells import with_cells
 from results.tables.metric_ranks import rank_correlations, spearman, truth_columns, write_correlations
 from results.tables.statistics import resampled_counts
 from tests.results.synthetic import DIRECTIONS, PAIRS, make_frame, make_metrics, write_run
@@ -45,7 +46,7 @@ def frame(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     metrics = make_metrics(records)
     truth = metrics[metrics["metric"].eq(ALIKE)].assign(metric=TRUTH)
     write_run(run_dir, records, pd.concat([metrics, truth]))
-    return load(run_dir)
+    return with_cells(load(run_dir))
 
 
 def test_a_metric_that_is_the_truth_ranks_as_it_does(frame: pd.DataFrame) -> None:

@@ -15,6 +15,7 @@ from results.labels import (
     natural_order,
 )
 from results.store.records import reason_column
+from results.tables.cells import with_cells
 from results.tables.table_files import to_csv, to_latex, to_markdown
 from results.tables.tables import main_table
 from tests.results.synthetic import DIRECTIONS, make_row, p2p
@@ -33,7 +34,8 @@ def table(edit_type: str = "swap", model: str = "tiny") -> pd.DataFrame:
     values = np.linspace(0.1, 0.3, len(frame))
     values[-1] = np.nan
     reasons = [*([""] * (len(frame) - 1)), "images are equal"]
-    return main_table(frame.assign(**{METRIC: values, reason_column(METRIC): reasons}), [METRIC])
+    cells = with_cells(frame.assign(**{METRIC: values, reason_column(METRIC): reasons}))
+    return main_table(cells, [METRIC])
 
 
 def test_the_csv_keeps_every_number() -> None:
