@@ -15,7 +15,7 @@ from experiments.datasets.dataset import Dataset
 from experiments.planning.cost import describe, estimate, places
 from experiments.planning.grid import merged, spelled_out
 from experiments.planning.make_plan import make_plan
-from experiments.planning.pair_inputs import ModelFacts
+from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan, expand, shard
 from p2p.inversion.inversion import Inversion
 from p2p.loading.model_spec import ModelSpec
@@ -167,8 +167,9 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     import pandas as pd
 
     from experiments.planning.setting_rows import plan_settings
-    from experiments.running.generate import RunInfo, run_plan
+    from experiments.running.generate import run_plan
     from experiments.running.provenance import write_provenance
+    from experiments.running.record_rows import RunInfo
     from experiments.scoring.score_run import evaluate_run
     from results.store.records import has_records
     from results.store.setting_rows import write_settings
@@ -200,7 +201,6 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     summary = summarise(
         job.run_dir,
         settings=None if multirun else settings,
-        directions=directions(job.metrics),
         candidates=None if multirun else candidates,
         published=job.reference,
         draw=job.plots,

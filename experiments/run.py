@@ -171,7 +171,6 @@ def _export(arguments: list[str]) -> int:
 
 def _evaluate(arguments: list[str]) -> int:
     """Score a folder of images with the configured metrics; return the exit code."""
-    from experiments.job import directions
     from experiments.running.provenance import write_provenance
     from experiments.scoring import score_folder
     from results.summary import summarise
@@ -195,7 +194,7 @@ def _evaluate(arguments: list[str]) -> int:
     failed = score_folder.score_folder(given, dataset, metrics)
     told = {"evaluate": asdict(given) | {"edits": str(given.edits.resolve())}, "dataset": asdict(dataset)}
     write_provenance(given.run_dir, {**chosen, **told}, score_folder.MODEL)
-    summary = summarise(given.run_dir, directions=directions(metrics), published=published, draw=draw)
+    summary = summarise(given.run_dir, published=published, draw=draw)
     print(summary.markdown)
     print(given.run_dir)
     return 1 if failed else 0

@@ -91,6 +91,31 @@ def plan_evaluations(
     return nodes * sampling.rows_per_state(guidance_embedded) + inversions
 
 
+def unshared_evaluations(
+    groups: Sequence[Group],
+    calls: int,
+    sampling: Sampling,
+    guidance_embedded: bool = False,
+    upscaler_calls: int = 0,
+) -> int:
+    """Return what the groups' edits would cost one at a time, each with a source of its own.
+
+    The arguments are those of `plan_evaluations`. The two agree on a group of one edit that differs from its
+    source at every step; an edit that begins as its source does shares those steps with it even there.
+    """
+    once = calls + upscaler_calls
+    nodes = inversions = 0
+    for group in groups:
+        first = group.inversion.start(sampling.num_inference_steps) if group.inversion else 0
+        for edit in group.edits:
+            nodes += 0 if group.image and not edit.from_noise else once - first
+            if edit.external is None:
+                nodes += once - (first if edit.start is None else edit.start)
+            if group.inversion and edit.from_noise:
+                inversions += group.inversion.evaluations(sampling)
+    return nodes * sampling.rows_per_state(guidance_embedded) + inversions
+
+
 @torch.no_grad()
 def generate(
     model: Model,

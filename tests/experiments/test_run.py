@@ -15,7 +15,7 @@ import experiments.run
 import experiments.running.generate
 import experiments.scoring.score_run
 from evaluation.pixel import Pixel
-from experiments.running.generate import read_png
+from experiments.running.png_files import read_png
 from results.store.records import load, load_records
 from tests.experiments.command import Cli, forbid_generating, write_pairs
 
