@@ -161,7 +161,7 @@ def test_the_tests_run_on_the_device_asked_for(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(subprocess, "run", hang)
     with pytest.raises(RuntimeError, match="tests/gpu took longer than 240 s"):
-        gpu_right.measure("cuda", [], quiet)
+        gpu_right.measure("cuda:0", [], quiet)
 
 
 @pytest.mark.slow
