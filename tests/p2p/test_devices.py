@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -36,6 +38,7 @@ from p2p import (
 )
 from p2p.engine import generate, source_paths, tree_latents
 from p2p.families import Flux, StableDiffusion3
+from p2p.prepared import Mixes
 from tests.p2p.families import test_flux, test_stable_diffusion_3
 from tests.p2p.made_up_device import MadeUpDevice, Waits
 
