@@ -10,8 +10,7 @@
 # Matters: benchmarks write one file per group of edits and read the folder. A column that was added later (a mask,
 #   a guidance, a new metric), or per-word weights such as {"dog": 3.0}, vanish for all rows when one old file sorts
 #   first; grouping by it fails or, worse, an average is taken over settings that were thought apart.
-# Source: https://arrow.apache.org/docs/python/generated/pyarrow.dataset.dataset.html: the schema is inferred from
-#   the first file.
+# Source: https://github.com/apache/arrow/issues/33312: of a directory's files Arrow inspects the first alone.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

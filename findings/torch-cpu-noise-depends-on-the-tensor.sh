@@ -8,9 +8,9 @@
 #   latents (520 pixels) the last 16 values of a lone row differ from the first row of a batch, by up to several
 #   standard deviations, and float16 differs from float32 in the same places. float64 draws another sequence
 #   altogether, at every size.
-# Matters: diffusers draws latents on the CPU so that a seed means one picture. At odd latent sizes the picture of
-#   a seed depends on how many pictures are asked for in one call, and a float64 run that is to settle whether a
-#   difference is rounding starts from other noise.
+# Matters: diffusers draws latents on the CPU where the generator is there, so that a seed means one picture on
+#   every machine. At odd latent sizes the picture of a seed depends on how many pictures are asked for in one call,
+#   and a float64 run that is to settle whether a difference is rounding starts from other noise.
 # Source: aten/src/ATen/native/cpu/DistributionTemplates.h of PyTorch: `normal_fill` works in blocks of 16 float
 #   or double values and draws the last 16 again where a tensor does not end on a block.
 set -euo pipefail

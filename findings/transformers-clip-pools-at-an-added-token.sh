@@ -5,9 +5,9 @@
 # Guess: the pooled text embedding is read at the end-of-text token, so it stands for the whole prompt, whatever
 #   tokens have been added to the vocabulary.
 # Found: where the config says `eos_token_id` 2, as older CLIP configs do, the embedding is read at the largest
-#   token id. That is the end token (49407) until a token is added: textual inversion adds
-#   49408 and up, so the embedding is read there, and attention being causal no later word reaches it. Two prompts
-#   that differ only after the added token have the same pooled embedding. With `eos_token_id` 49407 they differ.
+#   token id. That is the end token (49407) until a token is added: textual inversion adds 49408 and up, so the
+#   embedding is read there, and attention being causal no later word reaches it. Two prompts that differ only after
+#   the added token have the same pooled embedding. With `eos_token_id` 49407 they differ.
 # Matters: textual inversion adds tokens, and SDXL feeds the pooled embedding to its UNet at every step. An edit of
 #   a word after the learned token then changes the cross-attention but not the pooled condition, and a text
 #   embedding used as a score does not see the edit at all.
