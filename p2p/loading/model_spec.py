@@ -220,7 +220,8 @@ class ModelSpec:
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
-        upscaler = self.upscaler and self.upscaler.load({name: getattr(pipeline, name) for name in SHARED})
+        shared = {name: getattr(pipeline, name) for name in SHARED} if self.upscaler else {}
+        upscaler = self.upscaler.load(shared) if self.upscaler else None
         sides = self.self_max_side, self.blend_side
         return self.family(pipeline, *sides, self.height, self.width, upscaler)
 
