@@ -51,8 +51,8 @@ def summarise(
     `candidates` of `tau: auto` are by default those of every plan in the folder. `published` names tables of
     published numbers (`results.tables.published`) to show beside the run's own, in `tables/published`.
     Without `draw` there are tables alone; plots and strips of an earlier call stay as they were. With
-    `reuse`, what an earlier call made of equal rows by equal code is left as it is, and `tables` of the result
-    is empty. FileNotFoundError where the run has no records.
+    `reuse`, what an earlier call made of equal rows by equal code is left, and `tables` of the result is
+    empty. FileNotFoundError where the run has no records.
     """
     run_dir = Path(run_dir)
     folder = RunFolder(run_dir)
