@@ -6,7 +6,7 @@ every step so far.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from p2p.local_blend import LocalBlend
@@ -32,20 +32,21 @@ class Node:
 
 
 def build_tree(
-    groups: Sequence[Sequence[Trajectory]], steps: int, start: int = 0, apart: Collection[int] = ()
+    groups: Sequence[Mapping[int, Trajectory]], steps: int, start: int = 0, apart: Collection[int] = ()
 ) -> list[list[Node]]:
-    """Return the nodes of each step from `start` on. Each group's first trajectory is its source.
+    """Return the nodes of each step from `start` on, of each group's trajectories by branch.
 
-    In the groups `apart` no edit shares a state with the source. At every step, node i < len(groups) is the
-    one that carries the source of group i. A trajectory without injections is plain throughout. Raises
-    ValueError for one that was made for another number of steps.
+    Branch 0 is the source and comes first; the others may have any numbers. In the groups `apart` no edit
+    shares a state with the source. At every step, node i < len(groups) is the one that carries the source of
+    group i. A trajectory without injections is plain throughout. Raises ValueError for one that was made for
+    another number of steps.
     """
-    wrong = {len(t.injections) for group in groups for t in group} - {0, steps, steps + 1}
+    wrong = {len(t.injections) for group in groups for t in group.values()} - {0, steps, steps + 1}
     if wrong:
         raise ValueError(f"trajectories: made for {min(wrong) - 1} steps, denoised in {steps}")
     roots = []
     for g, group in enumerate(groups):
-        everyone = tuple(range(len(group)))
+        everyone = tuple(group)
         parts = [everyone[:1], everyone[1:]] if g in apart and everyone[1:] else [everyone]
         roots += [Node(g, g, "", None, part) for part in parts]
     levels: list[list[Node]] = []
