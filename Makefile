@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-$(subst $(COMMA),-,$(EXTRAS))
 CODE   := p2p experiments evaluation results tests
 
-.PHONY: help setup demo test check bench quality train-vae train-diffusion train-clip train-lpips train-judge
+.PHONY: help setup demo test check bench gpu quality train-vae train-diffusion train-clip train-lpips train-judge
 .DEFAULT_GOAL := help
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo 'make test      set up, then run the tests'
 	@echo 'make check     ruff and mypy'
 	@echo 'make bench     what sharing saves and the engine costs, as ratios'
+	@echo 'make gpu       that the engine is right and fast on a GPU; ARGS="--quick --device cpu" rehearses it'
 	@echo 'make quality   what the embedded models show on held-out scenes'
 	@echo 'make train-vae, train-diffusion, train-clip, train-lpips, train-judge'
 	@echo 'Options: PYTHON=python3.12 VENV=.venv EXTRAS=dev,ray for the set-up, ARGS=... for what is run'
@@ -45,6 +46,10 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python -m experiments.bench $(ARGS)
+
+# Where nothing can be installed: python3 -m experiments.bench.gpu (CONTRIBUTING.md).
+gpu: $(STAMP)
+	@$(BIN)/python -m experiments.bench.gpu $(ARGS)
 
 quality: $(STAMP)
 	@$(BIN)/python -m experiments.embedded.quality $(ARGS)

@@ -15,9 +15,8 @@ from experiments.datasets.dataset import Dataset
 from experiments.planning.cost import describe, estimate, places
 from experiments.planning.grid import merged, spelled_out
 from experiments.planning.make_plan import make_plan
-from experiments.planning.pair_inputs import ModelFacts
+from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan, expand, shard
-from p2p.devices import resolve_device
 from p2p.inversion.inversion import Inversion
 from p2p.loading.model_spec import ModelSpec
 from p2p.methods.external import External
@@ -145,9 +144,6 @@ def make_ready(job: Job) -> Ready:
     from experiments.scoring.score_run import check_metrics
     from p2p.loading.pipeline_spec import Pipelines
 
-    for spec in (job.model, job.model.upscaler):
-        if spec is not None:
-            resolve_device(spec.device)
     check_metrics(job.metrics, job.run_dir)
     job.model.fetch()
     for named in job.methods:
@@ -171,8 +167,9 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     import pandas as pd
 
     from experiments.planning.setting_rows import plan_settings
-    from experiments.running.generate import RunInfo, run_plan
+    from experiments.running.generate import run_plan
     from experiments.running.provenance import write_provenance
+    from experiments.running.record_rows import RunInfo
     from experiments.scoring.score_run import evaluate_run
     from results.store.records import has_records
     from results.store.setting_rows import write_settings
@@ -204,7 +201,6 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     summary = summarise(
         job.run_dir,
         settings=None if multirun else settings,
-        directions=directions(job.metrics),
         candidates=None if multirun else candidates,
         published=job.reference,
         draw=job.plots,

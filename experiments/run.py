@@ -171,7 +171,6 @@ def _export(arguments: list[str]) -> int:
 
 def _evaluate(arguments: list[str]) -> int:
     """Score a folder of images with the configured metrics; return the exit code."""
-    from experiments.job import directions
     from experiments.running.provenance import write_provenance
     from experiments.scoring import score_folder
     from results.summary import summarise
@@ -195,7 +194,7 @@ def _evaluate(arguments: list[str]) -> int:
     failed = score_folder.score_folder(given, dataset, metrics)
     told = {"evaluate": asdict(given) | {"edits": str(given.edits.resolve())}, "dataset": asdict(dataset)}
     write_provenance(given.run_dir, {**chosen, **told}, score_folder.MODEL)
-    summary = summarise(given.run_dir, directions=directions(metrics), published=published, draw=draw)
+    summary = summarise(given.run_dir, published=published, draw=draw)
     print(summary.markdown)
     print(given.run_dir)
     return 1 if failed else 0
@@ -259,10 +258,13 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise ValueError(f"shard: {config.shard} is not i/n with 0 <= i < n")
     from experiments.job import Job, grid_methods
+    from p2p.devices import resolve_device
 
     made = {
         key: _instantiate(key, plain[key]) for key in ("model", "dataset", "tracking", "sampling", "auto_tau")
     }
+    for spec in filter(None, (made["model"], made["model"].upscaler)):
+        resolve_device(spec.device, elsewhere)
     seeds = plain["grid"]["seeds"] if config.seed is None else plain["seed"]
     overrides = {name: plain[name] for name in SHORT_CUTS if plain[name] is not None}
     return Job(

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-Operator = Literal["replace", "refine", "identity"]
 Tail = Literal["shifted", "google"]
 
 
@@ -37,7 +36,6 @@ class NoText:
 Tokenizer: TypeAlias = PreTrainedTokenizerBase | NoText
 Tokenizers: TypeAlias = Sequence[Tokenizer]
 """Those whose tokens, padded to each one's limit, stand one block after the other in a denoiser's text."""
-OPERATORS = ("auto", "replace", "refine")  # that may be asked for; "identity" is what equal prompts amount to
 
 
 def word_indices(prompt: str, word: str | int, tokenizer: Tokenizer) -> list[int]:
@@ -115,7 +113,7 @@ def replacement_mapper(
     unshifted diagonal there. Raises ValueError if the prompts differ in their number of words.
     """
     _check_tail(tail)
-    _check_word_counts(source_prompt, target_prompt)
+    check_word_counts(source_prompt, target_prompt)
     source, target = word_tokens(source_prompt, tokenizer), word_tokens(target_prompt, tokenizer)
     pairs = zip(split_words(source_prompt), split_words(target_prompt), strict=True)
     replaced = [k for k, (source_word, target_word) in enumerate(pairs) if source_word != target_word]
@@ -159,60 +157,6 @@ def refinement_mapper(
         padding = (padding + len(source) - len(target)).clamp(max=token_limit(tokenizer) - 1)
     mapper = torch.cat([torch.tensor(_needleman_wunsch(source, target), dtype=torch.int64), padding])
     return mapper, (mapper >= 0).float()
-
-
-def resolve_operator(operator: str, source_prompt: str, target_prompt: str) -> Literal["replace", "refine"]:
-    """Turn "auto" into "replace" where the prompts have equally many words, else into "refine".
-
-    Raises ValueError for "replace" on prompts that differ in their number of words.
-    """
-    if operator == "auto":
-        same = len(split_words(source_prompt)) == len(split_words(target_prompt))
-        return "replace" if same else "refine"
-    if operator == "replace":
-        _check_word_counts(source_prompt, target_prompt)
-        return "replace"
-    if operator == "refine":
-        return "refine"
-    raise ValueError(f"operator must be 'auto', 'replace' or 'refine', got {operator!r}")
-
-
-def alignment_matrix(
-    operator: Operator,
-    source_prompt: str,
-    target_prompt: str,
-    tokenizer: Tokenizer,
-    tail: Tail = "shifted",
-) -> tuple[Tensor, Tensor]:
-    """Return M (source tokens, target tokens) and a (target tokens,), float32, of the edit as a linear map.
-
-    The edited map is `source_map @ M * a + target_map * (1 - a)`. Where a target token has no source, a and
-    its column of M are 0. "identity" is for re-weighting alone and needs equal prompts.
-    """
-    n = token_limit(tokenizer)
-    if isinstance(tokenizer, NoText):
-        return torch.eye(n), torch.ones(n)
-    if operator == "replace":
-        return replacement_mapper(source_prompt, target_prompt, tokenizer, tail), torch.ones(n)
-    if operator == "refine":
-        mapper, alphas = refinement_mapper(source_prompt, target_prompt, tokenizer, tail)
-        matrix = torch.zeros(n, n)
-        matrix[mapper.clamp(min=0), torch.arange(n)] = alphas
-        return matrix, alphas
-    if operator == "identity":
-        if source_prompt != target_prompt:
-            raise ValueError(f"'identity' needs equal prompts, got {source_prompt!r} and {target_prompt!r}")
-        encode(source_prompt, tokenizer)
-        return torch.eye(n), torch.ones(n)
-    raise ValueError(f"operator must be one of {', '.join(get_args(Operator))}, got {operator!r}")
-
-
-def block_alignment(
-    operator: Operator, source_prompt: str, target_prompt: str, tokenizers: Tokenizers, tail: Tail = "shifted"
-) -> tuple[Tensor, Tensor]:
-    """Return M and a as `alignment_matrix` does, over all tokenizers' tokens: each block has its own."""
-    blocks = [alignment_matrix(operator, source_prompt, target_prompt, t, tail) for t in tokenizers]
-    return torch.block_diag(*(matrix for matrix, _ in blocks)), torch.cat([aligned for _, aligned in blocks])
 
 
 def word_column(prompt: str, word: str | None, tokenizers: Tokenizers) -> Tensor:
@@ -323,7 +267,8 @@ def _check_weight(prompt: str, word: object, weight: object) -> None:
         raise ValueError(f"weight of {word!r} in {prompt!r} must be a finite number, got {weight!r}")
 
 
-def _check_word_counts(source_prompt: str, target_prompt: str) -> None:
+def check_word_counts(source_prompt: str, target_prompt: str) -> None:
+    """Raise ValueError where the prompts differ in their number of words."""
     source, target = len(split_words(source_prompt)), len(split_words(target_prompt))
     if source != target:
         raise ValueError(

@@ -28,12 +28,13 @@ def resolve_device(name: str, elsewhere: bool = False) -> torch.device:
         device = torch.device("meta")  # which no run can take either
     if device.type in KINDS and (elsewhere or (device.index or 0) < there[device.type]):
         return device
+    cuda = ["cuda", *(f"cuda:{number}" for number in range(there["cuda"]))] if there["cuda"] else []
+    here = ", ".join(["auto", *cuda, *(["mps"] if there["mps"] else []), "cpu"])
     if elsewhere:
-        raise ValueError(f"device: {name!r} is not one of auto, {', '.join(KINDS)}, or with a number, cuda:1")
-    count = there["cuda"]
-    cuda = ["cuda", *(f"cuda:{number}" for number in range(count))] if count else []
-    allowed = ["auto", *cuda, *(["mps"] if there["mps"] else []), "cpu"]
-    raise ValueError(f"device: {name!r} is not on this machine, allowed are {', '.join(allowed)}")
+        raise ValueError(
+            f"device: {name!r} is not one of auto, {', '.join(KINDS)}; on this machine there are {here}"
+        )
+    raise ValueError(f"device: {name!r} is not on this machine, allowed are {here}")
 
 
 def default_dtype(device: torch.device, half_precision: str) -> str:

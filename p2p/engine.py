@@ -25,7 +25,7 @@ from p2p.sampling import Calls, Sampling
 from p2p.schedulers import check_start
 from p2p.source_path import SourcePath
 from p2p.trajectory import EditRequest, Method, Trajectory
-from p2p.tree import Node, build_tree
+from p2p.tree import Node, build_tree, count_states
 from p2p.upscaling import upscaled_latents, upscaled_states
 from p2p.word_maps import WordMaps
 
@@ -82,10 +82,36 @@ def plan_evaluations(
     nodes = inversions = 0
     for group in groups:
         nodes += sum(calls - edit.start for edit in group.edits if edit.start is not None)
-        nodes += upscaler_calls * upscaled_states(group.trajectories())
+        if upscaler_calls:
+            nodes += upscaler_calls * upscaled_states(group.trajectories())
         if tree := group.tree():
-            nodes += sum(len(level) for level in _levels([tree], calls, group.inversion, sampling))
+            nodes += count_states(tree, calls, *_start(group.inversion, sampling))
             inversions += group.inversion.evaluations(sampling) if group.inversion else 0
+    return nodes * sampling.rows_per_state(guidance_embedded) + inversions
+
+
+def unshared_evaluations(
+    groups: Sequence[Group],
+    calls: int,
+    sampling: Sampling,
+    guidance_embedded: bool = False,
+    upscaler_calls: int = 0,
+) -> int:
+    """Return what the groups' edits would cost one at a time, each with a source of its own.
+
+    The arguments are those of `plan_evaluations`. The two agree on a group of one edit that differs from its
+    source at every step; an edit that begins as its source does shares those steps with it even there.
+    """
+    once = calls + upscaler_calls
+    nodes = inversions = 0
+    for group in groups:
+        first = group.inversion.start(sampling.num_inference_steps) if group.inversion else 0
+        for edit in group.edits:
+            nodes += 0 if group.image and not edit.from_noise else once - first
+            if edit.external is None:
+                nodes += once - (first if edit.start is None else edit.start)
+            if group.inversion and edit.from_noise:
+                inversions += group.inversion.evaluations(sampling)
     return nodes * sampling.rows_per_state(guidance_embedded) + inversions
 
 
@@ -289,10 +315,15 @@ def _levels(
     trees: Sequence[Mapping[int, Trajectory]], calls: int, inversion: Inversion | None, sampling: Sampling
 ) -> list[list[Node]]:
     """Return the nodes of each step of groups whose sources are found in one way."""
+    start, apart = _start(inversion, sampling)
+    return build_tree(trees, calls, start, range(len(trees)) if apart else ())
+
+
+def _start(inversion: Inversion | None, sampling: Sampling) -> tuple[int, bool]:
+    """Return the first step of a group's tree, and whether no edit shares a state with the source."""
     if inversion is None:
-        return build_tree(trees, calls)
-    apart = range(len(trees)) if inversion.apart(sampling) else ()
-    return build_tree(trees, calls, inversion.start(sampling.num_inference_steps), apart)
+        return 0, False
+    return inversion.start(sampling.num_inference_steps), inversion.apart(sampling)
 
 
 def _real(model: Model, group: Group) -> Tensor:

@@ -57,8 +57,10 @@ def check_settings(name: str, settings: Iterable[str]) -> None:
 
     Those of other classes are left to it, so that the scheduler of a model can be changed alone.
     """
-    own, *others = (set(inspect.signature(scheduler_class(kind)).parameters) for kind in (name, *KNOWN))
-    unknown = {setting for setting in settings if setting[0] != "_"} - own.union(*others)
+    own = set(inspect.signature(scheduler_class(name)).parameters)
+    unknown = {setting for setting in settings if setting[0] != "_"} - own
+    if unknown:  # only then are the others imported, which takes seconds
+        unknown -= set().union(*(inspect.signature(scheduler_class(kind)).parameters for kind in KNOWN))
     if unknown:
         raise ValueError(
             f"scheduler_config: {', '.join(map(repr, sorted(unknown)))} is no setting of {name}, allowed are "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -37,7 +38,7 @@ class Injection:
     self_max_pixels: int | None = None  # None: the model's own
     layers: LayerInjection | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """A short text that is equal for equal injections."""
         itself = f"self{self.self_max_pixels or ''}" if self.self_attention else ""
@@ -88,10 +89,16 @@ class Trajectory:
 
         `calls` of the denoiser are made; a row of the table beyond them is not read.
         """
-        injected = [f"{step}:{i.key}" for step, i in enumerate(self.injections[:calls]) if i]
-        parts = [self.prompt, repr(self.start), *injected, *([self.blend.key] if self.blend else [])]
-        parts += [self.external.digest()] if self.external else []
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        if calls not in self._digests:
+            injected = [f"{step}:{i.key}" for step, i in enumerate(self.injections[:calls]) if i]
+            parts = [self.prompt, repr(self.start), *injected, *([self.blend.key] if self.blend else [])]
+            parts += [self.external.digest()] if self.external else []
+            self._digests[calls] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return self._digests[calls]
+
+    @cached_property
+    def _digests(self) -> dict[int | None, str]:
+        return {}
 
 
 @dataclass(frozen=True)

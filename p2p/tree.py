@@ -6,8 +6,9 @@ every step so far.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from p2p.local_blend import LocalBlend
 from p2p.trajectory import Condition, Injection, Trajectory
@@ -41,9 +42,7 @@ def build_tree(
     group i. A trajectory without injections is plain throughout. Raises ValueError for one that was made for
     another number of steps.
     """
-    wrong = {len(t.injections) for group in groups for t in group.values()} - {0, steps, steps + 1}
-    if wrong:
-        raise ValueError(f"trajectories: made for {min(wrong) - 1} steps, denoised in {steps}")
+    _check_steps((t for group in groups for t in group.values()), steps)
     roots = []
     for g, group in enumerate(groups):
         everyone = tuple(group)
@@ -57,11 +56,7 @@ def build_tree(
         for position, parent in enumerate(parents):
             split: dict[tuple[str, ...], list[int]] = {}
             for branch in parent.branches:
-                trajectory = groups[parent.group][branch]
-                prompt, injection, blend = _operator(trajectory, step)
-                operators = (injection, blend, trajectory.condition)
-                key = (prompt, *(part.key if part else "" for part in operators))
-                split.setdefault(key, []).append(branch)
+                split.setdefault(_key(groups[parent.group][branch], step), []).append(branch)
             for branches in split.values():
                 trajectories = [groups[parent.group][branch] for branch in branches]
                 prompt, injection, blend = _operator(trajectories[0], step)
@@ -79,6 +74,43 @@ def build_tree(
                 (sources if 0 in branches else edits).append(node)
         levels.append(sources + edits)
     return levels
+
+
+def count_states(group: Mapping[int, Trajectory], steps: int, start: int = 0, apart: bool = False) -> int:
+    """Return how many nodes `build_tree` has for one group, all steps together, without making them.
+
+    In the order of their operators, each trajectory adds the steps after the first in which it differs from
+    the trajectory before.
+    """
+    everyone = list(group.values())
+    _check_steps(everyone, steps)
+    parts = [everyone[:1], everyone[1:]] if apart and everyone[1:] else [everyone]
+    count = 0
+    for part in parts:
+        rows = sorted(tuple(_key(trajectory, step) for step in range(start, steps)) for trajectory in part)
+        count += steps - start
+        for before, row in pairwise(rows):
+            same = next((i for i, (a, b) in enumerate(zip(before, row)) if a != b), len(row))
+            count += len(row) - same
+    return count
+
+
+def _check_steps(trajectories: Iterable[Trajectory], steps: int) -> None:
+    wrong = {len(trajectory.injections) for trajectory in trajectories} - {0, steps, steps + 1}
+    if wrong:
+        raise ValueError(f"trajectories: made for {min(wrong) - 1} steps, denoised in {steps}")
+
+
+def _key(trajectory: Trajectory, step: int) -> tuple[str, str, str, str]:
+    """Return what trajectories have in common that share a state at this step, as they have so far."""
+    prompt, injection, blend = _operator(trajectory, step)
+    condition = trajectory.condition
+    return (
+        prompt,
+        injection.key if injection else "",
+        blend.key if blend else "",
+        condition.key if condition else "",
+    )
 
 
 def _operator(trajectory: Trajectory, step: int) -> tuple[str, Injection | None, LocalBlend | None]:

@@ -1,4 +1,4 @@
-"""What things are called in tables and pictures: metrics with their direction, methods, untrusted text.
+"""What things are called in tables and pictures: metrics, methods, untrusted text.
 
 Prompts, ids and labels come from users' files; whatever is put into Markdown or LaTeX passes through here.
 """
@@ -6,24 +6,6 @@ Prompts, ids and labels come from users' files; whatever is put into Markdown or
 import re
 from collections.abc import Mapping
 
-HIGHER_IS_BETTER: dict[str, bool] = {
-    "clip_target": True,
-    "clip_directional": True,
-    "clip_image": True,
-    "ms_ssim": True,
-    "ssim": True,
-    "psnr": True,
-    "lpips": False,
-    "mse": False,
-    "ideal/mse": False,
-    "judge/edit_success": True,
-    "pie/structure_distance": False,
-    "pie/psnr": True,
-    "pie/lpips": False,
-    "pie/mse": False,
-    "pie/ssim": True,
-    "pie/clip_similarity_target": True,
-}
 PUBLISHED: dict[str, int] = {
     "pie/structure_distance": 3,
     "pie/psnr": 0,
@@ -85,16 +67,9 @@ _LATEX = {
 }  # fmt: skip
 
 
-def higher_is_better(metric: str, directions: Mapping[str, bool] | None = None) -> bool | None:
-    """Say whether larger values are better: by full name in `directions`, else by prefix, else None."""
-    if directions and metric in directions:
-        return directions[metric]
-    return next((up for prefix, up in HIGHER_IS_BETTER.items() if metric.startswith(prefix)), None)
-
-
-def arrow(metric: str, directions: Mapping[str, bool] | None = None) -> str:
-    """Return ↑ or ↓, "" where the direction is unknown."""
-    return {True: "↑", False: "↓", None: ""}[higher_is_better(metric, directions)]
+def arrow(metric: str, directions: Mapping[str, bool]) -> str:
+    """Return ↑ where higher is better, ↓ where lower is, "" where neither is said."""
+    return {True: "↑", False: "↓", None: ""}[directions.get(metric)]
 
 
 def metric_label(metric: str) -> str:
@@ -117,6 +92,11 @@ def published_scale(metric: str) -> tuple[float, str]:
     place = published_order(metric)
     power = 0 if place is None else list(PUBLISHED.values())[place]
     return 10.0**power, {0: "", 2: " ×10²", 3: " ×10³", 4: " ×10⁴"}[power]
+
+
+def published_name(metric: str) -> str:
+    """Return a metric's name as the published table's heading has it, with its scaling."""
+    return metric + published_scale(metric)[1]
 
 
 def method_label(method: str) -> str:

@@ -11,17 +11,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from results.labels import escape_markdown
-from results.plots import plot_style as drawing
-from results.plots import strips, truth_plots
-from results.plots import sweep_plots as plots
+from results.labels import escape_markdown, published_name
+from results.plots import plot_style, strips, sweep_plots, truth_plots
+from results.store.metric_columns import load_directions
 from results.store.records import RECORD_IDENTITY, load, metric_columns
+from results.store.run_folder import RunFolder
 from results.store.setting_rows import load_settings, with_settings
-from results.tables import auto_tau, tables
-from results.tables import metric_ranks as truth
-from results.tables import published as reference
-from results.tables import table_files as writers
-from results.tables.cells import ALL, CONTEXT, GIVEN, free_windows, is_plain
+from results.store.whole_files import whole_file, write_whole
+from results.tables import auto_tau, metric_ranks, table_files, tables
+from results.tables.cells import ALL, CONTEXT, GIVEN, free_windows, is_plain, with_cells
+from results.tables.published import compare, load_reference, write_comparison
 
 
 @dataclass(frozen=True)
@@ -40,65 +39,69 @@ def summarise(
     run_dir: Path,
     *,
     settings: pd.DataFrame | None = None,
-    directions: Mapping[str, bool] | None = None,
     candidates: pd.DataFrame | None = None,
     published: Collection[str] = (),
     draw: bool = True,
 ) -> Summary:
     """Write `tables/`, `plots/`, `strips/` under `run_dir`; return them and the main table as Markdown.
 
-    `settings` (`results.store.setting_rows`) limits it to one plan's rows, where the folder holds more. `directions`
-    says for metrics of unknown name whether higher is better. `candidates` of `tau: auto` are by default
-    those of every plan in the folder. `published` names tables of published numbers (`results.tables.published`) to
-    show beside the run's own, in `tables/published`. Without `draw` there are tables alone; plots and strips
-    of an earlier call stay as they were. FileNotFoundError where the run has no records.
+    `settings` (`results.store.setting_rows`) limits it to one plan's rows, where the folder holds more.
+    `candidates` of `tau: auto` are by default those of every plan in the folder. `published` names tables of
+    published numbers (`results.tables.published`) to show beside the run's own, in `tables/published`.
+    Without `draw` there are tables alone; plots and strips of an earlier call stay as they were.
+    FileNotFoundError where the run has no records.
     """
     run_dir = Path(run_dir)
+    folder = RunFolder(run_dir)
     records = load(run_dir)
     frame = with_settings(records, load_settings(run_dir) if settings is None else settings)
     if settings is None:  # what no plan tells of stays as it was recorded
         told = pd.MultiIndex.from_frame(frame[RECORD_IDENTITY])
         others = records[~pd.MultiIndex.from_frame(records[RECORD_IDENTITY]).isin(told)]
         frame = pd.concat([frame, others], ignore_index=True)
-    metrics = metric_columns(frame)
+    metrics, directions = metric_columns(frame), load_directions(run_dir)
     images = frame.drop_duplicates(RECORD_IDENTITY)
     candidates = auto_tau.load_candidates(run_dir) if candidates is None else candidates
     chosen = auto_tau.chosen_rows(images, candidates)
-    shown = pd.concat([frame, chosen[frame.columns]], ignore_index=True) if len(chosen) else frame
-    made = _tables(shown, metrics)
+    cells = with_cells(pd.concat([frame, chosen], ignore_index=True) if len(chosen) else frame)
+    made_cells, chosen_cells = cells.iloc[: len(frame)], cells.iloc[len(frame) :]
+    made = _tables(cells, metrics)
     if len(chosen):
+        chosen = auto_tau.labelled(chosen_cells)
         made["auto_tau"] = tables.main_table(chosen, [auto_tau.CHOSEN_TAU, auto_tau.TARGET_MISSED, *metrics])
+    headings = {**directions, **{published_name(name): up for name, up in directions.items()}}
     paths = [
         path
         for name, table in made.items()
-        for path in writers.write_table(table, run_dir / "tables" / name, directions)
+        for path in table_files.write_table(table, folder.tables / name, headings)
     ]
-    figures = _plots(run_dir / "plots", made["main"], directions) if draw else []
+    figures = _plots(folder.plots, made["main"], directions) if draw else []
     if len(chosen):
         paths.append(auto_tau.write_chosen(run_dir, chosen))
     if len(chosen) and draw:
-        figures += drawing.save(plots.chosen_taus(chosen), run_dir / "plots" / "auto_tau")
-    pictures = _strips(run_dir, shown) if draw else []
-    text = state(images) + auto_tau.describe(chosen)
+        figures += plot_style.save(sweep_plots.chosen_taus(chosen), folder.plots / "auto_tau")
+    pictures = _strips(run_dir, cells) if draw else []
+    text = state(images) + (auto_tau.describe(chosen) if len(chosen) else "")
     if metrics:
         plain = made["main"][is_plain(made["main"])]
-        text += "\n" + writers.to_markdown(plain, directions, by_edit_type=False)
+        text += "\n" + table_files.to_markdown(plain, directions, by_edit_type=False)
         text += "\nRe-weighting: see tables/reweight.md.\n" if "reweight" in made else ""
         text += "\nPIE-Bench's columns, scaled as published: see tables/pie.md.\n" if "pie" in made else ""
-    if truths := truth.truth_columns(metrics):
-        ranks = truth.rank_correlations(frame, truths, [m for m in metrics if m not in truths], directions)
-        paths += truth.write_correlations(ranks, run_dir / "tables" / "correlations")
-        figures += _truth_plots(run_dir / "plots", made["main"], ranks, directions) if draw else []
+    if truths := metric_ranks.truth_columns(metrics):
+        others = [name for name in metrics if name not in truths]
+        ranks = metric_ranks.rank_correlations(made_cells, truths, others, directions)
+        paths += metric_ranks.write_correlations(ranks, folder.tables / "correlations")
+        figures += _truth_plots(folder.plots, made["main"], ranks, directions) if draw else []
         text += "\nWhich metric ranks settings as the truth does: see tables/correlations.md.\n"
     if published:
-        comparison = reference.compare(made["main"], reference.load_reference(published))
-        paths += reference.write_comparison(comparison, run_dir / "tables" / "published")
+        comparison = compare(made["main"], load_reference(published))
+        paths += write_comparison(comparison, folder.tables / "published")
         text += f"\nBeside published numbers ({len(comparison)} rows): see tables/published.md.\n"
-    (run_dir / "tables" / "summary.md").write_text(text, encoding="utf-8")
+    write_whole(folder.summary, text)
     thumbnails = {
         f"{path.parent.name}/{path.stem}": path for path in [*figures, *pictures] if path.suffix == ".png"
     }
-    paths += [run_dir / "tables" / "summary.md", *figures, *pictures]
+    paths += [folder.summary, *figures, *pictures]
     failed = int(images["status"].ne("ok").sum())
     return Summary(text, tuple(paths), made, thumbnails, len(images) - failed, failed)
 
@@ -124,17 +127,17 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + "s" * (number != 1)
 
 
-def _tables(frame: pd.DataFrame, metrics: list[str]) -> dict[str, pd.DataFrame]:
+def _tables(cells: pd.DataFrame, metrics: list[str]) -> dict[str, pd.DataFrame]:
     made = {
-        "main": tables.main_table(frame, metrics),
-        "pie": tables.published_table(frame, metrics),
-        "reweight": tables.reweight_table(frame, metrics),
-        "difference_to_fixed_seed": tables.difference_table(frame, metrics),
+        "main": tables.main_table(cells, metrics),
+        "pie": tables.published_table(cells, metrics),
+        "reweight": tables.reweight_table(cells, metrics),
+        "difference_to_fixed_seed": tables.difference_table(cells, metrics),
     }
     return {name: table for name, table in made.items() if name == "main" or len(table)}
 
 
-def _plots(folder: Path, table: pd.DataFrame, directions: Mapping[str, bool] | None) -> list[Path]:
+def _plots(folder: Path, table: pd.DataFrame, directions: Mapping[str, bool]) -> list[Path]:
     """Draw what the table has rows for, a file per model, data set and inversion where there are several."""
     contexts = _contexts(table)
     paths: list[Path] = []
@@ -150,22 +153,25 @@ def _plots(folder: Path, table: pd.DataFrame, directions: Mapping[str, bool] | N
         for x, y in ((x, y) for x in preserved for y in edited):
             several = len(edited) * len(preserved) > 1
             name = re.sub(r"[^A-Za-z0-9]+", "_", f"-{y}-{x}") if several else ""
-            paths += drawing.save(plots.trade_off(part, x, y, directions), folder / f"trade_off{name}{end}")
+            figure = sweep_plots.trade_off(part, x, y, directions)
+            paths += plot_style.save(figure, folder / f"trade_off{name}{end}")
         p2p = part[part["edit_type"].eq(ALL) & is_plain(part) & part["method"].eq("p2p")]
         free = free_windows(p2p).any()
         if metrics and p2p["tau"].nunique() > (2 if free else 1):
-            paths += drawing.save(plots.over_tau(part, metrics, directions), folder / f"over_tau{end}")
+            figure = sweep_plots.over_tau(part, metrics, directions)
+            paths += plot_style.save(figure, folder / f"over_tau{end}")
         if metrics and free:
-            paths += drawing.save(plots.ablation(part, metrics, directions), folder / f"ablation{end}")
+            figure = sweep_plots.ablation(part, metrics, directions)
+            paths += plot_style.save(figure, folder / f"ablation{end}")
     return paths
 
 
 def _truth_plots(
-    folder: Path, table: pd.DataFrame, ranks: pd.DataFrame, directions: Mapping[str, bool] | None
+    folder: Path, table: pd.DataFrame, ranks: pd.DataFrame, directions: Mapping[str, bool]
 ) -> list[Path]:
-    paths = drawing.save(truth_plots.trade_off(table, directions), folder / "ground_truth")
+    paths = plot_style.save(truth_plots.trade_off(table, directions), folder / "ground_truth")
     if len(ranks):
-        paths += drawing.save(truth_plots.correlations(ranks), folder / "correlations")
+        paths += plot_style.save(truth_plots.correlations(ranks), folder / "correlations")
     return paths
 
 
@@ -183,15 +189,15 @@ def _contexts(table: pd.DataFrame) -> list[tuple[tuple[object, ...], pd.DataFram
     return contexts
 
 
-def _strips(run_dir: Path, frame: pd.DataFrame) -> list[Path]:
+def _strips(run_dir: Path, cells: pd.DataFrame) -> list[Path]:
     """Draw a strip, one per inversion where there are several, beside what starts from the image itself."""
-    inversions = sorted(set(frame["inversion"]) - {""})
+    inversions = sorted(set(cells["inversion"]) - {""})
     paths: list[Path] = []
     for inversion in inversions or [""]:
-        shown = frame[frame["inversion"].isin(["", inversion])].assign(inversion=inversion)
+        shown = cells[cells["inversion"].isin(["", inversion])].assign(inversion=inversion)
         if pairs := strips.choose_pairs(shown):
             end = "-" + re.sub(r"[^A-Za-z0-9.]+", "_", inversion) if len(inversions) > 1 else ""
-            paths.append(run_dir / "strips" / f"pairs{end}.png")
-            paths[-1].parent.mkdir(exist_ok=True)
-            strips.strip(run_dir, shown, pairs).save(paths[-1])
+            paths.append(RunFolder(run_dir).strips / f"pairs{end}.png")
+            with whole_file(paths[-1]) as partial:
+                strips.strip(run_dir, shown, pairs).save(partial, format="PNG")
     return paths

@@ -17,6 +17,8 @@ from typing import Any, Literal, get_args
 import pandas as pd
 from PIL import Image
 
+from results.store.run_folder import RunFolder
+
 _log = logging.getLogger(__name__)
 Mode = Literal["offline", "online", "disabled"]
 
@@ -53,7 +55,7 @@ class Wandb:
         """
         run_dir = Path(run_dir).resolve()
         run_id = _run_id(config)
-        for stale in (run_dir / "wandb").glob(f"offline-run-*-{run_id}"):
+        for stale in RunFolder(run_dir).wandb.glob(f"offline-run-*-{run_id}"):
             shutil.rmtree(stale)
         with _environment(run_dir, self.timeout):
             run = self._start(run_dir, config, run_id)
@@ -82,7 +84,7 @@ class Wandb:
             _log.warning(
                 "W&B cannot be reached (%s); logging offline to %s",
                 str(error).splitlines()[0],
-                run_dir / "wandb",
+                RunFolder(run_dir).wandb,
             )
             wandb.teardown()  # else the failed attempt still holds the run's id
             return init("offline")
@@ -126,7 +128,9 @@ def _environment(run_dir: Path, timeout: float) -> Iterator[None]:
     A table is staged in the data folder by absolute path, and a later `wandb sync` still needs it.
     """
     on = dict.fromkeys(("SILENT", "DISABLE_GIT", "DISABLE_CODE", "X_DISABLE_STATS", "X_DISABLE_META"), "true")
-    folders = {f"{name}_DIR": str(run_dir / "wandb" / name.lower()) for name in ("DATA", "CACHE", "CONFIG")}
+    folders = {
+        f"{name}_DIR": str(RunFolder(run_dir).wandb / name.lower()) for name in ("DATA", "CACHE", "CONFIG")
+    }
     waits = dict.fromkeys(("INIT_TIMEOUT", "FINISH_TIMEOUT"), str(timeout))
     own = {**on, **folders, **waits, "DIR": str(run_dir), "CONSOLE": "off", "ERROR_REPORTING": "false"}
     ours = {f"WANDB_{name}": value for name, value in own.items()}

@@ -7,30 +7,35 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
 
-from experiments.bench import edit_cost, overhead, scoring, sweep
+from experiments.bench import edit_cost, overhead, scoring, startup, sweep
 from experiments.bench.measuring import Clock, Measured
+from experiments.bench.report import Goal, machine, table
 from experiments.embedded.training import WEIGHTS
 from p2p import Model, ModelSpec, Sampling
 
 TAUS = [number / 10 for number in range(11)]
-GOALS: dict[str, tuple[str, float]] = {
+GOALS: dict[str, Goal] = {
     "sweep_speedup": (">=", 5.0),
     "sweep_vs_bound": ("<=", 1.05),
     "naive_vs_diffusers_step": ("<=", 1.1),
     "overhead": ("<=", 1.03),
     "edit_vs_plain_time": ("<=", 1.05),
     "edit_vs_plain_memory": ("<=", 1.05),
+    "startup_help": ("<=", 0.05),
+    "startup_ls": ("<=", 0.05),
+    "startup_typo": ("<=", 0.05),
+    "startup_typo_megabytes": ("<=", 60.0),
+    "startup_plan": ("<=", 1 / 3),
+    "startup_large_plan": ("<=", 0.1),
+    "startup_finished_run": ("<=", 1 / 3),
 }
 MEANING = {
     "sweep_speedup": "tau sweep: naive loop / tree",
@@ -44,6 +49,13 @@ MEANING = {
     "self_memory_growth": "an edit's memory per pixel, largest / smallest size; linear is 1, quadratic the "
     "sizes' ratio",
     "evaluation_speedup": "scoring groups of edits: libraries column by column / shared features",
+    "startup_help": "`p2p-bench --help`: processor time, now / before",
+    "startup_ls": "`p2p-bench ls`: processor time, now / before",
+    "startup_typo": "a misspelt experiment: processor time, now / before",
+    "startup_typo_megabytes": "a misspelt experiment: peak memory, MB",
+    "startup_plan": "`plan experiment=quickstart`: processor time, now / before",
+    "startup_large_plan": "`plan` of 1,000 pairs x 11 taus x 2 seeds beyond one of 1 pair, now / before",
+    "startup_finished_run": "`run` with nothing left to make beyond its `plan`, now / before",
     **{f"evaluation_speedup_{name}": f"the same, {name} alone" for name in scoring.FAMILIES},
 }
 Say = Callable[[str], None]
@@ -61,6 +73,7 @@ def measurements(quick: bool, clock: Clock) -> dict[str, tuple[tuple[str, ...], 
     narrow, sides = ("tiny", (16, 24, 32)) if quick else ("narrow", (64, 96, 128))
     step_steps, step_rounds = (1, 1) if quick else (5, 7)
     groups, edits, turns = (1, 2, 1) if quick else (8, 11, 3)
+    many, limit, starts = (20, 1, 1) if quick else (1000, 4, 5)
     return {
         "overhead": (
             ("overhead",),
@@ -86,42 +99,7 @@ def measurements(quick: bool, clock: Clock) -> dict[str, tuple[tuple[str, ...], 
             ("evaluation_speedup", *(f"evaluation_speedup_{name}" for name in scoring.FAMILIES)),
             lambda say: scoring.measure(groups, edits, turns, clock, say),
         ),
-    }
-
-
-def table(figures: Mapping[str, float], spread: Mapping[str, list[float]]) -> str:
-    """Return a Markdown table of figures."""
-    lines = ["| figure | value | least to most | goal | met | what |", "|---|---:|---|---|---|---|"]
-    for key, value in figures.items():
-        least, most = spread[key]
-        between = f"{least:.3f} to {most:.3f}" if least < most else ""
-        wanted = " ".join(map(str, GOALS[key])) if key in GOALS else ""
-        met = ("yes" if meets(key, value) else "**no**") if key in GOALS else ""
-        what = MEANING.get(key) or f"an edit / two images, peak memory at {key.split('_')[-1]}² latents"
-        lines.append(f"| {key} | {value:.3f} | {between} | {wanted} | {met} | {what} |")
-    return "\n".join(lines)
-
-
-def meets(key: str, value: float) -> bool:
-    """Say whether a figure reaches its goal."""
-    operator, bound = GOALS[key]
-    return value >= bound if operator == ">=" else value <= bound
-
-
-def machine(device: str) -> dict[str, Any]:
-    """Return what the figures were measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
+        "startup": (startup.KEYS, lambda say: startup.measure(many, limit, starts, say)),
     }
 
 
@@ -142,13 +120,13 @@ def main() -> None:
     offered = measurements(options.quick, Clock(torch.device(options.device), options.clock == "own"))
     keys = [key for some, _ in offered.values() for key in some]
     for key in options.only:
-        if key not in keys:
-            parser.error(f"--only: {key!r} is not one of {', '.join(keys)}")
+        if key not in keys and key not in offered:
+            parser.error(f"--only: {key!r} is not one of {', '.join([*offered, *keys])}")
     diffusers.utils.logging.disable_progress_bar()
     described = machine(options.device)
     whole = Measured()
     for name, (some, measure) in offered.items():
-        if options.only and not set(some) & set(options.only):
+        if options.only and not {name, *some} & set(options.only):
             continue
         began = time.perf_counter()
         measured = measure(lambda text, name=name: print(f"{name}: {text}", file=sys.stderr, flush=True))  # type: ignore[misc]
@@ -170,7 +148,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "bench.json").write_text(json.dumps(report, indent=1) + "\n")
     facts = ", ".join(f"{name} {value}" for name, value in described.items())
-    print(f"{table(figures, spread)}\n\n{facts}\n\n{options.out / 'bench.json'}")
+    sides = {key: f"an edit / two images, peak memory at {key.split('_')[-1]}² latents" for key in figures}
+    print(f"{table(figures, spread, GOALS, sides | MEANING)}\n\n{facts}\n\n{options.out / 'bench.json'}")
 
 
 if __name__ == "__main__":

@@ -15,14 +15,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
 from experiments.bench import naive
 from experiments.bench.measuring import Clock, held_memory, peak_memory
-from experiments.bench.shapes import SHAPES, model_at, random_pipeline
+from experiments.bench.shapes import SHAPES, model_at, random_pipeline, xl_model_at
 from p2p import EditRequest, Group, PromptToPrompt, Sampling
 from p2p.engine import tree_latents
 
@@ -36,31 +36,38 @@ RETURNED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
 Job = dict[str, Any]
 
 
-def run(engine: str, pipeline: StableDiffusionPipeline, job: Job) -> torch.Tensor:
-    """Denoise source and target in one step in which everything is injected; return the latents (2, ...)."""
-    sampling = Sampling(1, job["guidance"])
-    target, model = TARGETS[job["operator"]], model_at(pipeline, job["side"])
+Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
+
+
+def run(engine: str, pipeline: Pipeline, job: Job) -> torch.Tensor:
+    """Denoise source and target, everything injected at every step; return the latents (2, ...).
+
+    The job's `steps` are one unless given.
+    """
+    sampling = Sampling(job.get("steps", 1), job["guidance"])
+    xl = isinstance(pipeline, StableDiffusionXLPipeline)
+    model = (xl_model_at if xl else model_at)(pipeline, job["side"])
+    target = TARGETS[job["operator"]]
     if engine == "plain":
         return pipeline(
             [SOURCE, target],
             height=model.height,
             width=model.width,
-            num_inference_steps=1,
+            num_inference_steps=sampling.num_inference_steps,
             guidance_scale=sampling.guidance_scale,
             generator=[torch.Generator().manual_seed(0) for _ in range(2)],
             output_type="latent",
         ).images
     method = PromptToPrompt(operator=job["operator"], tau=0.0, self_replace_steps=1.0)
-    edit = method.trajectory(EditRequest(SOURCE, target), model.tokenizers, 1)
+    request = EditRequest(SOURCE, target)
+    edit = method.trajectory(request, model.tokenizers, sampling.num_inference_steps)
     if engine == "materialised":
         return naive.edit_latents(model, SOURCE, edit, 0, sampling)
     latents = tree_latents(model, [Group(SOURCE, 0, (edit,))], sampling)
     return torch.stack([latents[0, 0], latents[0, 1]])
 
 
-def answer(
-    engine: str, pipeline: StableDiffusionPipeline, clock: Clock, loaded: int, job: Job
-) -> dict[str, Any]:
+def answer(engine: str, pipeline: Pipeline, clock: Clock, loaded: int, job: Job) -> dict[str, Any]:
     """Return how long one edit takes, and its peak memory above the `loaded` weights' bytes."""
     took: list[float] = []
 

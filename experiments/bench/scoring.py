@@ -7,7 +7,7 @@ embedded weights can give (no structure distance). Loading the weights is in no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -36,22 +36,33 @@ SIDE = 64
 TOLERANCE = 1e-4
 
 Columns = Callable[[Edits], Iterator[Tensor]]
+Families = Mapping[str, tuple[Metric, Columns]]
 
 
-def measure(groups: int, edits: int, rounds: int, clock: Clock, say: Callable[[str], None]) -> Measured:
+def measure(
+    groups: int,
+    edits: int,
+    rounds: int,
+    clock: Clock,
+    say: Callable[[str], None],
+    families: Families | None = None,
+    side: int = SIDE,
+) -> Measured:
     """Measure on groups of one source and so many edits, batches of that size on both sides.
 
-    Raises RuntimeError where the two sides give different values.
+    Images are side x side pixels; `families` are the embedded weights' unless given. Raises RuntimeError
+    where the two sides give different values.
     """
-    some = [_group(seed, edits) for seed in range(groups)]
+    some = [_group(seed, edits, side) for seed in range(groups)]
     times: dict[str, dict[str, list[float]]] = {}
-    for name, (metric, columns) in _families(str(clock.device), edits).items():
+    families = families or _families(str(clock.device), edits)
+    for name, (metric, columns) in families.items():
         times[name] = _times(name, metric, columns, some, rounds, clock, say)
     sums = {
-        side: [sum(turn) for turn in zip(*(times[name][side] for name in FAMILIES), strict=True)]
-        for side in ("libraries", "shared")
+        who: [sum(turn) for turn in zip(*(times[name][who] for name in families), strict=True)]
+        for who in ("libraries", "shared")
     }
-    ratios = {"evaluation_speedup": sums} | {f"evaluation_speedup_{name}": times[name] for name in FAMILIES}
+    ratios = {"evaluation_speedup": sums} | {f"evaluation_speedup_{name}": times[name] for name in families}
     return Measured(
         {key: Ratio.of_sums(both["libraries"], both["shared"]) for key, both in ratios.items()},
         {"evaluation_groups": groups, "evaluation_edits": edits},
@@ -80,13 +91,13 @@ def _times(
         return in_turn(runs, rounds, lambda text: say(f"{name}, {text} s"))
 
 
-def _group(seed: int, edits: int) -> Edits:
+def _group(seed: int, edits: int, side: int) -> Edits:
     """Return edits of one source, all with one mask; blotches of colour, far from every metric's limits."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1 + edits, 3, 8, 8, generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bicubic").clamp(0, 1)
+    smooth = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1)
     images = (smooth * 255).round() / 255
-    masks = torch.zeros(edits, 1, SIDE, SIDE)
+    masks = torch.zeros(edits, 1, side, side)
     masks[..., 10:40, 20:50] = 1
     return Edits(
         images=images[1:],
@@ -98,7 +109,7 @@ def _group(seed: int, edits: int) -> Edits:
     )
 
 
-def _families(device: str, batch_size: int) -> dict[str, tuple[Metric, Columns]]:
+def _families(device: str, batch_size: int) -> Families:
     """Return each family's metric, weights loaded, and the columns that it has, from the libraries."""
     clip_folder, lpips_folder = WEIGHTS / "clip", WEIGHTS / "lpips"
     clip = Clip("embedded", None, clip_folder, device, batch_size)

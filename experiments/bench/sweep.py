@@ -35,7 +35,7 @@ def measure(
     say: Callable[[str], None],
 ) -> Measured:
     """Measure on `pairs` pairs, of each edit type in turn. Raises RuntimeError where images differ."""
-    groups = _groups(model, pairs, taus, sampling)
+    groups = pair_groups(model, pairs, taus, sampling)
     tree: list[float] = []
     one_by_one: list[float] = []
     bound: list[float] = []
@@ -141,7 +141,8 @@ def model_calls(model: Model, sampling: Sampling) -> int:
     return len(model.new_scheduler(sampling.num_inference_steps).timesteps)
 
 
-def _groups(model: Model, pairs: int, taus: Sequence[float], sampling: Sampling) -> list[Group]:
+def pair_groups(model: Model, pairs: int, taus: Sequence[float], sampling: Sampling) -> list[Group]:
+    """Return a group for each of `pairs` scene pairs, of each edit type in turn, edited at every tau."""
     types = list(COUNTS)
     counts = {kind: sum(i % len(types) == k for i in range(pairs)) for k, kind in enumerate(types)}
     groups = []

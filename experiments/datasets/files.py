@@ -6,7 +6,6 @@ a cache folder, `.p2p-bench` beside the data, under the hash of its content, so 
 
 import hashlib
 import io
-import uuid
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from experiments.datasets.pair import slug
+from results.store.whole_files import whole_file
 
 CACHE = ".p2p-bench"
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
@@ -73,9 +73,6 @@ def keep_mask(mask: np.ndarray, folder: Path, pair_id: str) -> Path:
 def _keep(content: bytes, suffix: str, folder: Path, pair_id: str, encode: Callable[[], bytes]) -> Path:
     path = folder / f"{slug(pair_id)}-{hashlib.sha256(content).hexdigest()[:16]}{suffix}"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        # A name of its own: another worker may be unpacking the same picture.
-        partial = path.with_name(f".{uuid.uuid4().hex}.partial")
-        partial.write_bytes(encode())
-        partial.replace(path)
+        with whole_file(path) as partial:  # another worker may be unpacking the same picture
+            partial.write_bytes(encode())
     return path

@@ -8,8 +8,6 @@ how large a thing stands is its pose here, and its pattern the material.
 import argparse
 import io
 import json
-import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from experiments.datasets.pair import Pair
 from experiments.datasets.pie_bench import PieBench
 from experiments.embedded.layout import draw_layout
 from experiments.embedded.world import COLOURS, OBJECTS, PATTERNS, PLACES, STYLES, Scene, Thing, reserved
+from results.store.whole_files import whole_folder
 
 VERSION = 1  # of what is drawn: a change here is another data set
 FOLDERS = (
@@ -63,7 +62,17 @@ def write(folder: Path, per_category: int = 3, seed: int = 0) -> None:
         raise ValueError(f"per_category = {per_category}: must be at least 1")
     if folder.exists():
         raise ValueError(f"{folder}: is there already, the miniature needs a new folder")
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with whole_folder(folder) as partial:
+            mapping = _draw(partial, per_category, seed)
+            (partial / "mapping_file.json").write_text(json.dumps(mapping, indent=1))
+    except FileExistsError:  # another process was faster, and wrote the same
+        if not (folder / "mapping_file.json").exists():
+            raise
+
+
+def _draw(folder: Path, per_category: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Write the pictures of all categories; return the rows of the mapping file by their ids."""
     mapping = {}
     for category, edit in enumerate(EDITS):
         rng = np.random.default_rng((seed, category))
@@ -75,14 +84,8 @@ def write(folder: Path, per_category: int = 3, seed: int = 0) -> None:
                 continue
             pair_id, image_path = _place_of(category, drawn.source, len(seen))
             seen.add(prompts)
-            mapping[pair_id] = _row(category, drawn, pair_id, image_path, partial, rng)
-    (partial / "mapping_file.json").write_text(json.dumps(mapping, indent=1))
-    try:
-        partial.replace(folder)
-    except OSError:  # another process was faster, and wrote the same
-        shutil.rmtree(partial)
-        if not (folder / "mapping_file.json").exists():
-            raise
+            mapping[pair_id] = _row(category, drawn, pair_id, image_path, folder, rng)
+    return mapping
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from experiments.datasets.pair import Pair, slug
 from experiments.datasets.tabular import read_pairs
 from experiments.embedded.layout import Layout, Slot, draw_layout
 from experiments.embedded.render import render
+from results.store.whole_files import whole_folder
 
 VERSION = 1  # of what is drawn: a change here is another data set
 EDIT_TYPES = ("swap", "attribute", "place", "time", "style", "remove", "wear", "add object")
@@ -53,16 +52,15 @@ def write(folder: Path, per_edit: int, seed: int) -> None:
     """
     if per_edit < 1:
         raise ValueError(f"per_edit = {per_edit}: must be at least 1")
-    partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.partial")
-    partial.mkdir(parents=True)
     # Not the seeds of the data set `embedded`, whose prompts the weights' own figures were measured on.
     pairs = scene_pairs(dict.fromkeys(EDIT_TYPES, per_edit), seed=1000 + seed)
-    rows = [_write_pair(pair, np.random.default_rng((seed, n)), partial) for n, pair in enumerate(pairs)]
-    (partial / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     try:
-        partial.replace(folder)
-    except OSError:  # another process was faster, and wrote the same
-        shutil.rmtree(partial)
+        with whole_folder(folder) as partial:
+            rows = [
+                _write_pair(pair, np.random.default_rng((seed, n)), partial) for n, pair in enumerate(pairs)
+            ]
+            (partial / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    except FileExistsError:  # another process was faster, and wrote the same
         if not (folder / "pairs.jsonl").exists():
             raise
 

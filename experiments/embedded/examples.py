@@ -20,7 +20,8 @@ from transformers import CLIPTokenizer
 
 from experiments.embedded.scenes import Scenes, draw_scenes
 from experiments.embedded.world import OBJECTS, Scene, Thing, draw_scene
-from p2p.alignment import refinement_mapper, resolve_operator
+from p2p.alignment import refinement_mapper
+from p2p.operators import resolve_operator
 
 CHUNK = 1_000  # scenes that a process renders at a time, two to four seconds of one core
 STREAM = 2023  # first number of a chunk's seed; shards of scenes.py have 2022

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from experiments.inputs.content_hash import content_hash
 from experiments.inputs.real_images import RealImage
-from experiments.planning.content_keys import content_hash
 
 
 def ideal_images(path: Path) -> list[RealImage]:

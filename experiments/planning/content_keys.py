@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.inputs.content_hash import content_hash
 from experiments.inputs.real_images import RULE, RealImage
 from p2p.inversion import Inversion
 
@@ -56,8 +55,3 @@ class Source:
         if self.inversion is None:
             return ""
         return content_hash([*base, self.prompt, self.path_seed, name, *self.real, *judged])
-
-
-def content_hash(content: Sequence[Any]) -> str:
-    """Return a hash of plain values, equal for equal ones."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

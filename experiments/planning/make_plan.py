@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.datasets.pair import Pair
-from experiments.planning.content_keys import Source, content_hash
-from experiments.planning.pair_inputs import ModelFacts, PairInputs, read_inputs
+from experiments.inputs.content_hash import content_hash
+from experiments.planning.content_keys import Source
+from experiments.planning.model_facts import ModelFacts
+from experiments.planning.pair_inputs import PairInputs, read_inputs
 from experiments.planning.plan import Branch, GroupPlan, Identity, NamedMethod, Plan
 from p2p.inversion import Inversion
 from p2p.sampling import Sampling
@@ -37,7 +39,7 @@ def make_plan(
     calls = max(model.calls, model.upscaler_calls)
     groups: dict[Source, list[Branch]] = {}
     seen: dict[Identity, list[Mapping[str, Any]]] = {}  # and the parameters of every setting that gives it
-    merged, also, candidates = 0, [], []
+    merged, repeated, candidates = 0, [], []
     for inversion, seed, one in itertools.product(inversions, seeds, inputs):
         for named, trajectory in zip(methods, one.trajectories, strict=True):
             if not trajectory.from_noise and inversion != inversions[0]:
@@ -54,19 +56,17 @@ def make_plan(
                 branches.append(branch)
             else:
                 merged += 1
-                also += [] if branch.params in settings else [branch]
+                repeated += [] if branch.params in settings else [branch]
             settings.append(branch.params)
     return Plan(
         tuple(_group(source, branches, base) for source, branches in groups.items() if branches),
-        model.calls,
+        model,
         sampling,
-        model.guidance_embedded,
         content_hash([model.identity, sampling.negative_prompt])[:8],
         merged,
-        model.upscaler_calls,
         any(named.auto_tau for named in methods),
         _each_once(candidates),
-        tuple(also),
+        tuple(repeated),
     )
 
 
@@ -98,10 +98,10 @@ def _branch(
         content_hash([*base, *content]),
         source.key(base, judged_by),
         source.reconstruction_key(base, judged_by),
-        one.mask,
+        one.mask_digest,
         named.method.uses_mask,
-        one.ideal,
-        source.ideal_key(base, one.pair.target_prompt, judged_by) if one.ideal else "",
+        one.ideal_digest,
+        source.ideal_key(base, one.pair.target_prompt, judged_by) if one.ideal_digest else "",
     )
 
 

@@ -7,47 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from experiments.datasets.pair import Pair, raise_problems
 from experiments.inputs.ideals import ideal_digest
 from experiments.inputs.masks import mask_digest, read_mask
 from experiments.inputs.real_images import RealImage
-from experiments.planning.plan import RECORD, NamedMethod
-from p2p.alignment import Tokenizers, encode
+from experiments.planning.model_facts import ModelFacts
+from experiments.planning.plan import NamedMethod
+from p2p.alignment import encode
 from p2p.attention.single_layers import NO_LAYERS
 from p2p.inversion import Inversion
-from p2p.loading.model_spec import ModelSpec
 from p2p.sampling import Sampling
 from p2p.schedulers import check_start
 from p2p.trajectory import EditRequest, Trajectory
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What a plan needs to know of a model; it can be had without the weights."""
-
-    identity: str  # stands for the model in content keys
-    tokenizers: Tokenizers
-    calls: int  # of the denoiser, in one trajectory
-    guidance_embedded: bool = False
-    upscaler_calls: int = 0
-    scheduler: Any = None  # with its timesteps set; inversions are checked with it
-    single_layers: bool = True  # whether edits can take from single layers of the denoiser
-
-    @classmethod
-    def of(cls, spec: ModelSpec, num_inference_steps: int) -> ModelFacts:
-        """Ask a model's files. Raises ValueError for a scheduler that cannot work."""
-        scheduler = spec.load_scheduler()
-        return cls(
-            spec.identity(),
-            spec.load_tokenizers(),
-            spec.family.set_timesteps(scheduler, num_inference_steps),
-            spec.guidance_embedded(),
-            spec.upscaler_calls(num_inference_steps),
-            scheduler,
-            spec.family.single_layers,
-        )
+from results.store.records import EFFECT_TYPES
 
 
 @dataclass(frozen=True)
@@ -56,8 +29,8 @@ class PairInputs:
 
     pair: Pair
     image: RealImage | None
-    mask: str  # a hash, "" where there is none
-    ideal: str  # a hash, "" where there is none
+    mask_digest: str  # "" where there is none
+    ideal_digest: str  # "" where there is none
     trajectories: tuple[Trajectory, ...]
 
     @property
@@ -67,7 +40,8 @@ class PairInputs:
         They change no pixel, but what metrics say of them, and their values are kept under the content key
         alone: under another mask the same image is another one.
         """
-        return [*([self.mask] if self.mask else []), *([f"ideal {self.ideal}"] if self.ideal else [])]
+        mask = [self.mask_digest] if self.mask_digest else []
+        return [*mask, *([f"ideal {self.ideal_digest}"] if self.ideal_digest else [])]
 
 
 def read_inputs(
@@ -121,8 +95,8 @@ def _read(
         except ValueError as error:
             problems.append(f"pair {pair.id!r}, {named.name}: {error}")
             continue
-        if unknown := sorted(set(trajectory.record) - set(RECORD)):
-            problems.append(f"{named.name}: records {unknown}, allowed are {', '.join(RECORD)}")
+        if unknown := sorted(set(trajectory.record) - set(EFFECT_TYPES)):
+            problems.append(f"{named.name}: records {unknown}, allowed are {', '.join(EFFECT_TYPES)}")
         if trajectory.layers and not model.single_layers:
             problems.append(f"{named.name}: {NO_LAYERS}")
         if pair.image is not None and not_inverted and trajectory.from_noise:

@@ -14,26 +14,14 @@ from typing import Any
 from torch import Tensor
 
 from experiments.datasets.pair import Pair, slug
+from experiments.inputs.content_hash import content_hash
 from experiments.inputs.real_images import RealImage
-from experiments.planning.content_keys import content_hash
-from p2p.engine import Group, plan_evaluations
+from experiments.planning.model_facts import ModelFacts
+from p2p.engine import Group, plan_evaluations, unshared_evaluations
 from p2p.inversion import Inversion
 from p2p.loading.pipeline_spec import PipelineSpec
 from p2p.sampling import Sampling
 from p2p.trajectory import Method, Trajectory
-
-RECORD = (
-    "operator",
-    "tau",
-    "cross_start",
-    "cross_end",
-    "self_start",
-    "self_end",
-    "weights",
-    "blend",
-    "strength",
-)
-
 
 Identity = tuple[str, str, str]
 """What names a record: content key, pair, method."""
@@ -58,33 +46,48 @@ class Branch:
     params: Mapping[str, Any]
     trajectory: Trajectory
     key: str
-    source_key: str  # of the source image's own record
-    reconstruction_key: str = ""  # of that of what an inversion leads back to
-    mask: str = ""  # a hash of the pair's mask, "" where it has none
+    source_record_key: str  # of the source image's record, which mask and ideal are part of
+    reconstruction_record_key: str = ""  # of the record of what an inversion leads back to, likewise
+    mask_digest: str = ""  # of the pair's mask, "" where it has none
     uses_mask: bool = False  # of the method
-    ideal: str = ""  # a hash of the pair's ideal, "" where it has none
+    ideal_digest: str = ""  # of the pair's ideal, "" where it has none
     ideal_key: str = ""  # of the record of that ideal
+    given: bool = False  # the source, what an inversion leads back to, or an ideal: no edit
 
     @property
     def identity(self) -> Identity:
         """What names the branch's record."""
         return self.key, self.pair.id, self.method
 
+    def given_picture(self, method: str, key: str) -> Branch:
+        """Return the branch's source, reconstruction or ideal, which `method` says, as a picture of its own.
+
+        The target prompt of a source and a reconstruction is their own prompt.
+        """
+        pair = self.pair
+        if method != "ideal":
+            pair = Pair(pair.id, pair.source_prompt, pair.source_prompt, pair.edit_type, pair.difficulty)
+        none = Trajectory("", ())
+        return replace(
+            self, pair=pair, method=method, params={}, trajectory=none, key=key, uses_mask=False, given=True
+        )
+
 
 @dataclass(frozen=True)
 class GroupPlan:
     """One source prompt and seed, or image, with all branches that share the source's trajectory.
 
-    An inverted image has two more keys: of its reconstruction, and of its inversion, kept under that name.
+    Its pairs may differ in masks and ideals, so its own keys, after which files are named, are without them.
+    An inverted image has two more keys than a generated one: of its reconstruction and of its inversion.
     """
 
     source_prompt: str
     seed: int
-    source_key: str
+    source_file_key: str
     branches: tuple[Branch, ...]
     image: RealImage | None = None
     inversion: Inversion | None = None
-    reconstruction_key: str = ""
+    reconstruction_file_key: str = ""
     inversion_key: str = ""
 
     @property
@@ -95,8 +98,28 @@ class GroupPlan:
     @property
     def id(self) -> str:
         """A name for the group's files: the same for the same branches."""
-        content = [self.source_key, *sorted(f"{b.key} {b.pair.id} {b.method}" for b in self.branches)]
+        content = [self.source_file_key, *sorted(f"{b.key} {b.pair.id} {b.method}" for b in self.branches)]
         return f"{slug(self.source_prompt)[:40]}-s{self.seed}-{content_hash(content)[:12]}"
+
+    def pictures(self) -> list[Branch]:
+        """Return all pictures of the group, pair by pair: those that are given, then the pair's edits.
+
+        The source, its reconstruction where the group inverts, the ideal where the pair has one.
+        """
+        pictures: list[Branch] = []
+        pairs: set[str] = set()
+        inverts = self.inverts
+        for branch in self.branches:
+            if branch.pair.id not in pairs:
+                pairs.add(branch.pair.id)
+                pictures.append(branch.given_picture("source", branch.source_record_key))
+                if inverts:
+                    key = branch.reconstruction_record_key
+                    pictures.append(branch.given_picture("reconstruction", key))
+                if branch.ideal_digest:
+                    pictures.append(branch.given_picture("ideal", branch.ideal_key))
+            pictures.append(branch)
+        return pictures
 
     def group(self, size: tuple[int, int] | None = None) -> Group:
         """Return what the engine needs; `size` (height, width) is needed where real images will be read."""
@@ -117,15 +140,13 @@ class Plan:
     """All groups of a run, in the order of the data set, and what they cost."""
 
     groups: tuple[GroupPlan, ...]
-    calls: int  # UNet calls of one trajectory
+    model: ModelFacts
     sampling: Sampling
-    guidance_embedded: bool  # the denoiser has no unconditional rows: one row a state
     setup: str  # a short hash of model, scheduler, precision and negative prompt, so that tables part them
     merged: int = 0  # settings that come to the same steps as another one, and so to the same image
-    upscaler_calls: int = 0  # of one trajectory, by the model's upscaler
     auto_tau: bool = False
     candidates: tuple[Mapping[str, Any], ...] = ()  # of `tau: auto`, as `results.tables.auto_tau` keeps them
-    merged_settings: tuple[Branch, ...] = ()  # those of them that have parameters of their own
+    repeated_branches: tuple[Branch, ...] = ()  # those of the merged that have parameters of their own
 
     @cached_property
     def evaluations(self) -> int:
@@ -133,31 +154,22 @@ class Plan:
 
         It is exact, but for what inversions may save, and without those of other pipelines.
         """
-        groups = [group.group() for group in self.groups]
-        return plan_evaluations(
-            groups, self.calls, self.sampling, self.guidance_embedded, self.upscaler_calls
-        )
+        return self._cost(plan_evaluations, self.model.upscaler_calls)
 
     @cached_property
     def upscaler_evaluations(self) -> int:
-        """Those of the upscaler alone."""
-        groups = [group.group() for group in self.groups]
-        return self.evaluations - plan_evaluations(groups, self.calls, self.sampling, self.guidance_embedded)
+        """How many of the evaluations are the upscaler's."""
+        return self.evaluations - self._cost(plan_evaluations, 0)
 
     @property
     def unshared_evaluations(self) -> int:
         """What the same branches cost one at a time, each with its own source."""
-        once = self.calls + self.upscaler_calls
-        nodes = inversions = 0
-        for group in self.groups:
-            first = group.inversion.start(self.sampling.num_inference_steps) if group.inversion else 0
-            for edit in (branch.trajectory for branch in group.branches):
-                nodes += 0 if group.image and not edit.from_noise else once - first
-                if edit.external is None:
-                    nodes += once - (first if edit.start is None else edit.start)
-                if group.inversion and edit.from_noise:
-                    inversions += group.inversion.evaluations(self.sampling)
-        return nodes * self.sampling.rows_per_state(self.guidance_embedded) + inversions
+        return self._cost(unshared_evaluations, self.model.upscaler_calls)
+
+    def _cost(self, count: Callable[..., int], upscaler_calls: int) -> int:
+        groups = [group.group() for group in self.groups]
+        model = self.model
+        return count(groups, model.calls, self.sampling, model.guidance_embedded, upscaler_calls)
 
     @property
     def inversion_evaluations(self) -> int:
@@ -188,11 +200,7 @@ class Plan:
 
     def rows(self) -> set[Identity]:
         """Return which records the plan makes, those of sources, reconstructions and ideals included."""
-        branches = [(group, branch) for group in self.groups for branch in group.branches]
-        sources = {(b.source_key, b.pair.id, "source") for _, b in branches}
-        sources |= {(b.reconstruction_key, b.pair.id, "reconstruction") for g, b in branches if g.inverts}
-        sources |= {(b.ideal_key, b.pair.id, "ideal") for _, b in branches if b.ideal}
-        return sources | {b.identity for g in self.groups for b in g.branches}
+        return {picture.identity for group in self.groups for picture in group.pictures()}
 
 
 def expand(axes: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from experiments.datasets.pair import Pair
 from experiments.planning.plan import Branch, Plan
-from p2p.trajectory import Trajectory
-from results.store.records import RECORD_IDENTITY
+from results.store.records import EFFECT_TYPES, JSON_COLUMNS, NOTHING, RECORD_IDENTITY
 from results.store.setting_rows import SETTING_TYPES
-
-_NOTHING: Mapping[str, Any] = {
-    "operator": "",
-    "tau": None,
-    "cross_start": None,
-    "cross_end": None,
-    "self_start": None,
-    "self_end": None,
-    "weights": {},
-    "blend": {},
-    "strength": None,
-}
 
 
 def labels(branch: Branch, dataset: str, model: str) -> dict[str, Any]:
     """Return what names a branch's picture and what the tables call it: the columns of SETTING_TYPES."""
-    effective = {**_NOTHING, **branch.trajectory.record}
     pair = branch.pair
+    told = {
+        name: json.dumps(value, sort_keys=True) if name in JSON_COLUMNS else value
+        for name, value in branch.trajectory.record.items()
+    }
     return {
         "key": branch.key,
         "pair_id": pair.id,
@@ -42,32 +29,14 @@ def labels(branch: Branch, dataset: str, model: str) -> dict[str, Any]:
         "difficulty": pair.difficulty,
         "instruction": pair.instruction,
         "params": json.dumps(dict(branch.params), sort_keys=True),
-        **effective,
-        "weights": json.dumps(effective["weights"], sort_keys=True),
-        "blend": json.dumps(effective["blend"], sort_keys=True),
+        **{name: NOTHING[name] for name in EFFECT_TYPES},
+        **told,
     }
-
-
-def given(branch: Branch, method: str, key: str) -> Branch:
-    """Return the branch's source, reconstruction or ideal as a branch of its own."""
-    pair = branch.pair
-    if method != "ideal":
-        pair = Pair(pair.id, pair.source_prompt, pair.source_prompt, pair.edit_type, pair.difficulty)
-    none = Trajectory("", ())
-    return replace(branch, pair=pair, method=method, params={}, trajectory=none, key=key, uses_mask=False)
 
 
 def plan_settings(plan: Plan, dataset: str, model: str) -> pd.DataFrame:
     """Return a row per picture and setting of the plan, pictures that are given included."""
-    branches: list[Branch] = []
-    for group in plan.groups:
-        for branch in group.branches:
-            branches.append(given(branch, "source", branch.source_key))
-            if group.inverts:
-                branches.append(given(branch, "reconstruction", branch.reconstruction_key))
-            if branch.ideal:
-                branches.append(given(branch, "ideal", branch.ideal_key))
-            branches.append(branch)
-    rows = [labels(branch, dataset, model) for branch in (*branches, *plan.merged_settings)]
+    pictures = [picture for group in plan.groups for picture in group.pictures()]
+    rows = [labels(picture, dataset, model) for picture in (*pictures, *plan.repeated_branches)]
     frame = pd.DataFrame(rows, columns=list(SETTING_TYPES)).astype(SETTING_TYPES)
     return frame.drop_duplicates([*RECORD_IDENTITY, "params"], ignore_index=True)

@@ -4,43 +4,29 @@ from __future__ import annotations
 
 import logging
 import time
-import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.datasets.pair import slug
 from experiments.inputs.ideals import read_ideals
 from experiments.inputs.masks import check_sizes, read_mask
-from experiments.planning.plan import Branch, GroupPlan, Plan, without
-from experiments.planning.setting_rows import given, labels
+from experiments.planning.plan import GroupPlan, Plan, without
 from experiments.running.inversion_cache import kept_paths
+from experiments.running.png_files import write_mask, write_png
+from experiments.running.record_rows import RecordRows, RunInfo
 from p2p.engine import Edited, batches, generate
 from p2p.families.model import Model
 from p2p.loading.pipeline_spec import Pipelines
 from p2p.sampling import Calls
-from results.store.records import RECORD_IDENTITY, has_records, load_records, write_records
+from results.store.records import PATH_COLUMNS, RECORD_IDENTITY, has_records, load_records, write_records
+from results.store.run_folder import ideal_path
 from results.tables.cells import GIVEN
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What every record of a run repeats."""
-
-    run_dir: Path
-    dataset: str
-    model: str
-    cache_dir: Path  # where inversions are kept
 
 
 def remaining(plan: Plan, run_dir: Path) -> Plan:
@@ -52,8 +38,7 @@ def remaining(plan: Plan, run_dir: Path) -> Plan:
         return plan
     records = load_records(run_dir)
     ok = records[records["status"] == "ok"]
-    columns = ["image", "source_image", "mask", "ideal"]
-    whole = [all((run_dir / path).exists() for path in paths) for paths in ok[columns].to_numpy()]
+    whole = [all((run_dir / path).exists() for path in paths) for paths in ok[PATH_COLUMNS].to_numpy()]
     broken = ok.loc[~np.array(whole, bool) & ok["method"].isin(GIVEN), "group"]
     kept = ok[np.array(whole, bool) & ~ok["group"].isin(broken)]
     done = set(kept[RECORD_IDENTITY].itertuples(index=False, name=None))
@@ -81,7 +66,7 @@ def run_plan(plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines) -> i
     with tqdm(total=plan.evaluations, desc="generating", unit="eval", smoothing=0.05) as bar:
         calls = Calls(plan.sampling.max_batch, bar.update)
         whole = [group.group() for group in plan.groups]
-        for numbers in batches(whole, plan.sampling, plan.guidance_embedded):
+        for numbers in batches(whole, plan.sampling, plan.model.guidance_embedded):
             groups = [plan.groups[i] for i in numbers]
             try:
                 _make(groups, plan, model, info, calls, pipelines)
@@ -103,21 +88,21 @@ def _make(
     images = generate(model, wanted, plan.sampling, calls, paths, pipelines)
     seconds = (time.monotonic() - began) / len(groups)
     for group, edited in zip(groups, images, strict=True):
-        ideals = _save_ideals(group, plan, model, info)
-        _save(group, edited, plan, info, seconds, ideals)
+        rows = RecordRows(group, plan, info)
+        _save(rows, edited, _save_ideals(rows, model), seconds)
 
 
-def _save_ideals(group: GroupPlan, plan: Plan, model: Model, info: RunInfo) -> dict[str, Tensor]:
+def _save_ideals(rows: RecordRows, model: Model) -> dict[str, Tensor]:
     """Keep the ideals of a group's pairs; return by pair the first one as the autoencoder gives it back.
 
     No edit can come nearer: it is the floor of errors to the ideal.
     """
     floors = {}
-    for branch in {b.pair.id: b for b in group.branches if b.pair.ideal}.values():
+    for branch in {b.pair.id: b for b in rows.group.branches if b.pair.ideal}.values():
         assert branch.pair.ideal is not None
         ideals = read_ideals(branch.pair.ideal, model.image_size)
         for number, ideal in enumerate(ideals):
-            write_png(ideal, info.run_dir / _ideal(branch, plan) / f"{number:03d}.png")
+            write_png(ideal, rows.info.run_dir / ideal_path(rows.ideals_folder(branch), number))
         floors[branch.pair.id] = model.decode(model.encode(ideals[:1]))[0]
     return floors
 
@@ -133,137 +118,42 @@ def _one_by_one(
             failed += 1
             cause = f"{type(error).__name__}: {error}".splitlines()[0]
             tqdm.write(f"failed: {group.source_prompt!r}, seed {group.seed}: {cause}")
-            rows = [_row(group, branch, plan, info, "", "", cause, 0.0) for branch in group.branches]
-            write_records(info.run_dir, group.id, pd.DataFrame(rows))
+            rows = RecordRows(group, plan, info)
+            write_records(
+                info.run_dir, group.id, pd.DataFrame([rows.failed(b, cause) for b in group.branches])
+            )
     return failed
 
 
-def _save(
-    group: GroupPlan,
-    edited: Edited,
-    plan: Plan,
-    info: RunInfo,
-    seconds: float,
-    ideals: Mapping[str, Tensor],
-) -> None:
-    rows = []
-    sources: dict[str, str] = {}
-    for branch, image in zip(group.branches, edited.images, strict=True):
+def _save_masks(rows: RecordRows, size: tuple[int, int]) -> None:
+    """Keep the masks of a group's pairs, in the size (height, width) of its pictures."""
+    for branch in {b.pair.id: b for b in rows.group.branches if b.pair.mask}.values():
         pair = branch.pair
-        folder = Path("images") / slug(pair.id) / str(group.seed)
-        if pair.id not in sources:
-            sources[pair.id] = str(folder / f"source-{group.source_key[:16]}.png")
-            write_png(edited.source, info.run_dir / sources[pair.id])
-            height, width = edited.source.shape[-2:]
-            if pair.mask:
-                mask = read_mask(pair.mask, pair.id, (height, width), pair.image)
-                write_mask(mask, info.run_dir / _mask(branch))
-            row = _own_row("source", branch.source_key, group, branch, plan, info, sources[pair.id])
-            fitted = group.image.fitted((height, width)) if group.image else ""
-            rows.append({**row, "warnings": fitted})
-            if edited.reconstruction is not None:
-                path = str(folder / f"reconstruction-{group.reconstruction_key[:16]}.png")
-                write_png(edited.reconstruction, info.run_dir / path)
-                key = branch.reconstruction_key
-                own = _own_row("reconstruction", key, group, branch, plan, info, path, sources[pair.id])
-                rows.append(own)
-            if pair.id in ideals:
-                path = str(folder / f"ideal-{branch.ideal_key[:16]}.png")
-                write_png(ideals[pair.id], info.run_dir / path)
-                ideal = given(branch, "ideal", branch.ideal_key)
-                rows.append(_row(group, ideal, plan, info, path, sources[pair.id], "", 0.0))
-        path = str(folder / f"{branch.method}-{branch.key[:16]}.png")
-        write_png(image, info.run_dir / path)
-        rows.append(
-            _row(group, branch, plan, info, path, sources[pair.id], "", seconds / len(group.branches))
-        )
-    write_records(info.run_dir, group.id, pd.DataFrame(rows))
+        assert pair.mask is not None
+        mask = read_mask(pair.mask, pair.id, size, pair.image)
+        write_mask(mask, rows.info.run_dir / rows.mask_path(branch))
 
 
-def write_png(image: Tensor, path: Path) -> None:
-    """Write an image (3, height, width) in [0, 1] as an 8-bit PNG, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: another worker may be making the same source image.
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(partial, format="PNG")
-    partial.replace(path)
-
-
-def write_mask(mask: np.ndarray, path: Path) -> None:
-    """Write a mask (height, width) bool, white = True, as `write_png` does."""
-    write_png(torch.from_numpy(mask).float().expand(3, -1, -1), path)
-
-
-def _mask(branch: Branch) -> str:
-    """Return where the run keeps the branch's mask, "" where it has none.
-
-    Named after the source's key, which tells masks and models apart, as their images differ in size.
-    """
-    return f"images/{slug(branch.pair.id)}/mask-{branch.source_key[:16]}.png" if branch.mask else ""
-
-
-def _ideal(branch: Branch, plan: Plan) -> str:
-    """Return the folder of the branch's ideals in the run, in the model's size, "" where it has none."""
-    return f"images/{slug(branch.pair.id)}/ideal-{branch.ideal}-{plan.setup}" if branch.ideal else ""
-
-
-def read_png(path: Path) -> np.ndarray:
-    """Return an image file as (3, height, width) float32 in [0, 1]."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1) / 255
-
-
-def _row(
-    group: GroupPlan,
-    branch: Branch,
-    plan: Plan,
-    info: RunInfo,
-    image: str,
-    source: str,
-    error: str,
-    seconds: float,
-) -> dict[str, Any]:
-    start, steps = branch.trajectory.start, plan.sampling.num_inference_steps
-    if branch.trajectory.from_noise and group.inversion is not None:
-        start = group.inversion.start(steps)
-    pair = branch.pair
-    return {
-        **labels(branch, info.dataset, info.model),
-        "group": group.id,
-        "setup": plan.setup,
-        "source_prompt": pair.source_prompt,
-        "target_prompt": pair.target_prompt,
-        "seed": group.seed,
-        "inversion": group.inversion.label if group.inversion else "",
-        "effective_steps": steps - (start or 0),
-        "num_inference_steps": steps,
-        "guidance_scale": float(plan.sampling.guidance_scale),
-        "guidance_rescale": float(plan.sampling.guidance_rescale),
-        "mask": _mask(branch),
-        "ideal": _ideal(branch, plan),
-        "uses_mask": branch.uses_mask,
-        "image": image,
-        "source_image": source,
-        "status": "failed" if error else "ok",
-        "error": error,
-        "warnings": "",
-        "seconds": seconds,
-    }
-
-
-def _own_row(
-    method: str,
-    key: str,
-    group: GroupPlan,
-    branch: Branch,
-    plan: Plan,
-    info: RunInfo,
-    path: str,
-    source: str | None = None,
-) -> dict[str, Any]:
-    """Return the record of a branch's source or its reconstruction: the target prompt is its own prompt.
-
-    Without `source` the image at `path` is the source itself.
-    """
-    itself = given(branch, method, key)
-    return _row(group, itself, plan, info, path, source or path, "", 0.0)
+def _save(rows: RecordRows, edited: Edited, ideals: Mapping[str, Tensor], seconds: float) -> None:
+    """Write a group's pictures and the masks of its pairs, then its records; it took `seconds`."""
+    group, run_dir = rows.group, rows.info.run_dir
+    size = (edited.source.shape[-2], edited.source.shape[-1])
+    _save_masks(rows, size)
+    fitted = group.image.fitted(size) if group.image else ""
+    edits = {b.identity: image for b, image in zip(group.branches, edited.images, strict=True)}
+    records = []
+    for picture in group.pictures():
+        warnings = ""
+        if not picture.given:
+            image = edits[picture.identity]
+        elif picture.method == "ideal":
+            image = ideals[picture.pair.id]
+        elif picture.method == "reconstruction":
+            assert edited.reconstruction is not None
+            image = edited.reconstruction
+        else:
+            image, warnings = edited.source, fitted
+        write_png(image, run_dir / rows.path(picture))
+        own = 0.0 if picture.given else seconds / len(group.branches)
+        records.append(rows.made(picture, own, warnings))
+    write_records(run_dir, group.id, pd.DataFrame(records))

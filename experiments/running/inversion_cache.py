@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from p2p.engine import Group, source_paths
 from p2p.families.model import Model
 from p2p.sampling import Calls, Sampling
 from p2p.source_path import Shrink, SourcePath
+from results.store.whole_files import whole_file
 
 _log = logging.getLogger(__name__)
 _NEGATIVES = "negatives."
@@ -52,7 +52,7 @@ def kept_paths(
 
 
 def write_path(path: SourcePath, file: Path) -> None:
-    """Write an inverted source's path, atomically."""
+    """Write an inverted source's path, whole or not at all."""
     tensors = {name: getattr(path, name) for name in _TENSORS if getattr(path, name) is not None}
     tensors |= {_NEGATIVES + name: rows for name, rows in (path.negatives or {}).items()}
     rest = {
@@ -60,18 +60,13 @@ def write_path(path: SourcePath, file: Path) -> None:
         "guidance_scale": path.guidance_scale,
         "shrink": asdict(path.shrink) if path.shrink else None,
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
     # Clones: rows of one batch share their memory, which the format does not allow.
-    save_file(
-        {
-            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, value in tensors.items()
-        },
-        partial,
-        {"path": json.dumps(rest)},
-    )
-    partial.replace(file)
+    kept = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
+    with whole_file(file) as partial:
+        save_file(kept, partial, {"path": json.dumps(rest)})
 
 
 def read_path(file: Path, device: torch.device) -> SourcePath | None:

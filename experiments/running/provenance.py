@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import subprocess
-import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 
 from p2p.devices import float32_modes
+from results.store.run_folder import RunFolder
+from results.store.whole_files import write_whole
 
 PACKAGES = (
     "torch",
@@ -32,8 +33,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_provenance(run_dir: Path, config: dict[str, Any], identity: str) -> None:
-    """Append this call to `provenance.json` (a list: a run may take several calls), atomically."""
-    file = run_dir / "provenance.json"
+    """Append this call to the run's provenance (a list: a run may take several calls)."""
+    file = RunFolder(run_dir).provenance
     calls = json.loads(file.read_text()) if file.exists() else []
     calls.append(
         {
@@ -50,10 +51,7 @@ def write_provenance(run_dir: Path, config: dict[str, Any], identity: str) -> No
             "float32": float32_modes(),
         }
     )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{uuid.uuid4().hex}.partial")
-    partial.write_text(json.dumps(calls, indent=1, default=str))
-    partial.replace(file)
+    write_whole(file, json.dumps(calls, indent=1, default=str))
 
 
 def _version(name: str) -> str:

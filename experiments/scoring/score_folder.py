@@ -29,21 +29,15 @@ from experiments.datasets.pair import Pair, raise_problems, slug
 from experiments.datasets.tabular import Table
 from experiments.inputs.ideals import ideal_digest, read_ideals
 from experiments.inputs.masks import mask_digest, read_mask
-from experiments.running.generate import write_mask, write_png
+from experiments.running.png_files import write_mask, write_png
 from experiments.scoring.score_run import check_metrics, evaluate_run
-from results.store.records import RECORD_IDENTITY, RECORD_TYPES, read_rows, write_records, write_rows
+from results.store.records import NOTHING, RECORD_IDENTITY, RECORD_TYPES, read_rows, write_records, write_rows
+from results.store.run_folder import RunFolder, ideal_path, ideals_folder, pair_folder, picture_path
 from results.tables.cells import GIVEN
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MODEL = "given images"
-_EMPTY: Mapping[str, Any] = {"string": "", "Int64": pd.NA, "int64": 0, "float64": np.nan, "bool": False}
-_NOTHING: dict[str, Any] = {
-    **{name: _EMPTY[kind] for name, kind in RECORD_TYPES.items()},
-    **dict.fromkeys(("guidance_rescale", "seconds"), 0.0),
-    **dict.fromkeys(("weights", "blend", "params"), "{}"),
-    "model": MODEL,
-    "status": "ok",
-}
+_GIVEN_IMAGE = {**NOTHING, "guidance_rescale": 0.0, "seconds": 0.0, "model": MODEL, "status": "ok"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ def score_folder(given: Folder, dataset: Dataset, metrics: Sequence[Metric]) -> 
     for group, frame in groups.items():
         write_records(given.run_dir, group, frame)
     kept = {tuple(row[name] for name in RECORD_IDENTITY) for row in rows}
-    for file in (given.run_dir / "records").glob("*.parquet"):  # what this method had before gives way
+    for file in RunFolder(given.run_dir).records.glob("*.parquet"):  # what this method had before gives way
         if re.fullmatch(rf"{slug(given.method)}-\d+x\d+", file.stem):
             old = read_rows([file], RECORD_TYPES)
             identities = old[RECORD_IDENTITY].itertuples(index=False, name=None)
@@ -86,7 +80,7 @@ def score_folder(given: Folder, dataset: Dataset, metrics: Sequence[Metric]) -> 
 
 def _check_folder_is_the_same(given: Folder) -> None:
     """Raise ValueError where the run has images of another folder under the name of this method."""
-    file = given.run_dir / "provenance.json"
+    file = RunFolder(given.run_dir).provenance
     for call in json.loads(file.read_text()) if file.exists() else []:
         before = call["config"].get("evaluate", {})
         if before.get("method") == given.method and Path(before["edits"]) != given.edits.resolve():
@@ -172,26 +166,26 @@ def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[st
         opened = _open(source)
         before, after = np.asarray(opened), np.asarray(_edit(given, file, opened.size))
         height, width = before.shape[:2]
-        folder = Path("images") / slug(pair.id) / "0"
+        folder = pair_folder(slug(pair.id), seed=0)
         masks: list[np.ndarray] = []
-        mask_path = ideal_path = ""
+        mask_path = ideals = ""
         if pair.mask is not None:
             masks = [read_mask(pair.mask, pair.id, (height, width))]
-            mask_path = str(folder / f"mask-{mask_digest(masks[0])}.png")
+            mask_path = picture_path(folder, "mask", mask_digest(masks[0]))
             write_mask(masks[0], given.run_dir / mask_path)
         if pair.ideal is not None:
-            ideal_path = str(folder / f"ideal-{ideal_digest(pair.ideal)}")
+            ideals = ideals_folder(folder, ideal_digest(pair.ideal))
             for number, ideal in enumerate(read_ideals(pair.ideal, (height, width))):
-                write_png(ideal, given.run_dir / ideal_path / f"{number:03d}.png")
+                write_png(ideal, given.run_dir / ideal_path(ideals, number))
         source_key, key = (
-            _key(pair, ideal_path, before, *masks),
-            _key(pair, ideal_path, before, after, *masks),
+            _key(pair, ideals, before, *masks),
+            _key(pair, ideals, before, after, *masks),
         )
-        source_path = str(folder / f"source-{source_key[:16]}.png")
-        path = str(folder / f"{slug(given.method)}-{key[:16]}.png")
+        source_path = picture_path(folder, "source", source_key)
+        path = picture_path(folder, slug(given.method), key)
         _write(before, given.run_dir / source_path)
         _write(after, given.run_dir / path)
-        common = _NOTHING | {
+        common = _GIVEN_IMAGE | {
             # Images of one size are scored together.
             "group": f"{slug(given.method)}-{width}x{height}",
             "dataset": dataset,
@@ -202,7 +196,7 @@ def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[st
             "instruction": pair.instruction,
             "source_image": source_path,
             "mask": mask_path,
-            "ideal": ideal_path,
+            "ideal": ideals,
         }
         params = {"resize": "bicubic"} if given.resize else {}
         params |= {"panel": "bottom right"} if given.panel else {}

@@ -15,8 +15,11 @@ from tqdm import tqdm
 from evaluation.edits import Edits
 from evaluation.metric import Metric
 from experiments.inputs.masks import read_mask
-from experiments.running.generate import read_png
+from experiments.running.png_files import read_png
+from results.store.metric_columns import write_columns
 from results.store.records import has_records, load_metrics, load_records, write_metrics
+from results.store.run_folder import RunFolder
+from results.store.whole_files import write_whole
 
 _log = logging.getLogger(__name__)
 
@@ -32,16 +35,12 @@ def check_metrics(metrics: Sequence[Metric], run_dir: Path) -> None:
         raise ValueError(f"metrics: {', '.join(twice)} would be computed twice, allowed is once")
     for metric in metrics:
         metric.check()
-        file = _weights_file(run_dir, metric)
+        file = RunFolder(run_dir).weights_file(metric.name)
         if file.exists() and file.read_text() != _weights(metric):
             raise ValueError(
                 f"metrics: {file.parent} holds values of other weights, allowed are the same ones; give the "
                 "metric another version, or delete that folder to compute its values anew"
             )
-
-
-def _weights_file(run_dir: Path, metric: Metric) -> Path:
-    return run_dir / "metrics" / metric.name / "weights.sha256"
 
 
 def _weights(metric: Metric) -> str:
@@ -73,6 +72,9 @@ def evaluate_run(
         whole = set(done[done == len(metric.names)].index)
         left = records[~records["key"].isin(whole)]
         todo += [(metric, str(group), rows) for group, rows in left.groupby("group", sort=False)]
+    for metric in metrics:
+        if known["metric"].isin(metric.names).any():  # older runs have values, but nothing of their columns
+            write_columns(run_dir, metric.name, metric.names, metric.higher_is_better)
     failed = 0
     weights = {metric.name: _weights(metric) for metric in metrics}
     for metric, group, rows in tqdm(todo, desc="evaluating", unit="group", disable=not todo):
@@ -83,7 +85,8 @@ def evaluate_run(
             ]
             for batch in batches:
                 write_metrics(run_dir, metric.name, group, score(run_dir, metric, batch))
-                _weights_file(run_dir, metric).write_text(weights[metric.name])
+                write_columns(run_dir, metric.name, metric.names, metric.higher_is_better)
+                write_whole(RunFolder(run_dir).weights_file(metric.name), weights[metric.name])
         except Exception:  # one group that cannot be scored must not lose the others
             failed += 1
             _log.warning("%s of %s failed", metric.name, group, exc_info=True)

@@ -200,8 +200,8 @@ class Model(ABC):
     def new_scheduler(self, num_inference_steps: int) -> Any:
         """Return a fresh scheduler, timesteps set. Raises ValueError for one that cannot work.
 
-        Timesteps stay on the CPU, where its coefficients are: with timesteps on a GPU, where diffusers'
-        pipelines put them, DDIM and others read them back at every step, and wait for the GPU.
+        Timesteps stay on the CPU, where its coefficients are: diffusers' pipelines set them on the GPU, and
+        DDIM and others then read them back at every step, and wait for the GPU.
         """
         scheduler = copy.deepcopy(self.pipeline.scheduler)
         tokens = self.pixels(self.attention_sides()[0])

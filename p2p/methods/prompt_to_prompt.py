@@ -8,21 +8,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from torch import Tensor
 
-from p2p.alignment import (
-    OPERATORS,
-    Tokenizers,
-    block_alignment,
-    equalizer,
-    resolve_operator,
-)
+from p2p.alignment import Tokenizers, equalizer
 from p2p.local_blend import LocalBlend
 from p2p.methods.profiles import profile
 from p2p.methods.windows import Steps, cross_gate, self_window, windows_from_tau
+from p2p.operators import Alignment, block_alignment, find_operator, resolve_operator
 from p2p.trajectory import CrossInjection, EditRequest, Injection, Method, Trajectory
 from p2p.word_readings import word_columns
 
@@ -56,8 +52,8 @@ class PromptToPrompt:
     uses_mask: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.operator not in OPERATORS:
-            raise ValueError(f"operator: {self.operator!r} is not one of {', '.join(map(repr, OPERATORS))}")
+        if self.operator != "auto":
+            find_operator(self.operator)
         if self.tau is not None and self.cross_replace_steps is not None:
             raise ValueError(
                 f"tau: {self.tau!r} and cross_replace_steps: {self.cross_replace_steps!r} given, "
@@ -96,7 +92,7 @@ class PromptToPrompt:
         chosen = profile(self.profile)
         source_prompt, target_prompt = request.source_prompt, request.target_prompt
         operator = resolve_operator(self.operator, source_prompt, target_prompt)
-        matrix, aligned = block_alignment(operator, source_prompt, target_prompt, tokenizers, chosen.tail)
+        alignment = block_alignment(operator, source_prompt, target_prompt, tokenizers, chosen.tail)
         if isinstance(self.weights, Mapping):
             weights = dict(self.weights)
         else:
@@ -116,14 +112,17 @@ class PromptToPrompt:
             [cross_gate(cross_steps, target_prompt, t, num_inference_steps) for t in tokenizers], dim=1
         )
         self_start, self_end = self_window(self_steps, num_inference_steps)
-        cross: dict[bytes, CrossInjection | None] = {}
+        known: dict[tuple[bytes, bool], Injection | None] = {}
         injections: list[Injection | None] = []
-        for step, row in enumerate(gate):
-            bits = row.numpy().tobytes()
-            if bits not in cross:
-                cross[bits] = _cross_injection(matrix, aligned, factors, row.float()) if row.any() else None
-            injected = Injection(cross[bits], self_start <= step < self_end, chosen.self_max_pixels)
-            injections.append(injected if injected.cross or injected.self_attention else None)
+        scales = factors.numpy().tobytes()
+        for step, row in enumerate(gate.numpy()):
+            key = row.tobytes(), self_start <= step < self_end
+            if key not in known:
+                words = row.any()
+                cross = _cross_injection(alignment, scales, key[0]) if words else None
+                injected = Injection(cross, key[1], chosen.self_max_pixels)
+                known[key] = injected if words or key[1] else None
+            injections.append(known[key])
         active = gate.any(1).nonzero().flatten().tolist()
         record: dict[str, Any] = {
             "operator": operator,
@@ -182,10 +181,16 @@ def check_substruct_words(method: Method, request: EditRequest) -> None:
         raise ValueError(f"substruct_words: {words!r} given without blend_words, allowed is to give both")
 
 
-def _cross_injection(matrix: Tensor, aligned: Tensor, factors: Tensor, gate: Tensor) -> CrossInjection:
-    """Return the linear form of replace or refine, equalizer and gate (tokens,) at one step."""
-    matrix, aligned, factors, gate = (t.double() for t in (matrix, aligned, factors, gate))
-    source_mix = matrix * (aligned * factors * gate)  # in double: 1/3 of a word, five times, is not 5/3
-    own_share = (1 - aligned) * factors * gate + (1 - gate)
+@lru_cache(maxsize=16)  # of one pair, over the taus of a sweep
+def _cross_injection(alignment: Alignment, factors: bytes, gate: bytes) -> CrossInjection:
+    """Return the linear form of an operator, equalizer (float64) and gate (bool) at one step.
+
+    Equalizer and gate are the bytes of one value a token.
+    """
+    matrix, aligned = alignment.matrix.double(), alignment.aligned.double()
+    scales = torch.from_numpy(np.frombuffer(factors, np.float64).copy())
+    opened = torch.from_numpy(np.frombuffer(gate, np.bool_).astype(np.float64))
+    source_mix = matrix * (aligned * scales * opened)  # in double: 1/3 of a word, five times, is not 5/3
+    own_share = (1 - aligned) * scales * opened + (1 - opened)
     content = torch.cat([source_mix, own_share[None]]).numpy().tobytes()
     return CrossInjection(source_mix, own_share, hashlib.sha256(content).hexdigest()[:16])

@@ -5,6 +5,7 @@ Nothing here touches matplotlib's global state.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -12,9 +13,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from results.labels import escape_mathtext, higher_is_better, metric_label
+from results.labels import escape_mathtext, metric_label
+from results.store.whole_files import whole_file
 
-Directions = Mapping[str, bool] | None
+Directions = Mapping[str, bool]
 
 # Okabe and Ito's palette, safe for the colour-blind; every method also has its own marker.
 STYLE: dict[str, tuple[str, str]] = {
@@ -48,9 +50,9 @@ def new_figure(
     return figure, list(grid[:panels])
 
 
-def label_axis(axes: Axes, axis: str, metric: str, directions: Directions = None) -> None:
+def label_axis(axes: Axes, axis: str, metric: str, directions: Directions) -> None:
     """Name a metric on an axis ("x" or "y"), with the direction that is better."""
-    better = {True: "better →", False: "← better", None: ""}[higher_is_better(metric, directions)]
+    better = {True: "better →", False: "← better", None: ""}[directions.get(metric)]
     # The second line holds the backbone and the direction.
     text = escape_mathtext(metric_label(metric)).replace(" (", "\n(", 1)
     axes.set(**{f"{axis}label": f"{text}   {better}".rstrip()})
@@ -75,9 +77,10 @@ def bars(values: pd.DataFrame) -> np.ndarray:
 
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write `<stem>.png` (200 dpi) and `<stem>.pdf` without a date, so that equal tables give equal files."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf")]
+    options: dict[str, dict[str, Any]] = {"png": {"dpi": 200}, "pdf": {"metadata": {"CreationDate": None}}}
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in options]
     with matplotlib.rc_context({"pdf.fonttype": 42}):
-        figure.savefig(paths[0], dpi=200)
-        figure.savefig(paths[1], metadata={"CreationDate": None})
+        for path, (kind, own) in zip(paths, options.items(), strict=True):
+            with whole_file(path) as partial:
+                figure.savefig(partial, format=kind, **own)
     return paths

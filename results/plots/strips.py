@@ -12,7 +12,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from results.labels import METHODS, method_label, natural_order
-from results.tables.cells import CONTEXT, GIVEN, SOURCES, is_plain, ordered, with_cells
+from results.tables.cells import CONTEXT, GIVEN, SOURCES, is_plain, ordered
 
 CELL_SIDE = 160  # pixels that a picture should have at least, and hardly more
 _GAP, _MARGIN, _GROUP_GAP, _HEADER, _LINE = 4, 16, 18, 52, 18
@@ -20,27 +20,27 @@ _INK, _FAINT, _BLANK = "#222222", "#777777", "#EEEEEE"
 _MOST = {"p2p": 7, "sdedit": 5}
 
 
-def choose_pairs(frame: pd.DataFrame, limit: int = 8) -> list[str]:
+def choose_pairs(cells: pd.DataFrame, limit: int = 8) -> list[str]:
     """Choose pairs in a fixed way: per edit type the first id with the most pictures, then the second.
 
-    Only pairs with an edited picture to show; a strip shows no re-weighting.
+    Only pairs with an edited picture to show; a strip shows no re-weighting. `cells` are
+    `results.tables.cells.with_cells`' rows.
     """
-    cells = with_cells(frame)
     shown = cells["status"].eq("ok") & is_plain(cells) & ~cells["method"].isin(GIVEN)
-    done = frame[shown].groupby(["edit_type", "pair_id"]).size().reset_index(name="images")
+    done = cells[shown].groupby(["edit_type", "pair_id"]).size().reset_index(name="images")
     done["order"] = done["pair_id"].map(natural_order)
     done = done.sort_values(["edit_type", "images", "order"], ascending=[True, False, True], kind="stable")
     done["turn"] = done.groupby("edit_type").cumcount()
     return list(done.sort_values(["turn", "edit_type"], kind="stable")["pair_id"].unique()[:limit])
 
 
-def strip(run_dir: Path, frame: pd.DataFrame, pairs: Sequence[str], *, side: int = CELL_SIDE) -> Image.Image:
-    """Draw the strip of `pairs`, each with its smallest seed, from the records of a run.
+def strip(run_dir: Path, cells: pd.DataFrame, pairs: Sequence[str], *, side: int = CELL_SIDE) -> Image.Image:
+    """Draw the strip of `pairs`, each with its smallest seed, from `cells` of a run's records (`with_cells`).
 
     Small pictures are enlarged by a whole factor, large ones reduced to `side`. A picture that is missing or
     failed is a blank that says so. ValueError where no pair has a row.
     """
-    shown = _first_context(with_cells(frame[frame["pair_id"].isin(pairs)]))
+    shown = _first_context(cells[cells["pair_id"].isin(pairs)])
     shown = shown[is_plain(shown)]
     columns = _columns(shown)
     if not columns:

@@ -26,7 +26,8 @@ from results.plots.plot_style import (
     legend,
     new_figure,
 )
-from results.tables.cells import ALL, CELL, SOURCES, WINDOWS, is_plain, window_label
+from results.store.records import WINDOWS
+from results.tables.cells import ALL, CELL, SOURCES, is_plain, window_label
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class _Curve:
     along: str
 
 
-def trade_off(table: pd.DataFrame, preserved: str, edited: str, directions: Directions = None) -> Figure:
+def trade_off(table: pd.DataFrame, preserved: str, edited: str, directions: Directions) -> Figure:
     """Plot how well images follow the prompt (`edited`) against how much changes (`preserved`).
 
     All edit types. P2P is a curve over tau, SDEdit over strength, others are points; with their intervals.
@@ -68,7 +69,7 @@ def trade_off(table: pd.DataFrame, preserved: str, edited: str, directions: Dire
     return figure
 
 
-def over_tau(table: pd.DataFrame, metrics: Sequence[str], directions: Directions = None) -> Figure:
+def over_tau(table: pd.DataFrame, metrics: Sequence[str], directions: Directions) -> Figure:
     """Plot each metric over tau in its own panel, its interval as a band; the fixed seed is a line."""
     rows = _plain(table)
     p2p = rows[rows["tau"].notna() & rows["method"].ne("fixed_seed")]
@@ -92,7 +93,7 @@ def over_tau(table: pd.DataFrame, metrics: Sequence[str], directions: Directions
     return figure
 
 
-def ablation(table: pd.DataFrame, metrics: Sequence[str], directions: Directions = None) -> Figure:
+def ablation(table: pd.DataFrame, metrics: Sequence[str], directions: Directions) -> Figure:
     """Plot a bar per injection window and a panel per metric, with 95 % intervals."""
     rows = _plain(table)
     rows = rows[rows[WINDOWS].notna().all(axis=1) & ~rows["method"].isin(["source", "fixed_seed"])]
@@ -121,7 +122,7 @@ def ablation(table: pd.DataFrame, metrics: Sequence[str], directions: Directions
 def chosen_taus(chosen: pd.DataFrame) -> Figure:
     """Plot how often each tau was chosen, a panel per rule; lighter where the target is missed.
 
-    `chosen` is `results.tables.auto_tau.chosen_rows`' result.
+    `chosen` is `results.tables.auto_tau.labelled`'s.
     """
     rules = list(chosen.groupby("label", sort=False))
     figure, panels = new_figure(len(rules), width=3.8)

@@ -21,7 +21,7 @@ _MARKERS = {"p2p": "o", "sdedit": "s", "fixed_seed": "D", "source": "x", "ideal"
 _ALONG = {"p2p": "tau", "sdedit": "strength"}
 
 
-def trade_off(table: pd.DataFrame, directions: Directions = None) -> Figure:
+def trade_off(table: pd.DataFrame, directions: Directions) -> Figure:
     """Plot the error where the ideal changes the source against the error where it keeps it.
 
     Down and left is better. A line's ends tell its first and last tau or strength. The source image (no

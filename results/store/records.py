@@ -1,36 +1,58 @@
 """The run folder's records and metric values: one parquet file per group, written whole or not at all.
 
-Layout: `records/<group>.parquet`, one row per image; `metrics/<family>/<group>.parquet`, long rows.
+Records hold one row per image; metric values are long rows, one per image and metric.
 """
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet
 
-_TEXT = (
-    *("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty", "source_prompt"),
-    *("target_prompt", "method", "inversion", "operator", "weights", "blend", "params", "image"),
-    *("source_image", "mask", "ideal", "status", "error", "warnings", "instruction"),
-)
-_WINDOWS = ("cross_start", "cross_end", "self_start", "self_end")
-_WHOLE = ("seed", "effective_steps", "num_inference_steps")
-_REAL = ("tau", "strength", "guidance_scale", "guidance_rescale", "seconds")
+from results.store.run_folder import RunFolder
+from results.store.whole_files import whole_file
+
+WINDOWS = ["cross_start", "cross_end", "self_start", "self_end"]  # in steps
+EFFECT_TYPES: dict[str, str] = {
+    "operator": "string",
+    "tau": "float64",
+    **dict.fromkeys(WINDOWS, "Int64"),
+    **dict.fromkeys(("weights", "blend"), "string"),
+    "strength": "float64",
+}
+"""What a method with its parameters comes to for a pair: the columns that a method may fill in."""
+PATH_COLUMNS = ["image", "source_image", "mask", "ideal"]  # inside the run folder, "" for none
+JSON_COLUMNS = ("weights", "blend", "params")  # text that is a JSON object
+_PLACE = ("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty")
+_MADE = ("source_prompt", "target_prompt", "method", "inversion")
+_OUTCOME = (*PATH_COLUMNS, "status", "error", "warnings", "instruction")
+_STEPS = ("seed", "effective_steps", "num_inference_steps")
+_REAL = ("guidance_scale", "guidance_rescale", "seconds")
 
 RECORD_TYPES: dict[str, str] = {
-    **dict.fromkeys(_TEXT, "string"),
-    **dict.fromkeys(_WINDOWS, "Int64"),
-    **dict.fromkeys(_WHOLE, "int64"),
+    **dict.fromkeys((*_PLACE, *_MADE), "string"),
+    **EFFECT_TYPES,
+    **dict.fromkeys(("params", *_OUTCOME), "string"),
+    **dict.fromkeys(_STEPS, "int64"),
     **dict.fromkeys(_REAL, "float64"),
     "uses_mask": "bool",
 }
+_EMPTY: dict[str, Any] = {
+    "string": "",
+    "Int64": pd.NA,
+    "int64": 0,
+    "float64": float("nan"),
+    "bool": False,
+}
+NOTHING: dict[str, Any] = {
+    name: "{}" if name in JSON_COLUMNS else _EMPTY[kind] for name, kind in RECORD_TYPES.items()
+}
+"""What each column of a record holds where there is nothing to tell."""
 METRIC_TYPES: dict[str, str] = {"key": "string", "metric": "string", "value": "float64", "reason": "string"}
 # One image may serve two pairs (a shared source) or two methods, so the key alone does not name a row.
 RECORD_IDENTITY = ["key", "pair_id", "method"]
@@ -58,7 +80,7 @@ def write_records(run_dir: Path, group: str, frame: pd.DataFrame, *, replace: bo
     """
     rows = _checked(frame, RECORD_TYPES, RECORD_IDENTITY, f"records of {group}")
     _check_record_rows(rows, group)
-    path = Path(run_dir) / "records" / f"{_safe(group)}.parquet"
+    path = RunFolder(run_dir).records_file(_safe(group))
     old = read_rows([path], RECORD_TYPES) if path.exists() else rows.iloc[:0]
     settled = old["status"].eq("ok")
     write_rows(path, _merged(old, rows, RECORD_IDENTITY, settled, replace), RECORD_TYPES)
@@ -76,8 +98,8 @@ def write_metrics(
     unexplained = rows["value"].isna() & rows["reason"].eq("")
     if unexplained.any():
         raise ValueError(f"{family} of {group}: {int(unexplained.sum())} missing values have no reason")
-    folder = Path(run_dir, "metrics", *(_safe(part) for part in family.split("/")))
-    path = folder / f"{_safe(group)}.parquet"
+    safe = "/".join(_safe(part) for part in family.split("/"))
+    path = RunFolder(run_dir).metrics_file(safe, _safe(group))
     old = read_rows([path], METRIC_TYPES) if path.exists() else rows.iloc[:0]
     settled = old["value"].notna()
     write_rows(path, _merged(old, rows, METRIC_IDENTITY, settled, replace), METRIC_TYPES)
@@ -85,7 +107,7 @@ def write_metrics(
 
 def has_records(run_dir: Path) -> bool:
     """Say whether the run has any record, failed ones included."""
-    return any((Path(run_dir) / "records").glob("*.parquet"))
+    return any(RunFolder(run_dir).records.glob("*.parquet"))
 
 
 def load_records(run_dir: Path) -> pd.DataFrame:
@@ -97,7 +119,7 @@ def load_records(run_dir: Path) -> pd.DataFrame:
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise FileNotFoundError(f"{run_dir}: no such run folder")
-    files = sorted((run_dir / "records").glob("*.parquet"))
+    files = sorted(RunFolder(run_dir).records.glob("*.parquet"))
     if not files:
         raise FileNotFoundError(f"{run_dir}: the run has no records yet")
     records = read_rows(files, RECORD_TYPES)
@@ -107,7 +129,7 @@ def load_records(run_dir: Path) -> pd.DataFrame:
 
 def load_metrics(run_dir: Path) -> pd.DataFrame:
     """Return all metric values as long rows `key, metric, value, reason`; empty where none was computed."""
-    rows = read_rows(sorted((Path(run_dir) / "metrics").rglob("*.parquet")), METRIC_TYPES)
+    rows = read_rows(sorted(RunFolder(run_dir).metrics.rglob("*.parquet")), METRIC_TYPES)
     return rows.drop_duplicates(METRIC_IDENTITY, ignore_index=True)
 
 
@@ -166,11 +188,11 @@ def _check_record_rows(rows: pd.DataFrame, group: str) -> None:
             raise ValueError(f"{where}: status is {row.status!r}, not 'ok' or 'failed'")
         if (row.status == "ok") != bool(row.image):
             raise ValueError(f"{where}: a row has an image exactly if its status is 'ok'")
-        for name in (row.image, row.source_image, row.mask, row.ideal):
+        for name in (getattr(row, column) for column in PATH_COLUMNS):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise ValueError(f"{where}: {name!r} is not a path inside the run folder")
-        for name, text in (("weights", row.weights), ("blend", row.blend), ("params", row.params)):
-            if not _is_json_object(text):
+        for name in JSON_COLUMNS:
+            if not _is_json_object(text := getattr(row, name)):
                 raise ValueError(f"{where}: {name} is not a JSON object: {text!r}")
 
 
@@ -228,16 +250,5 @@ def write_rows(path: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:
     """Write rows of a schema to a parquet file, whole or not at all."""
     schema = pa.schema([(name, _ARROW[kind]) for name, kind in types.items()])
     table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A leading dot: neither pandas nor pyarrow reads it as part of the folder.
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            pyarrow.parquet.write_table(table, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would shut out the workers of other users
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as partial:
+        pyarrow.parquet.write_table(table, partial)

@@ -9,24 +9,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from results.store.records import RECORD_IDENTITY, RECORD_TYPES, read_rows, write_plan_rows
+from results.store.records import EFFECT_TYPES, RECORD_IDENTITY, RECORD_TYPES, read_rows, write_plan_rows
+from results.store.run_folder import RunFolder
 
-LABELS = [
-    *("dataset", "model", "edit_type", "difficulty", "instruction", "params"),
-    *("operator", "tau", "cross_start", "cross_end", "self_start", "self_end"),
-    *("weights", "blend", "strength"),
-]
+# In this order: the names of the files hash the rows as CSV.
+LABELS = ["dataset", "model", "edit_type", "difficulty", "instruction", "params", *EFFECT_TYPES]
 SETTING_TYPES = {name: RECORD_TYPES[name] for name in (*RECORD_IDENTITY, *LABELS)}
 
 
 def write_settings(run_dir: Path, settings: pd.DataFrame) -> None:
     """Keep a plan's rows, columns SETTING_TYPES; the same rows are one file, as old as their last run."""
-    write_plan_rows(Path(run_dir) / "settings", settings, SETTING_TYPES)
+    write_plan_rows(RunFolder(run_dir).settings, settings, SETTING_TYPES)
 
 
 def load_settings(run_dir: Path) -> pd.DataFrame:
     """Return the rows of every plan that was run in this folder; of two about the same, the later one's."""
-    files = sorted((Path(run_dir) / "settings").glob("*.parquet"), key=lambda file: file.stat().st_mtime_ns)
+    files = sorted(RunFolder(run_dir).settings.glob("*.parquet"), key=lambda file: file.stat().st_mtime_ns)
     rows = pd.concat([read_rows([file], SETTING_TYPES) for file in files] or [read_rows([], SETTING_TYPES)])
     return rows.drop_duplicates([*RECORD_IDENTITY, "params"], keep="last", ignore_index=True)
 

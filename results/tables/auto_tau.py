@@ -14,13 +14,15 @@ import pandas as pd
 from results.labels import escape_markdown, method_label
 from results.store.records import (
     RECORD_IDENTITY,
+    WINDOWS,
     metric_columns,
     read_rows,
     reason_column,
     write_plan_rows,
     write_rows,
 )
-from results.tables.cells import CONTEXT, WINDOWS, with_cells
+from results.store.run_folder import RunFolder
+from results.tables.cells import CONTEXT
 
 CHOSEN_TAU, TARGET_MISSED = "chosen_tau", "target_missed"
 NO_VALUE = "auto tau: no value to choose by"
@@ -157,22 +159,22 @@ def write_candidates(run_dir: Path, candidates: pd.DataFrame) -> None:
 
     Columns `CANDIDATE_TYPES`: the identity of a record, its tau, its other parameters and the rule (JSON).
     """
-    write_plan_rows(Path(run_dir) / "auto_tau" / "candidates", candidates, CANDIDATE_TYPES)
+    write_plan_rows(RunFolder(run_dir).candidates, candidates, CANDIDATE_TYPES)
 
 
 def load_candidates(run_dir: Path) -> pd.DataFrame:
     """Return the candidates of every plan that was run in this folder; empty where none had `tau: auto`."""
-    files = sorted((Path(run_dir) / "auto_tau" / "candidates").glob("*.parquet"))
+    files = sorted(RunFolder(run_dir).candidates.glob("*.parquet"))
     return read_rows(files, CANDIDATE_TYPES).drop_duplicates(ignore_index=True)
 
 
 def chosen_rows(frame: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
     """Return a row per pair, seed and rule: the chosen record, its method's name with "_auto_tau" behind it.
 
-    `frame` is `results.store.records.load`'s. More columns: `chosen_tau`, `target_missed` (1.0 or 0.0), each with
-    its reasons, `rule` (JSON), `label` and `warning`. `tau` and the windows are empty, as they differ from
-    row to row, and `params` tell the rule, so that it is one cell of a table. A candidate without a record is
-    not there yet; where none of a pair and seed has a value, its row is a failed one.
+    `frame` is `results.store.records.load`'s. More columns: `chosen_tau`, `target_missed` (1.0 or 0.0), each
+    with its reasons, `rule` (JSON) and `warning`. `tau` and the windows are empty, as they differ
+    from row to row, and `params` tell the rule, so that it is one cell of a table. A candidate without a
+    record is not there yet; where none of a pair and seed has a value, its row is a failed one.
     """
     renamed = candidates.rename(columns={"tau": CHOSEN_TAU, "params": "params_but_tau"})
     rows = frame.merge(renamed.astype(frame.dtypes[RECORD_IDENTITY]), on=RECORD_IDENTITY)
@@ -183,14 +185,17 @@ def chosen_rows(frame: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
     made = made.assign(tau=float("nan"), **dict.fromkeys(WINDOWS, pd.NA)).astype(
         dict.fromkeys(WINDOWS, "Int64")
     )
-    made = made.assign(method=made["method"] + "_auto_tau").reset_index(drop=True)
-    cells = with_cells(made)
+    return made.assign(method=made["method"] + "_auto_tau").reset_index(drop=True)
+
+
+def labelled(cells: pd.DataFrame) -> pd.DataFrame:
+    """Add `label`, which tells rules apart, to chosen rows that have their cells (`with_cells`)."""
     context = [name for name in CONTEXT if cells[name].nunique() > 1]
     labels = [
         f"{', '.join([method_label(cell['method']), *map(str, cell[context])])}: {cell['setting']}"
         for _, cell in cells.iterrows()
     ]
-    return made.assign(label=pd.Series(labels, made.index, "string"))
+    return cells.assign(label=pd.Series(labels, cells.index, "string"))
 
 
 def _chosen_row(members: pd.DataFrame, metrics: Sequence[str]) -> pd.Series:
@@ -215,7 +220,10 @@ def _chosen_row(members: pd.DataFrame, metrics: Sequence[str]) -> pd.Series:
 
 
 def describe(chosen: pd.DataFrame) -> str:
-    """Say in Markdown, per rule, how often each tau was chosen, and which images have a warning."""
+    """Say in Markdown, per rule, how often each tau was chosen, and which images have a warning.
+
+    `chosen` is `labelled`'s.
+    """
     lines = []
     for label, rows in chosen.groupby("label", sort=False):
         counts = rows[CHOSEN_TAU].value_counts().sort_index()
@@ -233,8 +241,8 @@ def describe(chosen: pd.DataFrame) -> str:
 
 
 def write_chosen(run_dir: Path, chosen: pd.DataFrame) -> Path:
-    """Write what was chosen, one row per pair, seed and rule, to `auto_tau/chosen.parquet`."""
-    path = Path(run_dir) / "auto_tau" / "chosen.parquet"
+    """Write what was chosen, one row per pair, seed and rule; return the file."""
+    path = RunFolder(run_dir).chosen
     write_rows(path, chosen[list(CHOSEN_TYPES)].astype(CHOSEN_TYPES), CHOSEN_TYPES)
     return path
 

@@ -8,6 +8,7 @@ import json
 import pandas as pd
 
 from results.labels import METHODS
+from results.store.records import WINDOWS
 
 CONTEXT = [
     "model",
@@ -18,7 +19,6 @@ CONTEXT = [
     "guidance_scale",
     "guidance_rescale",
 ]
-WINDOWS = ["cross_start", "cross_end", "self_start", "self_end"]
 CELL = [*CONTEXT, "method", "uses_mask", "tau", "strength", *WINDOWS, "weighting", "variant", "setting"]
 ALL = "all"
 SOURCES = ["source", "reconstruction"]  # methods that make no edit

@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from results.labels import escape_markdown, higher_is_better, metric_label
-from results.tables.cells import ALL, CELL, GIVEN, is_plain, with_cells
+from results.labels import escape_markdown, metric_label
+from results.store.whole_files import write_whole
+from results.tables.cells import ALL, CELL, GIVEN, is_plain
 from results.tables.statistics import RESAMPLES, resampled_counts
 
 PREFIXES = ("ideal/", "judge/")
@@ -28,10 +29,10 @@ def truth_columns(metrics: Iterable[str]) -> list[str]:
 
 
 def rank_correlations(
-    frame: pd.DataFrame,
+    cells: pd.DataFrame,
     truths: Collection[str],
     metrics: Collection[str],
-    directions: Mapping[str, bool] | None = None,
+    directions: Mapping[str, bool],
     *,
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
@@ -39,15 +40,14 @@ def rank_correlations(
 ) -> pd.DataFrame:
     """Correlate every metric with every truth, over all edit types and for each; columns COLUMNS.
 
-    `frame` is `results.store.records.load`'s. Both sides are turned so that larger is better: 1 means that the
-    metric ranks the settings as the truth does, -1 upside down. Only pairs with both values in every cell
-    count (`n`). Rows of fewer than 3 cells or 2 pairs are left out, as are metrics that have no better
-    direction. `rho` is NaN where one side is the same in all cells; a resample in which it is counts for
-    nothing.
+    `cells` are `results.tables.cells.with_cells`' rows. Both sides are turned so that larger is better: 1
+    means that the metric ranks the settings as the truth does, -1 upside down. Only pairs with both values in
+    every cell count (`n`). Rows of fewer than 3 cells or 2 pairs are left out, as are metrics that have no
+    better direction. `rho` is NaN where one side is the same in all cells; a resample in which it is counts
+    for nothing.
     """
-    frame = with_cells(frame)
-    frame = frame[is_plain(frame) & ~frame["method"].isin(GIVEN) & frame["status"].eq("ok")]
-    parts = [(ALL, frame), *((str(name), rows) for name, rows in frame.groupby("edit_type"))]
+    edits = cells[is_plain(cells) & ~cells["method"].isin(GIVEN) & cells["status"].eq("ok")]
+    parts = [(ALL, edits), *((str(name), rows) for name, rows in edits.groupby("edit_type"))]
     rows = []
     for edit_type, part in parts:
         values = {name: _by_cell(part, name, directions) for name in (*truths, *metrics)}
@@ -85,11 +85,10 @@ def spearman(
 
 def write_correlations(table: pd.DataFrame, stem: Path) -> list[Path]:
     """Write `<stem>.csv` and `.md`; returns their paths."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     texts = {".csv": table.to_csv(index=False, lineterminator="\n"), ".md": to_markdown(table)}
     paths = [stem.with_name(stem.name + suffix) for suffix in texts]
     for path, text in zip(paths, texts.values(), strict=True):
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     return paths
 
 
@@ -119,9 +118,9 @@ def _entry(by_type: pd.DataFrame, edit_type: str) -> str:
     return f"{row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
-def _by_cell(part: pd.DataFrame, metric: str, directions: Mapping[str, bool] | None) -> pd.DataFrame | None:
+def _by_cell(part: pd.DataFrame, metric: str, directions: Mapping[str, bool]) -> pd.DataFrame | None:
     """Return (cells, pairs) of a metric, larger is better; None where it has no direction."""
-    up = higher_is_better(metric, directions)
+    up = directions.get(metric)
     if up is None:
         return None
     cells = part.groupby(CELL, dropna=False).ngroup()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from results.labels import METHODS, escape_markdown, method_label
+from results.store.whole_files import write_whole
 from results.tables.cells import ALL, GIVEN
 
 FOLDER = Path(__file__).parents[1] / "reference"
@@ -155,11 +156,11 @@ def to_markdown(comparison: pd.DataFrame) -> str:
 
 def write_comparison(comparison: pd.DataFrame, stem: Path) -> list[Path]:
     """Write `<stem>.csv` and `.md`; returns their paths."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     texts = {".csv": comparison.to_csv(index=False, lineterminator="\n"), ".md": to_markdown(comparison)}
-    for suffix, text in texts.items():
-        stem.with_name(stem.name + suffix).write_text(text, encoding="utf-8")
-    return [stem.with_name(stem.name + suffix) for suffix in texts]
+    paths = [stem.with_name(stem.name + suffix) for suffix in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        write_whole(path, text)
+    return paths
 
 
 def _empty() -> pd.DataFrame:

@@ -12,17 +12,17 @@ import numpy as np
 import pandas as pd
 
 from results.labels import arrow, escape_latex, escape_markdown, method_label
+from results.store.whole_files import write_whole
 from results.tables.cells import ALL, CELL, CONTEXT
 
-Directions = Mapping[str, bool] | None
+Directions = Mapping[str, bool]
 Escape = Callable[[str], str]
 
 _LEFT = {"method", "setting", "uses mask", *CONTEXT}
 
 
-def write_table(table: pd.DataFrame, stem: Path, directions: Directions = None) -> list[Path]:
+def write_table(table: pd.DataFrame, stem: Path, directions: Directions) -> list[Path]:
     """Write `<stem>.csv`, `.md` and `.tex`; returns their paths."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     texts = {
         ".csv": to_csv(table),
         ".md": to_markdown(table, directions),
@@ -30,7 +30,7 @@ def write_table(table: pd.DataFrame, stem: Path, directions: Directions = None) 
     }
     paths = [stem.with_name(stem.name + suffix) for suffix in texts]
     for path, text in zip(paths, texts.values()):
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     return paths
 
 
@@ -40,7 +40,7 @@ def to_csv(table: pd.DataFrame) -> str:
     return str(table.assign(reasons=reasons).to_csv(index=False, lineterminator="\n"))
 
 
-def to_markdown(table: pd.DataFrame, directions: Directions = None, *, by_edit_type: bool = True) -> str:
+def to_markdown(table: pd.DataFrame, directions: Directions, *, by_edit_type: bool = True) -> str:
     """Write one table over all edit types, then one per edit type, and below why values are missing."""
     parts = []
     for title, rows in _sections(table)[: None if by_edit_type else 1]:
@@ -55,7 +55,7 @@ def to_markdown(table: pd.DataFrame, directions: Directions = None, *, by_edit_t
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def to_latex(table: pd.DataFrame, directions: Directions = None) -> str:
+def to_latex(table: pd.DataFrame, directions: Directions) -> str:
     """Write one booktabs tabular with a rule and a heading per edit type."""
     header = _header(table, directions, escape_latex)
     columns = "".join("l" if name in _LEFT else "r" for name in header)

@@ -1,6 +1,7 @@
 """Tables as tidy frames, one row per cell and metric: main table, re-weighting effects, paired differences.
 
-`results.tables.table_files` turns them into CSV, Markdown and LaTeX.
+All take `results.tables.cells.with_cells`' rows. `results.tables.table_files` turns them into CSV, Markdown
+and LaTeX.
 """
 
 from collections.abc import Iterable
@@ -8,59 +9,58 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from results.labels import published_order, published_scale
-from results.store.records import RECORD_IDENTITY, reason_column
-from results.tables.cells import ALL, CELL, CONTEXT, GIVEN, WINDOWS, is_plain, ordered, with_cells
+from results.labels import published_name, published_order, published_scale
+from results.store.records import RECORD_IDENTITY, WINDOWS, reason_column
+from results.tables.cells import ALL, CELL, CONTEXT, GIVEN, is_plain, ordered
 from results.tables.statistics import Estimate, estimate, paired_difference
 
 COLUMNS = [*CELL, "edit_type", "metric", "mean", "low", "high", "n", "n_images", "n_missing", "reasons"]
 _NO_PARTNER = "no row with weight 1 to compare with"
 
 
-def main_table(frame: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
+def main_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
     """Estimate every metric in every cell: method x tau (or strength, or windows) x edit type, and "all".
 
-    `frame` is `results.store.records.load`'s. Returns one row per cell and metric, columns `COLUMNS`.
+    Returns one row per cell and metric, columns `COLUMNS`.
     """
-    return _table(with_cells(frame), list(metrics))
+    return _table(cells, list(metrics))
 
 
-def published_table(frame: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
+def published_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
     """Lay PIE-Bench's columns out as published: their order, their scaling, which the metric's name states.
 
     As `main_table`, so a column's mean is over the images that have a value, `n` pairs of them. Empty without
     such metrics.
     """
     places = {name: place for name in metrics if (place := published_order(name)) is not None}
-    table = main_table(frame, sorted(places, key=lambda name: (places[name], name)))
-    scales = [published_scale(name) for name in table["metric"]]
-    factors = pd.Series([factor for factor, _ in scales], index=table.index, dtype=float)
-    named = [name + text for name, (_, text) in zip(table["metric"], scales)]
+    table = main_table(cells, sorted(places, key=lambda name: (places[name], name)))
+    factors = table["metric"].map(lambda name: published_scale(name)[0]).astype(float)
     return table.assign(
-        metric=named, **{name: table[name].astype(float) * factors for name in ("mean", "low", "high")}
+        metric=table["metric"].map(published_name),
+        **{name: table[name].astype(float) * factors for name in ("mean", "low", "high")},
     )
 
 
-def reweight_table(frame: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
+def reweight_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
     """Estimate the effect of re-weighting: value with weights minus value of the same edit with weight 1.
 
     Same pair, seed, method, tau or windows, operator, target prompt. Where the prompts are equal and no such
     row exists, a generated source is the edit with weight 1; a real picture is not, as its inversion changes
     it. A row without a partner is missing, with a reason.
     """
-    frame, metrics = with_cells(frame), list(metrics)
-    plain = is_plain(frame) | frame["weighting"].eq("×1")
-    weighted = frame[~plain]
+    metrics = list(metrics)
+    plain = is_plain(cells) | cells["weighting"].eq("×1")
+    weighted = cells[~plain]
     match = [*CONTEXT, "pair_id", "seed", "method", "operator", "tau", *WINDOWS, "variant", "target_prompt"]
-    same_edit = _partner(weighted, frame[plain & frame["method"].ne("source")], match)
-    generated = frame[frame["method"].eq("source") & frame["inversion"].eq("")]
+    same_edit = _partner(weighted, cells[plain & cells["method"].ne("source")], match)
+    generated = cells[cells["method"].eq("source") & cells["inversion"].eq("")]
     source = _partner(weighted, generated, [*CONTEXT, "pair_id", "seed"])
     source = source.where(weighted["source_prompt"].eq(weighted["target_prompt"]).to_numpy())
     partner = same_edit.where(same_edit.notna(), source)
     effects = weighted.copy()
     for metric in metrics:
-        reference = partner.map(frame[metric])
-        reason = partner.map(frame[reason_column(metric)]).astype("string")
+        reference = partner.map(cells[metric])
+        reason = partner.map(cells[reason_column(metric)]).astype("string")
         reason = ("of the image with weight 1: " + reason).where(partner.notna(), _NO_PARTNER)
         own = weighted[reason_column(metric)]
         effects[metric] = weighted[metric] - reference
@@ -69,16 +69,15 @@ def reweight_table(frame: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
 
 
 def difference_table(
-    frame: pd.DataFrame, metrics: Iterable[str], reference: str = "fixed_seed"
+    cells: pd.DataFrame, metrics: Iterable[str], reference: str = "fixed_seed"
 ) -> pd.DataFrame:
     """Estimate each cell's difference to the method `reference`, paired by pair and seed.
 
     `reference` must have one setting per context; where it has none or several, the table is empty.
     """
-    frame = with_cells(frame)
-    frame = frame[is_plain(frame)]
+    plain = cells[is_plain(cells)]
     rows = []
-    for _, part in frame.groupby(CONTEXT, dropna=False):
+    for _, part in plain.groupby(CONTEXT, dropna=False):
         base = part[part["method"].eq(reference)]
         if len(base.drop_duplicates(CELL)) != 1:
             continue
@@ -97,13 +96,13 @@ def difference_table(
     return _tidy(rows)
 
 
-def _table(frame: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+def _table(cells: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     return _tidy(
         [
             _row(
                 cell, edit_type, metric, estimate(rows[metric], rows["pair_id"], rows[reason_column(metric)])
             )
-            for cell, members in frame.groupby(CELL, dropna=False)
+            for cell, members in cells.groupby(CELL, dropna=False)
             # Two settings may be called the same: a picture counts once.
             for edit_type, rows in _edit_types(members.drop_duplicates(RECORD_IDENTITY))
             for metric in metrics

@@ -6,7 +6,7 @@ No test looks at a time.
 import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from experiments.bench import __main__ as bench
-from experiments.bench import edit, edit_cost, naive, overhead, scoring, sweep
+from experiments.bench import edit, edit_cost, naive, overhead, scoring, startup, sweep
 from experiments.bench.bare import BareCalls
 from experiments.bench.measuring import Clock, Ratio, held_memory, in_turn, peak_memory
+from experiments.bench.report import meets
 from experiments.bench.shapes import SHAPES, random_pipeline
 from p2p import Calls, Group, Model, Sampling
 from p2p.engine import generate, plan_evaluations
@@ -31,6 +32,7 @@ OWN_KEYS = {
     "edit_vs_plain_time", "edit_vs_plain_memory",
     "materialised_vs_plain_time", "materialised_vs_plain_memory",
     "self_memory_16", "self_memory_24", "self_memory_32", "self_memory_growth",
+    *startup.KEYS,
     "evaluation_speedup", *(f"evaluation_speedup_{name}" for name in scoring.FAMILIES),
 }  # fmt: skip
 
@@ -135,10 +137,19 @@ def here(engine: str, shapes: str, clock: Clock) -> Iterator[Callable[[edit.Job]
     yield lambda job: edit.answer(engine, pipeline, clock, loaded, job)
 
 
+def pretended(tree: Path, arguments: list[str]) -> startup.Spent:
+    """Take longer the more is asked for."""
+    return startup.Spent(sum(map(len, arguments)) + 9.0 * (arguments[0] == "run"), 9.0)
+
+
 def test_the_quick_form_reports_every_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(edit_cost, "process", here)
+    monkeypatch.setattr(startup, "earlier_tree", lambda commit: nullcontext(Path("before")))
+    monkeypatch.setattr(
+        startup, "spent", lambda tree, arguments: startup.Spent(float(sum(map(len, arguments))), 9)
+    )
     monkeypatch.setattr("sys.argv", ["bench", "--quick", "--out", str(tmp_path)])
     bench.main()
     report = json.loads((tmp_path / "bench.json").read_text())
@@ -150,6 +161,21 @@ def test_the_quick_form_reports_every_figure(
     assert report["details"]["sweep_largest_8_bit_difference"] <= sweep.LEVELS
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert {row.split(" | ")[0][2:] for row in rows[1:]} == OWN_KEYS
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["ls"], ["run", "experiment=quikstart"]])
+def test_the_command_line_is_entered_without_pytorch(arguments: list[str]) -> None:
+    took = startup.spent(startup.ROOT, arguments)
+    assert took.seconds > 0
+    assert 5 < took.megabytes < 60  # PyTorch alone takes 500
+
+
+def test_an_earlier_commit_that_is_not_there_is_one_line() -> None:
+    with (
+        pytest.raises(ValueError, match="startup: commit 0000000 is not in this clone"),
+        startup.earlier_tree("0" * 40),
+    ):
+        pass
 
 
 def test_one_figure_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,10 +197,10 @@ def test_an_unknown_figure_is_named(
 
 
 def test_goals() -> None:
-    assert bench.meets("sweep_speedup", 5.0)
-    assert not bench.meets("sweep_speedup", 4.9)
-    assert bench.meets("overhead", 1.03)
-    assert not bench.meets("overhead", 1.04)
+    assert meets(bench.GOALS["sweep_speedup"], 5.0)
+    assert not meets(bench.GOALS["sweep_speedup"], 4.9)
+    assert meets(bench.GOALS["overhead"], 1.03)
+    assert not meets(bench.GOALS["overhead"], 1.04)
 
 
 @pytest.mark.slow

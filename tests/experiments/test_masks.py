@@ -11,7 +11,7 @@ from PIL import Image
 from experiments.datasets.pair import Pair
 from experiments.inputs.masks import check_sizes, mask_digest, read_mask
 from experiments.inputs.real_images import RealImage
-from experiments.running.generate import read_png
+from experiments.running.png_files import read_png
 from results.store.records import load, load_records
 from tests.experiments.command import p2p_bench
 

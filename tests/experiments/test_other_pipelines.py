@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 import experiments.run
 from experiments.datasets.pie_miniature import write
-from experiments.running.generate import read_png
+from experiments.running.png_files import read_png
 from p2p import External
 from results.store.records import load, load_records
 from tests.experiments.command import Cli, forbid_generating

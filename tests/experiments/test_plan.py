@@ -12,11 +12,13 @@ from PIL import Image
 from experiments.datasets.pair import Pair
 from experiments.embedded.training import WEIGHTS
 from experiments.planning.make_plan import make_plan
-from experiments.planning.pair_inputs import ModelFacts
+from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan
+from experiments.planning.setting_rows import plan_settings
 from p2p import (
     DDIM,
     EditFriendly,
+    External,
     FixedSeed,
     Inversion,
     MasaCtrl,
@@ -26,6 +28,8 @@ from p2p import (
     Sampling,
     SDEdit,
 )
+from results.store.records import RECORD_IDENTITY
+from results.tables.cells import GIVEN
 
 SAMPLING = Sampling(6, 7.5)
 EMBEDDED = ModelSpec("embedded", str(WEIGHTS / "pipeline"), 16, 16)
@@ -41,7 +45,7 @@ def plan(sampling: Sampling, calls: int = 6, strength: float = 0.5, embedded: bo
 def test_guidance_rescale_is_part_of_the_keys_and_off_leaves_them_as_they_were() -> None:
     off, on, more = (plan(replace(SAMPLING, guidance_rescale=phi)) for phi in (0.0, 0.7, 0.8))
     content = ["identity", 6, 7.5, "", "a cat on the beach", 0, "source"]
-    assert off.groups[0].source_key == hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    assert off.groups[0].source_file_key == hashlib.sha256(json.dumps(content).encode()).hexdigest()
     assert len(off.keys() | on.keys() | more.keys()) == 3 * len(off.keys())
 
 
@@ -51,6 +55,38 @@ def test_a_unet_that_is_told_the_guidance_scale_costs_half() -> None:
     assert 2 * one.unshared_evaluations == two.unshared_evaluations
     with pytest.raises(ValueError, match="negative_prompt: 'fog' does nothing"):
         plan(replace(SAMPLING, negative_prompt="fog"), embedded=True)
+
+
+def other_pipeline() -> External:
+    """Another pipeline; a plan reads of it no more than its files' hashes."""
+    return External("StableDiffusionPipeline", EMBEDDED.path, {"prompt": "{target_prompt}"})
+
+
+@pytest.mark.parametrize("upscaler_calls", [0, 4])
+def test_a_branch_alone_costs_the_same_shared_and_unshared(upscaler_calls: int) -> None:
+    methods = [FixedSeed(), PromptToPrompt(tau=0.5), SDEdit(0.5), other_pipeline()]
+    facts = ModelFacts("identity", EMBEDDED.load_tokenizers(), 6, upscaler_calls=upscaler_calls)
+    pair = Pair("one", "a cat on the beach", "a dog on the beach")
+    alone = [make_plan([pair], [0], [NamedMethod("m", method, {})], facts, SAMPLING) for method in methods]
+    assert [one.evaluations for one in alone] == [one.unshared_evaluations for one in alone]
+    steps = [(12, 2), (12, 2), (9, 2), (6, 1)]  # of the denoiser, and pictures that an upscaler enlarges
+    assert [one.evaluations for one in alone] == [2 * (n + m * upscaler_calls) for n, m in steps]
+    named = [NamedMethod(f"m{number}", method, {}) for number, method in enumerate(methods)]
+    together = make_plan([pair], [0], named, facts, SAMPLING)
+    assert together.evaluations < together.unshared_evaluations == sum(one.evaluations for one in alone)
+
+
+@pytest.mark.parametrize("inversion", [DDIM(), EditFriendly(skip=0.25)])
+def test_a_branch_of_a_real_image_alone_costs_the_same_shared_and_unshared(
+    real: Pair, inversion: Inversion
+) -> None:
+    by_inversion = inverted(real, [NamedMethod("fixed_seed", FixedSeed(), {})], [0], inversion)
+    assert by_inversion.evaluations == by_inversion.unshared_evaluations > by_inversion.inversion_evaluations
+    sdedit, other = (
+        inverted(real, [NamedMethod("m", method, {})], [0]) for method in (SDEdit(0.5), other_pipeline())
+    )
+    assert sdedit.evaluations == sdedit.unshared_evaluations == 2 * 3
+    assert other.evaluations == other.unshared_evaluations == 0
 
 
 def test_sdedit_at_a_middle_step_of_plms_is_refused_by_the_plan() -> None:
@@ -88,6 +124,27 @@ def inverted(
 ) -> Plan:
     model = replace(ModelFacts.of(EMBEDDED, SAMPLING.num_inference_steps), **facts)
     return make_plan([pair], seeds, methods, model, SAMPLING, inversions or (None,))
+
+
+def test_a_group_lists_the_pictures_of_each_pair_given_ones_first(real: Pair) -> None:
+    pairs = [replace(real, id="with", ideal=real.image), replace(real, id="without")]
+    methods = [NamedMethod("fixed_seed", FixedSeed(), {}), NamedMethod("sdedit", SDEdit(0.5), {})]
+    model = ModelFacts.of(EMBEDDED, SAMPLING.num_inference_steps)
+    made = make_plan(pairs, [0], methods, model, SAMPLING, [DDIM()])
+    inverted, not_inverted = made.groups
+    assert [(picture.pair.id, picture.method) for picture in inverted.pictures()] == [
+        *(("with", name) for name in ("source", "reconstruction", "ideal", "fixed_seed")),
+        *(("without", name) for name in ("source", "reconstruction", "fixed_seed")),
+    ]
+    assert [picture.method for picture in not_inverted.pictures()] == [
+        *("source", "ideal", "sdedit"),
+        *("source", "sdedit"),
+    ]
+    pictures = [picture for group in made.groups for picture in group.pictures()]
+    assert {picture.method for picture in pictures if picture.given} == set(GIVEN)
+    settings = plan_settings(made, "toy", "embedded")
+    assert set(settings[RECORD_IDENTITY].itertuples(index=False, name=None)) == made.rows()
+    assert len(settings) == len(made.rows()) == len(pictures)
 
 
 def test_auto_tau_of_an_inverted_image_has_each_candidate_once(real: Pair) -> None:

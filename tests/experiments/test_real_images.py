@@ -11,8 +11,8 @@ from PIL import Image
 
 import experiments.running.inversion_cache
 from experiments.inputs.real_images import RealImage
-from experiments.running.generate import read_png
 from experiments.running.inversion_cache import read_path, write_path
+from experiments.running.png_files import read_png
 from p2p.source_path import Shrink, SourcePath
 from results.store.records import load, load_records
 from tests.experiments.command import Cli, forbid_generating

@@ -13,7 +13,7 @@ from experiments.datasets.pair import find_problems
 from experiments.datasets.rendered import ACROSS, DOWN, EDIT_TYPES, SIZES, Rendered, placements
 from experiments.embedded.layout import draw_layout
 from experiments.inputs.ideals import ideal_digest, read_ideals
-from experiments.running.generate import read_png
+from experiments.running.png_files import read_png
 from results.store.records import load
 from tests.experiments.command import Cli
 

@@ -15,7 +15,7 @@ import experiments.run
 import experiments.running.generate
 import experiments.scoring.score_run
 from evaluation.pixel import Pixel
-from experiments.running.generate import read_png
+from experiments.running.png_files import read_png
 from results.store.records import load, load_records
 from tests.experiments.command import Cli, forbid_generating, write_pairs
 
@@ -30,10 +30,10 @@ def test_a_run_leaves_images_records_metrics_tables_and_its_folder_as_last_line(
     assert all((run_dir / image).is_file() for image in records["image"])
     assert records.loc[records["method"] != "source", "mse@1"].notna().all()
     assert (run_dir / "tables" / "main.csv").is_file()
-    assert (
-        json.loads((run_dir / "provenance.json").read_text())[0]["config"]["sampling"]["num_inference_steps"]
-        == 4
-    )
+    [told] = json.loads((run_dir / "provenance.json").read_text())
+    assert told["config"]["sampling"]["num_inference_steps"] == 4
+    assert (told["config"]["model"]["device"], told["config"]["model"]["dtype"]) == ("cpu", "float32")
+    assert {"matmul", "conv", "cudnn_benchmark"} <= set(told["float32"])
     assert len(pd.read_parquet(run_dir / "records")) == 5
     by_method = records.set_index(["method", "tau"])["key"]
     assert by_method["fixed_seed"].iloc[0] == by_method["p2p", 1.0]  # one image, two names
@@ -110,6 +110,7 @@ def test_plan_prints_the_cost_and_writes_nothing(
     out = capsys.readouterr().out
     assert "1 pairs x 1 seeds: 1 groups, 4 edited images" in out
     assert "UNet evaluations" in out
+    assert "model on cpu in float32, metrics on cpu; a plan for another machine must be told" in out
     assert not run_dir.exists()
     assert list(tmp_path.iterdir()) == []
 

@@ -9,16 +9,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
+import experiments.scoring.score_folder
+import p2p.devices
 from evaluation.ideal import Ideal
 from evaluation.pie import UneditedPixel
+from evaluation.pixel import Pixel
 from experiments.datasets.pair import Pair, slug
 from experiments.datasets.pie_miniature import write
 from experiments.datasets.tabular import Table
 from experiments.inputs.masks import read_mask
 from experiments.scoring.score_folder import Folder, score_folder
+from results.store.metric_columns import load_directions
 from results.store.records import load
+from results.store.run_folder import RunFolder
 from tests.experiments.command import Cli
 
 
@@ -90,6 +96,14 @@ def test_each_image_is_scored_against_its_own_source(given: Folder, pairs: Table
         assert rows["target_prompt"][pair.id, "other tool"] == pair.target_prompt
     assert set(rows["model"]) == {"given images"}
     assert all((given.run_dir / image).is_file() for image in rows["image"])
+
+
+def test_the_direction_of_a_metric_is_kept_beside_its_values(given: Folder, pairs: Table) -> None:
+    score_folder(given, pairs, [Brightness()])
+    assert load_directions(given.run_dir) == {"brightness@1": True}
+    RunFolder(given.run_dir).columns_file("brightness@1").unlink()  # as of a run that kept none
+    score_folder(given, pairs, [Brightness()])
+    assert load_directions(given.run_dir) == {"brightness@1": True}
 
 
 def test_images_given_anew_replace_those_from_before(given: Folder, pairs: Table) -> None:
@@ -277,3 +291,23 @@ def test_bad_arguments_are_one_message(
     assert cli("evaluate", *arguments, override) == 2
     assert message in capsys.readouterr().err
     assert not given.run_dir.exists()
+
+
+def test_metrics_run_on_the_gpu_where_there_is_one(
+    given: Folder, pairs: Table, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(p2p.devices, "exact_float32", lambda: None)
+    devices: list[str] = []
+
+    def stop(folder: Folder, dataset: Table, metrics: list[Pixel]) -> None:
+        devices.extend(metric.device for metric in metrics)
+        raise ValueError("enough is known")
+
+    monkeypatch.setattr(experiments.scoring.score_folder, "score_folder", stop)
+    arguments = (str(given.edits), "--pairs", str(pairs.path), "metrics=pixel")
+    assert cli("evaluate", *arguments) == 2
+    assert cli("evaluate", *arguments, "metrics_device=cpu") == 2
+    assert cli("evaluate", *arguments, "metrics_device=cuda:1") == 2  # refused before
+    assert devices == ["cuda", "cpu"]

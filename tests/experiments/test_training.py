@@ -48,7 +48,7 @@ from experiments.embedded.train_diffusion import (
 )
 from experiments.embedded.training import WEIGHTS, Ema, ResumeError, Timetable, cosine, run_minutes
 from experiments.embedded.world import Scene, draw_scene
-from p2p.alignment import alignment_matrix, resolve_operator
+from p2p.operators import alignment_matrix, resolve_operator
 
 TOKENIZER = WEIGHTS / "pipeline" / "tokenizer"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.running.generate import read_png
+from experiments.running.png_files import read_png
 from results.store.records import load_records
 from tests.experiments.command import Cli
 from tests.p2p.families.tiny_deepfloyd import save_tiny_deepfloyd

@@ -91,12 +91,16 @@ class MadeUpDevice(TorchDispatchMode):
         self.waits.calls += 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # half of all that is dispatched
+            return args[0].fake_device
         kwargs = kwargs or {}
         leaves = tree_leaves((args, kwargs))
         asked = any(isinstance(leaf, torch.device) and leaf.type == self.kind for leaf in leaves)
         if not asked and not any(isinstance(leaf, FakeTensor) for leaf in leaves):
             with unset_fake_temporarily():  # of the CPU alone: really computed
                 return func(*args, **kwargs)
+        if func in INDEXED and args[0].device.type == "cpu":  # as on CUDA; torch's fake tensors let it pass
+            raise RuntimeError("Expected indices on the CPU or on the same device as what they index")
         if (why := _why(func, args, kwargs, leaves)) is not None:
             self.waits.all.append(Wait(f"{func} {why}", _place(), self.waits.calls))
         if func is ATEN._local_scalar_dense.default:

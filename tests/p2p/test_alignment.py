@@ -4,13 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from p2p.alignment import (
-    alignment_matrix,
-    refinement_mapper,
-    replacement_mapper,
-    resolve_operator,
-    word_tokens,
-)
+from p2p.alignment import refinement_mapper, replacement_mapper, word_tokens
+from p2p.operators import alignment_matrix, resolve_operator
 from tests.p2p.prompts import SQUIRREL, length, random_refinements, random_swaps
 from tests.p2p.reference import Reference
 
@@ -238,5 +233,5 @@ def test_resolve_operator():
     assert resolve_operator("auto", "a cat", "a red cat") == "refine"
     assert resolve_operator("refine", "a cat", "a dog") == "refine"
     assert resolve_operator("replace", "a cat", "a dog") == "replace"
-    with pytest.raises(ValueError, match="got 'swap'"):
+    with pytest.raises(ValueError, match="operator: 'swap' is not one of 'auto', 'replace', 'refine'"):
         resolve_operator("swap", "a cat", "a dog")

@@ -2,15 +2,20 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from torch import Tensor
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from p2p import (
     DDIM,
@@ -33,6 +38,7 @@ from p2p import (
 )
 from p2p.engine import generate, source_paths, tree_latents
 from p2p.families import Flux, StableDiffusion3
+from p2p.prepared import Mixes
 from tests.p2p.families import test_flux, test_stable_diffusion_3
 from tests.p2p.made_up_device import MadeUpDevice, Waits
 
@@ -67,6 +73,9 @@ MISPLACED: dict[str, Callable[[Tensor], object]] = {
     "product": lambda x: torch.einsum("ij,kj->ik", x, torch.ones(2, 4)),
     "joined": lambda x: torch.stack([x, torch.ones(3, 4)]),
     "index": lambda x: x.index_copy(0, torch.tensor([0]), x[:1]),
+    "the CPU's rows by indices there": lambda x: torch.ones(3, 4)[
+        torch.ones(2, dtype=torch.int64, device=x.device)
+    ],
 }
 
 
@@ -79,6 +88,7 @@ def pipeline(tiny_model: StableDiffusion) -> StableDiffusionPipeline:
         in_channels=4,
         out_channels=4,
         down_block_types=("CrossAttnDownBlock2D",),
+        mid_block_type=None,
         up_block_types=("CrossAttnUpBlock2D",),
         block_out_channels=(8,),
         layers_per_block=1,
@@ -183,7 +193,7 @@ def invert_there(
 
 @pytest.mark.parametrize(
     "inversion",
-    [DDIM(), Direct(), EditFriendly(skip=0.0), NegativePrompt(), Proximal(), Proximal("l1", threshold=0.1)],
+    [DDIM(), Direct(), EditFriendly(skip=0.0), NegativePrompt(), Proximal()],
     ids=lambda inversion: inversion.label,
 )
 def test_no_step_of_an_inversion_waits(
@@ -210,10 +220,91 @@ def test_null_text_waits_for_its_losses_alone(pipeline: StableDiffusionPipeline,
 def test_no_step_of_joint_attention_waits(kind: Any, family: str) -> None:
     device = MadeUpDevice("cuda")
     if family == "sd3":
-        model: Model = StableDiffusion3(test_stable_diffusion_3.tiny_pipeline().float(), 8, 8)
+        model: Model = StableDiffusion3(test_stable_diffusion_3.tiny_pipeline().to(torch.float32), 8, 8)
     else:
-        model = Flux(test_flux.tiny_pipeline().float(), 8, 8, height=32, width=32)
+        model = Flux(test_flux.tiny_pipeline().to(torch.float32), 8, 8, height=32, width=32)
     device.put(model.pipeline, model.denoiser)
     waits = denoise_there(model, device, PROMPT_TO_PROMPT[:2], steps=2)
     assert waits.calls == 2
     assert waits.between(1, 2) == []
+
+
+@pytest.mark.parametrize("scheduler", [DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler])
+def test_of_other_schedulers_only_draws_on_the_cpu_wait(
+    model: StableDiffusion, device: MadeUpDevice, monkeypatch: pytest.MonkeyPatch, scheduler: Any
+) -> None:
+    own = scheduler.from_config(model.pipeline.scheduler.config)
+    monkeypatch.setattr(model.pipeline, "scheduler", own)
+    waits = denoise_there(model, device, PROMPT_TO_PROMPT[2:], steps=2)
+    draws = [place for place in waits.between(1, 2) if "diffusers/utils/torch_utils.py" in place]
+    assert waits.between(1, 2) == draws
+    assert len(draws) == (scheduler is EulerAncestralDiscreteScheduler)  # all rows go there at once
+
+
+@pytest.fixture(scope="module")
+def toy() -> MadeUpDevice:
+    return MadeUpDevice("cuda")
+
+
+@pytest.mark.parametrize("slip", SLIPS.values(), ids=SLIPS)
+def test_what_waits_is_noted_where_it_stands(toy: MadeUpDevice, slip: Callable[[Tensor], object]) -> None:
+    with toy.running() as waits:
+        x = torch.zeros(3, 4, device="cuda")
+        with suppress(DynamicOutputShapeException):  # torch gives no shape to what depends on values
+            slip(x)
+    assert waits.all
+    assert all(wait.place.startswith("tests/p2p/test_devices.py:") for wait in waits.all)
+
+
+@pytest.mark.parametrize("plain", PLAIN.values(), ids=PLAIN)
+def test_what_does_not_wait_is_not_noted(toy: MadeUpDevice, plain: Callable[[Tensor], object]) -> None:
+    with toy.running() as waits:
+        plain(torch.zeros(3, 4, device="cuda"))
+    assert waits.all == []
+
+
+@pytest.mark.parametrize("misplaced", MISPLACED.values(), ids=MISPLACED)
+def test_two_devices_in_one_operation_are_an_error(
+    toy: MadeUpDevice, misplaced: Callable[[Tensor], object]
+) -> None:
+    with toy.running(), pytest.raises(RuntimeError, match="same device"):
+        misplaced(torch.zeros(3, 4, device="cuda"))
+
+
+def test_a_tensor_left_on_the_cpu_is_found(
+    model: StableDiffusion, device: MadeUpDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Mixes.of
+
+    def left(levels: Any, model: Any) -> Mixes:
+        mixes = made(levels, model)
+        return replace(mixes, own_share=torch.zeros(mixes.own_share.shape))
+
+    monkeypatch.setattr(Mixes, "of", left)
+    with pytest.raises(RuntimeError, match="same device"):
+        denoise_there(model, device, PROMPT_TO_PROMPT[1:2], steps=2)
+
+
+def test_a_value_read_in_a_step_is_found(
+    model: StableDiffusion, device: MadeUpDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = StableDiffusion.guide
+
+    def reading(self: Model, uncond: Tensor, text: Tensor, scale: float, rescale: float) -> Tensor:
+        return guide(self, uncond, text, text.max().item(), rescale)
+
+    monkeypatch.setattr(StableDiffusion, "guide", reading)
+    waits = denoise_there(model, device, PROMPT_TO_PROMPT[2:], steps=2)
+    [place] = waits.between(1, 2)
+    assert place.startswith("tests/p2p/test_devices.py:")
+    assert place.endswith("aten._local_scalar_dense.default reads values")
+
+
+def test_diffusers_own_call_waits_in_every_step(model: StableDiffusion, device: MadeUpDevice) -> None:
+    """Its timesteps are on the device and DDIM's coefficients are not: each step reads the timestep back."""
+    with device.running() as waits:
+        noise = torch.randn(1, 4, 8, 8, device="cuda")
+        model.pipeline(SOURCE, num_inference_steps=3, latents=noise, output_type="latent")
+    places = waits.between(1, 2)
+    assert {place.split(":")[0] for place in places} == {"diffusers/schedulers/scheduling_ddim.py"}
+    assert places == waits.between(2, 3)

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from p2p import EditRequest, FixedSeed, PromptToPrompt, SDEdit
-from p2p.alignment import alignment_matrix, equalizer
+from p2p.alignment import equalizer
 from p2p.attention.injection import BatchInjection, LayerAttention, inject_cross, inject_self
 from p2p.attention.source_bank import SourceBank
+from p2p.operators import alignment_matrix
 
 SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a striped cat on a bench"
 

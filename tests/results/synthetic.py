@@ -9,14 +9,16 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
+from results.store.metric_columns import write_columns
 from results.store.records import RECORD_TYPES, write_metrics, write_records
 
-METRICS = [
-    "clip_target_embedded@1",
-    "clip_directional_embedded@1",
-    "lpips_embedded@1",
-    "ms_ssim@1",
-]
+DIRECTIONS = {
+    "clip_target_embedded@1": True,
+    "clip_directional_embedded@1": True,
+    "lpips_embedded@1": False,
+    "ms_ssim@1": True,
+}
+METRICS = list(DIRECTIONS)
 PAIRS = {
     "cat-dog": ("a cat on the grass", "a dog on the grass", "swap"),
     "house-10": ("a house at night", "a red house at night", "add"),
@@ -157,3 +159,5 @@ def write_run(run_dir: Path, frame: pd.DataFrame, metrics: pd.DataFrame | None, 
         if metrics is not None:
             values = metrics[metrics["key"].isin(rows["key"])]
             write_metrics(run_dir, "toy@1", str(group), values)
+    if metrics is not None:
+        write_columns(run_dir, "toy@1", list(metrics["metric"].unique()), DIRECTIONS)

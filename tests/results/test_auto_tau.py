@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results.plots import sweep_plots as plots
+from results.plots import sweep_plots
 from results.store.records import load, metric_columns
 from results.summary import summarise
 from results.tables.auto_tau import (
@@ -16,9 +16,11 @@ from results.tables.auto_tau import (
     Target,
     chosen_rows,
     describe,
+    labelled,
     load_candidates,
     write_candidates,
 )
+from results.tables.cells import with_cells
 from results.tables.tables import main_table
 from tests.results.synthetic import TAUS, make_frame, make_metrics, make_row, p2p, write_run
 
@@ -136,11 +138,11 @@ def test_two_rules_and_two_settings_are_chosen_apart(tmp_path: Path) -> None:
     frame, candidates = sweep(tmp_path, AutoTau(TAUS, AT_MOST), ["cat-dog"])
     other = candidates.assign(rule=AutoTau(TAUS, None, CLIP).to_json())
     free = candidates.assign(params=json.dumps({"self_replace_steps": 0}))
-    chosen = chosen_rows(frame, pd.concat([candidates, other, free]))
+    chosen = labelled(with_cells(chosen_rows(frame, pd.concat([candidates, other, free]))))
     assert len(chosen) == 6
     assert chosen["label"].nunique() == 3
     assert {f"Prompt-to-Prompt, auto τ: {LPIPS} ≤ 0.25, self_replace_steps=0"} < set(chosen["label"])
-    assert len(plots.chosen_taus(chosen).axes) == 3
+    assert len(sweep_plots.chosen_taus(chosen).axes) == 3
 
 
 def test_what_is_missed_and_unknown_is_told_never_silent(tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_what_is_missed_and_unknown_is_told_never_silent(tmp_path: Path) -> None
     assert rest["target_missed"].eq(1).all()
     assert rest["warning"].str.startswith(f"target missed: {LPIPS} is 0.").all()
     assert rest.loc["cat-dog", "warning"].str.endswith("; 1 of 6 taus have no value to choose by").all()
-    text = describe(chosen.reset_index())
+    text = describe(labelled(with_cells(chosen.reset_index())))
     assert f"{LPIPS} ≤ 0.01: chosen 0 (" in text
     assert "3 of 4 images miss the target at every τ.\n" in text
     assert f"- house-2, seed 1: {NO_VALUE}\n" in text
@@ -179,7 +181,7 @@ def test_the_summary_shows_the_choice_and_can_make_it_again(tmp_path: Path) -> N
     assert own.loc["target_missed", "mean"] == 0
     assert own.loc[LPIPS, "mean"] == main.loc[LPIPS, "mean"] <= 0.25
     others = summary.tables["main"].query("method != 'p2p_auto_tau'").reset_index(drop=True)
-    pd.testing.assert_frame_equal(others, main_table(frame, metric_columns(frame)))
+    pd.testing.assert_frame_equal(others, main_table(with_cells(frame), metric_columns(frame)))
     assert f"Prompt-to-Prompt, auto τ: {LPIPS} ≤ 0.25: chosen " in summary.markdown
     assert summary.n_images == len(frame)  # a chosen row is no image of its own
     assert (tmp_path / "plots" / "auto_tau.png").stat().st_size > 5000

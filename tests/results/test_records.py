@@ -19,6 +19,8 @@ from results.store.records import (
     write_metrics,
     write_records,
 )
+from results.store.run_folder import RunFolder
+from results.store.setting_rows import SETTING_TYPES, load_settings, write_settings
 from tests.results.synthetic import make_row, p2p
 
 METRIC = "lpips_embedded@1"
@@ -198,3 +200,12 @@ def test_records_of_before_there_were_masks_have_none(tmp_path: Path) -> None:
     assert loaded["uses_mask"].tolist() == [False, False]
     write_records(tmp_path, "cat-dog-0", rows(0.2))
     assert len(load_records(tmp_path)) == 3
+
+
+def test_equal_settings_are_one_file_whatever_else_the_records_hold(tmp_path: Path) -> None:
+    """Its name hashes the rows: columns in another order would write every plan of a folder once more."""
+    settings = rows(0.2, key="k")[list(SETTING_TYPES)]
+    write_settings(tmp_path, settings)
+    write_settings(tmp_path, settings[settings.columns[::-1]])
+    assert [file.name for file in RunFolder(tmp_path).settings.iterdir()] == ["7e1615731ca22989.parquet"]
+    assert load_settings(tmp_path)["tau"].tolist() == [0.2]

@@ -14,6 +14,9 @@ from results.plots import strips
 from results.store.records import load_records
 from results.store.setting_rows import SETTING_TYPES
 from results.summary import summarise
+from results.tables import cells
+from results.tables.auto_tau import AutoTau, Target, write_candidates
+from results.tables.cells import with_cells
 from tests.results.synthetic import make_frame, make_metrics, write_run
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +42,25 @@ def test_without_drawing_there_are_tables_alone(finished_run: Path, tmp_path: Pa
     assert not {"plots", "strips"} & {path.name for path in run_dir.iterdir()}
 
 
+def test_cells_are_told_once_for_all_tables_and_pictures(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, variants, told = shutil.copytree(finished_run, tmp_path / "run"), cells._variants, []
+
+    def counted(frame: pd.DataFrame) -> pd.Series:
+        told.append(len(frame))
+        return variants(frame)
+
+    made = load_records(run_dir).query("method == 'p2p' and weights == '{}'")
+    rule = AutoTau(sorted(set(made["tau"])), Target("lpips_embedded@1", at_most=0.25)).to_json()
+    chosen_from = made[["key", "pair_id", "method", "tau"]].assign(params="{}", rule=rule)
+    write_candidates(run_dir, chosen_from)
+    monkeypatch.setattr(cells, "_variants", counted)
+    summary = summarise(run_dir)
+    assert "auto_tau" in summary.tables
+    assert told == [100 + 8]  # records, and a choice per pair and seed
+
+
 def test_every_inversion_has_a_strip_with_what_needs_none(tmp_path: Path) -> None:
     frame = make_frame(["cat-dog"], seeds=range(1))
     free = frame["method"].isin(["source", "sdedit"])
@@ -51,7 +73,7 @@ def test_every_inversion_has_a_strip_with_what_needs_none(tmp_path: Path) -> Non
         with Image.open(path) as image:
             drawn[path.name] = image.width
     assert set(drawn) == {"pairs-ddim.png", "pairs-direct_x_1.png"}
-    alone = strips.strip(tmp_path, parts[0].assign(image=""), ["cat-dog"]).width
+    alone = strips.strip(tmp_path, with_cells(parts[0].assign(image="")), ["cat-dog"]).width
     assert all(width > alone for width in drawn.values())
 
 

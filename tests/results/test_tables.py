@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from results.store.records import METRIC_TYPES, reason_column
+from results.tables.cells import with_cells
 from results.tables.tables import COLUMNS, difference_table, main_table, published_table, reweight_table
 from tests.results.synthetic import METRICS, PAIRS, TAUS, make_frame, make_metrics, make_row, p2p, windows
 
@@ -14,7 +15,7 @@ METRIC = "lpips_embedded@1"
 
 
 def joined(frame: pd.DataFrame, value: object = 1.0, reason: object = "") -> pd.DataFrame:
-    return frame.assign(**{METRIC: value, reason_column(METRIC): reason})
+    return with_cells(frame.assign(**{METRIC: value, reason_column(METRIC): reason}))
 
 
 def with_metrics(frame: pd.DataFrame) -> pd.DataFrame:
@@ -27,7 +28,7 @@ def with_metrics(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_one_row_per_method_setting_edit_type_and_metric() -> None:
-    table = main_table(with_metrics(make_frame(list(PAIRS))), METRICS)
+    table = main_table(with_cells(with_metrics(make_frame(list(PAIRS)))), METRICS)
     assert list(table.columns) == COLUMNS
     assert not table.duplicated(["method", "setting", "edit_type", "metric"]).any()
     p2p_rows = table.query("method == 'p2p' and weighting == '' and metric == @METRIC")
@@ -44,7 +45,8 @@ def test_one_row_per_method_setting_edit_type_and_metric() -> None:
 def test_the_order_of_rows_does_not_matter() -> None:
     frame = with_metrics(make_frame(list(PAIRS)))
     shuffled = frame.sample(frac=1, random_state=0)
-    pd.testing.assert_frame_equal(main_table(frame, METRICS), main_table(shuffled, METRICS), check_exact=True)
+    tables = [main_table(with_cells(rows), METRICS) for rows in (frame, shuffled)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +167,7 @@ def test_the_published_table_has_the_published_order_and_scaling() -> None:
         gone = [False, False, "edit_part" in name]
         frame[name] = np.where(gone, np.nan, value)
         frame[reason_column(name)] = np.where(gone, "mask is empty", "")
+    frame = with_cells(frame)
     table = published_table(frame, [METRIC, *sorted(names)]).query("edit_type == 'all'")
     assert table["metric"].tolist() == [name + text for name, (_, text, _) in names.items()]
     assert table["mean"].tolist() == pytest.approx([shown for _, _, shown in names.values()])

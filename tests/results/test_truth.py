@@ -9,11 +9,13 @@ from scipy.stats import spearmanr
 
 from results.plots.truth_plots import correlations
 from results.store.records import load
+from results.tables.cells import with_cells
 from results.tables.metric_ranks import rank_correlations, spearman, truth_columns, write_correlations
 from results.tables.statistics import resampled_counts
-from tests.results.synthetic import PAIRS, make_frame, make_metrics, write_run
+from tests.results.synthetic import DIRECTIONS, PAIRS, make_frame, make_metrics, write_run
 
 TRUTH, ALIKE, OPPOSITE = "ideal/mse@1", "lpips_embedded@1", "clip_target_embedded@1"
+KNOWN = {TRUTH: False, **DIRECTIONS}
 
 
 def test_rho_equals_scipys() -> None:
@@ -44,12 +46,12 @@ def frame(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     metrics = make_metrics(records)
     truth = metrics[metrics["metric"].eq(ALIKE)].assign(metric=TRUTH)
     write_run(run_dir, records, pd.concat([metrics, truth]))
-    return load(run_dir)
+    return with_cells(load(run_dir))
 
 
 def test_a_metric_that_is_the_truth_ranks_as_it_does(frame: pd.DataFrame) -> None:
     assert truth_columns([ALIKE, TRUTH]) == [TRUTH]
-    table = rank_correlations(frame, [TRUTH], [ALIKE, OPPOSITE])
+    table = rank_correlations(frame, [TRUTH], [ALIKE, OPPOSITE], KNOWN)
     rows = table.set_index(["edit_type", "metric"])
     assert (rows.loc["all", ALIKE][["rho", "low", "high"]] == 1).all()
     # Over tau and strength a freer edit has a larger error and a higher CLIP similarity.
@@ -62,18 +64,18 @@ def test_pairs_that_lack_a_value_do_not_count(frame: pd.DataFrame) -> None:
     lacking = frame.copy()
     row = lacking.index[lacking["method"].eq("p2p") & lacking["pair_id"].eq("cat-dog")]
     lacking.loc[row, ALIKE] = np.nan
-    table = rank_correlations(lacking, [TRUTH], [ALIKE])
+    table = rank_correlations(lacking, [TRUTH], [ALIKE], KNOWN)
     assert table.set_index("edit_type").loc["all", "n"] == 2
 
 
 def test_a_metric_without_a_direction_is_left_out(frame: pd.DataFrame) -> None:
     renamed = frame.rename(columns={ALIKE: "unknown@1", f"reason:{ALIKE}": "reason:unknown@1"})
-    assert rank_correlations(renamed, [TRUTH], ["unknown@1"]).empty
-    assert len(rank_correlations(renamed, [TRUTH], ["unknown@1"], {"unknown@1": False}))
+    assert rank_correlations(renamed, [TRUTH], ["unknown@1"], KNOWN).empty
+    assert len(rank_correlations(renamed, [TRUTH], ["unknown@1"], {**KNOWN, "unknown@1": False}))
 
 
 def test_tables_and_figure_are_written(frame: pd.DataFrame, tmp_path: Path) -> None:
-    table = rank_correlations(frame, [TRUTH], [ALIKE, OPPOSITE])
+    table = rank_correlations(frame, [TRUTH], [ALIKE, OPPOSITE], KNOWN)
     csv, markdown = write_correlations(table, tmp_path / "correlations")
     pd.testing.assert_frame_equal(pd.read_csv(csv), table)
     assert "1.00 [1.00, 1.00]" in markdown.read_text()

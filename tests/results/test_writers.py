@@ -11,14 +11,14 @@ from results.labels import (
     arrow,
     escape_latex,
     escape_markdown,
-    higher_is_better,
     metric_label,
     natural_order,
 )
 from results.store.records import reason_column
+from results.tables.cells import with_cells
 from results.tables.table_files import to_csv, to_latex, to_markdown
 from results.tables.tables import main_table
-from tests.results.synthetic import make_row, p2p
+from tests.results.synthetic import DIRECTIONS, make_row, p2p
 
 METRIC = "lpips_embedded@1"
 NASTY = "<script>alert(1)</script> | a_b_ 50% $x$ \\ {y} ~^# & [z](http://x) `c` *d* τ 猫\n"
@@ -34,7 +34,8 @@ def table(edit_type: str = "swap", model: str = "tiny") -> pd.DataFrame:
     values = np.linspace(0.1, 0.3, len(frame))
     values[-1] = np.nan
     reasons = [*([""] * (len(frame) - 1)), "images are equal"]
-    return main_table(frame.assign(**{METRIC: values, reason_column(METRIC): reasons}), [METRIC])
+    cells = with_cells(frame.assign(**{METRIC: values, reason_column(METRIC): reasons}))
+    return main_table(cells, [METRIC])
 
 
 def test_the_csv_keeps_every_number() -> None:
@@ -47,7 +48,7 @@ def test_the_csv_keeps_every_number() -> None:
 
 
 def test_a_cell_is_a_mean_with_its_interval_and_what_is_missing_is_said() -> None:
-    text = to_markdown(table())
+    text = to_markdown(table(), DIRECTIONS)
     assert "lpips_embedded@1 ↓" in text
     assert re.search(r"\| Prompt-to-Prompt \| τ 0\.2 \| 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] \| 2 \| 1 \|", text)
     assert "lpips\\_" not in text, "underscores within words need no escape"
@@ -55,7 +56,7 @@ def test_a_cell_is_a_mean_with_its_interval_and_what_is_missing_is_said() -> Non
 
 
 def test_nasty_text_does_not_leave_its_cell_in_markdown() -> None:
-    text = to_markdown(table(edit_type=NASTY, model=NASTY))
+    text = to_markdown(table(edit_type=NASTY, model=NASTY), {})
     assert "<" not in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in rows}) == 1
@@ -63,7 +64,7 @@ def test_nasty_text_does_not_leave_its_cell_in_markdown() -> None:
 
 
 def test_nasty_text_is_plain_in_latex() -> None:
-    text = to_latex(table(edit_type=NASTY, model=NASTY))
+    text = to_latex(table(edit_type=NASTY, model=NASTY), {})
     assert escape_latex(NASTY) in text
     left = re.sub(r"\\(text[a-z]+\{\}|[{}&%$#_])|\$\\[a-z]+\$", "", escape_latex(NASTY))
     assert not set(left) & set("\\{}&%$#_~^<>|\n")
@@ -72,29 +73,13 @@ def test_nasty_text_is_plain_in_latex() -> None:
 
 @pytest.mark.parametrize("write", [to_markdown, to_latex])
 def test_an_empty_table_is_written(write) -> None:
-    assert write(table().iloc[:0])
+    assert write(table().iloc[:0], {})
 
 
-@pytest.mark.parametrize(
-    ("metric", "better"),
-    [
-        ("clip_target_embedded@1", True),
-        ("ms_ssim@1", True),
-        ("ssim@1", True),
-        ("psnr@1", True),
-        ("lpips_alex@1", False),
-        ("mse@1", False),
-        ("pie/structure_distance@1", False),
-        ("pie/lpips_squeeze_unedit@1", False),
-        ("pie/clip_similarity_target_image_edit_part@1", True),
-        ("pie/clip_similarity_source_image@1", None),
-        ("mine/score@1", None),
-    ],
-)
-def test_directions_are_known_by_prefix_and_can_be_given(metric: str, better: bool | None) -> None:
-    assert higher_is_better(metric) is better
-    assert higher_is_better(metric, {metric: False}) is False
-    assert arrow(metric, {metric: True}) == "↑"
+@pytest.mark.parametrize(("directions", "sign"), [({METRIC: True}, " ↑"), ({METRIC: False}, " ↓"), ({}, "")])
+def test_an_arrow_says_the_better_direction(directions: dict[str, bool], sign: str) -> None:
+    assert arrow(METRIC, directions) == sign.strip()
+    assert f"| {METRIC}{sign} |" in to_markdown(table(), directions)
 
 
 def test_names_are_spelt_out_with_their_backbone() -> None:

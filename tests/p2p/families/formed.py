@@ -18,9 +18,10 @@ from torch.nn.functional import interpolate, max_pool2d
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from p2p import EditRequest, Group, Model, PromptToPrompt, Sampling, generate
-from p2p.alignment import alignment_matrix, token_limit, word_indices
+from p2p.alignment import token_limit, word_indices
 from p2p.engine import tree_latents
 from p2p.families.model import stack_rows
+from p2p.operators import alignment_matrix
 from p2p.trajectory import Trajectory
 from tests.p2p.families.yamls import from_yaml
 

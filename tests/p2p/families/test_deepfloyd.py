@@ -22,7 +22,7 @@ from p2p import (
     generate,
 )
 from p2p.engine import SOURCE as THE_SOURCE
-from p2p.engine import plan_evaluations, tree_latents, upscale
+from p2p.engine import edit, plan_evaluations, tree_latents, upscale
 from p2p.upscaling import upscaled_latents
 from tests.p2p.families.materialised import (
     ADD,
@@ -267,6 +267,32 @@ def test_the_upscaler_may_have_windows_of_its_own(model: DeepFloyd) -> None:
     free, bound = (upscale(model.upscaler, [group(tau)], small, SAMPLING) for tau in (1.0, 0.0))
     assert torch.equal(free[0, THE_SOURCE], bound[0, THE_SOURCE])
     assert (free[0, 0] - bound[0, 0]).abs().max() > 10 / 255
+
+
+def test_where_memory_runs_out_the_upscaler_s_calls_are_halved(
+    model: DeepFloyd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = [PromptToPrompt(tau=0.0), PromptToPrompt(tau=0.5), PromptToPrompt(tau=1.0)]
+    edits = [(SWAP, method) for method in methods]
+    wanted = edit(model, SOURCE, edits, 3, SAMPLING)
+    upscaler = model.upscaler
+    assert upscaler is not None
+    predict, made = upscaler.predict, []
+
+    def short(rows: Tensor, *rest: Any) -> Tensor:
+        output = predict(rows, *rest)
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("no memory for so many rows")
+        made.append(len(rows))
+        return output
+
+    monkeypatch.setattr(upscaler, "predict", short)
+    found = edit(model, SOURCE, edits, 3, SAMPLING)
+    for image, same in zip((found.source, *found.images), (wanted.source, *wanted.images), strict=True):
+        torch.testing.assert_close(
+            image, same, rtol=0, atol=1e-6
+        )  # equal but for the order of sums, and 8 bits
+    assert set(made) == {2}
 
 
 def test_the_identity_knows_both_stages(folder: Path) -> None:

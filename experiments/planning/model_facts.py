@@ -1,0 +1,36 @@
+"""What a plan needs to know of a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from p2p.alignment import Tokenizers
+from p2p.loading.model_spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a plan needs to know of a model; it can be had without the weights."""
+
+    identity: str  # stands for the model in content keys
+    tokenizers: Tokenizers
+    calls: int  # of the denoiser, in one trajectory
+    guidance_embedded: bool = False
+    upscaler_calls: int = 0  # of the model's upscaler, in one trajectory; 0 where it has none
+    scheduler: Any = None  # with its timesteps set; inversions are checked with it
+    single_layers: bool = True  # whether edits can take from single layers of the denoiser
+
+    @classmethod
+    def of(cls, spec: ModelSpec, num_inference_steps: int) -> ModelFacts:
+        """Ask a model's files. Raises ValueError for a scheduler that cannot work."""
+        scheduler = spec.load_scheduler()
+        return cls(
+            spec.identity(),
+            spec.load_tokenizers(),
+            spec.family.set_timesteps(scheduler, num_inference_steps),
+            spec.guidance_embedded(),
+            spec.upscaler_calls(num_inference_steps),
+            scheduler,
+            spec.family.single_layers,
+        )

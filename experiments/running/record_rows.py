@@ -1,0 +1,100 @@
+"""The records of a group's pictures: where the run keeps each of them, and what is told of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.datasets.pair import slug
+from experiments.planning.plan import Branch, GroupPlan, Plan
+from experiments.planning.setting_rows import labels
+from results.store.run_folder import ideals_folder, pair_folder, picture_path
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What every record of a run repeats."""
+
+    run_dir: Path
+    dataset: str
+    model: str
+    cache_dir: Path  # where inversions are kept
+
+
+@dataclass(frozen=True)
+class RecordRows:
+    """Makes the rows of one group's pictures, `GroupPlan.pictures`. Paths are inside the run folder."""
+
+    group: GroupPlan
+    plan: Plan
+    info: RunInfo
+
+    def path(self, picture: Branch) -> str:
+        """Return where the run keeps a picture."""
+        key = picture.key
+        if picture.given:  # one file for all masks that it is judged by
+            key = {
+                "source": self.group.source_file_key,
+                "reconstruction": self.group.reconstruction_file_key,
+            }.get(picture.method, key)
+        return picture_path(self._folder(picture), picture.method, key)
+
+    def source_path(self, picture: Branch) -> str:
+        """Return where the run keeps the source of a picture."""
+        return picture_path(self._folder(picture), "source", self.group.source_file_key)
+
+    def mask_path(self, picture: Branch) -> str:
+        """Return where the run keeps the mask of a picture's pair, "" where it has none.
+
+        Named after the source's record key, which tells masks and models apart, as their images differ in
+        size.
+        """
+        if not picture.mask_digest:
+            return ""
+        return picture_path(pair_folder(slug(picture.pair.id)), "mask", picture.source_record_key)
+
+    def ideals_folder(self, picture: Branch) -> str:
+        """Return the folder of the ideals of a picture's pair, in the model's size, "" where it has none."""
+        if not picture.ideal_digest:
+            return ""
+        return ideals_folder(pair_folder(slug(picture.pair.id)), f"{picture.ideal_digest}-{self.plan.setup}")
+
+    def made(self, picture: Branch, seconds: float = 0.0, warnings: str = "") -> dict[str, Any]:
+        """Return the row of a picture that is there; it took `seconds`."""
+        kept = {"image": self.path(picture), "source_image": self.source_path(picture)}
+        return {**self._row(picture), **kept, "status": "ok", "warnings": warnings, "seconds": seconds}
+
+    def failed(self, picture: Branch, error: str) -> dict[str, Any]:
+        """Return the row of a picture that could not be made."""
+        return {**self._row(picture), "status": "failed", "error": error}
+
+    def _folder(self, picture: Branch) -> str:
+        return pair_folder(slug(picture.pair.id), self.group.seed)
+
+    def _row(self, picture: Branch) -> dict[str, Any]:
+        group, sampling = self.group, self.plan.sampling
+        start, steps = picture.trajectory.start, sampling.num_inference_steps
+        if picture.trajectory.from_noise and group.inversion is not None:
+            start = group.inversion.start(steps)
+        return {
+            **labels(picture, self.info.dataset, self.info.model),
+            "group": group.id,
+            "setup": self.plan.setup,
+            "source_prompt": picture.pair.source_prompt,
+            "target_prompt": picture.pair.target_prompt,
+            "seed": group.seed,
+            "inversion": group.inversion.label if group.inversion else "",
+            "effective_steps": steps - (start or 0),
+            "num_inference_steps": steps,
+            "guidance_scale": float(sampling.guidance_scale),
+            "guidance_rescale": float(sampling.guidance_rescale),
+            "mask": self.mask_path(picture),
+            "ideal": self.ideals_folder(picture),
+            "uses_mask": picture.uses_mask,
+            "image": "",
+            "source_image": "",
+            "error": "",
+            "warnings": "",
+            "seconds": 0.0,
+        }

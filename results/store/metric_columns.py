@@ -1,0 +1,37 @@
+"""What is known of a metric's columns, kept beside their values: whether higher is better."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from results.store.run_folder import RunFolder
+from results.store.whole_files import write_whole
+
+
+def write_columns(
+    run_dir: Path, family: str, names: Sequence[str], higher_is_better: Mapping[str, bool]
+) -> None:
+    """Keep the columns of a metric family; one that `higher_is_better` lacks has no better direction."""
+    columns = {name: {"higher_is_better": higher_is_better.get(name)} for name in names}
+    file, text = RunFolder(run_dir).columns_file(family), json.dumps(columns, indent=1)
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        write_whole(file, text)
+
+
+def load_directions(run_dir: Path) -> dict[str, bool]:
+    """Return for each column with a better direction whether it is the higher one, of all families of a run.
+
+    ValueError names a file that does not say so.
+    """
+    directions: dict[str, bool] = {}
+    for file in sorted(RunFolder(run_dir).metrics.rglob(RunFolder(run_dir).columns_file("").name)):
+        try:
+            columns = json.loads(file.read_text(encoding="utf-8"))
+            told = {str(name): column["higher_is_better"] for name, column in columns.items()}
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            cause = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise ValueError(
+                f'{file}: {cause}; allowed is {{"name": {{"higher_is_better": true, false or null}}}}'
+            ) from error
+        directions |= {name: bool(up) for name, up in told.items() if up is not None}
+    return directions

@@ -1,0 +1,104 @@
+"""Where everything of a run folder lies: each of its paths is written here, and README lists them.
+
+Records name pictures by paths relative to the run folder; those are text, with `/`.
+"""
+
+from pathlib import Path
+
+
+class RunFolder:
+    """The paths of a run folder. Nothing is created, and nothing need be there."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    @property
+    def records(self) -> Path:
+        """The folder of records, one row per picture."""
+        return self.root / "records"
+
+    def records_file(self, group: str) -> Path:
+        """Return the file of a group's records."""
+        return self.records / f"{group}.parquet"
+
+    @property
+    def settings(self) -> Path:
+        """The folder of which settings each picture stands for, a file per plan."""
+        return self.root / "settings"
+
+    @property
+    def metrics(self) -> Path:
+        """The folder of metric values, a folder per family in it; a family's name may hold `/`."""
+        return self.root / "metrics"
+
+    def metrics_file(self, family: str, group: str) -> Path:
+        """Return the file of a metric family's values for a group's pictures."""
+        return self.metrics / family / f"{group}.parquet"
+
+    def weights_file(self, family: str) -> Path:
+        """Return the file with the hash of the weights that gave a metric family's values."""
+        return self.metrics / family / "weights.sha256"
+
+    def columns_file(self, family: str) -> Path:
+        """Return the file of what is known of a metric family's columns."""
+        return self.metrics / family / "columns.json"
+
+    @property
+    def candidates(self) -> Path:
+        """The folder of which pictures `tau: auto` chooses from, a file per plan."""
+        return self.root / "auto_tau" / "candidates"
+
+    @property
+    def chosen(self) -> Path:
+        """The file of what `tau: auto` chose."""
+        return self.root / "auto_tau" / "chosen.parquet"
+
+    @property
+    def tables(self) -> Path:
+        """The folder of tables, each in several formats."""
+        return self.root / "tables"
+
+    @property
+    def summary(self) -> Path:
+        """The file of what a run prints at its end."""
+        return self.tables / "summary.md"
+
+    @property
+    def plots(self) -> Path:
+        """The folder of plots."""
+        return self.root / "plots"
+
+    @property
+    def strips(self) -> Path:
+        """The folder of picture strips."""
+        return self.root / "strips"
+
+    @property
+    def provenance(self) -> Path:
+        """The file of configuration, code, versions and hardware of every call."""
+        return self.root / "provenance.json"
+
+    @property
+    def wandb(self) -> Path:
+        """The folder of the copy for Weights & Biases."""
+        return self.root / "wandb"
+
+
+def pair_folder(pair: str, seed: int | None = None) -> str:
+    """Return where the pictures of a pair lie, given the slug of its id; with a seed, those of that seed."""
+    return f"images/{pair}" if seed is None else f"images/{pair}/{seed}"
+
+
+def picture_path(folder: str, name: str, key: str) -> str:
+    """Return a picture's path in a `pair_folder`: `name` is a method or "mask", `key` a content key."""
+    return f"{folder}/{name}-{key[:16]}.png"
+
+
+def ideals_folder(folder: str, name: str) -> str:
+    """Return the folder of a pair's ideals in a `pair_folder`."""
+    return f"{folder}/ideal-{name}"
+
+
+def ideal_path(folder: str, number: int) -> str:
+    """Return the path of one picture in an `ideals_folder`."""
+    return f"{folder}/{number:03d}.png"

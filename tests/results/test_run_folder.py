@@ -1,0 +1,55 @@
+"""The paths of a run folder are those that README lists, and records name pictures inside of it."""
+
+import inspect
+import re
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from results.store.run_folder import RunFolder, ideal_path, ideals_folder, pair_folder, picture_path
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+NAMES = {"group": "*", "family": "<family@version>"}
+
+
+def made() -> dict[str, str]:
+    """Return every path that a run folder has, by the name of what makes it, as README writes them."""
+    folder = RunFolder("runs/quickstart")
+    paths = {}
+    for name, member in vars(RunFolder).items():
+        if isinstance(member, property):
+            paths[name] = getattr(folder, name)
+        elif not name.startswith("_"):
+            parameters = list(inspect.signature(getattr(folder, name)).parameters)
+            paths[name] = getattr(folder, name)(*(NAMES[parameter] for parameter in parameters))
+    pair = pair_folder("<pair>")
+    pictures = {
+        "mask": picture_path(pair, "mask", "*"),
+        "ideal": ideal_path(ideals_folder(pair, "*"), 0).replace("000", "*"),
+        "edit": picture_path(pair_folder("<pair>", "<seed>"), "*", "*").replace("*-*", "*"),
+    }
+    return {name: str(path) for name, path in paths.items()} | {
+        name: f"runs/quickstart/{path}" for name, path in pictures.items()
+    }
+
+
+def test_readme_lists_every_path_and_no_other() -> None:
+    listed = {path.rstrip("/") for path in re.findall(r"^    (runs/quickstart/\S+)", README, re.MULTILINE)}
+    paths = set(made().values())
+    above = {str(parent) for path in listed for parent in PurePosixPath(path).parents}
+    inside = {f"tables/{name}" for name in re.findall(r"tables/(summary\.\w+)", README)}
+    assert paths - listed - above == {f"runs/quickstart/{path}" for path in inside}
+    # A file named after its content has its folder here.
+    assert {path for path in listed - paths if not path.endswith("/*.parquet")} == set()
+    assert {path.removesuffix("/*.parquet") for path in listed - paths} <= paths
+
+
+def test_the_name_of_a_picture_holds_the_beginning_of_its_key() -> None:
+    path = picture_path(pair_folder("cat-0123456789", 7), "p2p", "f" * 16 + "0" * 48)
+    assert path == f"images/cat-0123456789/7/p2p-{'f' * 16}.png"
+
+
+@pytest.mark.parametrize("root", ["runs/one", Path("runs/one")])
+def test_a_family_with_a_slash_is_a_folder_in_a_folder(root: str | Path) -> None:
+    file = RunFolder(root).metrics_file("pie/lpips@1", "cat-s0")
+    assert file == Path("runs/one/metrics/pie/lpips@1/cat-s0.parquet")
