@@ -37,7 +37,8 @@ from p2p import (
     StableDiffusion,
 )
 from p2p.engine import generate, source_paths, tree_latents
-from p2p.families import Flux, StableDiffusion3
+from p2p.families.flux import Flux
+from p2p.families.stable_diffusion_3 import StableDiffusion3
 from p2p.prepared import Mixes
 from tests.p2p.families import test_flux, test_stable_diffusion_3
 from tests.p2p.made_up_device import MadeUpDevice, Waits
