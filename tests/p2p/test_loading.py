@@ -62,10 +62,10 @@ def test_a_pipeline_beside_the_model_that_was_fetched_is_found(
     tiny_folder: Path, snapshot: Snapshot, listed: bool, tmp_path: Path
 ) -> None:
     own = save_instruct_pix2pix(tiny_folder, tmp_path / "own")
-    assert BESIDE.local_folder() is None
+    assert BESIDE.files.folder() is None
     assert BESIDE.identity() != PipelineSpec(BESIDE.pipeline, str(own)).identity()
     folder = snapshot(own, listed)
-    assert BESIDE.local_folder() == folder
+    assert BESIDE.files.folder() == folder
     assert BESIDE.identity() == PipelineSpec(BESIDE.pipeline, str(own)).identity()
 
 
@@ -190,7 +190,7 @@ def test_a_tokenizer_that_has_changed_on_disk_is_read_again(tokenizer_folder: Pa
 def test_a_pipeline_has_the_tokenizer_that_diffusers_would_read(tiny_folder: Path) -> None:
     spec = ModelSpec("tiny", str(tiny_folder), 16, 16, device="cpu")
     ours = spec.load().pipeline.tokenizer
-    plain = spec.family.pipeline_class.from_pretrained(tiny_folder).tokenizer
+    plain = spec.family.pipeline_class().from_pretrained(tiny_folder).tokenizer
     assert type(ours) is type(plain)
     assert ours.backend_tokenizer.to_str() == plain.backend_tokenizer.to_str()
     assert ours.init_kwargs == plain.init_kwargs
