@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from p2p.alignment import Tokenizers
 from p2p.devices import default_dtype, exact_float32, resolve_device
-from p2p.families import family_of
+from p2p.families import FAMILIES, family_of
 from p2p.families.model import Model, encoder_of, tokenizer_of
 from p2p.loading.loras import Lora, load_loras
 from p2p.loading.pipeline_files import hash_files, local_folder, plain_folder
@@ -36,15 +36,15 @@ SEMANTICS_VERSION = 3  # raised whenever the same edit would give other pixels
 class ModelSpec:
     """Where a pipeline comes from and how it is run; `load()` gives the `Model`.
 
-    `path` is a folder or a model-hub name, `pipeline` the name of diffusers' pipeline class, which says which
-    family the model is of. `device` "auto" is CUDA where there is one, else Apple's MPS, else the CPU.
-    `dtype` None becomes float32 on the CPU and the family's `half_precision` elsewhere, here and for good: a
-    spec that another machine is given keeps it, as the keys of its images do. `scheduler` is the name of a
-    diffusers scheduler class; its config is the pipeline's own with `scheduler_config` on top.
-    `clip_tokenizer` says that the tokenizer is CLIP's, so that planning needs no download. `loras` are
-    mappings of a safetensors file's `path` and, optionally, its `scale`. `upscaler` is the model of a second
-    stage, run on the images of this one. `leave_out` names text encoders that are not loaded, where the
-    family can do without.
+    `path` is a folder or a model-hub name. `pipeline` is the name of diffusers' pipeline class, which says
+    which family the model is of, or the import path of an adapter of your own. `device` "auto" is CUDA where
+    there is one, else Apple's MPS, else the CPU. `dtype` None becomes float32 on the CPU and the family's
+    `half_precision` elsewhere, here and for good: a spec that another machine is given keeps its precision,
+    as the keys of its images do. `scheduler` is the name of a diffusers scheduler class; its config is the
+    pipeline's own with `scheduler_config` on top. `clip_tokenizer` says that the tokenizer is CLIP's, so that
+    planning needs no download. `loras` are mappings of a safetensors file's `path` and, optionally, its
+    `scale`. `upscaler` is the model of a second stage, run on the images of this one. `leave_out` names text
+    encoders that are not loaded, where the family can do without.
     """
 
     name: str
@@ -186,6 +186,8 @@ class ModelSpec:
             "scheduler": [type(scheduler).__name__, config],
             "run": [self.dtype, self.variant, self.self_max_side, self.blend_side, self.height, self.width],
         }
+        if self.pipeline not in FAMILIES:  # an adapter of one's own may make other images of one folder
+            facts["family"] = self.pipeline
         if self.leave_out:
             facts["left_out"] = sorted(self.leave_out)
         if self.loras:
