@@ -1,9 +1,13 @@
 """README is short, its Python runs as printed, and what it and the packages' READMEs name is there."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+
+from experiments.run import CONF, MOVED, check_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -55,7 +59,8 @@ def stale(page: Path) -> list[str]:
         titles = [title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", target, re.MULTILINE)]
         missing += [link] if heading not in titles else []
     for path in re.findall(r"`([\w.-]+/[\w./-]*)`", text):
-        owners = [folder for folder in here if (folder / path.split("/")[0]).is_dir()]
+        first = path.split("/")[0]
+        owners = [folder for folder in here if first != "runs" and (folder / first).is_dir()]
         if owners and not any((folder / path).exists() for folder in owners):
             missing.append(path)
     named = set(re.findall(r"(?<![\w/*-])[A-Za-z_]\w*\.(?:py|md|yaml|sh|json|csv)\b", text))
@@ -71,6 +76,28 @@ def test_a_path_that_is_gone_is_seen(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("`p2p/attention.py`, [a](no.md), [b](#Nowhere), `p2p/engine.py` and schedule.py\n# Here")
     assert stale(page) == ["no.md", "#Nowhere", "p2p/attention.py", "no.md", "schedule.py"]
+
+
+def overrides_of(text: str) -> list[list[str]]:
+    """Return the overrides of each `p2p-bench run` and `plan` that a text shows, of a sweep its first job."""
+    lines = re.findall(r"^ {4}p2p-bench (?:run|plan) (.*?)(?:  +#.*)?$", text, re.MULTILINE)
+    parts = [shlex.split(line) for line in lines]
+    assert parts
+    return [
+        [re.sub(r"=([^\[]*?),.*", r"=\1", one) if "-m" in part else one for one in part if one != "-m"]
+        for part in parts
+    ]
+
+
+@pytest.mark.parametrize("overrides", overrides_of(README + EXPERIMENTS), ids=" ".join)
+def test_every_command_is_a_sound_configuration(overrides: list[str]) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides)
+    check_keys({key: config[key] for key in config if key != "dataset"})
+
+
+def test_no_page_names_a_class_by_its_old_place() -> None:
+    assert [old for old in MOVED for page in PAGES if old in page.read_text()] == []
 
 
 @pytest.mark.parametrize("group", ["experiment", "dataset", "inversion", "grid", "metrics"])

@@ -155,7 +155,7 @@ class ModelSpec:
         return self.family.embeds_guidance(config)
 
     def upscaler_calls(self, num_inference_steps: int) -> int:
-        """Return the same of the upscaler, 0 where there is none."""
+        """Return how often one trajectory calls the upscaler's UNet; 0 without an upscaler."""
         return self.upscaler.unet_calls(num_inference_steps) if self.upscaler else 0
 
     def fetch(self) -> None:
@@ -174,7 +174,10 @@ class ModelSpec:
                 raise
 
     def identity(self) -> str:
-        """Return a hash of all the model contributes to the pixels; of its name where it is not here yet."""
+        """Return a hash of all that the model contributes to the pixels.
+
+        Weights that are not on this machine yet are named by path, revision and variant.
+        """
         folder = self.local_folder()
         scheduler = self.load_scheduler()
         config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
