@@ -62,7 +62,8 @@ class Encoder:
         def encode(rows: Tensor) -> Tensor:
             part = [distinct[row] for row in rows.tolist()]
             tokens = self.tokenizer(part, context_length=self.context_length)
-            # Cutting moves the end token: one place more changes the others just where a prompt was cut.
+            # A truncated prompt has its end token moved to the last place. With one more place the first n
+            # tokens differ, so a difference means the prompt was cut.
             longer = self.tokenizer(part, context_length=self.context_length + 1)
             cut = (longer[:, :-1] != tokens).any(dim=1, keepdim=True)
             vectors = self._unit(self.model.encode_text(tokens.to(self.device)))

@@ -122,15 +122,15 @@ def plan_job(job: Job) -> Plan:
 
 
 def told_plan(job: Job, timed: bool) -> str:
-    """Return what a plan's whole and rest cost, and where it would run; with `timed`, for how long.
+    """Return what the plan of this shard costs, what is left of it, and where it would run.
 
-    Only for the time the model is loaded and tried.
+    With `timed` also for how long; only then the model is loaded and tried.
     """
     from experiments.running.generate import remaining
 
-    whole = plan_job(job)
-    left = remaining(shard(whole, *job.shard), job.run_dir)
-    lines = [describe(whole, left), places(job.model, job.metrics)]
+    part = shard(plan_job(job), *job.shard)
+    left = remaining(part, job.run_dir)
+    lines = [describe(part, left), places(job.model, job.metrics)]
     lines.append(estimate(job.model, left) if timed else "estimate=true loads the model and tells the time")
     return "\n".join(lines)
 

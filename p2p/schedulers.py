@@ -1,5 +1,5 @@
 """What the engine needs of a diffusers scheduler: T or T + 1 calls, one draw for all branches of a group, and
-a history that can be split where branches part. A scheduler that cannot do this is refused, in one line.
+a history that can be split where branches part. Any other scheduler is refused, in one line.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ KNOWN = (  # shown by tests/p2p/test_schedulers.py to equal a plain run; others 
 
 
 def scheduler_class(name: str) -> Any:
-    """Return a scheduler class of diffusers. Raises ValueError where there is none, or it lacks a library."""
+    """Return the scheduler class of diffusers with this name.
+
+    Raises ValueError where there is no such class, or where a library that the class needs is not installed.
+    """
     kind = getattr(diffusers, name, None)
     try:
         if hasattr(kind, "set_timesteps"):
@@ -53,9 +56,9 @@ def new_scheduler(name: str, config: dict[str, Any]) -> Any:
 
 
 def check_settings(name: str, settings: Iterable[str]) -> None:
-    """Raise ValueError for a setting that neither this class nor a known one has: diffusers would ignore it.
+    """Raise ValueError for a setting that neither this class nor any of KNOWN has: diffusers would ignore it.
 
-    Those of other classes are left to it, so that the scheduler of a model can be changed alone.
+    A setting of another known class passes, so that a model's scheduler can be changed without its config.
     """
     own = set(inspect.signature(scheduler_class(name)).parameters)
     unknown = {setting for setting in settings if setting[0] != "_"} - own
@@ -71,10 +74,11 @@ def check_settings(name: str, settings: Iterable[str]) -> None:
 def set_timesteps(
     scheduler: Any, num_inference_steps: int, device: Any = None, options: Mapping[str, Any] | None = None
 ) -> int:
-    """Set the timesteps and return their number, T or T + 1. Raises ValueError where the engine cannot work.
+    """Set a scheduler's timesteps and return their number, T or T + 1.
 
-    An edit's windows are rows of a table of T + 1 calls. Whether branches can part is tried out, on a copy.
-    `options` are what else the scheduler is told.
+    An edit's windows are rows of a table of T + 1 calls. `options` are further arguments of the scheduler's
+    `set_timesteps`. Whether branches can part is tried out on a copy. Raises ValueError for a scheduler that
+    the engine cannot work with.
     """
     kind: Any = type(scheduler)
     name = kind.__name__
@@ -100,10 +104,10 @@ def set_timesteps(
 
 
 def check_start(start: int, calls: int, num_inference_steps: int) -> None:
-    """Raise ValueError where a trajectory cannot start at this step: PLMS makes one of its steps twice.
+    """Raise ValueError where a trajectory cannot start at this step.
 
-    diffusers' img2img takes such a scheduler's calls from `start` on, which then take the latents for less
-    noisy than they are.
+    PNDM (PLMS) calls the denoiser twice for one step, so it makes T + 1 calls. diffusers' img2img takes the
+    calls from number `start` on, and the first of them treats the latents as less noisy than they are.
     """
     if start and calls != num_inference_steps:
         raise ValueError(
@@ -113,7 +117,9 @@ def check_start(start: int, calls: int, num_inference_steps: int) -> None:
 
 
 def fork(scheduler: Any, parents: Tensor, latents: Tensor) -> None:
-    """Give every node its parent's part of a multistep scheduler's history (latent-shaped tensors)."""
+    """Rearrange a multistep scheduler's history, its tensors shaped as `latents`: row i becomes a copy of row
+    `parents[i]`.
+    """
 
     def split(value: Any) -> Any:
         if isinstance(value, Tensor) and value.shape == latents.shape:
@@ -142,7 +148,10 @@ def take_step(
     groups: Sequence[int],
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Return the next latents; a stochastic scheduler draws once per group, the same for each of its rows."""
+    """Return the latents after one step; `groups` is the group of each row, `generators` one per group.
+
+    A stochastic scheduler draws once per group, so that all rows of a group get one draw.
+    """
     options: dict[str, Any] = {}
     allowed = inspect.signature(scheduler.step).parameters
     if "eta" in allowed:
@@ -164,10 +173,10 @@ def take_step(
 
 @cache
 def _try_out(kind: Any, config: str, num_inference_steps: int, options: str) -> None:
-    """Raise ValueError unless two branches that part midway become what each becomes alone.
+    """Raise ValueError unless branches that part midway end exactly where each ends when it is run alone.
 
-    Predictions are made up, so this takes a fraction of a second, once; it finds whatever state, draw or
-    coupling of rows `fork` and `take_step` do not know.
+    Predictions are made up, so the trial takes a fraction of a second, once per scheduler. It finds any
+    state, draw or coupling of rows that `fork` and `take_step` do not know of.
     """
     name, trial = kind.__name__, kind.from_config(json.loads(config))
     told = json.loads(options)
@@ -191,9 +200,9 @@ def _try_out(kind: Any, config: str, num_inference_steps: int, options: str) -> 
 def _walk(
     scheduler: Any, num_inference_steps: int, options: Mapping[str, Any], branches: Sequence[int]
 ) -> Tensor:
-    """Return the branches' final latents after made-up predictions.
+    """Return the final latents (branches, 4, 4, 4) after made-up predictions.
 
-    Of branches 0, 1 and 2, all share the first third of the steps, 1 and 2 the second.
+    Branches 0, 1 and 2 share a state in the first third of the steps; 1 and 2 share one in the second third.
     """
     scheduler.set_timesteps(num_inference_steps, **options)
     learned = scheduler.config.get("variance_type") in ("learned", "learned_range")

@@ -15,20 +15,25 @@ from p2p.trajectory import Condition, Injection, Trajectory
 from p2p.word_readings import Watch
 
 Watched = LocalBlend | Watch
-"""Whoever reads maps: has `source_words`, `target_words`, `readings` and `key`."""
+"""A reader of maps; it has `source_words`, `target_words`, `readings` and `key`."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One state to denoise at one step."""
+    """One state to denoise at one step, for all branches that have been equal so far.
+
+    Branches are numbered within their group: 0 is the source, i the group's i-th trajectory.
+    """
 
     group: int
-    parent: int  # its position among the nodes of the step before; at the first step its group
+    parent: int  # position of the node it continues in the level before; at the first step its group
     prompt: str
     injection: Injection | None
-    branches: tuple[int, ...]  # of the group; 0 is the source
-    blend: LocalBlend | None = None  # after this step
-    watched: tuple[Watched, ...] = ()  # by its branches, now or later: whose maps it sums up
+    branches: tuple[int, ...]
+    blend: LocalBlend | None = None  # applied after this step
+    # Readers (LocalBlend or Watch) of any of the node's branches. The node's cross-attention is added to
+    # their sums even before they need them.
+    watched: tuple[Watched, ...] = ()
     condition: Condition | None = None
 
 
@@ -37,9 +42,9 @@ def build_tree(
 ) -> list[list[Node]]:
     """Return the nodes of each step from `start` on, of each group's trajectories by branch.
 
-    Branch 0 is the source and comes first; the others may have any numbers. In the groups `apart` no edit
-    shares a state with the source. At every step, node i < len(groups) is the one that carries the source of
-    group i. A trajectory without injections is plain throughout. Raises ValueError for one that was made for
+    Branch 0 is the source and comes first; other branches may have any numbers. In the groups `apart` no edit
+    shares a state with the source. At every step, node i < len(groups) carries the source of group i. A
+    trajectory without injections is plain throughout. Raises ValueError for a trajectory that was made for
     another number of steps.
     """
     _check_steps((t for group in groups for t in group.values()), steps)
@@ -79,8 +84,8 @@ def build_tree(
 def count_states(group: Mapping[int, Trajectory], steps: int, start: int = 0, apart: bool = False) -> int:
     """Return how many nodes `build_tree` has for one group, all steps together, without making them.
 
-    In the order of their operators, each trajectory adds the steps after the first in which it differs from
-    the trajectory before.
+    With trajectories sorted by what they inject step by step, each adds as many states as there are steps
+    from the first at which it differs from the trajectory before it in the sorted order.
     """
     everyone = list(group.values())
     _check_steps(everyone, steps)
@@ -102,7 +107,7 @@ def _check_steps(trajectories: Iterable[Trajectory], steps: int) -> None:
 
 
 def _key(trajectory: Trajectory, step: int) -> tuple[str, str, str, str]:
-    """Return what trajectories have in common that share a state at this step, as they have so far."""
+    """Return what must be equal for trajectories to go on sharing a state at this step."""
     prompt, injection, blend = _operator(trajectory, step)
     condition = trajectory.condition
     return (

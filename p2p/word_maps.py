@@ -1,7 +1,7 @@
 """The cross-attention maps of asked-for words, summed over the steps for every state of a tree.
 
-google/prompt-to-prompt keeps every map (AttentionStore); here only the columns that a LocalBlend or a
-heat-map reads are formed, only in its layers and at its steps.
+google/prompt-to-prompt keeps every map (AttentionStore). Here only the columns that a LocalBlend or a
+heat-map reads are formed, only in the layers and at the steps that it reads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class LayerGroup:
 
 
 def layer_groups(model: Model) -> dict[str, LayerGroup]:
-    """Return the groups of layers whose maps can be read: those of a side ("16"), and its parts ("up-16")."""
+    """Return the groups of cross-attention layers by name: a height in tokens, "16", or its part, "up-16"."""
     groups: dict[str, LayerGroup] = {}
     for layer, (part, side) in model.cross_layers().items():
         for name in (f"{side}", f"{part}-{side}"):
@@ -38,7 +38,7 @@ def layer_groups(model: Model) -> dict[str, LayerGroup]:
 
 
 def layer_group(name: str, model: Model) -> LayerGroup:
-    """Return one group of layers. Raises ValueError where no cross-attention layer is in it."""
+    """Return the group of this name. Raises ValueError, with the names there are, for any other."""
     groups = layer_groups(model)
     if name not in groups:
         raise ValueError(f"layers: no cross-attention layer is in {name!r}, allowed are {', '.join(groups)}")
@@ -47,17 +47,19 @@ def layer_group(name: str, model: Model) -> LayerGroup:
 
 @dataclass
 class WordMaps:
-    """Sums (states, pixels, columns) for each reading: columns of the source's words, then of the branch's.
+    """For each reading, sums (states, pixels, columns) of the maps of words, over the steps so far.
 
-    A state that carries the source fills the source's columns, one that carries a branch the branch's.
+    A reader (LocalBlend or Watch) has two runs of columns: the words of the source prompt, filled by the
+    state that carries the source, then the words of the branch's prompt, filled by the state that carries the
+    branch.
     """
 
     model: Model
     groups: dict[Reading, LayerGroup]
-    places: dict[tuple[int, str], int]  # of (group, watched): its first column
+    places: dict[tuple[int, str], int]  # the first column of a reader, by group and the reader's key
     width: int
     kinds: Tensor  # (kinds of states, tokens, columns): which words a state adds to its sums
-    kinds_of: Sequence[Tensor]  # by step: each state's kind
+    kinds_of: Sequence[Tensor]  # for each step, the kind of every state
     start: int = 0
     step: int = -1
     sums: dict[Reading, Tensor] = field(default_factory=dict)
@@ -71,9 +73,9 @@ class WordMaps:
         index: Callable[[Sequence[int]], Tensor],
         start: int = 0,
     ) -> WordMaps:
-        """Return empty sums for a tree of these nodes, the first of which are at step `start`.
+        """Return empty sums for the nodes of `build_tree`; `levels[0]` is step `start`.
 
-        `index` puts numbers on the model's device.
+        `index` makes an int64 tensor on the model's device.
         """
         places: dict[tuple[int, str], int] = {}
         used: dict[int, int] = {}
@@ -121,7 +123,7 @@ class WordMaps:
         return frozenset(layer for reading in self.active for layer in self.groups[reading].layers)
 
     def fork(self, parents: Tensor) -> None:
-        """Begin the next step: give every state its parent's sums, note which words it adds to them."""
+        """Begin the next step: copy to every state the sums of its parent (`parents`, positions)."""
         self.step += 1
         if not self.width:
             return
@@ -137,21 +139,24 @@ class WordMaps:
             )
 
     def words(self, begin: int, nodes: int, per_node: int) -> Tensor | None:
-        """Return the columns of one call's rows, zero for unconditional ones; None where nobody asks."""
+        """Return (rows, tokens, columns) of one call, 0 in unconditional rows; None where nothing is read."""
         if self.columns is None or not self.active:
             return None
         own = self.columns[begin : begin + nodes]
         return torch.cat([torch.zeros_like(own)] * (per_node - 1) + [own])
 
     def add(self, begin: int, nodes: int, injection: BatchInjection) -> None:
-        """Add the maps of one call to each reading of this step, mean over the reading's layers."""
+        """Add the maps of one call's nodes to the sums of every active reading: the mean over its layers."""
         for reading in self.active:
             maps = torch.stack([injection.maps[layer] for layer in self.groups[reading].layers]).mean(0)
             maps = maps[-nodes:]  # the conditional rows
             self.sums[reading][begin : begin + nodes] += maps.to(self.sums[reading].dtype)
 
     def read(self, row: int, node: Node, watched: Watched, reading: Reading) -> tuple[Tensor, Tensor]:
-        """Return the sums so far of the source's words and of this state's own: (columns, height, width)."""
+        """Return a reader's sums so far: of the source's words, and of the words of the state at `row`.
+
+        Both are (columns, height, width).
+        """
         source, own = watched.source_words.shape[1], watched.target_words.shape[1]
         place = self.places[node.group, watched.key]
         maps = self.sums[reading].transpose(1, 2).unflatten(2, (self.groups[reading].side, -1))
@@ -159,7 +164,10 @@ class WordMaps:
         return maps[node.group, place : place + source], maps[row, place + source : place + source + own]
 
     def blend(self, level: Sequence[Node], latents: Tensor) -> Tensor:
-        """Return the latents after this step's blends; node i < groups carries the source of group i."""
+        """Return the latents (states, channels, height, width) after this step's LocalBlends.
+
+        Outside the area of its blend a state has its source's latents.
+        """
         if not any(node.blend for node in level):
             return latents
         blended = latents.clone()

@@ -1,6 +1,6 @@
 """What is read of the cross-attention while an image is made: which words, in which layers, at which steps.
 
-LocalBlend (local_blend.py) reads the maps that bound its area, `p2p.heat_maps` those a user asks for.
+LocalBlend reads the maps that bound its area, `p2p.heat_maps` the maps that a user asks for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from p2p.alignment import Tokenizers, word_column
 
 @dataclass(frozen=True)
 class Reading:
-    """Some layers, whose maps are averaged, and a range of steps, over which they are summed."""
+    """Layers whose maps are averaged, and a range of steps over which the averages are summed."""
 
     layers: (
         str | None
@@ -27,10 +27,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class Watch:
-    """Words whose maps are to be kept of a trajectory and its source."""
+    """Words whose maps are kept while a trajectory and its source are denoised, for heat-maps."""
 
     source_words: Tensor  # (tokens, columns), see `word_columns`
-    target_words: Tensor  # (tokens, columns), of the trajectory's own prompt
+    target_words: Tensor  # (tokens, columns), of the trajectory's prompt
     readings: tuple[Reading, ...]
 
     @property

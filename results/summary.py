@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from results.labels import escape_markdown, published_name
-from results.plots import plot_style, strips, sweep_plots, truth_plots
+from results.plots import plot_style, run_plots, strips, sweep_plots, truth_plots
 from results.store import made_from
 from results.store.metric_columns import load_directions
 from results.store.records import RECORD_IDENTITY, load, metric_columns
@@ -20,7 +20,7 @@ from results.store.run_folder import RunFolder
 from results.store.setting_rows import load_settings, with_settings
 from results.store.whole_files import whole_file, write_whole
 from results.tables import auto_tau, metric_ranks, table_files, tables
-from results.tables.cells import ALL, CONTEXT, GIVEN, free_windows, is_plain, with_cells
+from results.tables.cells import CONTEXT, GIVEN, is_plain, with_cells
 from results.tables.published import compare, load_reference, write_comparison
 
 
@@ -151,27 +151,11 @@ def _plots(folder: Path, table: pd.DataFrame, directions: Mapping[str, bool]) ->
     contexts = _contexts(table)
     paths: list[Path] = []
     for context, part in contexts:
-        metrics = list(part.loc[part["mean"].notna(), "metric"].unique())
-        end = (
-            "-" + re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(str(entry) for entry in context))
-            if len(contexts) > 1
-            else ""
-        )
-        edited = [name for name in metrics if name.startswith("clip_target")]
-        preserved = [name for name in metrics if name.startswith("lpips")]
-        for x, y in ((x, y) for x in preserved for y in edited):
-            several = len(edited) * len(preserved) > 1
-            name = re.sub(r"[^A-Za-z0-9]+", "_", f"-{y}-{x}") if several else ""
-            figure = sweep_plots.trade_off(part, x, y, directions)
-            paths += plot_style.save(figure, folder / f"trade_off{name}{end}")
-        p2p = part[part["edit_type"].eq(ALL) & is_plain(part) & part["method"].eq("p2p")]
-        free = free_windows(p2p).any()
-        if metrics and p2p["tau"].nunique() > (2 if free else 1):
-            figure = sweep_plots.over_tau(part, metrics, directions)
-            paths += plot_style.save(figure, folder / f"over_tau{end}")
-        if metrics and free:
-            figure = sweep_plots.ablation(part, metrics, directions)
-            paths += plot_style.save(figure, folder / f"ablation{end}")
+        told = re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(str(entry) for entry in context))
+        end = f"-{told}" if len(contexts) > 1 else ""
+        for plot in run_plots.PLOTS:
+            for name, figure in plot(part, directions):
+                paths += plot_style.save(figure, folder / f"{name}{end}")
     return paths
 
 

@@ -1,13 +1,29 @@
-"""The README's Python runs as printed, and what it names is there."""
+"""README is short, its Python runs as printed, and what it and the packages' READMEs name is there."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+
+from experiments.run import CONF, MOVED, check_keys
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 EXPERIMENTS = (ROOT / "experiments" / "README.md").read_text()
+FOLDERS = ("conf", "p2p", "experiments", "evaluation", "results", "findings", "tests")
+FILES = [*ROOT.glob("*.*"), *(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.*"))]
+PAGES = [file for file in FILES if file.suffix == ".md"]
+NAMES = {file.name for file in FILES}
+FORBIDDEN, FORMS = {"utils.py"}, {"FILE.csv", "NAME.sh"}
+OF_OTHERS = {"run_editing_p2p.py", "mapping_file.json", "global_descriptions.json", "card.json"}
+MADE = {"pairs.csv", "provenance.json", "columns.json", "bench.json", "bench_gpu.json", "summary.md"}
+
+
+def test_readme_is_short_and_begins_with_code() -> None:
+    assert len(README.split()) <= 900
+    assert any(line.startswith("    make demo ") for line in README.splitlines()[:12])
 
 
 def test_the_python_example_runs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,19 +37,73 @@ def test_the_python_example_runs(capsys: pytest.CaptureFixture[str], monkeypatch
     assert 0 < p2p < fixed_seed
 
 
-def test_pictures_folders_and_make_targets_exist() -> None:
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (ROOT / picture).is_file()
-    for folder in re.findall(r"^\| `(\w+)/` ", README, re.MULTILINE):
-        assert (ROOT / folder).is_dir()
+def test_folders_and_make_targets_exist() -> None:
+    folders = set(re.findall(r"^\| `(\w+)/` ", README, re.MULTILINE))
+    assert folders == set(FOLDERS)
+    assert all((ROOT / folder).is_dir() for folder in folders)
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"make ([a-z-]+)", README):
-        assert target in makefile
+    for page in PAGES:
+        for target in re.findall(r"[`\n] *make ([a-z-]+)", page.read_text()):
+            assert f"\n{target}: " in makefile or target in makefile.split(".PHONY:")[1].splitlines()[0]
+
+
+def stale(page: Path) -> list[str]:
+    """Return which of the paths that a page names, in links, backticks or lists of files, are not there."""
+    text = page.read_text()
+    here = (page.parent, ROOT)
+    links = [link for link in re.findall(r"\]\(([^)\s]*)\)", text) if ":" not in link]
+    missing = [link for link in links if not (page.parent / link.partition("#")[0]).exists()]
+    for link in (link for link in links if "#" in link):
+        file, _, heading = link.partition("#")
+        target = (page.parent / file).read_text() if file else text
+        titles = [title.lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", target, re.MULTILINE)]
+        missing += [link] if heading not in titles else []
+    for path in re.findall(r"`([\w.-]+/[\w./-]*)`", text):
+        first = path.split("/")[0]
+        owners = [folder for folder in here if first != "runs" and (folder / first).is_dir()]
+        if owners and not any((folder / path).exists() for folder in owners):
+            missing.append(path)
+    named = set(re.findall(r"(?<![\w/*-])[A-Za-z_]\w*\.(?:py|md|yaml|sh|json|csv)\b", text))
+    return [*missing, *sorted(named - NAMES - OF_OTHERS - MADE - FORBIDDEN - FORMS)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_path_that_a_page_names_is_there(page: Path) -> None:
+    assert stale(page) == []
+
+
+def test_a_path_that_is_gone_is_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("`p2p/attention.py`, [a](no.md), [b](#Nowhere), `p2p/engine.py` and schedule.py\n# Here")
+    assert stale(page) == ["no.md", "#Nowhere", "p2p/attention.py", "no.md", "schedule.py"]
+
+
+def overrides_of(text: str) -> list[list[str]]:
+    """Return the overrides of each `p2p-bench run` and `plan` that a text shows, of a sweep its first job."""
+    lines = re.findall(r"^ {4}p2p-bench (?:run|plan) (.*?)(?:  +#.*)?$", text, re.MULTILINE)
+    parts = [shlex.split(line) for line in lines]
+    assert parts
+    return [
+        [re.sub(r"=([^\[]*?),.*", r"=\1", one) if "-m" in part else one for one in part if one != "-m"]
+        for part in parts
+    ]
+
+
+@pytest.mark.parametrize("overrides", overrides_of(README + EXPERIMENTS), ids=" ".join)
+def test_every_command_is_a_sound_configuration(overrides: list[str]) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", overrides)
+    check_keys({key: config[key] for key in config if key != "dataset"})
+
+
+def test_no_page_names_a_class_by_its_old_place() -> None:
+    assert [old for old in MOVED for page in PAGES if old in page.read_text()] == []
 
 
 @pytest.mark.parametrize("group", ["experiment", "dataset", "inversion", "grid", "metrics"])
 def test_options_that_the_text_names_exist(group: str) -> None:
-    named = set(re.findall(rf"\b{group}=(\w+)", README + EXPERIMENTS)) - {"mine"}
+    texts = "".join(page.read_text() for page in PAGES if page.name == "README.md")
+    named = set(re.findall(rf"\b{group}=([a-z]\w*)", texts))
     assert named <= {file.stem for file in (ROOT / "conf" / group).glob("*.yaml")}
     assert named
 
@@ -51,5 +121,6 @@ def test_every_published_set_is_described() -> None:
 
 
 def test_experiments_are_those_of_the_configuration() -> None:
-    listed = set(re.findall(r"^\| `(\w+)` \| ", README, re.MULTILINE))
+    [section] = re.findall(r"^## Command line\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    listed = set(re.findall(r"^\| `(\w+)` \| ", section, re.MULTILINE))
     assert listed == {file.stem for file in (ROOT / "conf" / "experiment").glob("*.yaml")}

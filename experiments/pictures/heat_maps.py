@@ -32,7 +32,7 @@ def rows(found: HeatMaps) -> list[Row]:
 def parser() -> argparse.ArgumentParser:
     """Return the command line's options."""
     options = argparse.ArgumentParser(
-        prog="python -m experiments.pictures.heat_maps",
+        prog="p2p-bench heat-maps",
         description="Draw where words of a prompt are attended to.",
     )
     add = options.add_argument

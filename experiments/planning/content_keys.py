@@ -1,4 +1,4 @@
-"""The content keys of what a group's branches share: its source, and what an inversion makes of it."""
+"""The content keys of what a group's branches share: source, reconstruction, inversion and ideals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from p2p.inversion import Inversion
 
 @dataclass(frozen=True)
 class Source:
-    """What a group's branches share, and its content keys; `base` is what all keys of the plan begin with."""
+    """What a group's branches share, and the content keys made of it.
+
+    `base` is what all content keys of the plan begin with, `judged` what they say of a pair's mask and ideal.
+    """
 
     prompt: str
     seed: int
@@ -22,14 +25,14 @@ class Source:
 
     @property
     def real(self) -> list[Any]:
-        """What content keys say of a real image; nothing where the source is generated."""
+        """The real image and its inversion as parts of the content key; [] where the source is generated."""
         if self.image is None:
             return []
         return [self.image.digest, RULE, self.inversion.settings if self.inversion else None]
 
     @property
     def path_seed(self) -> int | None:
-        """The seed, where the source's path depends on it."""
+        """The seed where the source's path depends on the seed, else None."""
         if self.image is None or (self.inversion and self.inversion.seeded):
             return self.seed
         return None
@@ -40,7 +43,7 @@ class Source:
         return content_hash([*base, self.prompt, *drawn, "source", *self.real, *judged])
 
     def reconstruction_key(self, base: Sequence[Any], judged: Sequence[str] = ()) -> str:
-        """Return the key of what the inversion leads back to, "" where there is none."""
+        """Return the key of the reconstruction, where the inversion leads back to; "" without one."""
         return self._path_key(base, "reconstruction", judged)
 
     def ideal_key(self, base: Sequence[Any], target_prompt: str, judged: Sequence[str]) -> str:
@@ -48,7 +51,7 @@ class Source:
         return content_hash([*base, self.prompt, target_prompt, "ideal", *self.real, *judged])
 
     def inversion_key(self, base: Sequence[Any]) -> str:
-        """Return the key of what the inversion finds, "" where there is none."""
+        """Return the key of the inversion's path, as it is kept on disk; "" without an inversion."""
         return self._path_key(base, "inversion", ())
 
     def _path_key(self, base: Sequence[Any], name: str, judged: Sequence[str]) -> str:

@@ -54,7 +54,7 @@ def describe(whole: Plan, left: Plan) -> str:
 
 
 def places(spec: ModelSpec, metrics: Sequence[Any]) -> str:
-    """Return on which devices, and in what precision, a plan's model and metrics run."""
+    """Say in words on which devices, and in which precision, a plan's model and metrics run."""
     stages = [("model", spec), *([("upscaler", spec.upscaler)] if spec.upscaler else [])]
     told = [f"{name} on {resolve_device(s.device, elsewhere=True)} in {s.dtype}" for name, s in stages]
     devices = sorted({str(metric.device) for metric in metrics if hasattr(metric, "device")})
@@ -83,10 +83,10 @@ def estimate(spec: ModelSpec, plan: Plan) -> str:
 
 
 def seconds_per_evaluation(model: Model, rows: int, small: Tensor | None = None) -> float:
-    """Measure one UNet evaluation (a row) in a call of `rows`, at most 16: the better of two.
+    """Return the seconds of one UNet evaluation (a row) in a call of `rows`, at most 16: the better of two.
 
-    Where memory runs out, in a call of half as many. `small` (1, 3, height, width) is what an upscaler
-    enlarges.
+    Where memory runs out, the call has half as many rows. `small` (1, 3, height, width) is an image for an
+    upscaler to enlarge.
     """
     rows = min(rows, 16)
     seconds = attempt(partial(_seconds, model, rows, small), "denoiser: at one row" if rows == 1 else None)
@@ -95,7 +95,7 @@ def seconds_per_evaluation(model: Model, rows: int, small: Tensor | None = None)
 
 @torch.no_grad()
 def _seconds(model: Model, rows: int, small: Tensor | None) -> float:
-    """Return how long one call of the denoiser takes."""
+    """Return how many seconds one call of the denoiser with so many rows takes."""
     latents = torch.zeros(rows, *model.latent_shape, device=model.device, dtype=model.dtype)
     row = dict(model.encode_prompt(""))
     if small is not None:

@@ -12,9 +12,10 @@ Axes = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 
 def spelled_out(axes: Axes, defaults: Mapping[str, Any]) -> Axes:
-    """Return a method's axes with those inside of a mapping named by their path, as in `call.skip`.
+    """Return a method's axes, where an axis inside of a mapping is named by its path, as in `call.skip`.
 
-    Only where the method's own value is a mapping: elsewhere one is a value, such as a tau for each word.
+    A mapping is taken apart only where the method's own value is one: elsewhere it is a value of the axis,
+    such as a tau for each word.
     """
     if isinstance(axes, Mapping):
         return _spelled(axes, defaults)

@@ -28,9 +28,9 @@ def make_plan(
 ) -> Plan:
     """Plan every pair x inversion x seed x method.
 
-    Raises one ValueError that lists every pair and method that cannot be combined. Branches that would give
-    the same image twice are kept once: so are those of other seeds where an image's path does not depend on
-    the seed, and those of other inversions where it starts from the picture itself.
+    An image that several settings give is made once: settings with equal windows in steps, seeds where a real
+    image's path does not depend on the seed, inversions where a method starts from the picture itself. Raises
+    one ValueError that lists every pair and method that cannot be combined.
     """
     seeds = _check_seeds(seeds)
     sampling.rows_per_state(model.guidance_embedded)
@@ -38,7 +38,7 @@ def make_plan(
     base = _base(model, sampling)
     calls = max(model.calls, model.upscaler_calls)
     groups: dict[Source, list[Branch]] = {}
-    seen: dict[Identity, list[Mapping[str, Any]]] = {}  # and the parameters of every setting that gives it
+    seen: dict[Identity, list[Mapping[str, Any]]] = {}  # the parameters of all settings that give an image
     merged, repeated, candidates = 0, [], []
     for inversion, seed, one in itertools.product(inversions, seeds, inputs):
         for named, trajectory in zip(methods, one.trajectories, strict=True):
@@ -106,7 +106,7 @@ def _branch(
 
 
 def _group(source: Source, branches: Sequence[Branch], base: Sequence[Any]) -> GroupPlan:
-    """Return a source's group; its own keys are without masks and ideals, in which its pairs may differ."""
+    """Return a source's group. Its pairs may differ in masks and ideals, so its keys leave those out."""
     return GroupPlan(
         source.prompt,
         source.seed,
@@ -120,7 +120,7 @@ def _group(source: Source, branches: Sequence[Branch], base: Sequence[Any]) -> G
 
 
 def _candidate(branch: Branch, named: NamedMethod) -> dict[str, Any]:
-    """Return one of the images that `tau: auto` chooses from; another setting may have made it first."""
+    """Return the row of one image that `tau: auto` chooses from, in the columns of CANDIDATE_TYPES."""
     others = {name: value for name, value in named.params.items() if name != "tau"}
     return {
         "key": branch.key,
@@ -133,7 +133,7 @@ def _candidate(branch: Branch, named: NamedMethod) -> dict[str, Any]:
 
 
 def _each_once(candidates: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """Return candidates without those of further seeds, where an image's path does not depend on the seed."""
+    """Return the candidates without repetitions: seeds give equal ones where they do not change the image."""
     return tuple({tuple(candidate.items()): candidate for candidate in candidates}.values())
 
 

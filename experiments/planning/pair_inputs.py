@@ -35,10 +35,10 @@ class PairInputs:
 
     @property
     def judged_by(self) -> list[str]:
-        """What content keys say of mask and ideal.
+        """Mask and ideal as parts of the content key.
 
-        They change no pixel, but what metrics say of them, and their values are kept under the content key
-        alone: under another mask the same image is another one.
+        They do not change the image, but they change its scores, and scores are stored by content key only.
+        So an image judged by another mask must have another key.
         """
         mask = [self.mask_digest] if self.mask_digest else []
         return [*mask, *([f"ideal {self.ideal_digest}"] if self.ideal_digest else [])]
@@ -51,7 +51,10 @@ def read_inputs(
     sampling: Sampling,
     inversions: Sequence[Inversion | None],
 ) -> list[PairInputs]:
-    """Return every pair with what is read for it. Raises one ValueError that lists everything wrong."""
+    """Read mask, ideal and picture of every pair, and make its trajectories.
+
+    Raises one ValueError that lists everything wrong, of any pair and method.
+    """
     problems = [*_inversion_problems(inversions, pairs, model, sampling)]
     problems += _prompt_problems([sampling.negative_prompt, *(p.source_prompt for p in pairs)], model)
     inputs = [_read(pair, methods, model, sampling, None in inversions, problems) for pair in pairs]
@@ -68,7 +71,7 @@ def _read(
     not_inverted: bool,
     problems: list[str],
 ) -> PairInputs:
-    """Read a pair, adding to `problems`; what could not be read is left out."""
+    """Return one pair's inputs. What is wrong with the pair is added to `problems`, and left out of them."""
     image, mask, ideal = None, "", ""
     try:
         image = RealImage.of(pair.image) if pair.image else None
@@ -136,7 +139,7 @@ def _inversion_problems(
 
 
 def _unused_weights(methods: Sequence[NamedMethod], inputs: Sequence[PairInputs]) -> Iterator[str]:
-    """Yield the methods whose number for the pairs' weights meets no pair that has any."""
+    """Yield a problem for each method with a factor for all weights (`weights: 2`) if no pair has weights."""
     if not any(one.pair.weights for one in inputs):
         for named in methods:
             if isinstance(named.params.get("weights"), (int, float)):

@@ -46,12 +46,12 @@ class Branch:
     params: Mapping[str, Any]
     trajectory: Trajectory
     key: str
-    source_record_key: str  # of the source image's record, which mask and ideal are part of
-    reconstruction_record_key: str = ""  # of the record of what an inversion leads back to, likewise
+    source_record_key: str  # key of the source image's record; mask and ideal are part of it
+    reconstruction_record_key: str = ""  # key of the reconstruction's record; mask and ideal are part of it
     mask_digest: str = ""  # of the pair's mask, "" where it has none
     uses_mask: bool = False  # of the method
     ideal_digest: str = ""  # of the pair's ideal, "" where it has none
-    ideal_key: str = ""  # of the record of that ideal
+    ideal_key: str = ""  # key of the ideal's record
     given: bool = False  # the source, what an inversion leads back to, or an ideal: no edit
 
     @property
@@ -60,9 +60,9 @@ class Branch:
         return self.key, self.pair.id, self.method
 
     def given_picture(self, method: str, key: str) -> Branch:
-        """Return the branch's source, reconstruction or ideal, which `method` says, as a picture of its own.
+        """Return the picture `method`, "source", "reconstruction" or "ideal", of the branch's pair.
 
-        The target prompt of a source and a reconstruction is their own prompt.
+        A source and a reconstruction have the source prompt as their target prompt.
         """
         pair = self.pair
         if method != "ideal":
@@ -77,8 +77,8 @@ class Branch:
 class GroupPlan:
     """One source prompt and seed, or image, with all branches that share the source's trajectory.
 
-    Its pairs may differ in masks and ideals, so its own keys, after which files are named, are without them.
-    An inverted image has two more keys than a generated one: of its reconstruction and of its inversion.
+    Pairs of a group may differ in masks and ideals, so the group's keys, after which files are named, leave
+    masks and ideals out. The keys of reconstruction and inversion are "" for a generated source.
     """
 
     source_prompt: str
@@ -102,9 +102,9 @@ class GroupPlan:
         return f"{slug(self.source_prompt)[:40]}-s{self.seed}-{content_hash(content)[:12]}"
 
     def pictures(self) -> list[Branch]:
-        """Return all pictures of the group, pair by pair: those that are given, then the pair's edits.
+        """Return all pictures of the group, pair by pair, in the order in which they are recorded.
 
-        The source, its reconstruction where the group inverts, the ideal where the pair has one.
+        The source, the reconstruction where the group inverts, the ideal where the pair has one, the edits.
         """
         pictures: list[Branch] = []
         pairs: set[str] = set()
@@ -146,13 +146,13 @@ class Plan:
     merged: int = 0  # settings that come to the same steps as another one, and so to the same image
     auto_tau: bool = False
     candidates: tuple[Mapping[str, Any], ...] = ()  # of `tau: auto`, as `results.tables.auto_tau` keeps them
-    repeated_branches: tuple[Branch, ...] = ()  # those of the merged that have parameters of their own
+    repeated_branches: tuple[Branch, ...] = ()  # merged settings whose parameters differ from the kept one's
 
     @cached_property
     def evaluations(self) -> int:
         """The number of UNet evaluations (batch rows), the upscaler's included.
 
-        It is exact, but for what inversions may save, and without those of other pipelines.
+        Exact, but that inversions may stop early; evaluations by other pipelines are not counted.
         """
         return self._cost(plan_evaluations, self.model.upscaler_calls)
 
@@ -163,7 +163,7 @@ class Plan:
 
     @property
     def unshared_evaluations(self) -> int:
-        """What the same branches cost one at a time, each with its own source."""
+        """The number of UNet evaluations if every branch ran by itself, each with a source of its own."""
         return self._cost(unshared_evaluations, self.model.upscaler_calls)
 
     def _cost(self, count: Callable[..., int], upscaler_calls: int) -> int:
@@ -199,7 +199,7 @@ class Plan:
         return {key for key, _, _ in self.rows()}
 
     def rows(self) -> set[Identity]:
-        """Return which records the plan makes, those of sources, reconstructions and ideals included."""
+        """Return the identities of all records of the plan: edits, sources, reconstructions, ideals."""
         return {picture.identity for group in self.groups for picture in group.pictures()}
 
 

@@ -32,7 +32,8 @@ _log = logging.getLogger(__name__)
 def remaining(plan: Plan, run_dir: Path) -> Plan:
     """Return what of the plan has no successful record, or whose picture is gone.
 
-    Where a picture goes that a group's edits are measured against, the group is made again.
+    If the source, mask or ideal of a group is missing, its edits could not be scored, so the whole group is
+    made again.
     """
     if not has_records(run_dir):
         return plan

@@ -1,9 +1,15 @@
 """Attention processors that inject the source's attention, without forming a probability matrix for it.
 
-Every edit of Hertz et al. 2022 is linear in the source's and the target's own attention probabilities, so it
-is one or two calls of `scaled_dot_product_attention` with mixed values. Nothing is renormalised. Maps that a
-LocalBlend or a heat-map reads are the same call with a few columns of words as values. These are narrower
-than the keys, so that PyTorch's plain kernel takes the call and forms the matrix, in layers that are read.
+Every edit of Hertz et al. 2022 is linear in the attention probabilities of source and target. With alignment
+M, its shares a, word weights c (1 by default) and the step's gate g (1 = injected), a target row's output is
+
+    softmax(Q_s K_s^T) (W V_t) + softmax(Q_t K_t^T) (w * V_t)
+    W = M diag(a c g)        w = (1 - a) c g + (1 - g)
+
+so that it takes one or two calls of `scaled_dot_product_attention` with mixed values. Nothing is
+renormalised. Maps that a LocalBlend or a heat-map reads come from a call with a few columns of words as
+values. The columns are narrower than the keys, so that PyTorch's plain kernel takes the call and forms the
+matrix, in layers that are read.
 """
 
 from __future__ import annotations
@@ -37,21 +43,21 @@ class BatchInjection:
     self_rows: Tensor
     self_slots: Tensor
     self_max_pixels: tuple[int, ...]  # of each of `self_rows`, largest first
-    edited_rows: Tensor  # the rows of all three, each once
+    edited_rows: Tensor  # replaced, mixed and self rows, each once
     edited_slots: Tensor
     any_cross: bool  # of this step, in whichever chunk
     largest_self: int  # of self_max_pixels, in whichever chunk of this step; 0 for none
     bank: SourceBank
     words: Tensor | None = None  # (rows, tokens, columns): sums of tokens whose maps are asked for
-    words_layers: frozenset[str] = frozenset()  # in these cross-attention layers
+    words_layers: frozenset[str] = frozenset()  # the cross-attention layers whose maps are asked for
     maps: dict[str, Tensor] = field(default_factory=dict)  # (rows, pixels, columns), mean over heads
     visited: list[str] = field(default_factory=list)
-    taking: Taking | None = None  # in single layers
+    taking: Taking | None = None  # what rows take in single layers
 
     def self_count(self, pixels: int) -> int:
         """Return how many of `self_rows`, from the first, are edited in layers of so many pixels.
 
-        Profiles with different limits share a call. A part from the first on needs no indices, which would
+        Profiles with different limits share a call. As rows are sorted by limit, a slice does, and no indices
         have to be copied to the device in every layer.
         """
         return sum(pixels <= limit for limit in self.self_max_pixels)
@@ -149,7 +155,8 @@ class InjectionProcessor:
 def inject_cross(attention: LayerAttention, injection: BatchInjection) -> Tensor:
     """Return cross-attention (rows, heads, pixels, channels) in which edited rows use their source's maps.
 
-    The maps of asked-for words are the same sum with the words' columns in place of the values.
+    The layer's mask (rows, 1, 1, tokens) is added before the softmax; each row's mask stays with that row's
+    keys. Maps of words are computed as the output is, with the words' columns in place of the values.
     """
     source = attention.bank_sources(injection) if injection.any_cross else None
     if injection.words is not None and attention.layer in injection.words_layers:
@@ -164,7 +171,7 @@ def _attend_edited(
 ) -> Tensor:
     """Return `softmax(Q_s K_s^T) (W V_t) + softmax(Q_t K_t^T) (w * V_t)` in edited rows.
 
-    Where w is 0 throughout, the second call is not made.
+    For replaced rows, whose w is 0 throughout, one call of attention is enough.
     """
     if source is None:
         return attention.attend()
@@ -173,11 +180,12 @@ def _attend_edited(
     if len(injection.replaced_rows):
         rows, slots = injection.replaced_rows, injection.replaced_slots
         mixed = torch.einsum("nst,nhtd->nhsd", injection.replaced_mix, value[rows])
-        # In place: the layer's own projection, which is needed no more, or these very rows a second time.
+        # Writing in place is safe: `query` is this layer's projection and is not used again. On the second
+        # call (word maps, then values) the same rows get the same contents.
         query = query.index_copy_(0, rows, source_query[slots])
         key = key.index_copy_(0, rows, source_key[slots])
         value = value.index_copy(0, rows, mixed)  # may be an expanded view
-        if mask is not None:  # other layers' too
+        if mask is not None:  # not in place: other layers read this mask too
             mask = mask.index_copy(0, rows, source_mask[0][slots])
     if not len(injection.mixed_rows):
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
@@ -197,8 +205,9 @@ def _attend_edited(
 
 
 def inject_self(attention: LayerAttention, injection: BatchInjection) -> Tensor:
-    """Return self-attention with `softmax(Q_s K_s^T) V_t` in edited rows of small enough layers, and with
-    what rows take in this layer alone. There is no mask.
+    """Return self-attention: `softmax(Q_s K_s^T) V_t` in edited rows, in layers within a row's limit.
+
+    Rows that take tensors from their source in this layer (`injection.taking`) have them. There is no mask.
     """
     layer, query, key, value, scale, _ = attention
     if query.shape[2] <= injection.largest_self:

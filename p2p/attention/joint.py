@@ -1,7 +1,7 @@
 """Injection where image queries attend to text and image keys in one softmax: SD3, Flux, DeepFloyd IF.
 
-Cross injection is the block of image queries and text keys, self injection that of image queries and image
-keys (Hertz et al. 2022, Sec. 3.2, on Imagen's attention). Text queries are no part of either.
+Cross injection is the block of image queries and text keys, self injection the block of image queries and
+image keys (Hertz et al. 2022, Sec. 3.2, on Imagen's attention). Rows of text queries are never injected.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from p2p.attention.injection import BatchInjection, LayerAttention
 def inject_joint(attention: LayerAttention, text_tokens: slice, injection: BatchInjection) -> Tensor:
     """Return attention of image queries in which edited rows use their source's maps.
 
-    The queries are the image's alone, (rows, heads, pixels, channels); keys and values are over text and
-    image tokens, of which `text_tokens` are the text's. With s = 1 where self-attention is injected, else 0:
+    The layer's query is (rows, heads, pixels, channels), of the image alone. Its key and value are over text
+    and image tokens; `text_tokens` is where the text's tokens stand. Its mask (rows, 1, 1, tokens) is added
+    before the softmax; each row's mask stays with that row's keys. With s = 1 where self-attention is
+    injected, else 0:
 
         softmax(Q_s K_s^T) [W V_text, s V_image] + softmax(Q_t K_t^T) [w V_text, (1 - s) V_image]
 
@@ -29,7 +31,7 @@ def inject_joint(attention: LayerAttention, text_tokens: slice, injection: Batch
     if injection.words is not None and layer in injection.words_layers:
         maps = []
         for words in injection.words.split(value.shape[-1], dim=2):
-            # As wide as the values: kernels that form no map want that.
+            # Columns are padded to the values' width: kernels that form no map want both alike.
             columns, width = torch.zeros_like(value), words.shape[2]
             columns[:, :, text_tokens, :width] = words[:, None]
             attended = _attend_edited(attention._replace(value=columns), text_tokens, source, injection)
@@ -59,7 +61,10 @@ def _attend_edited(
 def _share_out(
     value: Tensor, text_tokens: slice, pixels: int, injection: BatchInjection
 ) -> tuple[Tensor, Tensor]:
-    """Return what the row's own map weighs, and what its source's map weighs; both shaped as the value."""
+    """Return the values for the target row's own map, and the values for its source's map, shaped as `value`.
+
+    The sum of attention under the two maps, each with its values, is the edited output.
+    """
     own, taken = value.clone(), torch.zeros_like(value)
     itself = injection.self_rows[: injection.self_count(pixels)]
     own.index_fill_(0, itself, 0)  # where `own[itself] = 0` would copy its 0 to the device

@@ -1,6 +1,6 @@
 """Single layers of a UNet from which an edit may take: self-attention, and the decoder's residual blocks.
 
-MasaCtrl (masactrl.py) and Plug-and-Play (plug_and_play.py) name them as their authors' code counts them.
+MasaCtrl and Plug-and-Play (p2p/methods) count layers and blocks as their authors' code does.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Number = int | Literal["auto"]
-"""A layer or a block, counted from 0; "auto" is the published one of Stable Diffusion 1.x, by a rule."""
+"""A layer or a block, counted from 0. "auto" is a rule that gives the published one in SD 1.x."""
 
 NO_LAYERS = (
     "takes from single layers of a UNet whose self-attention has a softmax of its own, which this model has "
@@ -23,11 +23,11 @@ _PARTS = ("down_blocks", "mid_block", "up_blocks")  # in the order in which they
 class LayerInjection:
     """What a branch takes from its source in single layers at one step; None: nothing.
 
-    Every row takes from the source's row of its own kind, so unconditional rows from unconditional ones.
+    Unconditional rows take from the source's unconditional row, conditional rows from the conditional one.
     """
 
     keys_values: Number | None = None  # softmax(Q_t K_s^T) V_s in self-attention layers from this one on
-    queries_keys: Number | None = None  # softmax(Q_s K_s^T) V_t in those of decoder blocks from this one on
+    queries_keys: Number | None = None  # softmax(Q_s K_s^T) V_t in self-attention from this decoder block on
     features: Number | None = None  # of this decoder block's residual block, before its skip is added
 
     @property
@@ -45,7 +45,7 @@ class DecoderBlock:
 
     @property
     def level(self) -> str:
-        """The level of one resolution that it belongs to."""
+        """The decoder level, of one resolution, that the block belongs to: "up_blocks.1"."""
         return ".".join(self.residual.split(".")[:2])
 
 
@@ -58,7 +58,10 @@ class UNetLayers:
 
     @classmethod
     def of(cls, unet: Any) -> UNetLayers:
-        """Return those of a UNet2DConditionModel, which registers its middle after its decoder."""
+        """Return the layers and blocks of a UNet2DConditionModel.
+
+        It registers its middle after its decoder, so layers are sorted into the order of calls here.
+        """
         names = [name for name in unet.attn_processors if ".attn1." in name]
         attention = tuple(sorted(names, key=lambda name: _PARTS.index(name.split(".")[0])))
         decoder = []
@@ -70,9 +73,10 @@ class UNetLayers:
         return cls(attention, tuple(decoder))
 
     def taken(self, wanted: LayerInjection) -> tuple[str, ...]:
-        """Return names of tensors: "<attention layer>/query", /key or /value, or a module, for its output.
+        """Return the names of the tensors that an injection takes.
 
-        Raises ValueError for a layer or a block that this UNet has not.
+        "<attention layer>/query", "/key" or "/value", or the name of a module whose output is taken. Raises
+        ValueError for a layer or a block that this UNet does not have.
         """
         names: list[str] = []
         if wanted.keys_values is not None:
@@ -89,7 +93,11 @@ class UNetLayers:
         return tuple(dict.fromkeys(names))
 
     def _first_layer(self, number: Number) -> int:
-        """Auto is the first of the second decoder level that has any: 10 of 16 in Stable Diffusion 1.x."""
+        """Return a self-attention layer's number.
+
+        "auto" is the first layer of the second decoder level with self-attention: 10 of 16 in Stable
+        Diffusion 1.x. Raises ValueError for a layer that this UNet does not have.
+        """
         if isinstance(number, int) and number < len(self.attention):
             return number
         attending = [block for block in self.decoder if block.attention]
@@ -106,7 +114,11 @@ class UNetLayers:
         )
 
     def _block(self, name: str, number: Number, last: int) -> int:
-        """Auto is the second that has self-attention: 4 of 12 in Stable Diffusion 1.x."""
+        """Return a decoder block's number, at most `last`.
+
+        "auto" is the second decoder block with self-attention: 4 of 12 in Stable Diffusion 1.x. Raises
+        ValueError for a block that cannot be taken from; `name` is the parameter to name.
+        """
         attending = [i for i, block in enumerate(self.decoder) if block.attention]
         if isinstance(number, int) and number <= last:
             return number

@@ -10,15 +10,15 @@ from torch import Tensor
 
 @dataclass
 class SourceBank:
-    """The sources' tensors of one step, by layer, kept for the later chunks of a batch."""
+    """Queries, keys and other tensors of the sources at one step, by layer, kept for later chunks."""
 
     layers: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
-    keep: bool = True  # whether a later chunk will ask; the last one's own are not held
+    keep: bool = True  # whether a later chunk will ask; False for the last chunk, whose tensors are not held
 
     def add(self, layer: str, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Append this chunk's rows of each tensor (queries, keys, a mask, ...), return all so far.
+        """Append this chunk's source rows of each tensor (queries, keys, a mask); return all rows so far.
 
-        A row's position is its group's slot.
+        A source row's position in what is returned is its group's slot.
         """
         if layer in self.layers:
             if not len(tensors[0]):

@@ -1,6 +1,7 @@
-"""What the rows of one call take from their source in single layers (single_layers.py), tensor by tensor.
+"""What the rows of one call take from their source in single layers of the UNet, tensor by tensor.
 
-Attention processors ask for queries, keys and values; a hook takes a residual block's features.
+`p2p.attention.single_layers` names the layers. Attention processors ask for queries, keys and values; a hook
+takes a residual block's features.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from p2p.attention.source_bank import SourceBank
 class Taking:
     """Which rows of one call take which tensors from a source; indices are int64 tensors.
 
-    A source's sides are its rows: the unconditional one, where there is one, and the conditional one.
+    A source has one or two sides: its unconditional row, where guidance needs one, and its conditional row.
     """
 
     source_rows: Tensor  # (sources of this call, sides), in the order of their slots
     rows: Mapping[str, Tensor]
-    """By tensor, of this step, in whichever chunk: (3, rows), the row, and its source's slot and side."""
+    """By the name of a tensor that any chunk of this step takes: (3, rows) of target row, the source's slot,
+    and the source's side."""
     bank: SourceBank
     asked: list[str] = field(default_factory=list)
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a tensor (rows, ...) in which, in place, rows that take it have their source's."""
+        """Return a layer's tensor (rows, ...) with the source's values in rows that take them, in place."""
         if name not in self.rows:
             return tensor
         self.asked.append(name)
@@ -45,14 +47,14 @@ class Taking:
         return self(f"{layer}/query", query), self(f"{layer}/key", key), self(f"{layer}/value", value)
 
     def check(self) -> None:
-        """Raise RuntimeError where the call passed a layer by, so that it edited less than was asked for."""
+        """Raise RuntimeError where the call skipped a layer that rows take from: the edit would lack it."""
         if missed := set(self.rows) - set(self.asked):
             raise RuntimeError(f"layers: {', '.join(sorted(missed))} did not ask for their source's")
 
 
 @contextmanager
 def feature_hooks(denoiser: Any, taking: Taking | None) -> Iterator[None]:
-    """Let the modules whose output is taken ask for it, for one call; without any, nothing is installed."""
+    """Install, for one call, a hook on every module whose output is taken; None installs nothing."""
     handles = []
     if taking is not None:
         for name in (name for name in taking.rows if "/" not in name):

@@ -21,8 +21,20 @@ FAMILIES = {
 
 
 def family_of(pipeline: str) -> Any:
-    """Return the adapter, a child of `p2p.families.model.Model`. Raises ValueError where there is none."""
-    if pipeline not in FAMILIES:
-        raise ValueError(f"pipeline: {pipeline!r} is not one of {', '.join(FAMILIES)}")
-    file, _, name = FAMILIES[pipeline].partition(".")
-    return getattr(import_module(f"p2p.families.{file}"), name)
+    """Return the adapter, a child of `p2p.families.model.Model`, of one of FAMILIES, or of an import path.
+
+    The import path is that of an adapter of your own, `my_package.MyFamily`. Raises ValueError where there is
+    none.
+    """
+    if pipeline in FAMILIES:
+        file, _, name = FAMILIES[pipeline].partition(".")
+        return getattr(import_module(f"p2p.families.{file}"), name)
+    module, _, name = str(pipeline).rpartition(".")
+    if not module:
+        raise ValueError(
+            f"pipeline: {pipeline!r} is not one of {', '.join(FAMILIES)}, nor the import path of an adapter"
+        )
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"pipeline: {pipeline!r} cannot be imported ({error})") from error

@@ -32,10 +32,10 @@ Conditioning = Mapping[str, Tensor]
 
 @dataclass
 class Model(ABC):
-    """A loaded pipeline and the two sides (in tokens) at which its maps are injected or read.
+    """A loaded pipeline, and the two sides (in tokens) at which attention maps are injected and read.
 
     Self-attention is injected in layers of at most `self_max_side` tokens in height; LocalBlend reads
-    cross-attention in those of `blend_side`. Raises ValueError for a side that no layer has.
+    cross-attention in layers of `blend_side` tokens. Raises ValueError for a side that no layer has.
     """
 
     pipeline: Any
@@ -47,10 +47,10 @@ class Model(ABC):
 
     pipeline_name: ClassVar[str]  # of diffusers' class
     load_options: ClassVar[Mapping[str, Any]] = {}  # of the pipeline class's from_pretrained
-    half_precision: ClassVar[str] = "float16"  # what it computes in on a GPU where nothing else is asked for
+    half_precision: ClassVar[str] = "float16"  # the precision on a GPU where none is asked for
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": None}
-    """The pipeline's tokenizers in the order in which their tokens stand in the denoiser's text, and to how
-    many tokens each is padded (None: to the tokenizer's own limit)."""
+    """By tokenizer, in the order in which their tokens stand in the denoiser's text: to how many tokens its
+    prompts are padded (None: to the tokenizer's own limit)."""
     can_leave_out: ClassVar[Sequence[str]] = ()  # text encoders without which the pipeline works too
     lower_case: ClassVar[bool] = False  # whether the pipeline lower-cases prompts before it tokenizes them
     single_layers: ClassVar[bool] = False  # whether edits can take from single layers, see `unet_layers`
@@ -87,9 +87,9 @@ class Model(ABC):
 
     @classmethod
     def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
-        """Say, from the denoiser's config, whether it is told the guidance scale, if any is of use to it.
+        """Say, from its config, whether the denoiser is told the guidance scale or can use none.
 
-        Then no state takes an unconditional row.
+        No state then takes an unconditional row.
         """
         return False
 
@@ -109,17 +109,18 @@ class Model(ABC):
 
     @classmethod
     def aligned_tokenizers(cls, tokenizers: Mapping[str, PreTrainedTokenizerBase | None]) -> Tokenizers:
-        """Return the pipeline's tokenizers, by name, as one has to ask them where a prompt's tokens stand.
+        """Return the tokenizers set up as the pipeline uses them (length limit, lower case), in block order.
 
-        None is that of a text encoder that is left out.
+        `tokenizers` are the pipeline's, by name. None marks a text encoder that is not loaded; the block of
+        its tokens then holds no words.
         """
         return tuple(_as_used(tokenizers[name], n, cls.lower_case) for name, n in cls.text_blocks.items())
 
     def condition(self, images: Tensor, noise: Tensor) -> Conditioning:
-        """Return one row for each of the smaller images (N, 3, height, width) in [0, 1] that are enlarged.
+        """Return N rows of conditioning for images (N, 3, height, width) in [0, 1] that are to be enlarged.
 
-        `noise` (N, channels, height, width) is in the upscaler's own size. Raises TypeError for a model that
-        enlarges no images.
+        `noise` (N, channels, height, width) has the size of the enlarged images. Raises TypeError for a model
+        that enlarges no images.
         """
         raise TypeError(f"{type(self).__name__}: is no upscaler, so takes no images")
 
@@ -162,12 +163,12 @@ class Model(ABC):
 
     @abstractmethod
     def pixels(self, side: int) -> int:
-        """Return the tokens of the layer with this height: `side` x `side` for square images."""
+        """Return the tokens of a layer that is `side` tokens high: `side` x `side` for square images."""
 
     def encode_prompt(self, prompt: str, negative: bool = False) -> Conditioning:
-        """Return what the denoiser is told of a prompt, or of a negative one where guidance differs in that.
+        """Return one row of conditioning for a prompt; `negative` where it is for the unconditional rows.
 
-        Raises ValueError for a prompt that is too long.
+        SDXL's is zero for an empty negative prompt. Raises ValueError for a prompt that is too long.
         """
         for tokenizer in self.tokenizers:
             encode(prompt, tokenizer)
@@ -175,13 +176,16 @@ class Model(ABC):
 
     @abstractmethod
     def _encode_prompt(self, prompt: str, negative: bool) -> Conditioning:
-        """Return one row of each tensor."""
+        """Return the conditioning of a prompt, each tensor as a batch of one."""
 
     @classmethod
     def timestep_options(
         cls, scheduler: Any, num_inference_steps: int, image_tokens: int
     ) -> Mapping[str, Any]:
-        """Return what else `scheduler.set_timesteps` is told. Raises ValueError for one of another kind."""
+        """Return further arguments of `scheduler.set_timesteps`.
+
+        Raises ValueError for a scheduler of flow matching with a model that is not, or the other way round.
+        """
         if hasattr(scheduler, "scale_noise"):
             raise ValueError(f"scheduler: {type(scheduler).__name__} is for flow matching, this model is not")
         return {}
@@ -190,9 +194,10 @@ class Model(ABC):
     def set_timesteps(
         cls, scheduler: Any, num_inference_steps: int, device: Any = None, image_tokens: int = 4096
     ) -> int:
-        """Set the timesteps and return their number. Raises ValueError for a scheduler that cannot work.
+        """Set a scheduler's timesteps and return how many there are.
 
-        Their number does not depend on the image's tokens, which are known once the denoiser is.
+        `image_tokens`, known once the denoiser is loaded, move timesteps and do not change their number.
+        Raises ValueError for a scheduler that cannot work.
         """
         options = cls.timestep_options(scheduler, num_inference_steps, image_tokens)
         return set_timesteps(scheduler, num_inference_steps, device, options)
@@ -226,14 +231,16 @@ class Model(ABC):
         injection: BatchInjection | None = None,
         guidance_scale: float = 1.0,
     ) -> Tensor:
-        """Return the denoiser's output for each row; `guidance_scale` is for one that is told it.
+        """Return the denoiser's output for each row of `latents` (rows, channels, height, width).
 
-        `timestep` is the scheduler's, on the CPU.
+        `timestep` is the scheduler's, on the CPU. `guidance_scale` is read by denoisers that are told it.
         """
 
     def guide(self, uncond: Tensor, text: Tensor, guidance_scale: float, guidance_rescale: float) -> Tensor:
-        """Return the guided prediction (Ho and Salimans 2022), a share `guidance_rescale` of it brought to
-        the text's standard deviation (Lin et al. 2023, Sec. 3.4).
+        """Return the guided prediction, `uncond + guidance_scale * (text - uncond)` (Ho and Salimans 2022).
+
+        A share `guidance_rescale`, in [0, 1], of the result has the standard deviation of `text` (Lin et al.
+        2023, Sec. 3.4).
         """
         guided = uncond + guidance_scale * (text - uncond)
         if not guidance_rescale:
@@ -252,9 +259,9 @@ class Model(ABC):
 
 
 def execution_device(network: nn.Module) -> torch.device | None:
-    """Return where a network computes that accelerate keeps elsewhere until then, None for any other.
+    """Return the device on which accelerate lets an offloaded network compute; None for any other network.
 
-    As diffusers' `_execution_device`, which asks all of a pipeline's networks.
+    diffusers' `_execution_device` asks all networks of a pipeline in this way.
     """
     if not hasattr(network, "_hf_hook"):
         return None
@@ -269,7 +276,7 @@ def tokenizer_of(text_encoder: str) -> str:
 
 
 def encoder_of(tokenizer: str) -> str:
-    """Return the name of the text encoder that a tokenizer is of, in diffusers' pipelines."""
+    """Return the name of a tokenizer's text encoder, in diffusers' pipelines."""
     return tokenizer.replace("tokenizer", "text_encoder")
 
 
@@ -292,7 +299,7 @@ def _as_used(
 
 
 def on_device(timestep: Tensor, device: torch.device) -> Tensor:
-    """Return a scheduler's timestep (a CPU scalar) on a device, filled in there: a copy would wait for it."""
+    """Return a scheduler's timestep (a CPU scalar) on a device. It is filled in there: a copy would wait."""
     return torch.full((), timestep.item(), dtype=timestep.dtype, device=device)
 
 

@@ -1,8 +1,8 @@
 """Direct inversion (Ju et al. 2024, "PnP Inversion: Boosting Diffusion-based Editing with 3 Lines of Code",
 arXiv:2310.01506).
 
-The paper adds, at each step, the source's distance from its DDIM inversion to the source alone; here the
-source is put on that state, which is the same without rounding.
+At each step the paper adds to the source, and not to its edits, the source's distance from its DDIM
+inversion. Here the source is put on the state of the inversion, which is equal but for rounding.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Direct(Inversion):
     name: ClassVar[str] = "direct"
 
     def apart(self, sampling: Sampling) -> bool:
-        """Say yes: an edit with the source's own prompt is not put back."""
+        """True: an edit with the source's own prompt is not put on the states of the inversion."""
         return True
 
     def evaluations(self, sampling: Sampling) -> int:

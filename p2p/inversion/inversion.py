@@ -1,4 +1,4 @@
-"""What every inversion of a real image answers, and the DDIM steps, forth and back, that they share.
+"""What every inversion of a real image answers, and the DDIM steps, forth and back, that inversions share.
 
 Levels and steps are those of Song et al. 2021 (DDIM), Eq. 12; diffusers' scheduler takes the step forth.
 """
@@ -24,7 +24,7 @@ from p2p.source_path import SourcePath
 
 @dataclass(frozen=True)
 class Inversion(ABC):
-    """A way to the path that leads to a given image; its fields are its published settings."""
+    """A way to find the noise from which a model denoises to a given image; fields are published settings."""
 
     name: ClassVar[str]
     seeded: ClassVar[bool] = False  # whether the path depends on the seed
@@ -38,13 +38,13 @@ class Inversion(ABC):
 
     @property
     def settings(self) -> list[Any]:
-        """What determines the path, given image, prompt, model and sampling: plain values."""
+        """The inversion's name and fields as plain values: its part of the content keys."""
         return [self.name, {name: _spelled(value) for name, value in asdict(self).items()}]
 
     def check(self, scheduler: Any, sampling: Sampling, guidance_embedded: bool = False) -> None:
         """Raise ValueError for a scheduler (timesteps set), sampling or model that cannot be inverted.
 
-        `guidance_embedded` is the model's.
+        `guidance_embedded` says that the model is told the guidance scale, or has none.
         """
         if guidance_embedded:
             raise ValueError(
@@ -58,7 +58,10 @@ class Inversion(ABC):
         return 0
 
     def apart(self, sampling: Sampling) -> bool:
-        """Say whether what happens to the source does not happen to an edit that is equal to it."""
+        """True if the source is corrected at each step and its edits are not.
+
+        An edit with the source's own prompt then needs a state of its own.
+        """
         return False
 
     @abstractmethod
@@ -75,7 +78,10 @@ class Inversion(ABC):
         generators: Sequence[torch.Generator],
         calls: Calls,
     ) -> list[SourcePath]:
-        """Return the paths of images (N, channels, height, width), encoded, with their prompts."""
+        """Return a path per image: `latents` (N, channels, height, width) are the encoded images.
+
+        `prompts` and `generators` are N too, one per image. Calls of the denoiser go through `calls`.
+        """
 
 
 def _spelled(value: Any) -> str:
@@ -86,7 +92,7 @@ def _spelled(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Level:
-    """One DDIM step: its timestep, and the shares of signal (alpha bar) before and after it."""
+    """One DDIM step: its timestep, and the share of signal (alpha bar) before and after the step."""
 
     timestep: Tensor
     before: Tensor
@@ -148,10 +154,9 @@ def ddim_states(
 ) -> Tensor:
     """Return images' states (N, T + 1, channels, height, width), x_T first and the images last.
 
-    DDIM's ODE backwards, without guidance: each step takes the prediction at the state it comes from, made
-    for the timestep it goes to, as google/prompt-to-prompt does (Mokady et al. 2023). Half precision is too
-    coarse to add up in, so that states are at least float32. Raises FloatingPointError where they stop being
-    finite.
+    DDIM's ODE backwards, without guidance: each step predicts at the less noisy state, for the timestep of
+    the noisier one, as google/prompt-to-prompt does (Mokady et al. 2023). Half precision is too coarse to add
+    up in, so that states are at least float32. Raises FloatingPointError where states stop being finite.
     """
     scheduler = model.new_scheduler(sampling.num_inference_steps)
     rows = [model.encode_prompt(prompt) for prompt in prompts]
@@ -163,7 +168,7 @@ def ddim_states(
 
 
 def finite(latents: Tensor) -> Tensor:
-    """Return what an inversion found. Raises FloatingPointError where it is not finite."""
+    """Return latents as they are. Raises FloatingPointError where a value is not finite."""
     if not latents.isfinite().all():
         raise FloatingPointError(
             "inversion: latents are not finite; half precision may overflow, try dtype=float32"

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from p2p.alignment import Tokenizers
 from p2p.devices import default_dtype, exact_float32, resolve_device
-from p2p.families import family_of
+from p2p.families import FAMILIES, family_of
 from p2p.families.model import Model, encoder_of, tokenizer_of
 from p2p.loading.loras import Lora, load_loras
 from p2p.loading.pipeline_files import DTYPES, PipelineFiles, hash_files
@@ -32,15 +32,15 @@ SEMANTICS_VERSION = 3  # raised whenever the same edit would give other pixels
 class ModelSpec:
     """Where a pipeline comes from and how it is run; `load()` gives the `Model`.
 
-    `path` is a folder or a model-hub name, `pipeline` the name of diffusers' pipeline class, which says which
-    family the model is of. `device` "auto" is CUDA where there is one, else Apple's MPS, else the CPU.
-    `dtype` None becomes float32 on the CPU and the family's `half_precision` elsewhere, here and for good: a
-    spec that another machine is given keeps it, as the keys of its images do. `scheduler` is the name of a
-    diffusers scheduler class; its config is the pipeline's own with `scheduler_config` on top.
-    `clip_tokenizer` says that the tokenizer is CLIP's, so that planning needs no download. `loras` are
-    mappings of a safetensors file's `path` and, optionally, its `scale`. `upscaler` is the model of a second
-    stage, run on the images of this one. `leave_out` names text encoders that are not loaded, where the
-    family can do without.
+    `path` is a folder or a model-hub name. `pipeline` is the name of diffusers' pipeline class, which says
+    which family the model is of, or the import path of an adapter of your own. `device` "auto" is CUDA where
+    there is one, else Apple's MPS, else the CPU. `dtype` None becomes float32 on the CPU and the family's
+    `half_precision` elsewhere, here and for good: a spec that another machine is given keeps its precision,
+    as the keys of its images do. `scheduler` is the name of a diffusers scheduler class; its config is the
+    pipeline's own with `scheduler_config` on top. `clip_tokenizer` says that the tokenizer is CLIP's, so that
+    planning needs no download. `loras` are mappings of a safetensors file's `path` and, optionally, its
+    `scale`. `upscaler` is the model of a second stage, run on the images of this one. `leave_out` names text
+    encoders that are not loaded, where the family can do without.
     """
 
     name: str
@@ -148,7 +148,7 @@ class ModelSpec:
         return self.family.embeds_guidance(config)
 
     def upscaler_calls(self, num_inference_steps: int) -> int:
-        """Return the same of the upscaler, 0 where there is none."""
+        """Return how often one trajectory calls the upscaler's UNet; 0 without an upscaler."""
         return self.upscaler.unet_calls(num_inference_steps) if self.upscaler else 0
 
     def fetch(self) -> None:
@@ -161,7 +161,10 @@ class ModelSpec:
         self.files.fetch()
 
     def identity(self) -> str:
-        """Return a hash of all the model contributes to the pixels; of its name where it is not here yet."""
+        """Return a hash of all that the model contributes to the pixels.
+
+        Weights that are not on this machine yet are named by path, revision and variant.
+        """
         folder = self.local_folder()
         scheduler = self.load_scheduler()
         config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
@@ -173,6 +176,8 @@ class ModelSpec:
             "scheduler": [type(scheduler).__name__, config],
             "run": [self.dtype, self.variant, self.self_max_side, self.blend_side, self.height, self.width],
         }
+        if self.pipeline not in FAMILIES:  # an adapter of one's own may make other images of one folder
+            facts["family"] = self.pipeline
         if self.leave_out:
             facts["left_out"] = sorted(self.leave_out)
         if self.loras:

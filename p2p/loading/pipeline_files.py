@@ -95,8 +95,8 @@ def plain_folder(path: str) -> Path | None:
 def local_folder(path: str, pipeline_class: Callable[[], Any], options: Mapping[str, Any]) -> Path | None:
     """Return a pipeline's folder on this machine, or None where it would have to be fetched.
 
-    Of a name on the model hub it is the one that diffusers' `download` with these options leaves behind; what
-    is there in part alone has to be fetched.
+    For a name on the model hub it is the folder that diffusers' `download` with these options leaves behind.
+    A folder that lacks files has to be fetched.
     """
     if (folder := plain_folder(path)) is not None:
         return folder
@@ -142,8 +142,8 @@ def hash_files(
 ) -> str:
     """Return a hash of a pipeline's weights of this variant and configs, without the parts `aside`.
 
-    The hub's cache already names large files by theirs. Other variants may lie beside, as one is fetched
-    after the other.
+    Large files in the hub's cache are symlinks named after their SHA-256, so that name is used instead of
+    reading them. Weights of other variants in the folder are skipped.
     """
     digest = hashlib.sha256()
     parts = [part for part in sorted(folder.iterdir()) if part.is_dir() and part.name not in aside]

@@ -22,16 +22,16 @@ CONTEXT = [
 CELL = [*CONTEXT, "method", "uses_mask", "tau", "strength", *WINDOWS, "weighting", "variant", "setting"]
 ALL = "all"
 SOURCES = ["source", "reconstruction"]  # methods that make no edit
-GIVEN = [*SOURCES, "ideal"]  # nor the ideal edit as the autoencoder gives it back
+GIVEN = [*SOURCES, "ideal"]  # and the ideal edit as the autoencoder gives it back
 
-_DESCRIBED = {"tau", "strength", "weights", "auto_tau"}  # columns say it, so `params` need not
-_IN_STEPS = {"cross_replace_steps", "self_replace_steps"}  # the same, where the windows are known
+_DESCRIBED = {"tau", "strength", "weights", "auto_tau"}  # parameters that columns of the cell show
+_IN_STEPS = {"cross_replace_steps", "self_replace_steps"}  # shown by WINDOWS, where known
 
 
 def with_cells(frame: pd.DataFrame) -> pd.DataFrame:
     """Add `weighting` (factors: "×2"), `variant` (other parameters that differ) and `setting` (a label).
 
-    `uses_mask` becomes "yes" or "no" where the data set has masks, "" where there are none to use.
+    `uses_mask` becomes "yes" or "no" where any pair of the context has a mask, else "".
     """
     frame = frame.assign(
         uses_mask=_uses_mask(frame),
@@ -53,7 +53,10 @@ def _uses_mask(frame: pd.DataFrame) -> pd.Series:
 
 
 def free_windows(frame: pd.DataFrame) -> pd.Series:
-    """Mark the rows of methods that have windows which no tau describes, so that windows are what varies."""
+    """Mark all rows of a method, within a context, if any of its rows has windows that no tau describes.
+
+    Windows are then what the method's sweep varies, and labels name windows.
+    """
     free = frame["tau"].isna() & frame[WINDOWS].notna().all(axis=1) & frame["strength"].isna()
     free &= ~frame["method"].isin([*GIVEN, "fixed_seed"])
     return free.groupby([frame[name] for name in [*CONTEXT, "method"]], dropna=False).transform("any")
@@ -102,7 +105,10 @@ def _setting(row: pd.Series, name_windows: bool) -> str:
 
 
 def _windows_follow_tau(frame: pd.DataFrame) -> pd.Series:
-    """False where one tau stands for several windows, so that the label has to tell them apart."""
+    """Mark rows whose tau stands for one pair of windows in their context and method.
+
+    Where one tau stands for several, labels have to name the windows.
+    """
     windows = frame[WINDOWS].astype("string").fillna("").agg(" ".join, axis=1)
     return (
         windows.groupby([frame[name] for name in [*CONTEXT, "method", "tau"]], dropna=False)
@@ -112,7 +118,10 @@ def _windows_follow_tau(frame: pd.DataFrame) -> pd.Series:
 
 
 def _unchanged(frame: pd.DataFrame) -> pd.Series:
-    """Mark what methods without weights make of a re-weighting: not an edit, so not part of their mean."""
+    """Mark rows of pairs with equal prompts by methods that take no word weights.
+
+    Such a pair re-weights words alone, so the method made no edit, and the row is left out of its means.
+    """
     same_prompt = frame["source_prompt"].eq(frame["target_prompt"])
     return same_prompt & frame["weights"].eq("{}") & ~frame["method"].isin(SOURCES)
 

@@ -29,6 +29,15 @@ def test_shards_part_the_groups(cli: Cli, tiny: list[str], run_dir: Path) -> Non
         assert set(load_records(run_dir)["seed"]) == ({0, 2} if index == 0 else {0, 1, 2})
 
 
+def test_a_plan_of_a_shard_counts_its_own_groups(
+    cli: Cli, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("plan", *tiny, "seed=[0,1,2]", "shard=0/2") == 0
+    told = capsys.readouterr().out
+    assert "1 pairs x 2 seeds: 2 groups" in told
+    assert "there already" not in told
+
+
 def test_a_shard_without_groups_leaves_an_empty_folder(
     cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -208,3 +208,16 @@ def test_a_tokenizer_of_another_class_than_planned_is_the_pipelines_own(
     spec = ModelSpec("tiny", str(folder), 16, 16, device="cpu")
     assert type(spec.load().pipeline.tokenizer) is PreTrainedTokenizerFast
     assert type(read_tokenizer(folder / "tokenizer")) is CLIPTokenizer
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "message"),
+    [
+        ("ImagicPipeline", "pipeline: 'ImagicPipeline' is not one of StableDiffusionPipeline, "),
+        ("no_such_package.Family", "pipeline: 'no_such_package.Family' cannot be imported"),
+        ("p2p.families.Absent", "pipeline: 'p2p.families.Absent' cannot be imported"),
+    ],
+)
+def test_a_pipeline_of_no_family_is_one_line(tiny_folder: Path, pipeline: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelSpec("tiny", str(tiny_folder), 16, 16, pipeline=pipeline, device="cpu")

@@ -1,4 +1,6 @@
-"""The paths of a run folder are those that README lists, and records name pictures inside of it."""
+"""The paths of a run folder and the columns of its records are those that README lists; records name pictures
+inside of it.
+"""
 
 import inspect
 import re
@@ -6,9 +8,10 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from results.store.records import RECORD_TYPES
 from results.store.run_folder import RunFolder, ideal_path, ideals_folder, pair_folder, picture_path
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "results" / "README.md").read_text()
 NAMES = {"group": "*", "family": "<family@version>"}
 
 
@@ -42,6 +45,12 @@ def test_readme_lists_every_path_and_no_other() -> None:
     # A file named after its content has its folder here.
     assert {path for path in listed - paths if not path.endswith("/*.parquet")} == set()
     assert {path.removesuffix("/*.parquet") for path in listed - paths} <= paths
+
+
+def test_readme_tells_every_column_of_the_records_and_no_other() -> None:
+    [section] = re.findall(r"^## Records\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    cells = re.findall(r"^\| (`.*?`) \| ", section, re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(cells))) == sorted(RECORD_TYPES)
 
 
 def test_the_name_of_a_picture_holds_the_beginning_of_its_key() -> None:

@@ -1,0 +1,53 @@
+"""Which plots a run gets: one entry of PLOTS for each kind, drawn where the main table has rows for it."""
+
+import re
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from results.plots import sweep_plots
+from results.plots.plot_style import Directions
+from results.tables.cells import ALL, free_windows, is_plain
+
+Plot = Callable[[pd.DataFrame, Directions], Iterator[tuple[str, Figure]]]
+"""From rows of the main table (`results.tables.tables.main_table`; one model, data set and inversion) and the
+better direction of each metric to file names, without an ending, and figures. Yields nothing where the rows
+lack what the plot shows."""
+
+
+def trade_offs(table: pd.DataFrame, directions: Directions) -> Iterator[tuple[str, Figure]]:
+    """Draw CLIP to the target prompt against LPIPS to the source image, for every backbone of either."""
+    metrics = measured(table)
+    edited = [name for name in metrics if name.startswith("clip_target")]
+    preserved = [name for name in metrics if name.startswith("lpips")]
+    several = len(edited) * len(preserved) > 1
+    for x, y in ((x, y) for x in preserved for y in edited):
+        name = re.sub(r"[^A-Za-z0-9]+", "_", f"-{y}-{x}") if several else ""
+        yield f"trade_off{name}", sweep_plots.trade_off(table, x, y, directions)
+
+
+def over_tau(table: pd.DataFrame, directions: Directions) -> Iterator[tuple[str, Figure]]:
+    """Draw every metric over tau, where Prompt-to-Prompt has enough taus for a curve."""
+    metrics, p2p = measured(table), _prompt_to_prompt(table)
+    if metrics and p2p["tau"].nunique() > (2 if free_windows(p2p).any() else 1):
+        yield "over_tau", sweep_plots.over_tau(table, metrics, directions)
+
+
+def ablation(table: pd.DataFrame, directions: Directions) -> Iterator[tuple[str, Figure]]:
+    """Draw every metric for each pair of injection windows, where some do not follow from a tau."""
+    metrics = measured(table)
+    if metrics and free_windows(_prompt_to_prompt(table)).any():
+        yield "ablation", sweep_plots.ablation(table, metrics, directions)
+
+
+PLOTS: tuple[Plot, ...] = (trade_offs, over_tau, ablation)
+
+
+def measured(table: pd.DataFrame) -> list[str]:
+    """Return the metrics that have a value in any row, in the table's order."""
+    return list(table.loc[table["mean"].notna(), "metric"].unique())
+
+
+def _prompt_to_prompt(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["edit_type"].eq(ALL) & is_plain(table) & table["method"].eq("p2p")]
