@@ -131,7 +131,12 @@ def told_plan(job: Job, timed: bool) -> str:
     part = shard(plan_job(job), *job.shard)
     left = remaining(part, job.run_dir)
     lines = [describe(part, left), places(job.model, job.metrics)]
-    lines.append(estimate(job.model, left) if timed else "estimate=true loads the model and tells the time")
+    if timed:
+        lines.append(estimate(job.model, left))
+    elif job.model.local_folder() is None:
+        lines.append(f"the weights of {job.model.path!r} are not on this machine; `run` fetches them")
+    else:
+        lines.append("estimate=true loads the model and tells the time")
     return "\n".join(lines)
 
 

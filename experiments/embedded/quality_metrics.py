@@ -146,7 +146,7 @@ def changed_views(n: int, seed: Sequence[int], held_out: bool) -> dict[str, Tens
 @torch.inference_mode()
 def distances(lpips: torch.nn.Module, a: Tensor, b: Tensor) -> Tensor:
     """Return the (N,) distances of images in [0, 1], measured where the network is, on the CPU."""
-    device = next(lpips.parameters()).device
+    device = next(lpips.parameters(), a).device  # a distance of pixels has no weights
     parts = zip(a.split(100), b.split(100), strict=True)
     return torch.cat([lpips(x.to(device), y.to(device), normalize=True).flatten().cpu() for x, y in parts])
 

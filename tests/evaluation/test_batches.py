@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torchmetrics.functional import image as functional
 
-import evaluation.pixel
 from evaluation import Edits
 from evaluation.batches import in_batches
 from evaluation.clip import Clip
@@ -53,7 +53,7 @@ def shorten(metric: Any, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what a metric does on its device fail above a number of rows."""
     if isinstance(metric, (Pixel, UneditedPixel)):
         name = "structural_similarity_index_measure"
-        monkeypatch.setattr(evaluation.pixel, name, limited(getattr(evaluation.pixel, name), rows))
+        monkeypatch.setattr(functional, name, limited(getattr(functional, name), rows))
     elif isinstance(metric, (Clip, PieClip)):
         for name in ("encode_image", "encode_text"):
             model = metric.encoder.model

@@ -147,9 +147,7 @@ def test_the_quick_form_reports_every_figure(
 ) -> None:
     monkeypatch.setattr(edit_cost, "process", here)
     monkeypatch.setattr(startup, "earlier_tree", lambda commit: nullcontext(Path("before")))
-    monkeypatch.setattr(
-        startup, "spent", lambda tree, arguments: startup.Spent(float(sum(map(len, arguments))), 9)
-    )
+    monkeypatch.setattr(startup, "spent", pretended)
     monkeypatch.setattr("sys.argv", ["bench", "--quick", "--out", str(tmp_path)])
     bench.main()
     report = json.loads((tmp_path / "bench.json").read_text())

@@ -20,7 +20,7 @@ def _flux() -> Model:
 
 def _pixart() -> Model:
     kind = test_pixart.PixArtAlpha
-    return kind(test_pixart.tiny_pipeline(kind.pipeline_class), test_pixart.SIDE, test_pixart.SIDE)
+    return kind(test_pixart.tiny_pipeline(kind.pipeline_class()), test_pixart.SIDE, test_pixart.SIDE)
 
 
 def _sd3() -> Model:
