@@ -204,6 +204,7 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
         candidates=None if multirun else candidates,
         published=job.reference,
         draw=job.plots,
+        reuse=job.tracking is None,
     )
     if job.tracking is not None:
         job.tracking.log_run(job.run_dir, job.config, summary.tables, summary.images)

@@ -26,10 +26,10 @@ from .methods.baselines import SDEdit as SDEdit
 from .methods.external import External as External
 from .methods.masactrl import MasaCtrl as MasaCtrl
 from .methods.plug_and_play import PlugAndPlay as PlugAndPlay
-from .methods.prompt_to_prompt import EditRequest as EditRequest
 from .methods.prompt_to_prompt import PromptToPrompt as PromptToPrompt
 from .sampling import Calls as Calls
 from .sampling import Sampling as Sampling
+from .trajectory import EditRequest as EditRequest
 from .word_heat_maps import HeatMaps as HeatMaps
 from .word_heat_maps import WordHeat as WordHeat
 from .word_heat_maps import heat_maps as heat_maps

@@ -1,14 +1,16 @@
 """Groups of edits in, images out, everything shared that can be.
 
-`Group` -> where its source starts (source.py), inverted where it is a real image (inversion/) -> tree of
+`Group` -> where its source starts (source_path.py), inverted where it is a real image (inversion/) -> tree of
 states (tree.py) -> one batched loop (denoise.py) -> images, from which SDEdit starts, which an upscaler
-enlarges (upscaling.py), and which other pipelines edit (external.py).
+enlarges (upscaling.py), and which other pipelines edit (methods/external.py).
+
+An edit's number is its place in `Group.edits`. A branch of a tree is a number higher, as the source is 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,6 +29,8 @@ from p2p.tree import Node, build_tree, count_states
 from p2p.upscaling import upscaled_latents, upscaled_states
 from p2p.word_maps import WordMaps
 
+SOURCE = -1  # the source's number, among those of its edits
+
 
 @dataclass(frozen=True)
 class Group:
@@ -38,20 +42,15 @@ class Group:
     image: Callable[[], Tensor] | None = None  # gives the real source image; None: the source is generated
     inversion: Inversion | None = None  # of that image; without one SDEdit and other pipelines can edit it
 
-    def tree(self) -> tuple[Trajectory, ...]:
-        """Return the source and the edits that start from its noise; nothing where no one needs the noise."""
-        edits = tuple(edit for edit in self.edits if edit.from_noise)
-        if self.image is not None and not edits:
-            return ()
-        return (self.trajectories()[0], *edits)
+    def trajectories(self) -> dict[int, Trajectory]:
+        """Return by branch the source and the edits that the model itself makes, without other pipelines'."""
+        made = {i + 1: edit for i, edit in enumerate(self.edits) if edit.external is None}
+        return {0: Trajectory(self.source_prompt, ()), **made}
 
-    def trajectories(self) -> tuple[Trajectory, ...]:
-        """Return the source and all edits."""
-        return (Trajectory(self.source_prompt, ()), *self.edits)
-
-    def own(self) -> Group:
-        """Return the group with the edits that the model itself makes, without those of other pipelines."""
-        return replace(self, edits=tuple(edit for edit in self.edits if edit.external is None))
+    def tree(self) -> dict[int, Trajectory]:
+        """Return by branch what starts from the source's noise; nothing where no one needs the noise."""
+        tree = {branch: one for branch, one in self.trajectories().items() if one.from_noise}
+        return tree if self.image is None or len(tree) > 1 else {}
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def plan_evaluations(
     for group in groups:
         nodes += sum(calls - edit.start for edit in group.edits if edit.start is not None)
         if upscaler_calls:
-            nodes += upscaler_calls * upscaled_states(group.own().trajectories())
+            nodes += upscaler_calls * upscaled_states(group.trajectories())
         if tree := group.tree():
             nodes += count_states(tree, calls, *_start(group.inversion, sampling))
             inversions += group.inversion.evaluations(sampling) if group.inversion else 0
@@ -141,47 +140,43 @@ def generate(
     to 3e-2 in float32.
     """
     calls = calls or Calls(sampling.max_batch)
-    asked, groups = groups, [group.own() for group in groups]
     paths = source_paths(model, groups, sampling, calls) if paths is None else paths
-    latents = tree_latents(model, groups, sampling, calls, paths)
-    images: dict[tuple[int, int], Tensor] = {}
-    if latents:
-        images |= zip(latents, model.decode(torch.stack(list(latents.values()))), strict=True)
-    sources = torch.stack([_real(model, g) if g.image else images[i, 0] for i, g in enumerate(groups)])
-    noised = _sdedit(model, groups, sources, sampling, calls)
-    edited = []
-    for g, group in enumerate(groups):
-        from_tree = iter([images[g, branch] for branch in range(1, len(group.tree()))])
-        edits = tuple(next(from_tree) if e.start is None else noised[g, i] for i, e in enumerate(group.edits))
-        edited.append(Edited(sources[g], edits, images.get((g, 0)) if group.image else None))
+    images = _from_noise(model, groups, sampling, calls, paths)
+    real = [g for g, group in enumerate(groups) if group.image]
+    reconstructions = {g: images[g, SOURCE] for g in real if (g, SOURCE) in images}
+    images |= {(g, SOURCE): _real(model, groups[g]) for g in real}
+    images |= _from_sources(model, groups, images, sampling, calls)
     if model.upscaler is not None:
         generators = [path.generator for path in paths if path and path.generator]
-        edited = upscale(model.upscaler, groups, edited, sampling, calls, generators)
-    pipelines = pipelines or Pipelines(model.device)
-    return [_with_external(group, one, sampling, pipelines) for group, one in zip(asked, edited, strict=True)]
+        images = upscale(model.upscaler, groups, images, sampling, calls, generators)
+    images |= _by_pipelines(groups, images, sampling, pipelines or Pipelines(model.device))
+    edited = [tuple(images[g, i] for i in range(len(group.edits))) for g, group in enumerate(groups)]
+    return [Edited(images[g, SOURCE], edited[g], reconstructions.get(g)) for g in range(len(groups))]
 
 
 @torch.no_grad()
 def upscale(
     upscaler: Model,
     groups: Sequence[Group],
-    edited: Sequence[Edited],
+    images: Mapping[tuple[int, int], Tensor],
     sampling: Sampling,
     calls: Calls | None = None,
     generators: Sequence[torch.Generator] | None = None,
-) -> list[Edited]:
-    """Return the images of the groups enlarged, edited by the groups' own injections in this stage too.
+) -> dict[tuple[int, int], Tensor]:
+    """Return images by (group, edit), `SOURCE` included, enlarged under the groups' own injections.
 
-    The groups' windows may be others than those of the base stage. Without `generators`, which go on from the
-    base stage, each group's starts from its seed.
+    The groups' windows may be others than those of the base stage; the edits of other pipelines are left out.
+    Without `generators`, which go on from the base stage, each group's starts from its seed.
     """
     generators = generators or [torch.Generator().manual_seed(group.seed) for group in groups]
-    trees = [group.trajectories() for group in groups]
-    small = [torch.stack([one.source, *one.images]) for one in edited]
     calls = calls or Calls(sampling.max_batch)
+    trees = [group.trajectories() for group in groups]
+    small = [torch.stack([images[g, branch - 1] for branch in tree]) for g, tree in enumerate(trees)]
     latents = upscaled_latents(upscaler, trees, small, sampling, calls, generators)
-    large = [upscaler.decode(rows) for rows in latents]
-    return [Edited(images[0], tuple(images[1:])) for images in large]
+    large: dict[tuple[int, int], Tensor] = {}
+    for g, (tree, rows) in enumerate(zip(trees, latents, strict=True)):
+        large |= {(g, b - 1): image for b, image in zip(tree, upscaler.decode(rows), strict=True)}
+    return large
 
 
 def edit(
@@ -237,9 +232,9 @@ def tree_latents(
     calls: Calls | None = None,
     paths: Sequence[SourcePath | None] | None = None,
 ) -> dict[tuple[int, int], Tensor]:
-    """Return final latents by (group, branch), 0 the source, of all that starts from the source's noise.
+    """Return final latents by (group, branch) of all that starts from the source's noise.
 
-    `paths` are as in `generate`.
+    Branch 0 is the source, branch i + 1 the group's edit i. `paths` are as in `generate`.
     """
     calls = calls or Calls(sampling.max_batch)
     paths = source_paths(model, groups, sampling, calls) if paths is None else paths
@@ -317,7 +312,7 @@ def _by_inversion(groups: Sequence[Group]) -> dict[Inversion | None, list[int]]:
 
 
 def _levels(
-    trees: Sequence[Sequence[Trajectory]], calls: int, inversion: Inversion | None, sampling: Sampling
+    trees: Sequence[Mapping[int, Trajectory]], calls: int, inversion: Inversion | None, sampling: Sampling
 ) -> list[list[Node]]:
     """Return the nodes of each step of groups whose sources are found in one way."""
     start, apart = _start(inversion, sampling)
@@ -356,21 +351,38 @@ def _real(model: Model, group: Group) -> Tensor:
     return image.float().cpu()
 
 
-def _sdedit(
+def _from_noise(
     model: Model,
     groups: Sequence[Group],
-    sources: Tensor,
+    sampling: Sampling,
+    calls: Calls,
+    paths: Sequence[SourcePath | None],
+) -> dict[tuple[int, int], Tensor]:
+    """Return the images by (group, edit) that start from the source's noise, and under `SOURCE` its own."""
+    latents = tree_latents(model, groups, sampling, calls, paths)
+    if not latents:
+        return {}
+    images = model.decode(torch.stack(list(latents.values())))
+    return {(g, branch - 1): image for (g, branch), image in zip(latents, images, strict=True)}
+
+
+def _from_sources(
+    model: Model,
+    groups: Sequence[Group],
+    images: Mapping[tuple[int, int], Tensor],
     sampling: Sampling,
     calls: Calls,
 ) -> dict[tuple[int, int], Tensor]:
-    """Return SDEdit's images by (group, edit); all edits that start at one step go together."""
+    """Return SDEdit's images by (group, edit), given every group's `SOURCE`; all of one start go together."""
     by_start: dict[int, list[tuple[int, int, str]]] = {}
     for g, group in enumerate(groups):
         for i, edit in enumerate(group.edits):
             if edit.start is not None:
                 by_start.setdefault(edit.start, []).append((g, i, edit.prompt))
-    images: dict[tuple[int, int], Tensor] = {}
-    encoded = model.encode(sources) if by_start else sources
+    if not by_start:
+        return {}
+    made: dict[tuple[int, int], Tensor] = {}
+    encoded = model.encode(torch.stack([images[g, SOURCE] for g in range(len(groups))]))
     for start, rows in by_start.items():
         scheduler = model.new_scheduler(sampling.num_inference_steps)
         check_start(start, len(scheduler.timesteps), sampling.num_inference_steps)
@@ -392,22 +404,27 @@ def _sdedit(
             SourcePath(row, start, generator) for row, generator in zip(latents, generators, strict=True)
         ]
         latents, _ = denoise(model, starts, levels, scheduler, sampling, calls)
-        images |= {(g, i): image for (g, i, _), image in zip(rows, model.decode(latents), strict=True)}
-    return images
+        made |= {(g, i): image for (g, i, _), image in zip(rows, model.decode(latents), strict=True)}
+    return made
 
 
-def _with_external(group: Group, edited: Edited, sampling: Sampling, pipelines: Pipelines) -> Edited:
-    """Return a group's images with those of other pipelines in their places.
+def _by_pipelines(
+    groups: Sequence[Group],
+    images: Mapping[tuple[int, int], Tensor],
+    sampling: Sampling,
+    pipelines: Pipelines,
+) -> dict[tuple[int, int], Tensor]:
+    """Return the images by (group, edit) that other pipelines make of every group's `SOURCE`.
 
     Like SDEdit they draw from `derived_seed`: from the group's own seed a pipeline of the model's latent
     shape would start at the very noise that a generated source was made of, which no real image has.
     """
-    own, seed = iter(edited.images), derived_seed(group.seed)
-    images = [
-        carry_out(edit.external, edited.source, seed, sampling, pipelines) if edit.external else next(own)
-        for edit in group.edits
-    ]
-    return replace(edited, images=tuple(images))
+    return {
+        (g, i): carry_out(edit.external, images[g, SOURCE], derived_seed(group.seed), sampling, pipelines)
+        for g, group in enumerate(groups)
+        for i, edit in enumerate(group.edits)
+        if edit.external
+    }
 
 
 def derived_seed(seed: int) -> int:

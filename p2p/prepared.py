@@ -20,6 +20,23 @@ from p2p.trajectory import CrossInjection
 from p2p.tree import Node
 
 
+def check_injections(levels: Sequence[Sequence[Node]], model: Model) -> None:
+    """Raise ValueError where the model has not the layers that nodes take from.
+
+    Those are single ones, or, of a profile that bounds self-attention, any that are small enough.
+    """
+    injections = [node.injection for level in levels for node in level if node.injection]
+    smallest = model.pixels(model.attention_sides()[-1])
+    limits = [i.self_max_pixels for i in injections if i.self_attention and i.self_max_pixels]
+    if min(limits, default=smallest) < smallest:
+        raise ValueError(
+            f"profile: self-attention would be injected in layers of at most {min(limits)} tokens, but the "
+            f"smallest of this model has {smallest}; allowed are a profile without a limit (fixed) and "
+            "self_replace_steps 0"
+        )
+    model.check_layers(injection.layers for injection in injections if injection.layers)
+
+
 @dataclass
 class Indices:
     """Index tensors (int64) on a device. Equal numbers are copied there once and share one tensor."""

@@ -71,16 +71,16 @@ class SourcePath:
 def replay_step(
     scheduler: Any,
     noise_pred: Tensor,
-    timestep: Tensor,
+    step: int,
     latents: Tensor,
     groups: Sequence[int],
     sources: Sequence[SourcePath],
-    step: int,
 ) -> Tensor:
     """Take one DDIM step of rows whose sources were inverted; row i < len(sources) is source i itself.
 
     Either all sources have `noises` or none has.
     """
+    timestep = scheduler.timesteps[step]
     noises = [path.noises[step] for path in sources if path.noises is not None]
     if noises:
         none = torch.zeros_like(latents)

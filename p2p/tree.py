@@ -6,7 +6,7 @@ every step so far.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -38,18 +38,19 @@ class Node:
 
 
 def build_tree(
-    groups: Sequence[Sequence[Trajectory]], steps: int, start: int = 0, apart: Collection[int] = ()
+    groups: Sequence[Mapping[int, Trajectory]], steps: int, start: int = 0, apart: Collection[int] = ()
 ) -> list[list[Node]]:
-    """Return the nodes of each step from `start` on. Each group's first trajectory is its source.
+    """Return the nodes of each step from `start` on, of each group's trajectories by branch.
 
-    In the groups `apart` no edit shares a state with the source. At every step, node i < len(groups) carries
-    the source of group i. A trajectory without injections is plain throughout. Raises ValueError for a
-    trajectory that was made for another number of steps.
+    Branch 0 is the source and comes first; other branches may have any numbers. In the groups `apart` no edit
+    shares a state with the source. At every step, node i < len(groups) carries the source of group i. A
+    trajectory without injections is plain throughout. Raises ValueError for a trajectory that was made for
+    another number of steps.
     """
-    _check_steps((t for group in groups for t in group), steps)
+    _check_steps((t for group in groups for t in group.values()), steps)
     roots = []
     for g, group in enumerate(groups):
-        everyone = tuple(range(len(group)))
+        everyone = tuple(group)
         parts = [everyone[:1], everyone[1:]] if g in apart and everyone[1:] else [everyone]
         roots += [Node(g, g, "", None, part) for part in parts]
     levels: list[list[Node]] = []
@@ -80,14 +81,15 @@ def build_tree(
     return levels
 
 
-def count_states(group: Sequence[Trajectory], steps: int, start: int = 0, apart: bool = False) -> int:
+def count_states(group: Mapping[int, Trajectory], steps: int, start: int = 0, apart: bool = False) -> int:
     """Return how many nodes `build_tree` has for one group, all steps together, without making them.
 
     With trajectories sorted by what they inject step by step, each adds as many states as there are steps
     from the first at which it differs from the trajectory before it in the sorted order.
     """
-    _check_steps(group, steps)
-    parts = [group[:1], group[1:]] if apart and group[1:] else [group]
+    everyone = list(group.values())
+    _check_steps(everyone, steps)
+    parts = [everyone[:1], everyone[1:]] if apart and everyone[1:] else [everyone]
     count = 0
     for part in parts:
         rows = sorted(tuple(_key(trajectory, step) for step in range(start, steps)) for trajectory in part)
@@ -98,7 +100,7 @@ def count_states(group: Sequence[Trajectory], steps: int, start: int = 0, apart:
     return count
 
 
-def _check_steps(trajectories: Iterator[Trajectory] | Sequence[Trajectory], steps: int) -> None:
+def _check_steps(trajectories: Iterable[Trajectory], steps: int) -> None:
     wrong = {len(trajectory.injections) for trajectory in trajectories} - {0, steps, steps + 1}
     if wrong:
         raise ValueError(f"trajectories: made for {min(wrong) - 1} steps, denoised in {steps}")

@@ -6,7 +6,7 @@ image, so that branches share a state only where they are one image already.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -22,7 +22,7 @@ from p2p.tree import build_tree
 
 def upscaled_latents(
     model: Model,
-    trees: Sequence[Sequence[Trajectory]],
+    trees: Sequence[Mapping[int, Trajectory]],
     images: Sequence[Tensor],
     sampling: Sampling,
     calls: Calls,
@@ -30,9 +30,9 @@ def upscaled_latents(
 ) -> list[Tensor]:
     """Return the final latents of each tree, (trajectories, channels, height, width).
 
-    `trees` have their source first; `images`, (trajectories, 3, ...) in [0, 1], are what each enlarges. One
-    generator per tree goes on from where it is: initial noise, the condition's noise, then each step's, as in
-    diffusers; all trajectories of a tree get the same draw.
+    `trees` are trajectories by branch, the source first. `images`, (trajectories, 3, ...) in [0, 1] in the
+    same order, are what each enlarges. One generator per tree goes on from where it is: initial noise, the
+    condition's noise, then each step's, as in diffusers; all trajectories of a tree get the same draw.
     """
     scheduler = model.new_scheduler(sampling.num_inference_steps)
     starts = model.draw_noise(generators) * scheduler.init_noise_sigma
@@ -45,19 +45,21 @@ def upscaled_latents(
     sources = [SourcePath(start, generator=g) for start, g in zip(starts, generators, strict=True)]
     latents, _ = denoise(model, sources, levels, scheduler, sampling, calls)
     rows = {(node.group, branch): row for row, node in enumerate(levels[-1]) for branch in node.branches}
-    return [latents[[rows[g, branch] for branch in range(len(tree))]] for g, tree in enumerate(trees)]
+    return [latents[[rows[g, branch] for branch in tree]] for g, tree in enumerate(trees)]
 
 
-def upscaled_states(tree: Sequence[Trajectory]) -> int:
+def upscaled_states(tree: Mapping[int, Trajectory]) -> int:
     """Return how many states a tree's trajectories take in the stage, at every step."""
-    return len({trajectory.digest() for trajectory in tree})
+    return len({trajectory.digest() for trajectory in tree.values()})
 
 
-def _conditioned(model: Model, tree: Sequence[Trajectory], images: Tensor, noise: Tensor) -> list[Trajectory]:
+def _conditioned(
+    model: Model, tree: Mapping[int, Trajectory], images: Tensor, noise: Tensor
+) -> dict[int, Trajectory]:
     rows = model.condition(images, noise.expand(len(images), *noise.shape))
-    conditions = [
-        Condition({name: values[i] for name, values in rows.items()}, trajectory.digest())
-        for i, trajectory in enumerate(tree)
-    ]
-    # SDEdit's are conditioned on their own image too, and otherwise plain.
-    return [replace(t, start=None, condition=c) for t, c in zip(tree, conditions, strict=True)]
+    told = {}
+    for i, (branch, trajectory) in enumerate(tree.items()):
+        condition = Condition({name: values[i] for name, values in rows.items()}, trajectory.digest())
+        # SDEdit's are conditioned on their own image too, and otherwise plain.
+        told[branch] = replace(trajectory, start=None, condition=condition)
+    return told

@@ -5,7 +5,7 @@ Works on partial runs and says what is missing; what it writes can always be mad
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pandas as pd
 
 from results.labels import escape_markdown, published_name
 from results.plots import plot_style, run_plots, strips, sweep_plots, truth_plots
+from results.store import made_from
 from results.store.metric_columns import load_directions
 from results.store.records import RECORD_IDENTITY, load, metric_columns
 from results.store.run_folder import RunFolder
@@ -42,14 +43,16 @@ def summarise(
     candidates: pd.DataFrame | None = None,
     published: Collection[str] = (),
     draw: bool = True,
+    reuse: bool = False,
 ) -> Summary:
     """Write `tables/`, `plots/`, `strips/` under `run_dir`; return them and the main table as Markdown.
 
     `settings` (`results.store.setting_rows`) limits it to one plan's rows, where the folder holds more.
     `candidates` of `tau: auto` are by default those of every plan in the folder. `published` names tables of
     published numbers (`results.tables.published`) to show beside the run's own, in `tables/published`.
-    Without `draw` there are tables alone; plots and strips of an earlier call stay as they were.
-    FileNotFoundError where the run has no records.
+    Without `draw` there are tables alone; plots and strips of an earlier call stay as they were. With
+    `reuse`, what an earlier call made of equal rows by equal code is left, and `tables` of the result is
+    empty. FileNotFoundError where the run has no records.
     """
     run_dir = Path(run_dir)
     folder = RunFolder(run_dir)
@@ -62,6 +65,11 @@ def summarise(
     metrics, directions = metric_columns(frame), load_directions(run_dir)
     images = frame.drop_duplicates(RECORD_IDENTITY)
     candidates = auto_tau.load_candidates(run_dir) if candidates is None else candidates
+    inputs = made_from.digest([frame, candidates], [directions, sorted(published), draw])
+    failed = int(images["status"].ne("ok").sum())
+    if reuse and (kept := made_from.kept(folder, inputs)):
+        text = folder.summary.read_text(encoding="utf-8")
+        return Summary(text, kept, {}, _thumbnails(kept), len(images) - failed, failed)
     chosen = auto_tau.chosen_rows(images, candidates)
     cells = with_cells(pd.concat([frame, chosen], ignore_index=True) if len(chosen) else frame)
     made_cells, chosen_cells = cells.iloc[: len(frame)], cells.iloc[len(frame) :]
@@ -98,12 +106,13 @@ def summarise(
         paths += write_comparison(comparison, folder.tables / "published")
         text += f"\nBeside published numbers ({len(comparison)} rows): see tables/published.md.\n"
     write_whole(folder.summary, text)
-    thumbnails = {
-        f"{path.parent.name}/{path.stem}": path for path in [*figures, *pictures] if path.suffix == ".png"
-    }
     paths += [folder.summary, *figures, *pictures]
-    failed = int(images["status"].ne("ok").sum())
-    return Summary(text, tuple(paths), made, thumbnails, len(images) - failed, failed)
+    made_from.write(folder, inputs, paths)
+    return Summary(text, tuple(paths), made, _thumbnails(paths), len(images) - failed, failed)
+
+
+def _thumbnails(paths: Sequence[Path]) -> dict[str, Path]:
+    return {f"{path.parent.name}/{path.stem}": path for path in paths if path.suffix == ".png"}
 
 
 def state(frame: pd.DataFrame) -> str:

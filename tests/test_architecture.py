@@ -1,4 +1,6 @@
-"""The arrows experiments -> {p2p, evaluation, results}; Hydra and W&B are known to one file each."""
+"""The arrows experiments -> {p2p, evaluation, results}; Hydra and W&B are known to one file each; what an
+engine's function is told.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -15,6 +17,11 @@ ONLY_IN = {
     "hydra": "experiments/run.py",
     "omegaconf": "experiments/run.py",
     "wandb": "results/tracking.py",
+}
+MOST_PARAMETERS = 6
+MAY_HAVE_MORE = {
+    "p2p/engine.py: edit": "the public entry: all but three are options, each with a default",
+    "p2p/word_heat_maps.py: heat_maps": "a public entry: `edit`'s options and its own, by name alone",
 }
 
 
@@ -97,6 +104,43 @@ def test_one_file_knows_the_library(library: str, home: str) -> None:
 def test_no_file_collects_leftovers() -> None:
     paths = [path for package in PACKAGES for path in imports(package)]
     assert [path for path in paths if Path(path).stem in ("utils", "util", "helpers", "misc", "common")] == []
+
+
+def parameters(source: str) -> Iterator[tuple[str, int]]:
+    """Yield every function's name and how many parameters it has beside `self` or `cls`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            given = node.args
+            named = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+            names = [one.arg for one in named if one is not None]
+            yield (
+                getattr(node, "name", "lambda"),
+                len([name for name in names if name not in ("self", "cls")]),
+            )
+
+
+def test_no_function_of_the_engine_is_told_too_much() -> None:
+    files = sorted((ROOT / "p2p").rglob("*.py"))
+    told = {
+        f"{file.relative_to(ROOT).as_posix()}: {name}"
+        for file in files
+        for name, count in parameters(file.read_text(encoding="utf-8"))
+        if count > MOST_PARAMETERS
+    }
+    assert told == set(MAY_HAVE_MORE)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(a, b, c): pass",
+        "class A:\n    def f(self, a, b, *, c): pass",
+        "class A:\n    @classmethod\n    async def f(cls, a, /, *b, **c): pass",
+        "def outer():\n    def f(a, b=0, *, c=None): pass",
+    ],
+)
+def test_every_parameter_is_counted(source: str) -> None:
+    assert ("f", 3) in parameters(source)
 
 
 @pytest.mark.parametrize(

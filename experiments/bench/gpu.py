@@ -97,8 +97,8 @@ def measurements(quick: bool, clock: Clock) -> dict[str, tuple[tuple[str, ...], 
     steps, rounds = (2, 1) if quick else (20, 5)
     shapes, decoding, xl = ("tiny", "tiny", "tiny") if quick else ("sd15", "sd15_decoding", "sdxl")
     side, xl_side = (16, 16) if quick else (64, 128)
-    pairs, taus, sample = (1, [0.0, 1.0], 1) if quick else (8, TAUS, 4)
-    chosen = ["tests/gpu/test_metrics.py"] if quick else []
+    pairs, taus, sample = (1, [1.0, 0.0], 1) if quick else (8, TAUS, 4)
+    chosen = ["-k", "pixel"] if quick else []  # of the tests
     groups, edits, turns, pixels = (1, 2, 1, 64) if quick else (8, 11, 2, 512)
     backbone = "ViT-S-32-alt" if quick else "ViT-L-14"
     return {

@@ -146,7 +146,7 @@ def _figures(took: Mapping[str, Mapping[str, Sequence[Spent]]]) -> Measured:
     for what, less in (("large_plan", "small_plan"), ("finished_run", "finished_plan")):
         value = max(beyond(what, less, "now"), 0.0) / beyond(what, less, "before")
         figures[f"startup_{what}"] = single(value)
-    details = {
+    details: dict[str, object] = {
         f"startup_{what}_{version}": {
             "seconds": [one.seconds for one in spents],
             "megabytes": max(one.megabytes for one in spents),

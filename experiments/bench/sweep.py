@@ -159,7 +159,7 @@ def pair_groups(model: Model, pairs: int, taus: Sequence[float], sampling: Sampl
 
 def _add_parts(parts: dict[str, float], model: Model, groups: Sequence[Group], clock: Clock) -> None:
     """Add the seconds that text encoding and decoding take by themselves."""
-    prompts = sorted({t.prompt for group in groups for t in group.tree()} | {""})
+    prompts = sorted({t.prompt for group in groups for t in group.tree().values()} | {""})
     latents = torch.zeros(
         sum(len(group.tree()) for group in groups), *model.latent_shape, device=clock.device
     )

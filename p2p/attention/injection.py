@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
@@ -61,6 +61,31 @@ class BatchInjection:
         have to be copied to the device in every layer.
         """
         return sum(pixels <= limit for limit in self.self_max_pixels)
+
+
+class LayerAttention(NamedTuple):
+    """What one layer attends with, in one call: tensors (rows, heads, pixels or tokens, channels).
+
+    `mask`, (rows, 1, 1, tokens), is added before the softmax; it belongs to its own row's keys.
+    """
+
+    layer: str
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float
+    mask: Tensor | None = None
+
+    def attend(self) -> Tensor:
+        """Return what the queries read of the values, shaped as the queries."""
+        return scaled_dot_product_attention(
+            self.query, self.key, self.value, attn_mask=self.mask, scale=self.scale
+        )
+
+    def bank_sources(self, injection: BatchInjection) -> tuple[Tensor, ...]:
+        """Return the sources' queries, keys and, where there is one, mask: this call's and those before."""
+        banked = (self.query, self.key) if self.mask is None else (self.query, self.key, self.mask)
+        return injection.bank.add(self.layer, *(tensor[injection.source_rows] for tensor in banked))
 
 
 class InjectionProcessor:
@@ -111,16 +136,12 @@ class InjectionProcessor:
         if attn.norm_k is not None:
             key = attn.norm_k(key)
 
+        attention = LayerAttention(self.layer, query, key, value, attn.scale, attention_mask)
         if injection is None:
-            output = scaled_dot_product_attention(
-                query, key, value, attn_mask=attention_mask, scale=attn.scale
-            )
+            output = attention.attend()
         else:
             injection.visited.append(self.layer)
-            if is_cross:
-                output = inject_cross(self.layer, query, key, value, injection, attn.scale, attention_mask)
-            else:
-                output = inject_self(self.layer, query, key, value, injection, attn.scale)
+            output = (inject_cross if is_cross else inject_self)(attention, injection)
 
         output = output.transpose(1, 2).flatten(2).to(query.dtype)
         output = attn.to_out[1](attn.to_out[0](output))
@@ -131,47 +152,31 @@ class InjectionProcessor:
         return output / attn.rescale_output_factor
 
 
-def inject_cross(
-    layer: str,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    injection: BatchInjection,
-    scale: float,
-    mask: Tensor | None = None,
-) -> Tensor:
+def inject_cross(attention: LayerAttention, injection: BatchInjection) -> Tensor:
     """Return cross-attention (rows, heads, pixels, channels) in which edited rows use their source's maps.
 
-    `mask` (rows, 1, 1, tokens) is added before the softmax; each row's mask stays with that row's keys. Maps
-    of words are computed as the output is, with the words' columns in place of the values.
+    The layer's mask (rows, 1, 1, tokens) is added before the softmax; each row's mask stays with that row's
+    keys. Maps of words are computed as the output is, with the words' columns in place of the values.
     """
-    source: tuple[Tensor, ...] | None = None
-    if injection.any_cross:
-        banked = (query, key) if mask is None else (query, key, mask)
-        source = injection.bank.add(layer, *(tensor[injection.source_rows] for tensor in banked))
-    if injection.words is not None and layer in injection.words_layers:
-        columns = injection.words[:, None].expand(-1, query.shape[1], -1, -1)
-        attended = _attend_edited(query, key, columns, source, injection, scale, mask)
-        injection.maps[layer] = attended.mean(1)
-    return _attend_edited(query, key, value, source, injection, scale, mask)
+    source = attention.bank_sources(injection) if injection.any_cross else None
+    if injection.words is not None and attention.layer in injection.words_layers:
+        columns = injection.words[:, None].expand(-1, attention.query.shape[1], -1, -1)
+        attended = _attend_edited(attention._replace(value=columns), source, injection)
+        injection.maps[attention.layer] = attended.mean(1)
+    return _attend_edited(attention, source, injection)
 
 
 def _attend_edited(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    source: tuple[Tensor, ...] | None,
-    injection: BatchInjection,
-    scale: float,
-    mask: Tensor | None,
+    attention: LayerAttention, source: tuple[Tensor, ...] | None, injection: BatchInjection
 ) -> Tensor:
     """Return `softmax(Q_s K_s^T) (W V_t) + softmax(Q_t K_t^T) (w * V_t)` in edited rows.
 
     For replaced rows, whose w is 0 throughout, one call of attention is enough.
     """
     if source is None:
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+        return attention.attend()
     source_query, source_key, *source_mask = source
+    _, query, key, value, scale, mask = attention
     if len(injection.replaced_rows):
         rows, slots = injection.replaced_rows, injection.replaced_slots
         mixed = torch.einsum("nst,nhtd->nhsd", injection.replaced_mix, value[rows])
@@ -199,17 +204,14 @@ def _attend_edited(
     return output.index_add(0, rows, from_source)
 
 
-def inject_self(
-    layer: str, query: Tensor, key: Tensor, value: Tensor, injection: BatchInjection, scale: float
-) -> Tensor:
+def inject_self(attention: LayerAttention, injection: BatchInjection) -> Tensor:
     """Return self-attention: `softmax(Q_s K_s^T) V_t` in edited rows, in layers within a row's limit.
 
-    Rows that take tensors from their source in this layer (`injection.taking`) have them.
+    Rows that take tensors from their source in this layer (`injection.taking`) have them. There is no mask.
     """
+    layer, query, key, value, scale, _ = attention
     if query.shape[2] <= injection.largest_self:
-        source_query, source_key = injection.bank.add(
-            layer, query[injection.source_rows], key[injection.source_rows]
-        )
+        source_query, source_key = attention.bank_sources(injection)
         count = injection.self_count(query.shape[2])
         rows, slots = injection.self_rows[:count], injection.self_slots[:count]
         if len(rows):

@@ -8,68 +8,53 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from p2p.attention.injection import BatchInjection
+from p2p.attention.injection import BatchInjection, LayerAttention
 
 
-def inject_joint(
-    layer: str,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    text_tokens: slice,
-    injection: BatchInjection,
-    scale: float,
-    mask: Tensor | None = None,
-) -> Tensor:
+def inject_joint(attention: LayerAttention, text_tokens: slice, injection: BatchInjection) -> Tensor:
     """Return attention of image queries in which edited rows use their source's maps.
 
-    `query` is (rows, heads, pixels, channels), of the image alone. `key` and `value` are over text and image
-    tokens; `text_tokens` is where the text's tokens stand. `mask` (rows, 1, 1, tokens) is added before the
-    softmax; each row's mask stays with that row's keys. With s = 1 where self-attention is injected, else 0:
+    The layer's query is (rows, heads, pixels, channels), of the image alone. Its key and value are over text
+    and image tokens; `text_tokens` is where the text's tokens stand. Its mask (rows, 1, 1, tokens) is added
+    before the softmax; each row's mask stays with that row's keys. With s = 1 where self-attention is
+    injected, else 0:
 
         softmax(Q_s K_s^T) [W V_text, s V_image] + softmax(Q_t K_t^T) [w V_text, (1 - s) V_image]
 
     Nothing is renormalised, so the shares that text and image take from two softmaxes need not sum to 1. With
     both injected and an identity alignment the map is the source's.
     """
-    source: tuple[Tensor, ...] | None = None
-    if injection.any_cross or query.shape[2] <= injection.largest_self:
-        rows = injection.source_rows
-        banked = (query, key) if mask is None else (query, key, mask)
-        source = injection.bank.add(layer, *(tensor[rows] for tensor in banked))
+    layer, query, _, value, _, _ = attention
+    taken = injection.any_cross or query.shape[2] <= injection.largest_self
+    source = attention.bank_sources(injection) if taken else None
     if injection.words is not None and layer in injection.words_layers:
         maps = []
         for words in injection.words.split(value.shape[-1], dim=2):
             # Columns are padded to the values' width: kernels that form no map want both alike.
             columns, width = torch.zeros_like(value), words.shape[2]
             columns[:, :, text_tokens, :width] = words[:, None]
-            attended = _attend_edited(query, key, columns, text_tokens, source, injection, scale, mask)
+            attended = _attend_edited(attention._replace(value=columns), text_tokens, source, injection)
             maps.append(attended[..., :width].mean(1))
         injection.maps[layer] = torch.cat(maps, 2)
-    return _attend_edited(query, key, value, text_tokens, source, injection, scale, mask)
+    return _attend_edited(attention, text_tokens, source, injection)
 
 
 def _attend_edited(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    attention: LayerAttention,
     text_tokens: slice,
     source: tuple[Tensor, ...] | None,
     injection: BatchInjection,
-    scale: float,
-    mask: Tensor | None,
 ) -> Tensor:
     if source is None or not len(injection.edited_rows):
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    own, taken = _share_out(value, text_tokens, query.shape[2], injection)
-    output = scaled_dot_product_attention(query, key, own, attn_mask=mask, scale=scale)
+        return attention.attend()
+    pixels, scale = attention.query.shape[2], attention.scale
+    own, taken = _share_out(attention.value, text_tokens, pixels, injection)
+    output = attention._replace(value=own).attend()
     rows, slots = injection.edited_rows, injection.edited_slots
     source_query, source_key, *source_mask = (tensor[slots] for tensor in source)
-    from_source = scaled_dot_product_attention(
-        source_query, source_key, taken[rows], attn_mask=source_mask[0] if source_mask else None, scale=scale
-    )
+    mask = source_mask[0] if source_mask else None
+    from_source = LayerAttention(attention.layer, source_query, source_key, taken[rows], scale, mask).attend()
     return output.index_add(0, rows, from_source)
 
 

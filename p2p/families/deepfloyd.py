@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import torch
 from diffusers.models.attention_processor import Attention, AttnAddedKVProcessor, AttnAddedKVProcessor2_0
 from torch import Tensor
-from torch.nn.functional import interpolate, scaled_dot_product_attention
+from torch.nn.functional import interpolate
 
-from p2p.attention.injection import BatchInjection, injection_processors
+from p2p.attention.injection import BatchInjection, LayerAttention, injection_processors
 from p2p.attention.joint import inject_joint
 from p2p.families.model import Conditioning, eight_bits
 from p2p.families.unet import UNetModel
@@ -48,11 +48,12 @@ class AddedKeysProcessor:
             projected.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for projected in (attn.to_q(pixels), key, value)
         )
+        attention = LayerAttention(self.layer, query, key, value, attn.scale)
         if injection is None:
-            output = scaled_dot_product_attention(query, key, value, scale=attn.scale)
+            output = attention.attend()
         else:
             injection.visited.append(self.layer)
-            output = inject_joint(self.layer, query, key, value, text_tokens, injection, attn.scale)
+            output = inject_joint(attention, text_tokens, injection)
         output = attn.to_out[1](attn.to_out[0](output.transpose(1, 2).flatten(2)))
         return output.transpose(1, 2).reshape(hidden_states.shape) + hidden_states
 

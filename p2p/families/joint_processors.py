@@ -12,7 +12,7 @@ from diffusers.models.transformers.transformer_flux import FluxAttention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from p2p.attention.injection import BatchInjection, inject_self
+from p2p.attention.injection import BatchInjection, LayerAttention, inject_self
 from p2p.attention.joint import inject_joint
 
 
@@ -39,7 +39,8 @@ class SD3Processor:
                 output = scaled_dot_product_attention(query, key, value)
             else:
                 injection.visited.append(self.layer)
-                output = inject_self(self.layer, query, key, value, injection, query.shape[-1] ** -0.5)
+                attention = LayerAttention(self.layer, query, key, value, query.shape[-1] ** -0.5)
+                output = inject_self(attention, injection)
             return attn.to_out[1](attn.to_out[0](_joined(output)))
         text = _projected(
             encoder_hidden_states,
@@ -106,7 +107,8 @@ def attend(
     injection.visited.append(layer)
     begin, end, _ = text_tokens.indices(query.shape[2])
     image = torch.cat([query[:, :, :begin], query[:, :, end:]], 2)
-    edited = inject_joint(layer, image, key, value, text_tokens, injection, query.shape[-1] ** -0.5)
+    attention = LayerAttention(layer, image, key, value, query.shape[-1] ** -0.5)
+    edited = inject_joint(attention, text_tokens, injection)
     words = scaled_dot_product_attention(query[:, :, text_tokens], key, value)
     return _joined(torch.cat([edited[:, :, :begin], words, edited[:, :, begin:]], 2))
 

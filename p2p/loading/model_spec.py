@@ -6,15 +6,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from p2p.alignment import Tokenizers
@@ -22,9 +19,8 @@ from p2p.devices import default_dtype, exact_float32, resolve_device
 from p2p.families import FAMILIES, family_of
 from p2p.families.model import Model, encoder_of, tokenizer_of
 from p2p.loading.loras import Lora, load_loras
-from p2p.loading.pipeline_files import hash_files, local_folder, plain_folder
+from p2p.loading.pipeline_files import DTYPES, PipelineFiles, hash_files
 from p2p.loading.tokenizer_files import clip_tokenizer, read_tokenizer
-from p2p.memory import attempt
 from p2p.schedulers import check_settings, new_scheduler, scheduler_class
 
 UPSCALED = ("IFPipeline", "IFSuperResolutionPipeline")
@@ -79,10 +75,8 @@ class ModelSpec:
         device = resolve_device(self.device, elsewhere=True)
         if self.dtype is None:
             object.__setattr__(self, "dtype", default_dtype(device, self.family.half_precision))
-        if self.dtype not in ("float64", "float32", "float16", "bfloat16"):
-            raise ValueError(
-                f"dtype: {self.dtype!r} is not one of 'float64', 'float32', 'float16', 'bfloat16', or None"
-            )
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: {self.dtype!r} is not one of {', '.join(map(repr, DTYPES))}, or None")
         if self.dtype == "float64" and device.type == "mps":
             raise ValueError("dtype: 'float64' is not on mps, allowed are 'float32', 'float16', 'bfloat16'")
         if self.scheduler is not None:
@@ -98,17 +92,16 @@ class ModelSpec:
         return [Lora.of(entry) for entry in self.loras]
 
     @property
-    def _options(self) -> dict[str, Any]:
+    def files(self) -> PipelineFiles:
+        """Where the pipeline is and how it is read."""
         own = {"revision": self.revision, "variant": self.variant, "use_safetensors": True}
-        return {**own, **self.family.load_options}
-
-    @property
-    def _left_out(self) -> dict[str, None]:
-        return {part: None for name in self.leave_out for part in (name, tokenizer_of(name))}
+        left_out = {part: None for name in self.leave_out for part in (name, tokenizer_of(name))}
+        options = {**own, **self.family.load_options}
+        return PipelineFiles(f"model {self.name}", self.path, self.family.pipeline_class, options, left_out)
 
     def local_folder(self) -> Path | None:
         """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
-        return local_folder(self.path, self.family.pipeline_class, {**self._options, **self._left_out})
+        return self.files.folder()
 
     def load_tokenizers(self) -> Tokenizers:
         """Return the tokenizers, from the pipeline's folder or, for CLIP's, from open_clip's vocabulary."""
@@ -122,7 +115,7 @@ class ModelSpec:
         elif self.clip_tokenizer:
             own = dict.fromkeys(names, clip_tokenizer())
         else:
-            raise self._unavailable(
+            raise self.files.unavailable(
                 f"it is not on this machine, and planning needs its {' and '.join(names)}"
             )
         return self.family.aligned_tokenizers(own)
@@ -131,7 +124,7 @@ class ModelSpec:
         """Return the scheduler, timesteps not set. Raises ValueError for one that cannot be had."""
         folder = self.local_folder()
         if folder is None and not (self.scheduler and self.scheduler_config):
-            raise self._unavailable("it is not on this machine, and the model states no whole scheduler")
+            raise self.files.unavailable("it is not on this machine, and the model states no whole scheduler")
         own: dict[str, Any] = {}
         if folder is not None:
             own = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
@@ -165,13 +158,7 @@ class ModelSpec:
         """
         if self.upscaler is not None:
             self.upscaler.fetch()
-        if plain_folder(self.path) is not None:
-            return
-        try:
-            self._checked(self.family.pipeline_class().download, self.path, **self._options)
-        except OSError:
-            if self.local_folder() is None:
-                raise
+        self.files.fetch()
 
     def identity(self) -> str:
         """Return a hash of all that the model contributes to the pixels.
@@ -209,23 +196,15 @@ class ModelSpec:
         device = resolve_device(self.device)
         if device.type == "cuda":
             exact_float32()
-        folder = self.local_folder()
-        aside = {*self._left_out, *(components or {})}
-        read = self._checked(self._read_tokenizers, folder, aside) if folder else {}
-        pipeline = self._checked(
-            self.family.pipeline_class().from_pretrained,
-            folder or self.path,
-            dtype=getattr(torch, str(self.dtype)),
-            **{**self._options, **self._left_out, **read, **(components or {})},
-        )
+        files, parts = self.files, dict(components or {})
+        if (folder := files.folder()) is not None:
+            parts = {**files.checked(self._read_tokenizers, folder, {*files.left_out, *parts}), **parts}
+        pipeline = files.read(str(self.dtype), parts)
         pipeline.scheduler = self.load_scheduler()
         load_loras(pipeline, self._loras())
-        pipeline.set_progress_bar_config(disable=True)
-        attempt(partial(pipeline.to, device), f"model {self.name} on {device}")
-        for part in pipeline.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False).eval()
-        upscaler = self.upscaler and self.upscaler.load({name: getattr(pipeline, name) for name in SHARED})
+        files.place(pipeline, device)
+        shared = {name: getattr(pipeline, name) for name in SHARED} if self.upscaler else {}
+        upscaler = self.upscaler.load(shared) if self.upscaler else None
         sides = self.self_max_side, self.blend_side
         return self.family(pipeline, *sides, self.height, self.width, upscaler)
 
@@ -243,12 +222,3 @@ class ModelSpec:
                 if type(tokenizer) is getattr(transformers, kind, None):
                     read[name] = tokenizer
         return read
-
-    def _checked(self, get: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        try:
-            return get(*args, **kwargs)
-        except (OSError, ValueError) as error:
-            raise self._unavailable(str(error).strip().splitlines()[0]) from error
-
-    def _unavailable(self, cause: str) -> OSError:
-        return OSError(f"model {self.name}: no weights at {self.path!r} ({cause})")

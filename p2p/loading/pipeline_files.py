@@ -1,4 +1,4 @@
-"""The folder of a pipeline on this machine: where it is, whether it is whole, and what its files hash to."""
+"""A pipeline on disk or on the model hub: where it is, whether it is whole, its hash, and how it is read."""
 
 from __future__ import annotations
 
@@ -6,11 +6,81 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
+from p2p.memory import attempt
+
 ZEROS = "force_zeros_for_empty_prompt"  # SDXL's model_index.json says what an empty negative prompt is
+
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class PipelineFiles:
+    """Where a pipeline of diffusers comes from, a folder or a name on the model hub, and how it is read."""
+
+    owner: str  # how errors begin
+    path: str
+    kind: Callable[[], Any]  # gives diffusers' class, whose import takes seconds
+    options: Mapping[str, Any]  # of the class's `download` and `from_pretrained`
+    left_out: Mapping[str, None] = field(default_factory=dict)  # parts to do without
+
+    def folder(self) -> Path | None:
+        """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
+        return local_folder(self.path, self.kind, {**self.options, **self.left_out})
+
+    def fetch(self) -> None:
+        """Bring the weights to this machine. Raises OSError in one line where they cannot be had.
+
+        A download that broke off goes on; without a network, what is here has to do.
+        """
+        if plain_folder(self.path) is not None:
+            return
+        try:
+            self.checked(self.kind().download, self.path, **self.options)
+        except OSError:
+            if self.folder() is None:
+                raise
+
+    def read(self, dtype: str, components: Mapping[str, Any] | None = None) -> Any:
+        """Return the pipeline, on the CPU, without progress bars; `components` are parts that are there.
+
+        Raises OSError in one line where its weights cannot be had.
+        """
+        pipeline = self.checked(
+            self.kind().from_pretrained,
+            self.folder() or self.path,
+            dtype=getattr(torch, dtype),
+            **{**self.options, **self.left_out, **(components or {})},
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def place(self, pipeline: Any, device: torch.device | str) -> None:
+        """Move a pipeline to a device and freeze its networks. Raises torch.OutOfMemoryError in one line."""
+        attempt(partial(pipeline.to, device), f"{self.owner} on {device}")
+        for part in pipeline.components.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval()
+
+    def checked(self, get: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return what a function gives; what it raises where weights cannot be had becomes one line."""
+        try:
+            return get(*args, **kwargs)
+        except (OSError, ValueError) as error:
+            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise self.unavailable(cause) from error
+
+    def unavailable(self, cause: str) -> OSError:
+        """Return the error that says where weights were looked for, and why they cannot be had."""
+        return OSError(f"{self.owner}: no weights at {self.path!r} ({cause})")
 
 
 def plain_folder(path: str) -> Path | None:

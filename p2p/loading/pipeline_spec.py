@@ -8,19 +8,15 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from torch import nn
 
-from p2p.loading.pipeline_files import hash_files, local_folder, plain_folder
+from p2p.loading.pipeline_files import DTYPES, PipelineFiles, hash_files
 from p2p.loading.placeholders import plain
-
-DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -60,33 +56,21 @@ class PipelineSpec:
         return {name: value for name, value in off.items() if name in known}
 
     @property
-    def _options(self) -> dict[str, Any]:
+    def files(self) -> PipelineFiles:
+        """Where the pipeline is and how it is read."""
         own = {"revision": self.revision, "variant": self.variant, "use_safetensors": True}
-        return {**own, **self.left_out}
-
-    def local_folder(self) -> Path | None:
-        """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
-        return local_folder(self.path, lambda: self.kind, self._options)
+        return PipelineFiles(self.pipeline, self.path, lambda: self.kind, {**own, **self.left_out})
 
     def fetch(self) -> None:
-        """Bring the weights to this machine, so that `identity` speaks of them. Raises OSError in one line.
-
-        A download that broke off goes on; without a network, what is here has to do.
-        """
-        if plain_folder(self.path) is not None:
-            return
-        try:
-            self._checked(self.kind.download, self.path, **self._options)
-        except OSError:
-            if self.local_folder() is None:
-                raise
+        """Bring the weights here, so that `identity` speaks of them. Raises OSError in one line."""
+        self.files.fetch()
 
     def identity(self) -> str:
         """Return a hash of all that the pipeline contributes to the pixels.
 
         Weights that are not on this machine yet are named by path, revision and variant.
         """
-        folder = self.local_folder()
+        folder = self.files.folder()
         weights: Any = [self.path, self.revision, self.variant]
         if folder is not None:
             # Its scheduler is its own, and some classes keep switches in the index.
@@ -99,25 +83,9 @@ class PipelineSpec:
 
     def load(self, device: torch.device | str) -> Any:
         """Load the pipeline. Raises OSError in one line where its weights cannot be had."""
-        pipeline = self._checked(
-            self.kind.from_pretrained,
-            self.local_folder() or self.path,
-            dtype=getattr(torch, self.dtype),
-            **self._options,
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        pipeline.to(device)
-        for part in pipeline.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False).eval()
+        pipeline = self.files.read(self.dtype)
+        self.files.place(pipeline, device)
         return pipeline
-
-    def _checked(self, get: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        try:
-            return get(*args, **kwargs)
-        except (OSError, ValueError) as error:
-            cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise OSError(f"{self.pipeline}: no weights at {self.path!r} ({cause})") from error
 
 
 @dataclass

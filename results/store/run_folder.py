@@ -64,6 +64,11 @@ class RunFolder:
         return self.tables / "summary.md"
 
     @property
+    def made_from(self) -> Path:
+        """The file of what tables, plots and strips were made of, by which a later call leaves them."""
+        return self.tables / "made_from.json"
+
+    @property
     def plots(self) -> Path:
         """The folder of plots."""
         return self.root / "plots"

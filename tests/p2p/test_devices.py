@@ -37,7 +37,8 @@ from p2p import (
     StableDiffusion,
 )
 from p2p.engine import generate, source_paths, tree_latents
-from p2p.families import Flux, StableDiffusion3
+from p2p.families.flux import Flux
+from p2p.families.stable_diffusion_3 import StableDiffusion3
 from p2p.prepared import Mixes
 from tests.p2p.families import test_flux, test_stable_diffusion_3
 from tests.p2p.made_up_device import MadeUpDevice, Waits
@@ -104,7 +105,8 @@ def pipeline(tiny_model: StableDiffusion) -> StableDiffusionPipeline:
 
 def on_device(pipeline: Any, device: MadeUpDevice) -> StableDiffusion:
     parts = dict(pipeline.components)
-    parts |= {name: copy.deepcopy(parts[name]) for name in ("unet", "vae", "text_encoder")}
+    # The scheduler too: `add_noise` moves its coefficients to the device of the latents, for good.
+    parts |= {name: copy.deepcopy(parts[name]) for name in ("unet", "vae", "text_encoder", "scheduler")}
     moved = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     moved.set_progress_bar_config(disable=True)
     model = StableDiffusion(moved, self_max_side=8, blend_side=8)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from p2p import EditRequest, FixedSeed, PromptToPrompt, SDEdit
 from p2p.alignment import equalizer
-from p2p.attention.injection import BatchInjection, inject_cross, inject_self
+from p2p.attention.injection import BatchInjection, LayerAttention, inject_cross, inject_self
 from p2p.attention.source_bank import SourceBank
 from p2p.operators import alignment_matrix
 
@@ -154,9 +154,8 @@ def test_the_linear_form_equals_mixing_probability_maps(
     replaced = (source @ matrix.double()) * aligned + own * (1 - aligned)
     edited = replaced * equalizer(target, weights, clip_tokenizer) * gate + own * (1 - gate)
     expected = torch.stack([source @ value[0], edited @ value[1]])
-    output = inject_cross(
-        "layer", query, key, value, _batch(injection.cross.source_mix, injection.cross.own_share), 8**-0.5
-    )
+    batch = _batch(injection.cross.source_mix, injection.cross.own_share)
+    output = inject_cross(LayerAttention("layer", query, key, value, 8**-0.5), batch)
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-12)
 
 
@@ -165,10 +164,10 @@ def test_self_attention_takes_the_sources_map_in_small_layers_only() -> None:
     query, key, value = torch.randn(3, 2, 4, 16, 8, generator=rng, dtype=torch.float64)
     source, _ = materialised(query, key)
     batch = _batch(torch.eye(16), torch.zeros(16))
-    output = inject_self("layer", query, key, value, batch, 8**-0.5)
+    output = inject_self(LayerAttention("layer", query, key, value, 8**-0.5), batch)
     torch.testing.assert_close(output[1], source @ value[1], rtol=0, atol=1e-12)
     query = torch.randn(2, 4, 17, 8, generator=rng, dtype=torch.float64)
-    output = inject_self("large", query, key, value, batch, 8**-0.5)
+    output = inject_self(LayerAttention("large", query, key, value, 8**-0.5), batch)
     torch.testing.assert_close(output[1], materialised(query, key)[1] @ value[1], rtol=0, atol=1e-12)
 
 

@@ -25,7 +25,7 @@ from p2p import (
     edit,
     generate,
 )
-from p2p.engine import batches, derived_seed, plan_evaluations
+from p2p.engine import batches, derived_seed, plan_evaluations, tree_latents
 
 STEPS = 6
 SAMPLING = Sampling(num_inference_steps=STEPS, guidance_scale=5.0)
@@ -185,6 +185,16 @@ def test_one_seed_is_one_image_whatever_rides_along(tiny_model: StableDiffusion)
         for number, trajectory in enumerate(g.edits):
             [alone] = generate(tiny_model, [Group(g.source_prompt, g.seed, (trajectory,))], SAMPLING)
             assert_same(alone.images[0], edited.images[number])
+
+
+def test_an_image_has_its_edits_number_whatever_stands_before_it(tiny_model: StableDiffusion) -> None:
+    edits = [(ADD, SDEdit(0.5)), (SWAP, FixedSeed()), (SWAP, SDEdit(0.5)), (ADD, PromptToPrompt(tau=0.2))]
+    mixed = group(tiny_model, edits, seed=2)
+    assert set(tree_latents(tiny_model, [mixed], SAMPLING)) == {(0, 0), (0, 2), (0, 4)}
+    [edited] = generate(tiny_model, [mixed], SAMPLING)
+    for image, trajectory in zip(edited.images, mixed.edits, strict=True):
+        [alone] = generate(tiny_model, [Group(SOURCE, 2, (trajectory,))], SAMPLING)
+        assert_same(image, alone.images[0])
 
 
 def test_where_memory_runs_out_calls_are_halved_and_nothing_is_done_twice(

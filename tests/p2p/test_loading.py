@@ -62,10 +62,10 @@ def test_a_pipeline_beside_the_model_that_was_fetched_is_found(
     tiny_folder: Path, snapshot: Snapshot, listed: bool, tmp_path: Path
 ) -> None:
     own = save_instruct_pix2pix(tiny_folder, tmp_path / "own")
-    assert BESIDE.local_folder() is None
+    assert BESIDE.files.folder() is None
     assert BESIDE.identity() != PipelineSpec(BESIDE.pipeline, str(own)).identity()
     folder = snapshot(own, listed)
-    assert BESIDE.local_folder() == folder
+    assert BESIDE.files.folder() == folder
     assert BESIDE.identity() == PipelineSpec(BESIDE.pipeline, str(own)).identity()
 
 

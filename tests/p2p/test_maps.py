@@ -162,9 +162,11 @@ def test_only_the_asked_for_columns_layers_and_steps_are_formed(
 ) -> None:
     formed: list[tuple[str, int]] = []
 
-    def spied(layer, query, key, value, injection, scale, mask):  # type: ignore[no-untyped-def]
-        output = inject_cross(layer, query, key, value, injection, scale, mask)
-        formed.extend((name, maps.shape[2]) for name, maps in injection.maps.items() if name == layer)
+    def spied(attention, injection):  # type: ignore[no-untyped-def]
+        output = inject_cross(attention, injection)
+        formed.extend(
+            (name, maps.shape[2]) for name, maps in injection.maps.items() if name == attention.layer
+        )
         return output
 
     monkeypatch.setattr("p2p.attention.injection.inject_cross", spied)

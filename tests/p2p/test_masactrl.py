@@ -105,7 +105,7 @@ def test_never_starting_is_the_fixed_seed_and_before_the_start_steps_are_shared(
     never, fixed = edit(calm_model, MasaCtrl(STEPS)), edit(calm_model, FixedSeed())
     assert never.digest() == fixed.digest()
     tree = [Trajectory(SOURCE, ()), fixed, never, edit(calm_model, MasaCtrl(2))]
-    assert [len(level) for level in build_tree([tree], STEPS)] == [2, 2, 3, 3, 3, 3]
+    assert [len(level) for level in build_tree([dict(enumerate(tree))], STEPS)] == [2, 2, 3, 3, 3, 3]
 
 
 def test_a_digest_tells_what_determines_the_pixels(calm_model: StableDiffusion) -> None:

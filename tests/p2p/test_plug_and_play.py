@@ -99,7 +99,7 @@ def test_no_steps_are_the_fixed_seed_and_equal_steps_are_one_edit(calm_model: St
 def test_branches_share_what_they_take_for_as_long_as_it_is_the_same(calm_model: StableDiffusion) -> None:
     shares = ((0.5, 0.8), (0.5, 0.5), (0.5, 1.0))
     tree = [Trajectory(SOURCE, ()), *(edit(calm_model, PlugAndPlay(*share)) for share in shares)]
-    assert [len(level) for level in build_tree([tree], STEPS)] == [2, 2, 2, 3, 4, 4]
+    assert [len(level) for level in build_tree([dict(enumerate(tree))], STEPS)] == [2, 2, 2, 3, 4, 4]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,19 @@ import torch
 from diffusers import IFImg2ImgPipeline
 from torch import Tensor
 
-from p2p import Calls, DeepFloyd, EditRequest, FixedSeed, Group, ModelSpec, PromptToPrompt, SDEdit, generate
+from p2p import (
+    Calls,
+    DeepFloyd,
+    EditRequest,
+    External,
+    FixedSeed,
+    Group,
+    ModelSpec,
+    PromptToPrompt,
+    SDEdit,
+    generate,
+)
+from p2p.engine import SOURCE as THE_SOURCE
 from p2p.engine import edit, plan_evaluations, tree_latents, upscale
 from p2p.upscaling import upscaled_latents
 from tests.p2p.families.materialised import (
@@ -211,6 +223,20 @@ def test_edits_of_the_upscaler_equal_formed_maps(model: DeepFloyd, name: str) ->
     assert (plain[-1][1] - wanted[1]).abs().max() > 1000 * TOLERANCE, "nothing was edited"
 
 
+def test_another_pipeline_edits_the_enlarged_source_and_no_other_edit_takes_its_place(
+    model: DeepFloyd, tiny_folder: Path
+) -> None:
+    other = External("StableDiffusionPipeline", str(tiny_folder), {"prompt": "{target_prompt}"})  # 32x32
+    edits: list[Any] = [(SWAP, other), (SWAP, FixedSeed()), (ADD, other), (ADD, PromptToPrompt(tau=0.5))]
+    made = [m.trajectory(EditRequest(SOURCE, target), model.tokenizers, STEPS) for target, m in edits]
+    [mixed] = generate(model, [Group(SOURCE, 3, tuple(made))], SAMPLING)
+    [alone] = generate(model, [Group(SOURCE, 3, (made[1], made[3]))], SAMPLING)
+    assert torch.equal(mixed.source, alone.source)
+    assert torch.equal(torch.stack(mixed.images[1::2]), torch.stack(alone.images))
+    assert mixed.images[0].shape == mixed.source.shape
+    assert not torch.equal(mixed.images[0], mixed.images[2])
+
+
 def test_both_stages_are_planned_and_shared_exactly(folder: Path, model: DeepFloyd) -> None:
     methods: list[Any] = [FixedSeed(), PromptToPrompt(tau=1), PromptToPrompt(tau=0.5), SDEdit(0.5)]
     groups = [
@@ -236,10 +262,11 @@ def test_the_upscaler_may_have_windows_of_its_own(model: DeepFloyd) -> None:
         method = PromptToPrompt(tau=tau)
         return Group(SOURCE, 0, (method.trajectory(EditRequest(SOURCE, SWAP), model.tokenizers, STEPS),))
 
-    edited = generate(replace(model, upscaler=None), [group(0.2)], SAMPLING)
-    free, bound = (upscale(model.upscaler, [group(tau)], edited, SAMPLING)[0] for tau in (1.0, 0.0))
-    assert torch.equal(free.source, bound.source)
-    assert (free.images[0] - bound.images[0]).abs().max() > 10 / 255
+    [edited] = generate(replace(model, upscaler=None), [group(0.2)], SAMPLING)
+    small = {(0, THE_SOURCE): edited.source, (0, 0): edited.images[0]}
+    free, bound = (upscale(model.upscaler, [group(tau)], small, SAMPLING) for tau in (1.0, 0.0))
+    assert torch.equal(free[0, THE_SOURCE], bound[0, THE_SOURCE])
+    assert (free[0, 0] - bound[0, 0]).abs().max() > 10 / 255
 
 
 def test_where_memory_runs_out_the_upscaler_s_calls_are_halved(

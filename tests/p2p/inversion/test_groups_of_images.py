@@ -59,7 +59,7 @@ def test_edit_takes_an_image(model: StableDiffusion, image: Tensor) -> None:
 
 def test_a_group_apart_shares_nothing_with_its_source(model: StableDiffusion) -> None:
     [plain] = [FixedSeed().trajectory(EditRequest(SOURCE, SOURCE), model.tokenizers, STEPS)]
-    trees = [[plain, plain], [plain, plain]]
+    trees = [{0: plain, 1: plain}, {0: plain, 1: plain}]
     assert [len(level) for level in build_tree(trees, STEPS)] == [2] * STEPS
     apart = build_tree(trees, STEPS, start=2, apart=[1])
     assert [len(level) for level in apart] == [3] * (STEPS - 2)
