@@ -32,7 +32,7 @@ class Ideal:
         """Do nothing: there are no weights."""
 
     def __call__(self, edits: Edits) -> dict[str, Scores]:
-        """Score every edit; those without an ideal have no value."""
+        """Score every edit; an edit without an ideal has no value."""
         values = torch.zeros(3, len(edits), dtype=torch.float64)
         reasons: list[tuple[str, str, str]] = []
         for row, ideals in enumerate(edits.ideals or (None,) * len(edits)):

@@ -34,7 +34,7 @@ class Scores:
 
     @classmethod
     def of(cls, values: Tensor, reasons: tuple[str, ...] | None = None) -> "Scores":
-        """Build a column from raw values (N,); those with a reason become NaN."""
+        """Build a column from raw values (N,); a value that has a reason becomes NaN."""
         reasons = reasons or ("",) * len(values)
         missing = torch.tensor([bool(reason) for reason in reasons])
         return cls(values.cpu().double().masked_fill(missing, float("nan")), reasons)

@@ -82,8 +82,8 @@ class UneditedPixel:
 class UneditedLpips:
     """Measure the perceptual distance of the parts outside the masks; masked pixels are black, -1 to LPIPS.
 
-    The published column is that of `net` "squeeze" with `pretrained` "imagenet"; arguments are those of
-    `evaluation.perceptual.Lpips`. Missing without a mask or where the mask covers the whole image.
+    The published column has `net` "squeeze" and `pretrained` "imagenet"; `evaluation.perceptual.Lpips` takes
+    equal arguments. An image without a mask, or with a mask that covers it wholly, has no value.
     """
 
     def __init__(

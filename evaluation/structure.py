@@ -28,8 +28,8 @@ class StructureDistance:
     """Measure how far an edit's self-similarity is from its source's: 0 means alike.
 
     The keys of the last self-attention (all heads together, class token included) give a matrix of cosines
-    between all places of an image; the distance is the mean squared difference of two such matrices. As
-    published, pixels are 0 to 255 when ImageNet's mean and deviation are applied, and the image is resized
+    between all places of an image. The distance is the mean squared difference of source's and edit's matrix.
+    As published, pixels are 0 to 255 when ImageNet's mean and deviation are applied, and the image is resized
     without antialiasing to a shorter side of 224.
 
     `backbone` "dino-vitb8" with `pretrained` "facebook" is the published column; "random" takes seeded random

@@ -122,7 +122,7 @@ def _metadata(row: pd.Series) -> dict[str, Any]:
     """Return a line of `metadata.jsonl`.
 
     `p2p_threshold` is the share of steps, from the first, that take the source's self-attention: the paper's
-    generator injects that and no cross-attention. Null where no such number is true.
+    generator injects self-attention and no cross-attention. Null for an edit that did anything else.
     """
     from_first = pd.notna(row["self_start"]) and row["self_start"] == 0
     return {

@@ -96,6 +96,15 @@ def test_every_command_is_a_sound_configuration(overrides: list[str]) -> None:
     check_keys({key: config[key] for key in config if key != "dataset"})
 
 
+@pytest.mark.parametrize("package", ["p2p", "experiments"])
+def test_the_readme_of_a_package_lists_its_rooms(package: str) -> None:
+    text = (ROOT / package / "README.md").read_text()
+    listed = set(re.findall(r"\b(\w+(?:\.py|/))(?=[\s,])", "".join(re.findall(r"^ {4}.*\n", text, re.M))))
+    rooms = {f"{path.parent.name}/" for path in (ROOT / package).glob("*/__init__.py")}
+    files = {path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}
+    assert rooms | files <= listed
+
+
 def test_no_page_names_a_class_by_its_old_place() -> None:
     assert [old for old in MOVED for page in PAGES if old in page.read_text()] == []
 

@@ -166,8 +166,9 @@ def measure_sweep(
 def measure_waits(steps: int, clock: Clock, say: Say) -> Measured:
     """Measure how many times a step waits for the device, beyond what a step of diffusers' own call does.
 
-    A step's waits are those of a run of twice the `steps` less those of one, so that text and set-up are left
-    out. Widths do not matter to them; the shapes are tiny. The method that waits most counts.
+    Waits of a run of `steps` are taken from waits of a run of twice as many, so that text and set-up are left
+    out. The number of waits does not depend on widths, so the shapes are tiny. The method that waits most
+    counts.
     """
     pipeline = random_pipeline(SHAPES["tiny"], str(clock.device), dtype_of(clock))
     side = 16
@@ -212,6 +213,6 @@ def measure_waits(steps: int, clock: Clock, say: Say) -> Measured:
 
 
 def waits_a_step(counts: Mapping[int, int]) -> float:
-    """Return the waits of one step from those of two runs, given by the runs' numbers of steps."""
+    """Return the waits of one step; `counts` maps two runs' numbers of steps to their numbers of waits."""
     few, many = min(counts), max(counts)
     return (counts[many] - counts[few]) / (many - few)

@@ -94,7 +94,10 @@ def versions(constraints: Path = ROOT / "constraints.txt") -> dict[str, dict[str
 
 
 def spelled(found: Mapping[str, Mapping[str, str]]) -> str:
-    """Return versions in one line, the pin beside those that differ from it; a build's +cu130 is no other."""
+    """Return versions in one line, a version that differs from its pin with the pin beside it.
+
+    A build's suffix, as in 2.11.0+cu130, is no difference.
+    """
     words = []
     for name, version in found.items():
         differs = version["installed"].partition("+")[0] != version["pin"]

@@ -20,7 +20,7 @@ BATCH = 64  # rows held at once: each may hold several pictures
 def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield (file, row) of one file, or of all Parquet and Arrow files of a folder by name.
 
-    ValueError where there is no such file, or one lacks a column.
+    Raises ValueError where there is no file, or where a file lacks one of `columns`.
     """
     given = Path(path).expanduser()
     files = [given] if given.is_file() else _files(check_folder(path))

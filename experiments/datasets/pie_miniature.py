@@ -137,7 +137,7 @@ def _place_of(category: int, scene: Scene, number: int) -> tuple[str, str]:
 
 
 def _bracketed(source: str, target: str) -> tuple[str, str]:
-    """Put the words that only one of the prompts has, from the first such to the last, in brackets."""
+    """Put brackets around the words, from the first to the last, by which the two prompts differ."""
     a, b = source.split(), target.split()
     most = min(len(a), len(b))
     start = next((i for i in range(most) if a[i] != b[i]), most)

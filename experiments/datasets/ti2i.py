@@ -100,9 +100,9 @@ def _yaml_image(entry: Any, images: Path) -> _Image:
 
 
 def _find(images: Path, name: str) -> Path:
-    """Return the image of a name such as `/ImageNetR-TI2I/panda/cartoon_30.jpg`: its longest end there is.
+    """Return the file for a name like `/ImageNetR-TI2I/panda/cartoon_30.jpg`: the longest end that exists.
 
-    Also in small letters, as the archives have it.
+    Ends are looked for under `images`, as written and in small letters, as the archives have them.
     """
     parts = PurePosixPath(name.lstrip("/")).parts
     ends = ["/".join(parts[start:]) for start in range(len(parts))]

@@ -190,7 +190,7 @@ class Stream:
         return self.filled
 
     def take(self, index: Tensor) -> Examples:
-        """Return the chosen examples, of those that have arrived."""
+        """Return the examples at `index`, positions among the examples that have arrived."""
         assert self._pool is not None
         return self._pool.take(index)
 

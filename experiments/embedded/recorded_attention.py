@@ -55,10 +55,10 @@ class RecordingProcessor(AttnProcessor):
 
 
 def take_maps(maps: Tensor, taken: Taken) -> Tensor:
-    """Return the maps with those of `taken.rows` replaced: a token's column is the other caption's where that
-    has such a token, else its own.
+    """Return the maps, in which rows `taken.rows` use another caption's maps.
 
-    Nothing is renormalised, so a pixel's mass may be below or above 1, as in an edit (p2p/alignment.py:
+    A token that the other caption has too gets the other caption's column, any other token keeps its own.
+    Nothing is renormalised, so a pixel's mass may be below or above 1, as in an edit (p2p/operators.py:
     `source_map @ M * a + target_map * (1 - a)`). `maps` (batch, heads, pixels, tokens).
     """
     columns = taken.mapper[:, None, None].expand_as(taken.maps)
@@ -85,12 +85,12 @@ def grounding_loss(probabilities: Tensor, tokens: Tensor, masks: Tensor) -> Tens
 
 
 def sink_loss(probabilities: Tensor, idle: Tensor, allowed: float) -> Tensor:
-    """Return -log of the attention that idle tokens leave the others, over what they are to leave.
+    """Return -log of the attention on tokens that are not idle, over the least that is asked of them.
 
     Attention that has nothing to look at rests on some token. On padding or on filler words it does harm, as
-    an edit moves and adds those; the start token stands still in every edit. The loss is 0 as long as the
-    idle tokens together have at most `allowed` of a pixel's attention, so a filler may still say a little,
-    and the gradient of their scores does not vanish where they have nearly all of it.
+    an edit moves and adds such tokens; the start token stands still in every edit. The loss is 0 as long as
+    the idle tokens together have at most `allowed` of a pixel's attention, so a filler may still say a
+    little, and the gradient of idle tokens' scores does not vanish where they have nearly all attention.
 
     `probabilities` (batch, pixels, tokens), sums 1; `idle` (batch, tokens) bool; `allowed` in [0, 1). Returns
     (batch,), the mean over pixels.

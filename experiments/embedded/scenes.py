@@ -48,7 +48,7 @@ def draw_scenes(n: int, seed: Sequence[int], held_out: bool = False) -> Scenes:
 
 
 def load_training_scenes(folder: Path, shards: int, first: int = 0, workers: int = 2) -> Scenes:
-    """Load shards `first` to `first + shards - 1` from a folder, rendering those that are not there."""
+    """Load shards `first` to `first + shards - 1` from a folder, rendering every shard that is not there."""
     wanted = range(first, first + shards)
     missing = [i for i in wanted if not (folder / f"{i:03d}" / "scenes.json").exists()]
     if missing:

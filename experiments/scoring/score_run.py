@@ -44,7 +44,7 @@ def check_metrics(metrics: Sequence[Metric], run_dir: Path) -> None:
 
 
 def _weights(metric: Metric) -> str:
-    """Return a hash of the folder a metric's weights come from; those that are fetched by name have none."""
+    """Return a hash of the weights in a metric's folder, or of nothing if it fetches them by name."""
     folder = getattr(metric, "folder", None)
     digest = hashlib.sha256()
     files = sorted(Path(folder).glob("*.safetensors")) if folder else []
@@ -56,10 +56,10 @@ def _weights(metric: Metric) -> str:
 def evaluate_run(
     run_dir: Path, metrics: Sequence[Metric], keys: Collection[str], batch_size: int = 64
 ) -> int:
-    """Compute what the images of these keys lack, group by group, from the 8-bit pictures.
+    """Compute the values that images with these keys lack, group by group; return how many groups failed.
 
-    Values that are there stay, and those of a batch are kept at once. A group that fails is logged and left
-    for the next call; returns how many did.
+    Metrics read the 8-bit pictures. Values that are there stay; new values are written batch by batch. A
+    group that fails is logged and left for the next call.
     """
     if not has_records(run_dir):
         return 0
@@ -138,7 +138,7 @@ def _ideals(run_dir: Path, folders: Sequence[str]) -> tuple[torch.Tensor | None,
 
 
 def _masks(run_dir: Path, rows: pd.DataFrame, size: Sequence[int]) -> torch.Tensor:
-    """Return the records' masks (N, 1, height, width) bool; ValueError names a pair whose mask is no such."""
+    """Return the records' masks (N, 1, height, width) bool; ValueError names a pair with a wrong mask."""
     height, width = size
     masks = [
         read_mask(run_dir / mask, pair_id, (height, width))

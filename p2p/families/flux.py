@@ -56,7 +56,7 @@ class Flux(LatentTransformer):
 
     @property
     def channels(self) -> int:
-        """Channels of the latents, of which a token holds 2 x 2."""
+        """Channels of the latents: a quarter of a token's, as a token holds 2 x 2 latents."""
         channels: int = self.denoiser.config.in_channels
         return channels // 4
 

@@ -16,7 +16,7 @@ from p2p.families.stable_diffusion import StableDiffusion
 class StableDiffusionXL(StableDiffusion):
     """SDXL's base model. Raises ValueError where its two tokenizers do not split prompts alike.
 
-    The size conditions are those of diffusers' defaults: original and target size the image's own, no crop.
+    As by default in diffusers, original and target size are the image's own, and there is no crop.
     An autoencoder in float16 that would overflow (`force_upcast`) is cast to float32 in the very pipeline
     that is given, for good; diffusers casts it for each call and back.
     """

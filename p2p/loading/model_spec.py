@@ -1,4 +1,4 @@
-"""Where a pipeline comes from, and what of it is needed before its weights are: tokenizer, scheduler,
+"""Where a pipeline comes from, and what a plan needs before weights are loaded: tokenizer, scheduler,
 identity.
 """
 
@@ -209,7 +209,10 @@ class ModelSpec:
         return self.family(pipeline, *sides, self.height, self.width, upscaler)
 
     def _read_tokenizers(self, folder: Path, aside: Collection[str]) -> dict[str, PreTrainedTokenizerBase]:
-        """Return the pipeline's tokenizers, but for those `aside` and those of another class when planned."""
+        """Return the tokenizers that planning read, by name, without `aside`, to be given to the pipeline.
+
+        A tokenizer whose class in model_index.json is another than planning's is left for diffusers to read.
+        """
         index = json.loads((folder / "model_index.json").read_text())
         read = {}
         for name in set(self.family.text_blocks) - set(aside):

@@ -66,7 +66,10 @@ class PipelineSpec:
         self.files.fetch()
 
     def identity(self) -> str:
-        """Return a hash of all that the pipeline contributes; of its name where it is not here yet."""
+        """Return a hash of all that the pipeline contributes to the pixels.
+
+        Weights that are not on this machine yet are named by path, revision and variant.
+        """
         folder = self.files.folder()
         weights: Any = [self.path, self.revision, self.variant]
         if folder is not None:

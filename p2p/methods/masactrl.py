@@ -1,7 +1,7 @@
 """MasaCtrl: keep the source's contents while the target prompt lays them out anew.
 
 Cao et al., "MasaCtrl: Tuning-Free Mutual Self-Attention Control for Consistent Image Synthesis and Editing",
-ICCV 2023; defaults are those of the authors' code, TencentARC/MasaCtrl, without its masks.
+ICCV 2023; defaults are as in the authors' code, TencentARC/MasaCtrl, without its masks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Plug-and-Play: keep the source's layout while the target prompt fills it anew.
 
 Tumanyan et al., "Plug-and-Play Diffusion Features for Text-Driven Image-to-Image Translation", CVPR 2023;
-defaults are those of the authors' code, MichalGeyer/plug-and-play and MichalGeyer/pnp-diffusers.
+defaults are as in the authors' code, MichalGeyer/plug-and-play and MichalGeyer/pnp-diffusers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """When attention is injected: shares of the denoising to step windows and per-word gates; tau.
 
-Hertz et al. 2022, Sec. 3.2 and Alg. 1; both roundings are those of google/prompt-to-prompt.
+Hertz et al. 2022, Sec. 3.2 and Alg. 1; both roundings are as in google/prompt-to-prompt.
 """
 
 from __future__ import annotations

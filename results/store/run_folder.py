@@ -90,7 +90,7 @@ class RunFolder:
 
 
 def pair_folder(pair: str, seed: int | None = None) -> str:
-    """Return where the pictures of a pair lie, given the slug of its id; with a seed, those of that seed."""
+    """Return the folder of a pair, given the slug of its id, or of the pair's pictures of one seed."""
     return f"images/{pair}" if seed is None else f"images/{pair}/{seed}"
 
 

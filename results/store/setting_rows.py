@@ -18,12 +18,15 @@ SETTING_TYPES = {name: RECORD_TYPES[name] for name in (*RECORD_IDENTITY, *LABELS
 
 
 def write_settings(run_dir: Path, settings: pd.DataFrame) -> None:
-    """Keep a plan's rows, columns SETTING_TYPES; the same rows are one file, as old as their last run."""
+    """Keep a plan's rows, columns SETTING_TYPES, in a file named after their content."""
     write_plan_rows(RunFolder(run_dir).settings, settings, SETTING_TYPES)
 
 
 def load_settings(run_dir: Path) -> pd.DataFrame:
-    """Return the rows of every plan that was run in this folder; of two about the same, the later one's."""
+    """Return the rows of every plan that was run in this folder.
+
+    Where plans have a row for one picture and one set of parameters, the row of the latest plan is kept.
+    """
     files = sorted(RunFolder(run_dir).settings.glob("*.parquet"), key=lambda file: file.stat().st_mtime_ns)
     rows = pd.concat([read_rows([file], SETTING_TYPES) for file in files] or [read_rows([], SETTING_TYPES)])
     return rows.drop_duplicates([*RECORD_IDENTITY, "params"], keep="last", ignore_index=True)

@@ -70,8 +70,9 @@ class Target:
 class AutoTau:
     """What `tau: auto` means: the taus to make, and the rule by which a pair and seed keeps one of them.
 
-    With a target alone it is the largest tau (the freest edit) that meets it, with `maximise` the tau whose
-    value of that metric is largest, of those that meet the target where there is one; the smaller of equals.
+    With a target alone, the largest tau (the freest edit) that meets the target is kept. With `maximise` it
+    is the tau with the largest value of that metric, among the taus that meet the target if there is one; of
+    equal values, the smaller tau.
     """
 
     taus: Sequence[float]

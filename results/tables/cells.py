@@ -120,7 +120,7 @@ def _windows_follow_tau(frame: pd.DataFrame) -> pd.Series:
 def _unchanged(frame: pd.DataFrame) -> pd.Series:
     """Mark rows of pairs with equal prompts by methods that take no word weights.
 
-    Such a pair re-weights words alone, so the method made no edit, and the row is left out of its means.
+    The pair re-weights words alone, so the method made no edit. "×1" keeps such rows apart from its means.
     """
     same_prompt = frame["source_prompt"].eq(frame["target_prompt"])
     return same_prompt & frame["weights"].eq("{}") & ~frame["method"].isin(SOURCES)

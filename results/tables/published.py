@@ -70,7 +70,7 @@ def reference_tables(folder: Path = FOLDER) -> list[str]:
 
 
 def load_reference(tables: Collection[str] | None = None, folder: Path = FOLDER) -> pd.DataFrame:
-    """Return the published numbers of these tables, or of all, one a row, columns COLUMNS.
+    """Return the published numbers of the named tables, or of all tables, one a row, columns COLUMNS.
 
     ValueError names an unknown table, and every line that lacks a source or holds what cannot be.
     """
@@ -87,8 +87,8 @@ def load_reference(tables: Collection[str] | None = None, folder: Path = FOLDER)
 def compare(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     """Put every cell of a main table beside published numbers of the same metric; columns COMPARISON.
 
-    Of a published table those of the same method and inversion; where it has none, those of the same method;
-    where it has none either, all.
+    Of each published table, the rows of the cell's method and inversion; without one, the rows of the method;
+    without one, all rows.
 
     Only rows over all edit types. The source image stands beside published numbers of the source image and
     nothing else does; a reconstruction and an ideal, which are no edits, beside none. `ours`, `published`,

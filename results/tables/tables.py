@@ -29,8 +29,8 @@ def main_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
 def published_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
     """Lay PIE-Bench's columns out as published: their order, their scaling, which the metric's name states.
 
-    As `main_table`, so a column's mean is over the images that have a value, `n` pairs of them. Empty without
-    such metrics.
+    Rows are as `main_table` gives them: a mean is over the images that have a value, from `n` pairs. Empty
+    where a run has none of PIE-Bench's metrics.
     """
     places = {name: place for name in metrics if (place := published_order(name)) is not None}
     table = main_table(cells, sorted(places, key=lambda name: (places[name], name)))
@@ -42,11 +42,11 @@ def published_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame
 
 
 def reweight_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
-    """Estimate the effect of re-weighting: value with weights minus value of the same edit with weight 1.
+    """Estimate the effect of re-weighting: an edit's value minus the value of its partner with weight 1.
 
-    Same pair, seed, method, tau or windows, operator, target prompt. Where the prompts are equal and no such
-    row exists, a generated source is the edit with weight 1; a real picture is not, as its inversion changes
-    it. A row without a partner is missing, with a reason.
+    A partner has equal pair, seed, method, tau or windows, operator and target prompt. Where the prompts are
+    equal and there is no partner, the generated source is the edit with weight 1; a real picture is not, as
+    its inversion changes it. A row without a partner is missing, with a reason.
     """
     metrics = list(metrics)
     plain = is_plain(cells) | cells["weighting"].eq("×1")
