@@ -11,6 +11,8 @@ from hydra.core.global_hydra import GlobalHydra
 import experiments.run
 from tests.experiments.mixed_run import STORED, STORES, overrides, told
 
+pytestmark = pytest.mark.xdist_group("mixed_run")
+
 Told = dict[str, Any]
 
 
