@@ -44,6 +44,17 @@ GROUPS = (
     "executor",
     "tracking",
 )
+NODES: dict[str, Any] = {
+    "model": Mapping,
+    "dataset": Mapping,
+    "inversion": Mapping | None,
+    "grid": Mapping,
+    "metrics": Mapping | None,
+    "tracking": Mapping | None,
+    "sampling": Mapping,
+    "auto_tau": Mapping,
+}
+"""What the nodes of a configuration are; the groups `executor` and `experiment` set keys of others."""
 GRID = ("seeds", "methods", "inversions")  # the keys of a grid
 SHORT_CUTS = ("operator", "tau", "cross_replace_steps", "self_replace_steps", "weights", "strength")
 MOVED = {
@@ -107,7 +118,9 @@ def _with_hydra(task: Callable[[DictConfig], None]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and are told in one line
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if isinstance(error, ValueError) and not _of_hydra(error):
+            raise
         print(f"error: {_composing(error)}", file=sys.stderr)
         sys.exit(2)
     except JobFailed:  # under multirun; told where it happened
@@ -116,6 +129,15 @@ def _with_hydra(task: Callable[[DictConfig], None]) -> None:
 
 class JobFailed(Exception):
     """A job of a multirun could not be run, or groups of it failed."""
+
+
+def _of_hydra(error: BaseException) -> bool:
+    """Say whether an error was raised in Hydra's own code, which raises plain ValueErrors too."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    module = last.tb_frame.f_globals.get("__name__", "") if last else ""
+    return str(module).startswith(("hydra", "omegaconf"))
 
 
 def _composing(error: Exception) -> str:
@@ -304,11 +326,28 @@ def check_keys(config: Mapping[str, Any]) -> None:
     """Raise ValueError for a key that `+` added and nothing reads, naming the nearest one there is."""
     own = OmegaConf.load(CONF / "config.yaml")
     assert isinstance(own, DictConfig)
-    groups = [str(name) for entry in own.defaults if isinstance(entry, DictConfig) for name in entry]
+    known_keys = [*(str(key) for key in own if key not in ("defaults", "hydra")), *NODES, "shard"]
+    if missing := sorted(set(known_keys) - set(config)):
+        raise ValueError(f"{missing[0]}: is missing, and nothing can be left out of the configuration")
+    for key, kinds in NODES.items():
+        if not isinstance(config[key], kinds):
+            raise ValueError(f"{key}: {config[key]!r} is none of its choices, `p2p-bench ls` lists them")
+    for key in ("model", "dataset", "inversion", "tracking", "sampling", "auto_tau"):
+        if isinstance(config[key], Mapping) and "_target_" not in config[key]:
+            raise ValueError(f"{key}: {config[key]!r} names no `_target_`, the class that it configures")
+    if not isinstance(config["run_dir"], str) or not config["run_dir"]:
+        raise ValueError(f"run_dir: {config['run_dir']!r} is no path")
+    if not isinstance(config["cache_dir"], str | None):
+        raise ValueError(f"cache_dir: {config['cache_dir']!r} is no path, nor null")
+    if not isinstance(config["estimate"], bool):
+        raise ValueError(f"estimate: {config['estimate']!r} is not true or false")
     levels: list[tuple[str, Collection[str], Collection[str]]] = [
-        ("", config, [*(str(key) for key in own if key not in ("defaults", "hydra")), *groups, "shard"]),
-        ("grid.", config["grid"] or {}, GRID),
+        ("", config, known_keys),
+        ("grid.", config["grid"], GRID),
     ]
+    for key in ("seeds", "methods"):
+        if key not in config["grid"]:
+            raise ValueError(f"grid.{key}: is missing, a grid has seeds and methods")
     for level, there, known in levels:
         for key in there:
             if key not in known:
@@ -360,6 +399,10 @@ def _metrics(config: Mapping[str, Any] | None, elsewhere: bool = False) -> list[
 def _reference(names: Any) -> list[str]:
     from results.tables.published import load_reference
 
+    if not (names is None or isinstance(names, str | list)) or any(
+        not isinstance(n, str) for n in names or []
+    ):
+        raise ValueError(f"reference: {names!r} is not a list of names, as in [pie_bench]")
     chosen = [names] if isinstance(names, str) else list(names or [])
     load_reference(chosen)
     return chosen

@@ -14,7 +14,7 @@ import pandas as pd
 from results.labels import escape_markdown, published_name
 from results.plots import plot_style, run_plots, strips, sweep_plots, truth_plots
 from results.store import made_from
-from results.store.metric_columns import load_directions
+from results.store.metric_columns import load_columns
 from results.store.records import RECORD_IDENTITY, load, metric_columns
 from results.store.run_folder import RunFolder
 from results.store.setting_rows import load_settings, with_settings
@@ -62,7 +62,8 @@ def summarise(
         told = pd.MultiIndex.from_frame(frame[RECORD_IDENTITY])
         others = records[~pd.MultiIndex.from_frame(records[RECORD_IDENTITY]).isin(told)]
         frame = pd.concat([frame, others], ignore_index=True)
-    metrics, directions = metric_columns(frame), load_directions(run_dir)
+    metrics, columns = metric_columns(frame), load_columns(run_dir)
+    directions = {name: up for name, up in columns.items() if up is not None}
     images = frame.drop_duplicates(RECORD_IDENTITY)
     candidates = auto_tau.load_candidates(run_dir) if candidates is None else candidates
     inputs = made_from.digest([frame, candidates], [directions, sorted(published), draw])
@@ -90,6 +91,8 @@ def summarise(
         figures += plot_style.save(sweep_plots.chosen_taus(chosen), folder.plots / "auto_tau")
     pictures = _strips(run_dir, cells) if draw else []
     text = state(images) + (auto_tau.describe(chosen) if len(chosen) else "")
+    if untold := [name for name in metrics if name not in columns]:
+        text += f"Which way is better is not known of {', '.join(untold)}: run again with these metrics.\n"
     if metrics:
         plain = made["main"][is_plain(made["main"])]
         text += "\n" + table_files.to_markdown(plain, directions, by_edit_type=False)

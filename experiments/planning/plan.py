@@ -211,6 +211,8 @@ def expand(axes: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None) -> list
     """
     if not isinstance(axes, Mapping):
         return [params for part in axes or [{}] for params in expand(part)] if axes is not None else [{}]
+    if empty := [name for name, value in axes.items() if value == []]:
+        raise ValueError(f"{empty[0]}: [] has no value, allowed are one or more")
     values = [value if isinstance(value, list) else [value] for value in axes.values()]
     return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*values)]
 

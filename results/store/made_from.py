@@ -27,18 +27,24 @@ def digest(frames: Sequence[pd.DataFrame], values: Sequence[Any]) -> str:
 
 def write(folder: RunFolder, inputs: str, paths: Sequence[Path]) -> None:
     """Keep what the files at `paths`, all inside the run folder, were made of."""
-    names = sorted(path.relative_to(folder.root).as_posix() for path in paths)
-    write_whole(folder.made_from, json.dumps({"inputs": inputs, "files": names}, indent=1) + "\n")
+    files = {path.relative_to(folder.root).as_posix(): _content(path) for path in sorted(paths)}
+    write_whole(folder.made_from, json.dumps({"inputs": inputs, "files": files}, indent=1) + "\n")
 
 
 def kept(folder: RunFolder, inputs: str) -> tuple[Path, ...]:
-    """Return the files that were made of equal inputs, () where they were not, or where one is gone."""
+    """Return the files that were made of equal inputs; () where they were not, or one is gone or changed."""
     try:
         before = json.loads(folder.made_from.read_text(encoding="utf-8"))
-        files = tuple(folder.root / name for name in before["files"])
-        return files if before["inputs"] == inputs and all(file.is_file() for file in files) else ()
-    except (OSError, ValueError, KeyError, TypeError):
+        if before["inputs"] != inputs:
+            return ()
+        files = {folder.root / name: content for name, content in before["files"].items()}
+        return tuple(files) if all(_content(file) == content for file, content in files.items()) else ()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ()
+
+
+def _content(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @cache

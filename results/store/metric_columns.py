@@ -18,20 +18,22 @@ def write_columns(
         write_whole(file, text)
 
 
-def load_directions(run_dir: Path) -> dict[str, bool]:
-    """Return for each column with a better direction whether it is the higher one, of all families of a run.
+def load_columns(run_dir: Path) -> dict[str, bool | None]:
+    """Return for each column, of all families of a run, whether higher is better; None where neither is.
 
-    ValueError names a file that does not say so.
+    A column that was scored before this was kept is not there. ValueError names a file that does not say so.
     """
-    directions: dict[str, bool] = {}
+    directions: dict[str, bool | None] = {}
     for file in sorted(RunFolder(run_dir).metrics.rglob(RunFolder(run_dir).columns_file("").name)):
         try:
             columns = json.loads(file.read_text(encoding="utf-8"))
             told = {str(name): column["higher_is_better"] for name, column in columns.items()}
+            if wrong := [up for up in told.values() if not (up is None or isinstance(up, bool))]:
+                raise ValueError(f"higher_is_better is {wrong[0]!r}")
         except (ValueError, AttributeError, KeyError, TypeError) as error:
             cause = f"{type(error).__name__}: {error}".splitlines()[0]
             raise ValueError(
                 f'{file}: {cause}; allowed is {{"name": {{"higher_is_better": true, false or null}}}}'
             ) from error
-        directions |= {name: bool(up) for name, up in told.items() if up is not None}
+        directions |= told
     return directions

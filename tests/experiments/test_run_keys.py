@@ -30,6 +30,17 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         ),
         ("grid=tua", "grid=tua: there is none, did you mean tau, allowed are "),
         ("tau=[0,", "tau=[0,: "),
+        ("+executor.foo=3", "executor: no key of the configuration"),
+        ("+tracking.foo=3", "tracking: {'foo': 3} names no `_target_`"),
+        ("~sampling", "sampling: is missing"),
+        ("~grid.seeds", "grid.seeds: is missing"),
+        ("model=null", "Config group override must be a string or a list"),
+        ("~grid", "grid: is missing"),
+        ("run_dir=null", "run_dir: None is no path"),
+        ("cache_dir=5", "cache_dir: 5 is no path"),
+        ("reference=5", "reference: 5 is not a list of names"),
+        ("estimate=7", "estimate: 7 is not true or false"),
+        ("tau=[]", "tau: [] has no value"),
         ("+model.revison=main", "model: revison is no parameter, did you mean revision, allowed are name, "),
         ("+grid.methods.fixed_sed={}", "no method 'fixed_sed', did you mean fixed_seed, allowed are "),
     ],
@@ -37,7 +48,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_key_that_nothing_reads_is_one_line(
     override: str, message: str, cli: Cli, run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli("run", override, f"run_dir={run_dir}") == 2
+    assert cli("run", f"run_dir={run_dir}", override) == 2
     line = said(capsys)
     assert line.startswith("error: ")
     assert message in line

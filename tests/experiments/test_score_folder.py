@@ -22,7 +22,7 @@ from experiments.datasets.pie_miniature import write
 from experiments.datasets.tabular import Table
 from experiments.inputs.masks import read_mask
 from experiments.scoring.score_folder import Folder, score_folder
-from results.store.metric_columns import load_directions
+from results.store.metric_columns import load_columns
 from results.store.records import load
 from results.store.run_folder import RunFolder
 from tests.experiments.command import Cli
@@ -100,10 +100,10 @@ def test_each_image_is_scored_against_its_own_source(given: Folder, pairs: Table
 
 def test_the_direction_of_a_metric_is_kept_beside_its_values(given: Folder, pairs: Table) -> None:
     score_folder(given, pairs, [Brightness()])
-    assert load_directions(given.run_dir) == {"brightness@1": True}
+    assert load_columns(given.run_dir) == {"brightness@1": True}
     RunFolder(given.run_dir).columns_file("brightness@1").unlink()  # as of a run that kept none
     score_folder(given, pairs, [Brightness()])
-    assert load_directions(given.run_dir) == {"brightness@1": True}
+    assert load_columns(given.run_dir) == {"brightness@1": True}
 
 
 def test_images_given_anew_replace_those_from_before(given: Folder, pairs: Table) -> None:

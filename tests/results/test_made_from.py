@@ -34,19 +34,21 @@ def test_equal_rows_are_not_tabulated_again(run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["a file is gone", "other rows", "other code", "no plots", "not asked for"]
+    "change", ["a file is gone", "a file is damaged", "other rows", "other code", "no plots", "not asked for"]
 )
 def test_what_changed_makes_them_again(change: str, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     summarise(run_dir, reuse=True)
     if change == "a file is gone":
         (run_dir / "tables" / "main.csv").unlink()
+    elif change == "a file is damaged":
+        (run_dir / "tables" / "main.csv").write_text("")
     elif change == "other rows":
         next((run_dir / "records").glob("*.parquet")).unlink()
     elif change == "other code":
         monkeypatch.setattr(made_from, "_code", lambda: "other")
     again = summarise(run_dir, reuse=change != "not asked for", draw=change != "no plots")
     assert again.tables
-    assert (run_dir / "tables" / "main.csv").is_file()
+    assert (run_dir / "tables" / "main.csv").read_text()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": 3, "inputs": "x"}'])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from results.store.metric_columns import load_directions, write_columns
+from results.store.metric_columns import load_columns, write_columns
 from results.store.records import load_metrics, load_records, write_metrics
 from results.store.run_folder import RunFolder
 from results.summary import summarise
@@ -15,24 +15,26 @@ from tests.results.synthetic import DIRECTIONS, make_row, p2p, write_run
 
 def test_directions_of_all_families_are_read_back(tmp_path: Path) -> None:
     write_columns(tmp_path, "mine@1", ["up@1", "neither@1"], {"up@1": True})
-    write_columns(tmp_path, "pie/deep@1", ["pie/down@1"], {"pie/down@1": False})
-    assert load_directions(tmp_path) == {"up@1": True, "pie/down@1": False}
+    write_columns(tmp_path, "pie/deep@1", ["pie/down@1"], {"pie/down@1": False, "neither@1": None})
+    assert load_columns(tmp_path) == {"up@1": True, "pie/down@1": False, "neither@1": None}
     write_columns(tmp_path, "mine@1", ["up@1"], {"up@1": False})
-    assert load_directions(tmp_path) == {"up@1": False, "pie/down@1": False}
+    assert load_columns(tmp_path) == {"up@1": False, "pie/down@1": False}
     assert load_metrics(tmp_path).empty
 
 
 def test_a_run_without_metrics_has_no_directions(tmp_path: Path) -> None:
-    assert load_directions(tmp_path / "nowhere") == {}
+    assert load_columns(tmp_path / "nowhere") == {}
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"up@1": true}', '{"up@1": {}}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"up@1": true}', '{"up@1": {}}', '{"up@1": {"higher_is_better": "no"}}']
+)
 def test_a_broken_file_is_named(tmp_path: Path, content: str) -> None:
     file = RunFolder(tmp_path).columns_file("mine@1")
     file.parent.mkdir(parents=True)
     file.write_text(content)
     with pytest.raises(ValueError, match=r"metrics/mine@1/columns.json: .*; allowed is"):
-        load_directions(tmp_path)
+        load_columns(tmp_path)
 
 
 def test_a_summary_takes_the_directions_from_the_run(finished_run: Path, tmp_path: Path) -> None:
