@@ -46,8 +46,14 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     ],
 )
 def test_a_key_that_nothing_reads_is_one_line(
-    override: str, message: str, cli: Cli, run_dir: Path, capsys: pytest.CaptureFixture[str]
+    override: str,
+    message: str,
+    cli: Cli,
+    run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(run_dir.parent)  # Hydra makes its own folder before the configuration is looked at
     assert cli("run", f"run_dir={run_dir}", override) == 2
     line = said(capsys)
     assert line.startswith("error: ")
