@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.datasets.dataset import Dataset
+from experiments.datasets.pair import Pair
 from experiments.planning.cost import describe, estimate, places
 from experiments.planning.grid import merged, spelled_out
 from experiments.planning.make_plan import make_plan
@@ -107,12 +108,17 @@ def grid_methods(
     return methods
 
 
-def plan_job(job: Job) -> Plan:
-    """Plan the whole job; of the model only tokenizers and scheduler are read, of the metrics their names."""
+def read_pairs(job: Job) -> Sequence[Pair]:
+    """Return the data set's pairs, after a check of what `tau: auto` chooses by. Raises ValueError."""
     if any(named.auto_tau for named in job.methods):
         job.auto_tau.check([name for metric in job.metrics for name in metric.names], directions(job.metrics))
+    return job.dataset.load()
+
+
+def plan_job(job: Job, pairs: Sequence[Pair]) -> Plan:
+    """Plan the whole job; of the model only tokenizers and scheduler are read."""
     return make_plan(
-        job.dataset.load(),
+        pairs,
         job.seeds,
         job.methods,
         ModelFacts.of(job.model, job.sampling.num_inference_steps),
@@ -128,7 +134,7 @@ def told_plan(job: Job, timed: bool) -> str:
     """
     from experiments.running.generate import remaining
 
-    part = shard(plan_job(job), *job.shard)
+    part = shard(plan_job(job, read_pairs(job)), *job.shard)
     left = remaining(part, job.run_dir)
     lines = [describe(part, left), places(job.model, job.metrics)]
     if timed:
@@ -143,18 +149,19 @@ def told_plan(job: Job, timed: bool) -> str:
 def make_ready(job: Job) -> Ready:
     """Check all that can be checked before computing, fetch what is missing, plan, load what is needed.
 
-    Raises ValueError and OSError, each in one line.
+    Nothing is fetched for a job whose pairs cannot be read. Raises ValueError and OSError, each in one line.
     """
     from experiments.running.generate import check_model, remaining
     from experiments.scoring.score_run import check_metrics
     from p2p.loading.pipeline_spec import Pipelines
 
+    pairs = read_pairs(job)
     check_metrics(job.metrics, job.run_dir)
     job.model.fetch()
     for named in job.methods:
         if isinstance(named.method, External):
             named.method.spec.fetch()
-    whole = plan_job(job)
+    whole = plan_job(job, pairs)
     left = remaining(shard(whole, *job.shard), job.run_dir)
     model = job.model.load() if left.groups else None
     pipelines = Pipelines(model.device if model else "cpu")

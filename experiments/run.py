@@ -7,13 +7,12 @@ line has turned out to be sound.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +25,14 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.config_keys import CONF, check_flags, check_keys, nearest
+
 if TYPE_CHECKING:
     from evaluation.metric import Metric
     from experiments.job import Job
     from p2p.inversion.inversion import Inversion
     from p2p.loading.model_spec import ModelSpec
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 GROUPS = (
     "experiment",
     "model",
@@ -44,18 +44,6 @@ GROUPS = (
     "executor",
     "tracking",
 )
-NODES: dict[str, Any] = {
-    "model": Mapping,
-    "dataset": Mapping,
-    "inversion": Mapping | None,
-    "grid": Mapping,
-    "metrics": Mapping | None,
-    "tracking": Mapping | None,
-    "sampling": Mapping,
-    "auto_tau": Mapping,
-}
-"""What the nodes of a configuration are; the groups `executor` and `experiment` set keys of others."""
-GRID = ("seeds", "methods", "inversions")  # the keys of a grid
 SHORT_CUTS = ("operator", "tau", "cross_replace_steps", "self_replace_steps", "weights", "strength")
 MOVED = {
     "p2p.baselines.FixedSeed": "p2p.FixedSeed",
@@ -108,7 +96,7 @@ def main() -> None:
         _with_hydra(_run if command == "run" else _plan)
     else:
         known = ["run", "plan", "ls", *COMMANDS]
-        near, allowed = _nearest(command, known), ", ".join(known)
+        near, allowed = nearest(command, known), ", ".join(known)
         print(f"p2p-bench: unknown command {command!r}{near}, allowed are {allowed}", file=sys.stderr)
         sys.exit(2)
 
@@ -144,14 +132,14 @@ def _composing(error: Exception) -> str:
     """Return in one line why a configuration could not be composed, and the nearest thing there is."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        near, allowed = _nearest(name, error.options), ", ".join(error.options)
+        near, allowed = nearest(name, error.options), ", ".join(error.options)
         return f"{group}={name}: there is none{near}, allowed are {allowed}"
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
         level, _, key = str(cause.full_key or "").rpartition(".")
         known = [*map(str, cause.parent_node), *(() if level else GROUPS)]
         level = f"{level}." if level else ""
-        return f"{level}{key}: no key of the configuration{_nearest(key, known, level)}"
+        return f"{level}{key}: no key of the configuration{nearest(key, known, level)}"
     told = " ".join(line.strip() for line in str(error).splitlines() if line and "https:" not in line)
     return f"{override}: {told}" if (override := getattr(error, "override", None)) else told
 
@@ -209,7 +197,8 @@ def _evaluate(arguments: list[str]) -> int:
     plain = _plain(config)
     chosen = {key: plain[key] for key in own if key != "plots"}
     metrics = _metrics(chosen["metrics"])
-    published, draw = _reference(chosen["reference"]), _plots(plain["plots"])
+    check_flags(plain)
+    published, draw = _reference(chosen["reference"]), plain["plots"]
     if "unusable_blend_words" in chosen.get("dataset", {}):  # they bound edits, and none is made here
         chosen["dataset"] = {**chosen["dataset"], "unusable_blend_words": "drop"}
     dataset = table or _instantiate("dataset", chosen["dataset"])
@@ -230,7 +219,7 @@ def _plan(config: DictConfig) -> None:
     job = _sound(lambda: build(config, elsewhere=True))
     from experiments.job import told_plan
 
-    print(_sound(lambda: told_plan(job, bool(config.estimate))))
+    print(_sound(lambda: told_plan(job, config.estimate)))
 
 
 def _run(config: DictConfig) -> None:
@@ -303,7 +292,7 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
         auto_tau=made["auto_tau"],
         inversions=_inversions(plain),
         cache_dir=Path(plain["cache_dir"] or Path(config.run_dir).parent / ".cache"),
-        plots=_plots(plain["plots"]),
+        plots=plain["plots"],
         # A tracker tells runs apart by this, and a run that is drawn later is the same run.
         config={
             **{key: value for key, value in plain.items() if key not in ("plots", "estimate")},
@@ -320,49 +309,6 @@ def _plain(config: DictConfig) -> dict[str, Any]:
         raise ValueError(str(error).splitlines()[0]) from error
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
-
-
-def check_keys(config: Mapping[str, Any]) -> None:
-    """Raise ValueError for a key that `+` added and nothing reads, naming the nearest one there is."""
-    own = OmegaConf.load(CONF / "config.yaml")
-    assert isinstance(own, DictConfig)
-    known_keys = [*(str(key) for key in own if key not in ("defaults", "hydra")), *NODES, "shard"]
-    if missing := sorted(set(known_keys) - set(config)):
-        raise ValueError(f"{missing[0]}: is missing, and nothing can be left out of the configuration")
-    for key, kinds in NODES.items():
-        if not isinstance(config[key], kinds):
-            raise ValueError(f"{key}: {config[key]!r} is none of its choices, `p2p-bench ls` lists them")
-    for key in ("model", "dataset", "inversion", "tracking", "sampling", "auto_tau"):
-        if isinstance(config[key], Mapping) and "_target_" not in config[key]:
-            raise ValueError(f"{key}: {config[key]!r} names no `_target_`, the class that it configures")
-    if not isinstance(config["run_dir"], str) or not config["run_dir"]:
-        raise ValueError(f"run_dir: {config['run_dir']!r} is no path")
-    if not isinstance(config["cache_dir"], str | None):
-        raise ValueError(f"cache_dir: {config['cache_dir']!r} is no path, nor null")
-    if not isinstance(config["estimate"], bool):
-        raise ValueError(f"estimate: {config['estimate']!r} is not true or false")
-    levels: list[tuple[str, Collection[str], Collection[str]]] = [
-        ("", config, known_keys),
-        ("grid.", config["grid"], GRID),
-    ]
-    for key in ("seeds", "methods"):
-        if key not in config["grid"]:
-            raise ValueError(f"grid.{key}: is missing, a grid has seeds and methods")
-    for level, there, known in levels:
-        for key in there:
-            if key not in known:
-                raise ValueError(
-                    f"{level}{key}: no key of the configuration{_nearest(key, known, level)}; "
-                    f"`p2p-bench run --help` shows all"
-                )
-    for name, metric in (config["metrics"] or {}).items():
-        if not (isinstance(metric, Mapping) and "_target_" in metric):
-            raise ValueError(f"metrics.{name}: {metric!r} names no `_target_`, the class of the metric")
-
-
-def _nearest(word: str, known: Collection[str], level: str = "") -> str:
-    near = difflib.get_close_matches(word, [str(name) for name in known], 1)
-    return f", did you mean {level}{near[0]}" if near else ""
 
 
 def _settled(spec: ModelSpec, config: Mapping[Any, Any]) -> dict[str, Any]:
@@ -408,12 +354,6 @@ def _reference(names: Any) -> list[str]:
     return chosen
 
 
-def _plots(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"plots: {value!r} is not true or false")
-    return value
-
-
 def _inversions(config: Mapping[Any, Any]) -> list[Inversion | None]:
     """Return the inversions to sweep: those named by command line or grid, or the chosen one."""
     names = config["inversions"] or config["grid"].get("inversions")
@@ -440,7 +380,7 @@ def _instantiate(name: str, node: Any) -> Any:
         found = re.search(r"unexpected keyword argument '(.+?)'", str(cause))
         if isinstance(cause, TypeError) and found:
             known = [one for one in inspect.signature(get_object(target)).parameters if one != "self"]
-            near = _nearest(found[1], known)
+            near = nearest(found[1], known)
             cause = ValueError(f"{found[1]} is no parameter{near}, allowed are {', '.join(known)}")
         raise ValueError(f"{name}: {cause}") from error
 
@@ -459,7 +399,7 @@ def _option(group: str, name: str) -> dict[str, Any]:
             return {str(key): value for key, value in content.items()}
     there = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
     where = "grid.methods" if group == "method" else f"{group}s"
-    near = _nearest(name, there)
+    near = nearest(name, there)
     raise ValueError(f"{where}: no {group} {name!r}{near}, allowed are {', '.join(there)}")
 
 

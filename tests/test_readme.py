@@ -8,7 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from experiments.run import CONF, MOVED, check_keys
+from experiments.config_keys import CONF, check_keys
+from experiments.run import MOVED
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()

@@ -20,6 +20,7 @@ from experiments.bench.measuring import Clock, Measured
 from experiments.bench.report import Goal, machine, table
 from experiments.embedded.training import WEIGHTS
 from p2p import Model, ModelSpec, Sampling
+from results.store.whole_files import write_whole
 
 TAUS = [number / 10 for number in range(11)]
 GOALS: dict[str, Goal] = {
@@ -145,8 +146,7 @@ def main() -> None:
         "clock": options.clock,
         "machine": described,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "bench.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_whole(options.out / "bench.json", json.dumps(report, indent=1) + "\n")
     facts = ", ".join(f"{name} {value}" for name, value in described.items())
     sides = {key: f"an edit / two images, peak memory at {key.split('_')[-1]}² latents" for key in figures}
     print(f"{table(figures, spread, GOALS, sides | MEANING)}\n\n{facts}\n\n{options.out / 'bench.json'}")

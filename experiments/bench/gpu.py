@@ -22,6 +22,7 @@ from experiments.bench import gpu_fast, gpu_right, gpu_scoring, scoring
 from experiments.bench.measuring import Clock, Measured
 from experiments.bench.report import Goal, driver, machine, spelled, table, versions
 from p2p import Sampling
+from results.store.whole_files import write_whole
 
 TAUS = [number / 10 for number in range(11)]
 GOALS: dict[str, Goal] = {
@@ -78,10 +79,7 @@ class Report:
             "device": self.device,
             "machine": self.machine,
         }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(content, indent=1) + "\n")
-        partial.replace(file)
+        write_whole(file, json.dumps(content, indent=1) + "\n")
 
     def table(self) -> str:
         """Return the figures, and what is missing, as Markdown."""

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from results.store.whole_files import whole_file
+
 ROOT = Path(__file__).parent
 WEIGHTS = ROOT / "weights"
 CHECKPOINTS = Path("checkpoints/embedded")
@@ -214,9 +216,8 @@ def _save(
         **numbers,
         **({"ema": ema.average.state_dict()} if ema else {}),
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, file.with_suffix(".partial"))
-    file.with_suffix(".partial").replace(file)  # whole or not at all
+    with whole_file(file) as partial:
+        torch.save(state, partial)
 
 
 def native_bf16(device: str = "cpu") -> bool:

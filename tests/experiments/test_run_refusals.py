@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from p2p import ModelSpec
 from tests.experiments.command import Cli, call_task
 
 
@@ -109,3 +110,17 @@ def test_help_and_unknown_commands(cli: Cli, capsys: pytest.CaptureFixture[str])
     assert cli("--help") == 0
     assert "p2p-bench run" in capsys.readouterr().out
     assert cli("edit") == 2
+
+
+def test_nothing_is_fetched_for_pairs_that_cannot_be_read(
+    tiny_without_pair: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fetched: list[ModelSpec] = []
+    monkeypatch.setattr(ModelSpec, "fetch", fetched.append)
+    (tmp_path / "pairs.csv").write_text("id,source_prompt\none,a cat\n")
+    assert call_task(*tiny_without_pair, "dataset=table", f"dataset.path={tmp_path / 'pairs.csv'}") == 2
+    assert "target_prompt" in capsys.readouterr().err
+    assert not fetched

@@ -1,0 +1,74 @@
+"""Which keys a configuration has, and what may stand there: what nothing reads is an error, not silence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+NODES: dict[str, Any] = {
+    "model": Mapping,
+    "dataset": Mapping,
+    "inversion": Mapping | None,
+    "grid": Mapping,
+    "metrics": Mapping | None,
+    "tracking": Mapping | None,
+    "sampling": Mapping,
+    "auto_tau": Mapping,
+}
+"""What the nodes of a configuration are; the groups `executor` and `experiment` set keys of others."""
+GRID = ("seeds", "methods", "inversions")  # the keys of a grid
+FLAGS = ("plots", "estimate")
+
+
+def check_keys(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a key that `+` added and nothing reads, naming the nearest one there is."""
+    own = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
+    known_keys = [*(str(key) for key in own if key not in ("defaults", "hydra")), *NODES, "shard"]
+    if missing := sorted(set(known_keys) - set(config)):
+        raise ValueError(f"{missing[0]}: is missing, and nothing can be left out of the configuration")
+    for key, kinds in NODES.items():
+        if not isinstance(config[key], kinds):
+            raise ValueError(f"{key}: {config[key]!r} is none of its choices, `p2p-bench ls` lists them")
+    for key in ("model", "dataset", "inversion", "tracking", "sampling", "auto_tau"):
+        if isinstance(config[key], Mapping) and "_target_" not in config[key]:
+            raise ValueError(f"{key}: {config[key]!r} names no `_target_`, the class that it configures")
+    if not isinstance(config["run_dir"], str) or not config["run_dir"]:
+        raise ValueError(f"run_dir: {config['run_dir']!r} is no path")
+    if not isinstance(config["cache_dir"], str | None):
+        raise ValueError(f"cache_dir: {config['cache_dir']!r} is no path, nor null")
+    check_flags(config)
+    levels: list[tuple[str, Collection[str], Collection[str]]] = [
+        ("", config, known_keys),
+        ("grid.", config["grid"], GRID),
+    ]
+    for key in ("seeds", "methods"):
+        if key not in config["grid"]:
+            raise ValueError(f"grid.{key}: is missing, a grid has seeds and methods")
+    for level, there, known in levels:
+        for key in there:
+            if key not in known:
+                raise ValueError(
+                    f"{level}{key}: no key of the configuration{nearest(key, known, level)}; "
+                    f"`p2p-bench run --help` shows all"
+                )
+    for name, metric in (config["metrics"] or {}).items():
+        if not (isinstance(metric, Mapping) and "_target_" in metric):
+            raise ValueError(f"metrics.{name}: {metric!r} names no `_target_`, the class of the metric")
+
+
+def check_flags(config: Mapping[str, Any]) -> None:
+    """Raise ValueError for a switch that is neither on nor off."""
+    for key in FLAGS:
+        if not isinstance(config[key], bool):
+            raise ValueError(f"{key}: {config[key]!r} is not true or false")
+
+
+def nearest(word: str, known: Collection[str], level: str = "") -> str:
+    """Return ", did you mean" and the known word that is nearest, "" where none is near."""
+    near = difflib.get_close_matches(word, [str(name) for name in known], 1)
+    return f", did you mean {level}{near[0]}" if near else ""
