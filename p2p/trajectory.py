@@ -96,6 +96,23 @@ class Trajectory:
             self._digests[calls] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         return self._digests[calls]
 
+    def step_keys(self, steps: int) -> tuple[str, ...]:
+        """Return for each of the first `steps` steps a text: equal where two trajectories take equal steps.
+
+        Prompt and condition, which are the same at every step, are left out.
+        """
+        if steps not in self._step_keys:
+            keys = [i.key if i else "" for i in self.injections[:steps]] or [""] * steps
+            if self.blend:
+                blended = f" {self.blend.key}"
+                keys[self.blend.start :] = [key + blended for key in keys[self.blend.start :]]
+            self._step_keys[steps] = tuple(keys)
+        return self._step_keys[steps]
+
+    @cached_property
+    def _step_keys(self) -> dict[int, tuple[str, ...]]:
+        return {}
+
     @cached_property
     def _digests(self) -> dict[int | None, str]:
         return {}

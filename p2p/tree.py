@@ -59,9 +59,10 @@ def build_tree(
         sources: list[Node] = []
         edits: list[Node] = []
         for position, parent in enumerate(parents):
-            split: dict[tuple[str, ...], list[int]] = {}
+            split: dict[tuple[str, str, str], list[int]] = {}
             for branch in parent.branches:
-                split.setdefault(_key(groups[parent.group][branch], step), []).append(branch)
+                one = groups[parent.group][branch]
+                split.setdefault((*_told(one), one.step_keys(steps)[step]), []).append(branch)
             for branches in split.values():
                 trajectories = [groups[parent.group][branch] for branch in branches]
                 prompt, injection, blend = _operator(trajectories[0], step)
@@ -89,12 +90,14 @@ def count_states(group: Mapping[int, Trajectory], steps: int, start: int = 0, ap
     """
     everyone = list(group.values())
     _check_steps(everyone, steps)
-    parts = [everyone[:1], everyone[1:]] if apart and everyone[1:] else [everyone]
+    alike: dict[tuple[bool, str, str], list[tuple[str, ...]]] = {}
+    for position, trajectory in enumerate(everyone):
+        told = _told(trajectory)
+        alike.setdefault((apart and position > 0, *told), []).append(trajectory.step_keys(steps)[start:])
     count = 0
-    for part in parts:
-        rows = sorted(tuple(_key(trajectory, step) for step in range(start, steps)) for trajectory in part)
+    for rows in alike.values():
         count += steps - start
-        for before, row in pairwise(rows):
+        for before, row in pairwise(sorted(rows)):
             same = next((i for i, (a, b) in enumerate(zip(before, row)) if a != b), len(row))
             count += len(row) - same
     return count
@@ -106,16 +109,9 @@ def _check_steps(trajectories: Iterable[Trajectory], steps: int) -> None:
         raise ValueError(f"trajectories: made for {min(wrong) - 1} steps, denoised in {steps}")
 
 
-def _key(trajectory: Trajectory, step: int) -> tuple[str, str, str, str]:
-    """Return what must be equal for trajectories to go on sharing a state at this step."""
-    prompt, injection, blend = _operator(trajectory, step)
-    condition = trajectory.condition
-    return (
-        prompt,
-        injection.key if injection else "",
-        blend.key if blend else "",
-        condition.key if condition else "",
-    )
+def _told(trajectory: Trajectory) -> tuple[str, str]:
+    """Return the key of what the denoiser is told at every step: prompt and condition."""
+    return trajectory.prompt, trajectory.condition.key if trajectory.condition else ""
 
 
 def _operator(trajectory: Trajectory, step: int) -> tuple[str, Injection | None, LocalBlend | None]:

@@ -9,3 +9,19 @@ from typing import Any
 def content_hash(content: Sequence[Any]) -> str:
     """Return a hash of plain values, equal for equal ones: 64 hex digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class Beginning:
+    """What many hashed lists begin with, itself hashed only once.
+
+    `Beginning(base).hash(rest)` is `content_hash([*base, *rest])`; neither part may be empty.
+    """
+
+    def __init__(self, base: Sequence[Any]) -> None:
+        self._begun = hashlib.sha256(json.dumps(base, sort_keys=True)[:-1].encode())
+
+    def hash(self, rest: Sequence[Any]) -> str:
+        """Return the hash of `base` with `rest` behind it: 64 hex digits."""
+        whole = self._begun.copy()
+        whole.update(f", {json.dumps(rest, sort_keys=True)[1:]}".encode())
+        return whole.hexdigest()

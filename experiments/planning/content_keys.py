@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.inputs.content_hash import content_hash
+from experiments.inputs.content_hash import Beginning
 from experiments.inputs.real_images import RULE, RealImage
 from p2p.inversion import Inversion
 
@@ -37,24 +37,24 @@ class Source:
             return self.seed
         return None
 
-    def key(self, base: Sequence[Any], judged: Sequence[str] = ()) -> str:
+    def key(self, base: Beginning, judged: Sequence[str] = ()) -> str:
         """Return the key of the source image."""
         drawn = [self.seed] if self.image is None else []
-        return content_hash([*base, self.prompt, *drawn, "source", *self.real, *judged])
+        return base.hash([self.prompt, *drawn, "source", *self.real, *judged])
 
-    def reconstruction_key(self, base: Sequence[Any], judged: Sequence[str] = ()) -> str:
+    def reconstruction_key(self, base: Beginning, judged: Sequence[str] = ()) -> str:
         """Return the key of the reconstruction, where the inversion leads back to; "" without one."""
         return self._path_key(base, "reconstruction", judged)
 
-    def ideal_key(self, base: Sequence[Any], target_prompt: str, judged: Sequence[str]) -> str:
+    def ideal_key(self, base: Beginning, target_prompt: str, judged: Sequence[str]) -> str:
         """Return the key of the record of a pair's ideal."""
-        return content_hash([*base, self.prompt, target_prompt, "ideal", *self.real, *judged])
+        return base.hash([self.prompt, target_prompt, "ideal", *self.real, *judged])
 
-    def inversion_key(self, base: Sequence[Any]) -> str:
+    def inversion_key(self, base: Beginning) -> str:
         """Return the key of the inversion's path, as it is kept on disk; "" without an inversion."""
         return self._path_key(base, "inversion", ())
 
-    def _path_key(self, base: Sequence[Any], name: str, judged: Sequence[str]) -> str:
+    def _path_key(self, base: Beginning, name: str, judged: Sequence[str]) -> str:
         if self.inversion is None:
             return ""
-        return content_hash([*base, self.prompt, self.path_seed, name, *self.real, *judged])
+        return base.hash([self.prompt, self.path_seed, name, *self.real, *judged])

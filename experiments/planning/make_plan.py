@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from experiments.datasets.pair import Pair
-from experiments.inputs.content_hash import content_hash
+from experiments.inputs.content_hash import Beginning, content_hash
 from experiments.planning.content_keys import Source
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.pair_inputs import PairInputs, read_inputs
@@ -41,13 +41,16 @@ def make_plan(
     seen: dict[Identity, list[Mapping[str, Any]]] = {}  # the parameters of all settings that give an image
     merged, repeated, candidates = 0, [], []
     for inversion, seed, one in itertools.product(inversions, seeds, inputs):
+        given: dict[Source, tuple[str, str, str]] = {}
         for named, trajectory in zip(methods, one.trajectories, strict=True):
             if not trajectory.from_noise and inversion != inversions[0]:
                 continue
             inverted = inversion if trajectory.from_noise else None
             source = Source(one.pair.source_prompt, seed, one.image, inverted)
             branches = groups.setdefault(source, [])
-            branch = _branch(one, named, trajectory, source, base, calls)
+            if source not in given:
+                given[source] = _given_keys(one, source, base)
+            branch = _branch(one, named, trajectory, source, base, calls, given[source])
             # Re-weighting alone is no edit at tau 1, so there a larger tau is not a freer edit.
             if named.auto_tau and one.pair.source_prompt != one.pair.target_prompt:
                 candidates.append(_candidate(branch, named))
@@ -70,13 +73,13 @@ def make_plan(
     )
 
 
-def _base(model: ModelFacts, sampling: Sampling) -> list[Any]:
+def _base(model: ModelFacts, sampling: Sampling) -> Beginning:
     """Return what all content keys of the plan begin with."""
     base: list[Any] = [model.identity, sampling.num_inference_steps, float(sampling.guidance_scale)]
     base.append(sampling.negative_prompt)
     if sampling.guidance_rescale:  # keys of images made without it stay what they were
         base.append({"guidance_rescale": float(sampling.guidance_rescale)})
-    return base
+    return Beginning(base)
 
 
 def _branch(
@@ -84,28 +87,39 @@ def _branch(
     named: NamedMethod,
     trajectory: Trajectory,
     source: Source,
-    base: Sequence[Any],
+    base: Beginning,
     calls: int,
+    given_keys: tuple[str, str, str],
 ) -> Branch:
-    judged_by = one.judged_by
     drawn = source.path_seed if trajectory.from_noise else source.seed
-    content = [source.prompt, drawn, trajectory.digest(calls), *source.real, *judged_by]
+    content = [source.prompt, drawn, trajectory.digest(calls), *source.real, *one.judged_by]
+    source_key, reconstruction_key, ideal_key = given_keys
     return Branch(
         one.pair,
         named.name,
         named.params,
         trajectory,
-        content_hash([*base, *content]),
-        source.key(base, judged_by),
-        source.reconstruction_key(base, judged_by),
+        base.hash(content),
+        source_key,
+        reconstruction_key,
         one.mask_digest,
         named.method.uses_mask,
         one.ideal_digest,
+        ideal_key,
+    )
+
+
+def _given_keys(one: PairInputs, source: Source, base: Beginning) -> tuple[str, str, str]:
+    """Return the record keys of a pair's source, reconstruction and ideal; "" for what it does not have."""
+    judged_by = one.judged_by
+    return (
+        source.key(base, judged_by),
+        source.reconstruction_key(base, judged_by),
         source.ideal_key(base, one.pair.target_prompt, judged_by) if one.ideal_digest else "",
     )
 
 
-def _group(source: Source, branches: Sequence[Branch], base: Sequence[Any]) -> GroupPlan:
+def _group(source: Source, branches: Sequence[Branch], base: Beginning) -> GroupPlan:
     """Return a source's group. Its pairs may differ in masks and ideals, so its keys leave those out."""
     return GroupPlan(
         source.prompt,

@@ -159,6 +159,8 @@ class Plan:
     @cached_property
     def upscaler_evaluations(self) -> int:
         """How many of the evaluations are the upscaler's."""
+        if not self.model.upscaler_calls:
+            return 0
         return self.evaluations - self._cost(plan_evaluations, 0)
 
     @property

@@ -17,7 +17,7 @@ import torch
 from p2p.alignment import Tokenizers, equalizer
 from p2p.local_blend import LocalBlend
 from p2p.methods.profiles import profile
-from p2p.methods.windows import Steps, cross_gate, self_window, windows_from_tau
+from p2p.methods.windows import Steps, gate_rows, self_window, windows_from_tau
 from p2p.operators import Alignment, block_alignment, find_operator, resolve_operator
 from p2p.trajectory import CrossInjection, EditRequest, Injection, Method, Trajectory
 from p2p.word_readings import word_columns
@@ -108,22 +108,13 @@ class PromptToPrompt:
                 f"weights: {scaled} are several factors, allowed is one under profile {self.profile!r}"
             )
         factors = torch.cat([equalizer(target_prompt, scaled, tokenizer) for tokenizer in tokenizers])
-        gate = torch.cat(
-            [cross_gate(cross_steps, target_prompt, t, num_inference_steps) for t in tokenizers], dim=1
-        )
+        gate = gate_rows(cross_steps, target_prompt, tokenizers, num_inference_steps)
         self_start, self_end = self_window(self_steps, num_inference_steps)
-        known: dict[tuple[bytes, bool], Injection | None] = {}
-        injections: list[Injection | None] = []
         scales = factors.numpy().tobytes()
-        for step, row in enumerate(gate.numpy()):
-            key = row.tobytes(), self_start <= step < self_end
-            if key not in known:
-                words = row.any()
-                cross = _cross_injection(alignment, scales, key[0]) if words else None
-                injected = Injection(cross, key[1], chosen.self_max_pixels)
-                known[key] = injected if words or key[1] else None
-            injections.append(known[key])
-        active = gate.any(1).nonzero().flatten().tolist()
+        taken = [(row, self_start <= step < self_end) for step, row in enumerate(gate)]
+        known = {one: _injection(alignment, scales, *one, chosen.self_max_pixels) for one in set(taken)}
+        injections = [known[one] for one in taken]
+        active = [step for step, row in enumerate(gate) if 1 in row]
         record: dict[str, Any] = {
             "operator": operator,
             "tau": self._tau(self_start, self_end, num_inference_steps),
@@ -179,6 +170,14 @@ def check_substruct_words(method: Method, request: EditRequest) -> None:
     words = method.substruct_words if isinstance(method, PromptToPrompt) else None
     if words is not None and request.blend_words is None:
         raise ValueError(f"substruct_words: {words!r} given without blend_words, allowed is to give both")
+
+
+def _injection(
+    alignment: Alignment, factors: bytes, gate: bytes, self_attention: bool, self_max_pixels: int | None
+) -> Injection | None:
+    """Return what one step takes from the source, None for nothing; the bytes are `_cross_injection`'s."""
+    cross = _cross_injection(alignment, factors, gate) if 1 in gate else None
+    return Injection(cross, self_attention, self_max_pixels) if cross or self_attention else None
 
 
 @lru_cache(maxsize=16)  # of one pair, over the taus of a sweep

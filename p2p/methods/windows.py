@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from p2p.alignment import Tokenizer, token_limit, word_indices
+from p2p.alignment import Tokenizer, Tokenizers, token_limit, word_indices
 
 Steps = float | Sequence[float]
 """A share b of the denoising steps, meaning (0, b), or a window (start, end) of shares; all in [0, 1]."""
@@ -65,6 +65,22 @@ def cross_gate(
         if word != DEFAULT_WORD:
             gate[:, word_indices(target_prompt, word, tokenizer)] = column(f"{name}[{word!r}]", steps)
     return gate
+
+
+def gate_rows(
+    cross_replace_steps: Steps | Mapping[str, Steps],
+    target_prompt: str,
+    tokenizers: Tokenizers,
+    num_inference_steps: int,
+) -> list[bytes]:
+    """Return the rows of `cross_gate` over all tokenizers' tokens, T + 1 of them, a byte 0 or 1 a token."""
+    if isinstance(cross_replace_steps, Mapping):
+        gates = [cross_gate(cross_replace_steps, target_prompt, t, num_inference_steps) for t in tokenizers]
+        return [row.tobytes() for row in torch.cat(gates, dim=1).numpy()]
+    start, end = cross_window(cross_replace_steps, num_inference_steps)
+    tokens = sum(token_limit(tokenizer) for tokenizer in tokenizers)
+    opened, closed = bytes([1]) * tokens, bytes(tokens)
+    return [opened if start <= row < end else closed for row in range(num_inference_steps + 1)]
 
 
 def windows_from_tau(

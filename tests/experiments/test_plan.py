@@ -11,6 +11,7 @@ from PIL import Image
 
 from experiments.datasets.pair import Pair
 from experiments.embedded.training import WEIGHTS
+from experiments.inputs.content_hash import Beginning, content_hash
 from experiments.planning.make_plan import make_plan
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan
@@ -40,6 +41,11 @@ def plan(sampling: Sampling, calls: int = 6, strength: float = 0.5, embedded: bo
     methods = [NamedMethod("fixed_seed", FixedSeed(), {}), NamedMethod("sdedit", SDEdit(strength), {})]
     facts = ModelFacts("identity", EMBEDDED.load_tokenizers(), calls, embedded)
     return make_plan([pair], [0], methods, facts, sampling)
+
+
+def test_a_beginning_hashed_once_gives_the_hash_of_the_whole() -> None:
+    base, rest = ["model", {"b": 2.0, "a": None}], ["a cat", 0, {"d": [1], "c": "é"}]
+    assert Beginning(base).hash(rest) == content_hash([*base, *rest])
 
 
 def test_guidance_rescale_is_part_of_the_keys_and_off_leaves_them_as_they_were() -> None:

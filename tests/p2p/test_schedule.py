@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from p2p.methods.windows import cross_gate, cross_window, self_window, windows_from_tau
+from p2p.methods.windows import cross_gate, cross_window, gate_rows, self_window, windows_from_tau
 
 SHARES = (0.1, 0.2, 0.25, 0.4, 0.5, 0.75, 0.8, 0.95, 1.0)
 GOLDEN = {  # ends of (cross, self) per share
@@ -84,6 +84,13 @@ def test_gate_of_one_covers_the_extra_call_of_pndm(short_clip_tokenizer):
     assert gate.shape == (51, 16)
     assert gate.all()
     assert not cross_gate(0, "a cat", short_clip_tokenizer, 50).any()
+
+
+@pytest.mark.parametrize("steps", [0, 0.4, 1, (0.2, 0.7), {"cat": 0.2, "default_": 0.6}])
+def test_rows_of_gates_are_those_of_every_tokenizer(steps, clip_tokenizer, short_clip_tokenizer):
+    tokenizers = (clip_tokenizer, short_clip_tokenizer)
+    gate = torch.cat([cross_gate(steps, "a cat", tokenizer, 10) for tokenizer in tokenizers], dim=1)
+    assert [list(row) for row in gate_rows(steps, "a cat", tokenizers, 10)] == gate.int().tolist()
 
 
 def test_gate_per_word(clip_tokenizer):
