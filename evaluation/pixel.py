@@ -1,6 +1,9 @@
 """SSIM (Wang et al. 2004), MS-SSIM (Wang et al. 2003), PSNR and MSE between an edit and its source image.
 
-SSIM and MS-SSIM are torchmetrics' own: Gaussian window of 11, sigma 1.5, reflected borders, float32.
+SSIM and MS-SSIM have a Gaussian window of 11 with sigma 1.5, and are computed in float32 by torchmetrics.
+Since its release 1.4.2 torchmetrics counts the windows over the mirrored border, too. SSIM here leaves
+them out, as scikit-image, pytorch-msssim, piq and torchmetrics before 1.4.2 do; MS-SSIM is torchmetrics' own,
+which counts them at the coarsest scale only.
 """
 
 from collections.abc import Mapping
@@ -13,6 +16,7 @@ from evaluation.edits import Edits
 from evaluation.metric import Scores
 
 SMALLEST_SIDE = 11  # one SSIM window
+_BORDER = SMALLEST_SIDE // 2  # pixels whose window reaches over the picture's edge
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # finest scale first
 # Least side for so many scales: the coarsest must hold a window. Four fit from 88, but torchmetrics asks 99.
 _SIDE_FOR_SCALES = {5: 176, 4: 99, 3: 44, 2: 22, 1: SMALLEST_SIDE}
@@ -29,8 +33,8 @@ class Pixel:
 
     def __init__(self, device: str = "cpu", batch_size: int = 8) -> None:
         self.device, self.batch_size = device, batch_size
-        self.name = "pixel@1"
-        self.names = ("ssim@1", "ms_ssim@1", "psnr@1", "mse@1")
+        self.name = "pixel@2"
+        self.names = ("ssim@2", "ms_ssim@1", "psnr@1", "mse@1")
         self.higher_is_better: Mapping[str, bool] = {name: name != "mse@1" for name in self.names}
 
     def check(self) -> None:
@@ -67,12 +71,17 @@ def ms_ssim_weights(side: int) -> tuple[float, ...]:
 
 
 def ssim(source: Tensor, edit: Tensor) -> Tensor:
-    """Give the SSIM of each pair of images (N, 3, H, W) in [0, 1], a window or larger: (N,) float64."""
+    """Give the SSIM of each pair of images (N, 3, H, W) in [0, 1], a window or larger: (N,) float64.
+
+    It is the mean over the windows that lie within the picture.
+    """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    values = structural_similarity_index_measure(edit, source, data_range=1.0, reduction="none")
-    assert isinstance(values, Tensor)
-    return double(values)
+    _, of_pixels = structural_similarity_index_measure(
+        edit, source, data_range=1.0, reduction="none", return_full_image=True
+    )
+    assert isinstance(of_pixels, Tensor)
+    return double(of_pixels)[..., _BORDER:-_BORDER, _BORDER:-_BORDER].mean(dim=(1, 2, 3))
 
 
 def mse(source: Tensor, edit: Tensor) -> Tensor:
