@@ -74,9 +74,10 @@ def over_tau(table: pd.DataFrame, metrics: Sequence[str], directions: Directions
     rows = _plain(table)
     p2p = rows[rows["tau"].notna() & rows["method"].ne("fixed_seed")]
     fixed_seed = cells_of(rows[rows["method"].eq("fixed_seed")])
+    curves = _curves(p2p)
     figure, panels = new_figure(len(metrics))
     for axes, metric in zip(panels, metrics):
-        for curve in _curves(p2p):
+        for curve in curves:
             values, color = values_of(curve.cells, metric), curve.color
             axes.plot(
                 values["tau"], values["mean"], color=color, marker=curve.marker, markersize=4.5,
@@ -151,12 +152,13 @@ def _plain(table: pd.DataFrame) -> pd.DataFrame:
 
 def cells_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Turn tidy rows into one row per cell with `mean`, `low`, `high` per metric."""
-    index = rows.drop_duplicates(CELL)[CELL]
-    for metric, part in rows.groupby("metric", sort=False):
-        part = part[[*CELL, "mean", "low", "high"]]
-        renamed = part.rename(columns={name: (metric, name) for name in ("mean", "low", "high")})
-        index = index.merge(renamed, on=CELL, how="left")
-    return index.reset_index(drop=True)
+    cells = rows.drop_duplicates(CELL)[CELL].reset_index(drop=True)
+    numbered = rows.assign(
+        cell=rows.groupby(CELL, sort=False, dropna=False).ngroup()
+    )
+    values = numbered.pivot(index="cell", columns="metric", values=["mean", "low", "high"])
+    values.columns = pd.Index([(metric, name) for name, metric in values.columns], tupleize_cols=False)
+    return cells.join(values)
 
 
 def values_of(cells: pd.DataFrame, metric: str) -> pd.DataFrame:
