@@ -35,6 +35,7 @@ class Flux(LatentTransformer):
 
     pipeline_name: ClassVar[str] = "FluxPipeline"
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer_2": 512}
+    expands_tokens: ClassVar[bool] = True
     patch_size: ClassVar[int] = 2
 
     def _encode_prompt(self, prompt: str, negative: bool) -> Conditioning:

@@ -22,6 +22,7 @@ class StableDiffusion(UNetModel):
     blend_side: int = 16
 
     pipeline_name: ClassVar[str] = "StableDiffusionPipeline"
+    expands_tokens: ClassVar[bool] = True
     load_options: ClassVar[Mapping[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
 
     @property

@@ -155,10 +155,20 @@ def _check_length(name: str, pipeline: Any, texts: Iterable[str]) -> None:
     parts = pipeline.components.items()
     tokenizers = [part for label, part in parts if label.startswith("tokenizer") and part is not None]
     for text in texts:
-        counts = [(len(t(text, verbose=False).input_ids), t.model_max_length) for t in tokenizers]
+        counts = [
+            (len(t(_expanded(pipeline, text, t), verbose=False).input_ids), t.model_max_length)
+            for t in tokenizers
+        ]
         if counts and all(count > limit for count, limit in counts):
             limit = max(limit for _, limit in counts)
             raise ValueError(f"{name}: prompt {text!r} is too long, allowed are {limit} tokens")
+
+
+def _expanded(pipeline: Any, text: str, tokenizer: Any) -> str:
+    """Return a text with the tokens of several vectors written out, where the pipeline loads such tokens."""
+    if not hasattr(pipeline, "maybe_convert_prompt"):
+        return text
+    return str(pipeline.maybe_convert_prompt(text, tokenizer))
 
 
 def _parameters(label: str, kind: Any, name: str) -> Mapping[str, inspect.Parameter]:
