@@ -73,7 +73,7 @@ class ExpandingTokenizer:
         return text
 
     def expanded_words(self, words: Sequence[str]) -> list[str]:
-        """Return the prompt's words as the pipeline encodes them, a token of several vectors with spaces in it.
+        """Return the words as the pipeline encodes them; a token of several vectors has spaces in it.
 
         Raises ValueError where tokens overlap, so that it cannot be said which word a piece belongs to.
         """

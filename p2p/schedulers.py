@@ -71,6 +71,26 @@ def check_settings(name: str, settings: Iterable[str]) -> None:
         )
 
 
+def check_agreement(
+    path: str, own: Mapping[str, Any], settings: Mapping[str, Any], names: Iterable[str]
+) -> None:
+    """Raise ValueError where settings of these names contradict the config `own` of the pipeline at a path.
+
+    Where the config lacks a setting, its class's default holds. They are settings that were written for other
+    weights: under a prediction type that a network was not trained for, its output is read as what it is not.
+    """
+    kind: Any = getattr(diffusers, str(own.get("_class_name")), None)
+    defaults = inspect.signature(kind).parameters if hasattr(kind, "set_timesteps") else {}
+    for name in names:
+        default = defaults[name].default if name in defaults else settings[name]
+        if (stated := own.get(name, default)) != settings[name]:
+            raise ValueError(
+                f"scheduler_config.{name}: {settings[name]!r} was written for other weights, {path!r} has "
+                f"{stated!r}; allowed are model=folder, which takes the folder's own scheduler, or to name the "
+                f"value that is to hold, model.scheduler_config.{name}=..."
+            )
+
+
 def set_timesteps(
     scheduler: Any, num_inference_steps: int, device: Any = None, options: Mapping[str, Any] | None = None
 ) -> int:

@@ -21,7 +21,7 @@ from p2p.families.model import Model, encoder_of, tokenizer_of
 from p2p.loading.loras import Lora, load_loras
 from p2p.loading.pipeline_files import DTYPES, PipelineFiles, hash_files
 from p2p.loading.tokenizer_files import clip_tokenizer, read_tokenizer
-from p2p.schedulers import check_settings, new_scheduler, scheduler_class
+from p2p.schedulers import check_agreement, check_settings, new_scheduler, scheduler_class
 
 UPSCALED = ("IFPipeline", "IFSuperResolutionPipeline")
 SHARED = ("tokenizer", "text_encoder")  # by a model and its upscaler
@@ -60,6 +60,7 @@ class ModelSpec:
     loras: Sequence[Mapping[str, Any]] = ()
     upscaler: ModelSpec | None = None
     leave_out: Sequence[str] = ()
+    carried_over: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if unknown := set(self.leave_out) - set(self.family.can_leave_out):
@@ -128,6 +129,7 @@ class ModelSpec:
         own: dict[str, Any] = {}
         if folder is not None:
             own = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+            check_agreement(self.path, own, self.scheduler_config, self.carried_over)
         name = self.scheduler or own["_class_name"]
         check_settings(name, self.scheduler_config)
         return new_scheduler(name, {**own, **self.scheduler_config})
