@@ -86,8 +86,8 @@ def check_agreement(
         if (stated := own.get(name, default)) != settings[name]:
             raise ValueError(
                 f"scheduler_config.{name}: {settings[name]!r} was written for other weights, {path!r} has "
-                f"{stated!r}; allowed are model=folder, which takes the folder's own scheduler, or to name the "
-                f"value that is to hold, model.scheduler_config.{name}=..."
+                f"{stated!r}; allowed are model=folder, which takes the folder's own, or to name what holds, "
+                f"model.scheduler_config.{name}=..."
             )
 
 
