@@ -108,7 +108,8 @@ class EditRequest:
     source_prompt: str
     target_prompt: str
     weights: Mapping[str, float] = field(default_factory=dict)
-    blend_words: tuple[str, str] | None = None  # of the source prompt, of the target prompt
+    blend_words: tuple[str | None, str | None] | None = None
+    """Of the source prompt, of the target prompt; None bounds no area, and of both keeps the source image."""
     instruction: str = ""  # the edit as a command, for methods that follow one
 
 

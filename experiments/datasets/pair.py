@@ -19,7 +19,8 @@ class Pair:
     """`source_prompt` edited into `target_prompt`; what an optional field lacks is simply not used.
 
     weights: factor of each re-weighted word or phrase of the target prompt.
-    blend_words: (words of the source prompt, words of the target prompt) whose maps bound the edited area.
+    blend_words: (words of the source prompt, words of the target prompt) whose maps bound the edited area;
+    None bounds no area, and of both keeps the source image.
     image: the real image to edit; None = the source image is generated.
     mask: white = the area to edit.
     ideal: the ground truth of the edit, a picture or a folder of pictures any of which would do.
@@ -32,7 +33,7 @@ class Pair:
     edit_type: str = ""
     difficulty: str = ""
     weights: Mapping[str, float] = field(default_factory=dict)
-    blend_words: tuple[str, str] | None = None
+    blend_words: tuple[str | None, str | None] | None = None
     image: Path | None = None
     mask: Path | None = None
     ideal: Path | None = None
@@ -151,8 +152,10 @@ def _pair_problems(pair: Pair) -> Iterator[str]:
             yield f"blend_words = {pair.blend_words!r}: must be two, of the source and of the target prompt"
         else:
             source_words, target_words = pair.blend_words
-            yield from _word_problems("blend_words", source_words, "source_prompt", pair.source_prompt)
-            yield from _word_problems("blend_words", target_words, "target_prompt", pair.target_prompt)
+            if source_words is not None:
+                yield from _word_problems("blend_words", source_words, "source_prompt", pair.source_prompt)
+            if target_words is not None:
+                yield from _word_problems("blend_words", target_words, "target_prompt", pair.target_prompt)
     for name in ("image", "mask", "ideal"):
         path = getattr(pair, name)
         if path is not None and not (path.is_file() or (name == "ideal" and path.is_dir())):

@@ -101,8 +101,9 @@ class PromptToPrompt:
                 for word, factor in request.weights.items()
             }
         scaled = dict(weights)
-        if self.blend_weight is not None and request.blend_words is not None:
-            scaled = {request.blend_words[1]: float(self.blend_weight), **weights}
+        blend_word = request.blend_words[1] if request.blend_words is not None else None
+        if self.blend_weight is not None and blend_word is not None:
+            scaled = {blend_word: float(self.blend_weight), **weights}
         if chosen.one_weight and len(set(scaled.values())) > 1:
             raise ValueError(
                 f"weights: {scaled} are several factors, allowed is one under profile {self.profile!r}"
