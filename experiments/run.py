@@ -25,7 +25,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config_keys import CONF, check_flags, check_keys, nearest
+from experiments.config_keys import CONF, check_flags, check_keys, check_numbers, named_by_text, nearest
 
 if TYPE_CHECKING:
     from evaluation.metric import Metric
@@ -196,8 +196,9 @@ def _evaluate(arguments: list[str]) -> int:
         config = hydra.compose("config", overrides)
     plain = _plain(config)
     chosen = {key: plain[key] for key in own if key != "plots"}
-    metrics = _metrics(chosen["metrics"])
     check_flags(plain)
+    check_numbers(chosen)
+    metrics = _metrics(chosen["metrics"])
     published, draw = _reference(chosen["reference"]), plain["plots"]
     if "unusable_blend_words" in chosen.get("dataset", {}):  # they bound edits, and none is made here
         chosen["dataset"] = {**chosen["dataset"], "unusable_blend_words": "drop"}
@@ -308,8 +309,8 @@ def _plain(config: DictConfig) -> dict[str, Any]:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ValueError(str(error).splitlines()[0]) from error
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    named: dict[str, Any] = named_by_text(plain)
+    return named
 
 
 def _carried_over(config: Mapping[str, Any]) -> list[str]:

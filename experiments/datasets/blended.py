@@ -21,8 +21,8 @@ def blended_words(
     """Return the words that a text names, and whether they differ from what `parse_blended` would read.
 
     Words that do not fit are the policy's: "error" raises ValueError, "drop" gives None, "published" does as
-    PnP Inversion's `run_editing_p2p.py`. That takes the first two words of "white cat dog", "white" and "cat". A
-    word that is not in its prompt, here None, bounds no area and has no weight; where neither is there, the
+    PnP Inversion's `run_editing_p2p.py`. That takes the first two words: "white", "cat" of "white cat dog".
+    A word that is not in its prompt, here None, bounds no area and has no weight; where neither is there, the
     edit is its source. A text of one word fails there, and is a ValueError here.
     """
     try:

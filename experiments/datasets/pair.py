@@ -143,6 +143,8 @@ def _pair_problems(pair: Pair) -> Iterator[str]:
         yield "id must not be empty"
     for name in ("source_prompt", "target_prompt"):
         yield from _prompt_problems(name, getattr(pair, name))
+    if not (isinstance(pair.source_prompt, str) and isinstance(pair.target_prompt, str)):
+        return  # no word stands in it
     for words, factor in pair.weights.items():
         yield from _word_problems("weights", words, "target_prompt", pair.target_prompt)
         if isinstance(factor, bool) or not isinstance(factor, Real) or not math.isfinite(factor):
@@ -164,7 +166,10 @@ def _pair_problems(pair: Pair) -> Iterator[str]:
         yield "ideal: is the edit of a picture, so that the pair needs an image too"
 
 
-def _prompt_problems(name: str, prompt: str) -> Iterator[str]:
+def _prompt_problems(name: str, prompt: object) -> Iterator[str]:
+    if not isinstance(prompt, str):
+        yield f"{name} = {prompt!r}: must be a text; a number is one in quotes"
+        return
     # Any other white space makes empty or glued words and shifts the positions of all that follow.
     if not (closed := single_spaced(prompt)):
         yield f"{name} = {prompt!r}: must not be empty"
@@ -172,8 +177,10 @@ def _prompt_problems(name: str, prompt: str) -> Iterator[str]:
         yield f"{name} = {prompt!r}: words must be separated by single spaces, as in {closed!r}"
 
 
-def _word_problems(name: str, words: str, prompt_name: str, prompt: str) -> Iterator[str]:
-    if not has_words(prompt, words):
+def _word_problems(name: str, words: object, prompt_name: str, prompt: str) -> Iterator[str]:
+    if not isinstance(words, str):
+        yield f"{name} = {words!r}: must be a text; a number is one in quotes"
+    elif not has_words(prompt, words):
         near = _nearest(words, prompt)
         hint = f"; did you mean {near!r}?" if near else ""
         rule = "whole words, case and punctuation count"
