@@ -90,7 +90,7 @@ def _make(
     seconds = (time.monotonic() - began) / len(groups)
     for group, edited in zip(groups, images, strict=True):
         rows = RecordRows(group, plan, info)
-        _save(rows, edited, _save_ideals(rows, model), seconds)
+        _save(rows, edited, _save_ideals(rows, model), seconds, model.warnings)
 
 
 def _save_ideals(rows: RecordRows, model: Model) -> dict[str, Tensor]:
@@ -135,8 +135,13 @@ def _save_masks(rows: RecordRows, size: tuple[int, int]) -> None:
         write_mask(mask, rows.info.run_dir / rows.mask_path(branch))
 
 
-def _save(rows: RecordRows, edited: Edited, ideals: Mapping[str, Tensor], seconds: float) -> None:
-    """Write a group's pictures and the masks of its pairs, then its records; it took `seconds`."""
+def _save(
+    rows: RecordRows, edited: Edited, ideals: Mapping[str, Tensor], seconds: float, told: Sequence[str]
+) -> None:
+    """Write a group's pictures and the masks of its pairs, then its records; it took `seconds`.
+
+    The records of what the model made warn of what is `told` of the model.
+    """
     group, run_dir = rows.group, rows.info.run_dir
     size = (edited.source.shape[-2], edited.source.shape[-1])
     _save_masks(rows, size)
@@ -156,5 +161,7 @@ def _save(rows: RecordRows, edited: Edited, ideals: Mapping[str, Tensor], second
             image, warnings = edited.source, fitted
         write_png(image, run_dir / rows.path(picture))
         own = 0.0 if picture.given else seconds / len(group.branches)
-        records.append(rows.made(picture, own, warnings))
+        by_model = picture.trajectory.external is None and not (picture.method == "source" and group.image)
+        warned = [*([warnings] if warnings else []), *(told if by_model else ())]
+        records.append(rows.made(picture, own, "; ".join(warned)))
     write_records(run_dir, group.id, pd.DataFrame(records))

@@ -44,6 +44,7 @@ class Model(ABC):
     height: int | None = None  # of images; None: the denoiser's own
     width: int | None = None
     upscaler: Model | None = None  # runs on the images of this model
+    warnings: Sequence[str] = ()  # what its loading has to tell, for the records of its images
 
     pipeline_name: ClassVar[str]  # of diffusers' class
     load_options: ClassVar[Mapping[str, Any]] = {}  # of the pipeline class's from_pretrained

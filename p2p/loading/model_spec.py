@@ -203,12 +203,12 @@ class ModelSpec:
             parts = {**files.checked(self._read_tokenizers, folder, {*files.left_out, *parts}), **parts}
         pipeline = files.read(str(self.dtype), parts)
         pipeline.scheduler = self.load_scheduler()
-        load_loras(pipeline, self._loras())
+        warnings = load_loras(pipeline, self._loras())
         files.place(pipeline, device)
         shared = {name: getattr(pipeline, name) for name in SHARED} if self.upscaler else {}
         upscaler = self.upscaler.load(shared) if self.upscaler else None
         sides = self.self_max_side, self.blend_side
-        return self.family(pipeline, *sides, self.height, self.width, upscaler)
+        return self.family(pipeline, *sides, self.height, self.width, upscaler, warnings)
 
     def _read_tokenizers(self, folder: Path, aside: Collection[str]) -> dict[str, PreTrainedTokenizerBase]:
         """Return the tokenizers that planning read, by name, without `aside`, to be given to the pipeline.

@@ -7,7 +7,11 @@ from typing import Any
 
 import pytest
 
+from results.store.records import load_records
 from tests.experiments.command import PAIR, Cli, on_tiny
+from tests.p2p.test_lora_files import half_misspelt, layers, saved, wider
+
+__all__ = ["layers"]  # a fixture
 
 
 @pytest.fixture
@@ -78,3 +82,19 @@ def test_the_published_settings_of_a_model_go_on_top_of_a_folder(
     change(folder / "scheduler" / "scheduler_config.json", **settings)
     tiny = [one for one in (*on_tiny(folder, run_dir), *PAIR) if one != "model=folder"]
     assert cli("plan", *tiny, "model=sd14", "model.blend_side=16") == 0
+
+
+def test_a_lora_of_which_layers_fit_nothing_is_told_in_the_records(
+    layers: dict[str, Any], cli: Cli, tiny: list[str], run_dir: Path, tmp_path: Path
+) -> None:
+    file = saved(tmp_path, half_misspelt(layers))
+    assert cli("run", *tiny, f"model.loras=[{{path: {file}}}]") == 0
+    assert set(load_records(run_dir)["warnings"]) == {f"{file}: 8 of 28 layers of this LoRA fit nothing"}
+
+
+def test_a_lora_of_another_width_is_one_line(
+    layers: dict[str, Any], cli: Cli, tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = saved(tmp_path, wider(layers))
+    line = refusal(cli, capsys, "run", *tiny, f"model.loras=[{{path: {file}}}]")
+    assert f"loras: {str(file)!r} does not fit" in line
