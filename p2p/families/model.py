@@ -55,6 +55,7 @@ class Model(ABC):
     can_leave_out: ClassVar[Sequence[str]] = ()  # text encoders without which the pipeline works too
     lower_case: ClassVar[bool] = False  # whether the pipeline lower-cases prompts before it tokenizes them
     expands_tokens: ClassVar[bool] = False  # whether the pipeline writes tokens of several vectors out
+    latents_per_token: ClassVar[int] = 1  # whose channels stand side by side in the denoiser's input
     single_layers: ClassVar[bool] = False  # whether edits can take from single layers, see `unet_layers`
 
     def __post_init__(self) -> None:

@@ -23,7 +23,11 @@ class StableDiffusion(UNetModel):
 
     pipeline_name: ClassVar[str] = "StableDiffusionPipeline"
     expands_tokens: ClassVar[bool] = True
-    load_options: ClassVar[Mapping[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
+    load_options: ClassVar[Mapping[str, Any]] = {
+        "safety_checker": None,
+        "feature_extractor": None,  # the checker's
+        "requires_safety_checker": False,
+    }
 
     @property
     def vae(self) -> Any:

@@ -18,6 +18,7 @@ from p2p.alignment import Tokenizers
 from p2p.devices import default_dtype, exact_float32, resolve_device
 from p2p.families import FAMILIES, family_of
 from p2p.families.model import Model, encoder_of, tokenizer_of
+from p2p.loading.folder_checks import folder_problem
 from p2p.loading.loras import Lora, load_loras
 from p2p.loading.pipeline_files import DTYPES, PipelineFiles, hash_files
 from p2p.loading.tokenizer_files import clip_tokenizer, read_tokenizer
@@ -103,6 +104,17 @@ class ModelSpec:
     def local_folder(self) -> Path | None:
         """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
         return self.files.folder()
+
+    def check(self) -> None:
+        """Raise ValueError where the folder on this machine is not of the spec's pipeline, by its files."""
+        if self.upscaler is not None:
+            self.upscaler.check()
+        if (folder := self.local_folder()) is None:
+            return
+        files = self.files
+        left_out = [name for name, value in {**files.options, **files.left_out}.items() if value is None]
+        if problem := folder_problem(folder, self.pipeline, self.family, left_out):
+            raise ValueError(f"{files.owner}: {self.path!r} cannot be run, {problem}")
 
     def load_tokenizers(self) -> Tokenizers:
         """Return the tokenizers, from the pipeline's folder or, for CLIP's, from open_clip's vocabulary."""
@@ -196,6 +208,7 @@ class ModelSpec:
         (see `exact_float32`), for the whole process.
         """
         device = resolve_device(self.device)
+        self.check()
         if device.type == "cuda":
             exact_float32()
         files, parts = self.files, dict(components or {})
