@@ -4,6 +4,7 @@ a history that can be split where branches part. Any other scheduler is refused,
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -134,6 +135,32 @@ def check_start(start: int, calls: int, num_inference_steps: int) -> None:
             f"strength: SDEdit would start at step {start} of a scheduler that makes {calls} calls for "
             f"{num_inference_steps} steps (PNDM), allowed are strength 1 and schedulers of one call a step"
         )
+
+
+def noised(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """Return latents with the noise that they have at each row's timestep, one of the scheduler's."""
+    if hasattr(scheduler, "scale_noise"):  # flow matching
+        return scheduler.scale_noise(latents, timesteps, noise)
+    return scheduler.add_noise(latents, noise, timesteps)
+
+
+def noise_share(scheduler: Any, step: int) -> float:
+    """Return the share of noise in the variance of the state that a step starts from, in [0, 1].
+
+    A state is `alpha x + sigma noise`, and its share `sigma^2 / (alpha^2 + sigma^2) = 1 / (1 + SNR)`, as if x
+    had variance 1. For schedulers that scale by sigma alone (Euler) alpha is 1, in flow matching 1 - sigma;
+    so equal shares are equal noise whatever the schedule. `step` counts from 0 in the timesteps that are set.
+    """
+    scheduler = copy.deepcopy(scheduler)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(step)
+    nothing, one = torch.zeros(1, 1, 1, 1, dtype=torch.float64), torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    timestep = scheduler.timesteps[step : step + 1]
+    alpha, sigma = (
+        noised(scheduler, latents, noise, timestep).item()
+        for latents, noise in ((one, nothing), (nothing, one))
+    )
+    return float(sigma**2 / (alpha**2 + sigma**2))
 
 
 def fork(scheduler: Any, parents: Tensor, latents: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from experiments.inputs.masks import check_sizes, read_mask
 from experiments.planning.plan import GroupPlan, Plan, without
 from experiments.running.inversion_cache import kept_paths
 from experiments.running.png_files import write_mask, write_png
-from experiments.running.record_rows import RecordRows, RunInfo
+from experiments.running.record_rows import RecordRows, RunInfo, first_step
 from p2p.engine import Edited, batches, generate
 from p2p.families.model import Model
 from p2p.loading.pipeline_spec import Pipelines
 from p2p.sampling import Calls
+from p2p.schedulers import noise_share
 from results.store.records import PATH_COLUMNS, RECORD_IDENTITY, has_records, load_records, write_records
 from results.store.run_folder import ideal_path
 from results.tables.cells import GIVEN
@@ -64,6 +66,7 @@ def run_plan(plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines) -> i
     others go on.
     """
     failed = 0
+    info = replace(info, starts=_starts(plan, model))
     with tqdm(total=plan.evaluations, desc="generating", unit="eval", smoothing=0.05) as bar:
         calls = Calls(plan.sampling.max_batch, bar.update)
         whole = [group.group() for group in plan.groups]
@@ -77,6 +80,18 @@ def run_plan(plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines) -> i
             # Not while the error is at hand: its traceback holds the batch's tensors.
             failed += _one_by_one(groups, plan, model, info, calls, pipelines)
     return failed
+
+
+def _starts(plan: Plan, model: Model) -> dict[int, tuple[float, float]]:
+    """Return the timestep and the share of noise of each step at which a picture of the plan starts."""
+    sampling = plan.sampling
+    firsts = {first_step(picture, group, sampling) for group in plan.groups for picture in group.pictures()}
+    scheduler = model.new_scheduler(sampling.num_inference_steps)
+    return {
+        step: (float(scheduler.timesteps[step]), noise_share(scheduler, step))
+        for step in firsts
+        if step is not None
+    }
 
 
 def _make(
