@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def check_keys(config: Mapping[str, Any]) -> None:
     if not isinstance(config["cache_dir"], str | None):
         raise ValueError(f"cache_dir: {config['cache_dir']!r} is no path, nor null")
     check_flags(config)
+    check_numbers(config)
     levels: list[tuple[str, Collection[str], Collection[str]]] = [
         ("", config, known_keys),
         ("grid.", config["grid"], GRID),
@@ -59,6 +61,29 @@ def check_keys(config: Mapping[str, Any]) -> None:
     for name, metric in (config["metrics"] or {}).items():
         if not (isinstance(metric, Mapping) and "_target_" in metric):
             raise ValueError(f"metrics.{name}: {metric!r} names no `_target_`, the class of the metric")
+
+
+def check_numbers(config: Any, path: str = "") -> None:
+    """Raise ValueError for a number that is infinite or none, wherever it stands in a configuration."""
+    if isinstance(config, float) and not math.isfinite(config):
+        raise ValueError(f"{path}: {config!r} is not a finite number")
+    parts = dict(enumerate(config)) if isinstance(config, list) else config
+    for name, part in parts.items() if isinstance(parts, Mapping) else ():
+        check_numbers(part, f"{path}.{name}" if path else str(name))
+
+
+def named_by_text(config: Any) -> Any:
+    """Return a configuration whose numbers for names are texts: `weights={2: 3}` is of the word "2".
+
+    Any other name stays as it is, and is refused where a word is asked for.
+    """
+    if isinstance(config, list):
+        return [named_by_text(part) for part in config]
+    if not isinstance(config, Mapping):
+        return config
+    number = (int, float)
+    texts = {name: str(name) for name in config if isinstance(name, number) and not isinstance(name, bool)}
+    return {texts.get(name, name): named_by_text(part) for name, part in config.items()}
 
 
 def check_flags(config: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config_keys import CONF, check_flags, check_keys, nearest
+from experiments.config_keys import CONF, check_flags, check_keys, check_numbers, named_by_text, nearest
 
 if TYPE_CHECKING:
     from evaluation.metric import Metric
@@ -196,8 +196,9 @@ def _evaluate(arguments: list[str]) -> int:
         config = hydra.compose("config", overrides)
     plain = _plain(config)
     chosen = {key: plain[key] for key in own if key != "plots"}
-    metrics = _metrics(chosen["metrics"])
     check_flags(plain)
+    check_numbers(chosen)
+    metrics = _metrics(chosen["metrics"])
     published, draw = _reference(chosen["reference"]), plain["plots"]
     if "unusable_blend_words" in chosen.get("dataset", {}):  # they bound edits, and none is made here
         chosen["dataset"] = {**chosen["dataset"], "unusable_blend_words": "drop"}
@@ -274,6 +275,7 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
     made = {
         key: _instantiate(key, plain[key]) for key in ("model", "dataset", "tracking", "sampling", "auto_tau")
     }
+    made["model"] = replace(made["model"], carried_over=_carried_over(plain["model"]))
     for spec in filter(None, (made["model"], made["model"].upscaler)):
         resolve_device(spec.device, elsewhere)
     seeds = plain["grid"]["seeds"] if config.seed is None else plain["seed"]
@@ -307,8 +309,28 @@ def _plain(config: DictConfig) -> dict[str, Any]:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ValueError(str(error).splitlines()[0]) from error
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    named: dict[str, Any] = named_by_text(plain)
+    return named
+
+
+def _carried_over(config: Mapping[str, Any]) -> list[str]:
+    """Return the settings of the model's scheduler that its file states for other weights than the chosen.
+
+    One that the command line names is the user's own word.
+    """
+    hydra_config = HydraConfig.get()
+    own = _option("model", hydra_config.runtime.choices["model"])
+    stated, chosen = own.get("scheduler_config") or {}, config.get("scheduler_config") or {}
+    if own.get("path") in (config.get("path"), "???"):
+        return []
+    given = {override.lstrip("+").split("=")[0] for override in hydra_config.overrides.task}
+    return [
+        name
+        for name in ("prediction_type", "timestep_spacing")
+        if name in stated
+        and stated[name] == chosen.get(name)
+        and not given & {"model.scheduler_config", f"model.scheduler_config.{name}"}
+    ]
 
 
 def _settled(spec: ModelSpec, config: Mapping[Any, Any]) -> dict[str, Any]:

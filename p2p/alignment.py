@@ -15,6 +15,7 @@ from numbers import Real
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
+from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
@@ -33,7 +34,59 @@ class NoText:
         return BatchEncoding({"input_ids": [], "special_tokens_mask": [], "offset_mapping": []})
 
 
-Tokenizer: TypeAlias = PreTrainedTokenizerBase | NoText
+@dataclass(frozen=True)
+class ExpandingTokenizer:
+    """The tokenizer of a pipeline that writes a token of several vectors out before it encodes a prompt.
+
+    A token that textual inversion added with three vectors, `<frog>`, is encoded as `<frog> <frog>_1
+    <frog>_2` (diffusers' `maybe_convert_prompt`, in `encode_prompt` of the pipelines that load such tokens).
+    The tokenizer may get more tokens at any time.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def model_max_length(self) -> int:
+        """The number of tokens that prompts are padded to."""
+        limit: int = self.tokenizer.model_max_length
+        return limit
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether it gives offsets."""
+        return bool(self.tokenizer.is_fast)
+
+    def __call__(self, prompt: str, **options: Any) -> BatchEncoding:
+        """Return the encoding of the text that the pipeline encodes; offsets are places in that text."""
+        return self.tokenizer(self.expanded(prompt), **options)
+
+    def __len__(self) -> int:
+        return len(self.tokenizer)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids."""
+        return str(self.tokenizer.decode(ids))
+
+    def expanded(self, prompt: str) -> str:
+        """Return the text that the pipeline encodes."""
+        text: str = TextualInversionLoaderMixin().maybe_convert_prompt(prompt, self.tokenizer)
+        return text
+
+    def expanded_words(self, words: Sequence[str]) -> list[str]:
+        """Return the words as the pipeline encodes them; a token of several vectors has spaces in it.
+
+        Raises ValueError where tokens overlap, so that it cannot be said which word a piece belongs to.
+        """
+        prompt, expanded = " ".join(words), list(words)
+        for token in set(self.tokenizer.tokenize(prompt)):  # diffusers' own order
+            if token in self.tokenizer.added_tokens_encoder:
+                expanded = [word.replace(token, self.expanded(token)) for word in expanded]
+        if " ".join(expanded) != (text := self.expanded(prompt)):
+            raise ValueError(f"prompt {prompt!r} is encoded as {text!r}, which does not fall into its words")
+        return expanded
+
+
+Tokenizer: TypeAlias = PreTrainedTokenizerBase | NoText | ExpandingTokenizer
 Tokenizers: TypeAlias = Sequence[Tokenizer]
 """Those whose tokens, padded to each one's limit, stand one block after the other in a denoiser's text."""
 
@@ -65,18 +118,22 @@ def word_indices(prompt: str, word: str | int, tokenizer: Tokenizer) -> list[int
 def word_tokens(prompt: str, tokenizer: Tokenizer) -> list[list[int]]:
     """Return, for each word of the prompt, the positions of its tokens.
 
-    Uses the offsets of fast tokenizers, else the reference's walk over decoded pieces. The two agree wherever
-    that walk is right: it goes astray at "#" and at characters of several tokens, which here is a ValueError.
+    The pieces of a token of several vectors (textual inversion) are the one word's. Uses the offsets of fast
+    tokenizers, else the reference's walk over decoded pieces. The two agree wherever that walk is right: it
+    goes astray at "#" and at characters of several tokens, which here is a ValueError.
     """
-    words = split_words(prompt)
+    words = encoded = split_words(prompt)
     if isinstance(tokenizer, NoText):
         return [[] for _ in words]
     encoding = encode(prompt, tokenizer)
+    if isinstance(tokenizer, ExpandingTokenizer):
+        encoded = tokenizer.expanded_words(words)
     own = [i for i, special in enumerate(encoding["special_tokens_mask"]) if not special]
     if tokenizer.is_fast:
-        owners = _owners_by_offset([encoding["offset_mapping"][i] for i in own], words)
+        owners = _owners_by_offset([encoding["offset_mapping"][i] for i in own], encoded)
     else:
-        owners = _owners_by_length([str(tokenizer.decode([encoding["input_ids"][i]])) for i in own], words)
+        pieces = [str(tokenizer.decode([encoding["input_ids"][i]])) for i in own]
+        owners = _owners_by_length(pieces, [word.replace(" ", "") for word in encoded])
     tokens: list[list[int]] = [[] for _ in words]
     for i, owner in zip(own, owners, strict=True):
         tokens[owner].append(i)

@@ -22,7 +22,7 @@ from p2p.loading.pipeline_spec import Pipelines
 from p2p.methods.external import carry_out
 from p2p.methods.prompt_to_prompt import check_substruct_words
 from p2p.sampling import Calls, Sampling
-from p2p.schedulers import check_start
+from p2p.schedulers import check_start, noised
 from p2p.source_path import SourcePath
 from p2p.trajectory import EditRequest, Method, Trajectory
 from p2p.tree import Node, build_tree, count_states
@@ -393,11 +393,7 @@ def _from_sources(
         noise = model.draw_noise(generators)
         timesteps = scheduler.timesteps[start:]
         latents = encoded[[g for g, _, _ in rows]]
-        times = timesteps[:1].repeat(len(rows))
-        if hasattr(scheduler, "scale_noise"):  # flow matching
-            latents = scheduler.scale_noise(latents, times, noise)
-        else:
-            latents = scheduler.add_noise(latents, noise, times)
+        latents = noised(scheduler, latents, noise, timesteps[:1].repeat(len(rows)))
         level = [Node(n, n, prompt, None, (0,)) for n, (_, _, prompt) in enumerate(rows)]
         levels = [level] * len(timesteps)
         starts = [

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+
+
+def check_number(name: str, value: object, least: float = -math.inf, note: str = "") -> None:
+    """Raise ValueError for what is no finite number of at least `least`; `note` is put behind that."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not value >= least:  # type: ignore[arg-type, operator]
+        bound = "" if math.isinf(least) else f" of at least {least:g}"
+        raise ValueError(f"{name}: {value!r} is not a finite number{bound}{note}")
 
 
 @dataclass(frozen=True)
@@ -17,15 +26,11 @@ class Sampling:
     max_batch: int = 64  # UNet rows per call; guidance takes two per image
 
     def __post_init__(self) -> None:
-        for name, kind, least, note in (
-            ("num_inference_steps", int, 1, ""),
-            ("guidance_scale", (int, float), 1, " (1 is off)"),
-            ("max_batch", int, 2, ""),
-        ):
+        check_number("guidance_scale", self.guidance_scale, 1, " (1 is off)")
+        for name, least in (("num_inference_steps", 1), ("max_batch", 2)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, kind) or not value >= least:
-                number = "a whole number" if kind is int else "a number"
-                raise ValueError(f"{name}: {value!r} is not {number} of at least {least}{note}")
+            if isinstance(value, bool) or not isinstance(value, int) or not value >= least:
+                raise ValueError(f"{name}: {value!r} is not a whole number of at least {least}")
         rescale = self.guidance_rescale
         if isinstance(rescale, bool) or not isinstance(rescale, (int, float)) or not 0 <= rescale <= 1:
             raise ValueError(f"guidance_rescale: {rescale!r} is not a number in [0, 1] (0 is off)")

@@ -4,6 +4,7 @@ a history that can be split where branches part. Any other scheduler is refused,
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,6 +72,26 @@ def check_settings(name: str, settings: Iterable[str]) -> None:
         )
 
 
+def check_agreement(
+    path: str, own: Mapping[str, Any], settings: Mapping[str, Any], names: Iterable[str]
+) -> None:
+    """Raise ValueError where settings of these names contradict the config `own` of the pipeline at a path.
+
+    Where the config lacks a setting, its class's default holds. They are settings that were written for other
+    weights: under a prediction type that a network was not trained for, its output is read as what it is not.
+    """
+    kind: Any = getattr(diffusers, str(own.get("_class_name")), None)
+    defaults = inspect.signature(kind).parameters if hasattr(kind, "set_timesteps") else {}
+    for name in names:
+        default = defaults[name].default if name in defaults else settings[name]
+        if (stated := own.get(name, default)) != settings[name]:
+            raise ValueError(
+                f"scheduler_config.{name}: {settings[name]!r} was written for other weights, {path!r} has "
+                f"{stated!r}; allowed are model=folder, which takes the folder's own, or to name what holds, "
+                f"model.scheduler_config.{name}=..."
+            )
+
+
 def set_timesteps(
     scheduler: Any, num_inference_steps: int, device: Any = None, options: Mapping[str, Any] | None = None
 ) -> int:
@@ -114,6 +135,32 @@ def check_start(start: int, calls: int, num_inference_steps: int) -> None:
             f"strength: SDEdit would start at step {start} of a scheduler that makes {calls} calls for "
             f"{num_inference_steps} steps (PNDM), allowed are strength 1 and schedulers of one call a step"
         )
+
+
+def noised(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """Return latents with the noise that they have at each row's timestep, one of the scheduler's."""
+    if hasattr(scheduler, "scale_noise"):  # flow matching
+        return scheduler.scale_noise(latents, timesteps, noise)
+    return scheduler.add_noise(latents, noise, timesteps)
+
+
+def noise_share(scheduler: Any, step: int) -> float:
+    """Return the share of noise in the variance of the state that a step starts from, in [0, 1].
+
+    A state is `alpha x + sigma noise`, and its share `sigma^2 / (alpha^2 + sigma^2) = 1 / (1 + SNR)`, as if x
+    had variance 1. For schedulers that scale by sigma alone (Euler) alpha is 1, in flow matching 1 - sigma;
+    so equal shares are equal noise whatever the schedule. `step` counts from 0 in the timesteps that are set.
+    """
+    scheduler = copy.deepcopy(scheduler)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(step)
+    nothing, one = torch.zeros(1, 1, 1, 1, dtype=torch.float64), torch.ones(1, 1, 1, 1, dtype=torch.float64)
+    timestep = scheduler.timesteps[step : step + 1]
+    alpha, sigma = (
+        noised(scheduler, latents, noise, timestep).item()
+        for latents, noise in ((one, nothing), (nothing, one))
+    )
+    return float(sigma**2 / (alpha**2 + sigma**2))
 
 
 def fork(scheduler: Any, parents: Tensor, latents: Tensor) -> None:

@@ -125,8 +125,20 @@ class EditRequest:
     source_prompt: str
     target_prompt: str
     weights: Mapping[str, float] = field(default_factory=dict)
-    blend_words: tuple[str, str] | None = None  # of the source prompt, of the target prompt
+    blend_words: tuple[str | None, str | None] | None = None
+    """Of the source prompt, of the target prompt; None bounds no area, and of both keeps the source image."""
     instruction: str = ""  # the edit as a command, for methods that follow one
+
+    def __post_init__(self) -> None:
+        if self.blend_words is not None:
+            check_word_pair("blend_words", self.blend_words)
+
+
+def check_word_pair(name: str, words: Any) -> None:
+    """Raise ValueError for what is no pair of texts (None: no word), such as two numbers or one text."""
+    pair = isinstance(words, (tuple, list)) and len(words) == 2
+    if not pair or not all(isinstance(word, str | None) for word in words):
+        raise ValueError(f"{name}: {words!r} is no pair of texts (the source's, the target's)")
 
 
 class Method(Protocol):

@@ -141,6 +141,27 @@ def test_a_method(follow: Follow) -> None:
     assert table.loc[table["method"] == "late_self_attention", "setting"].nunique() == 2
 
 
+@pytest.mark.parametrize("name", ["strength", "tau"])
+def test_a_methods_parameter_makes_rows_whatever_it_is_called(
+    name: str, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SECTIONS, "Method", SECTIONS["Method"].replace("from_step", name))
+    table = pd.read_csv(follow("Method") / "tables" / "main.csv")
+    rows = table[table["method"].eq("late_self_attention") & table["edit_type"].eq("all")]
+    assert set(rows["setting"]) == {f"{name}=1", f"{name}=3"}
+    assert (rows["n"] == 2).all()
+
+
+def test_a_method_that_records_a_name_of_its_own_is_refused(
+    follow: Follow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = SECTIONS["Method"].replace("prompt, steps)", 'prompt, steps, record={"from_step": 1})')
+    monkeypatch.setitem(SECTIONS, "Method", recorded)
+    with pytest.raises(AssertionError):
+        follow("Method")
+    assert "late_self_attention: records ['from_step'], allowed are operator, tau" in capsys.readouterr().err
+
+
 def test_a_pipeline_of_diffusers(follow: Follow, tiny_folder: Path) -> None:
     run_dir = follow("Pipeline of diffusers", f"+grid.methods.image_to_image.path={tiny_folder}")
     edits = edits_of(run_dir).query("method == 'image_to_image' and pair_id == 'dog'")

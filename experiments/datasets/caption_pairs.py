@@ -7,7 +7,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.datasets.blended import check_policy, parse_blended, report_dropped
+from experiments.datasets.blended import blended_words, check_policy, report_unusable
 from experiments.datasets.dataset import Dataset
 from experiments.datasets.files import check_folder, inside
 from experiments.datasets.pair import Pair, checked, single_spaced
@@ -34,7 +34,7 @@ class CaptionPairs(Dataset):
         file, images = Path(self.path).expanduser(), check_folder(self.images, "images")
         if not file.is_file():
             raise ValueError(f"path = {str(self.path)!r}: there is no such file")
-        pairs, problems, dropped = [], [], []
+        pairs, problems, unusable = [], [], []
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
             if missing := set(COLUMNS) - set(reader.fieldnames or ()):
@@ -49,19 +49,16 @@ class CaptionPairs(Dataset):
                     continue
                 words = None
                 try:
-                    words = parse_blended(row["blended_words"] or "", source, target)
+                    blended = row["blended_words"] or ""
+                    words, otherwise = blended_words(blended, source, target, self.unusable_blend_words)
+                    unusable += [pair_id] if otherwise else []
                 except ValueError as error:
-                    if self.unusable_blend_words == "drop":
-                        dropped.append(pair_id)
-                    else:
-                        problems.append(
-                            f"{pair_id}: {error}; dataset.unusable_blend_words=drop leaves them out"
-                        )
+                    problems.append(f"{pair_id}: {error}")
                 try:
                     image = inside(images, name)
                 except ValueError as error:
                     problems.append(f"{pair_id}: {error}")
                     continue
                 pairs.append(Pair(pair_id, source, target, blend_words=words, image=image))
-        report_dropped(self.name, dropped, len(pairs))
+        report_unusable(self.name, self.unusable_blend_words, unusable, len(pairs))
         return checked(pairs, problems, str(file))

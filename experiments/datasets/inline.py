@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from experiments.datasets.dataset import Dataset
 from experiments.datasets.pair import Pair
@@ -29,7 +28,7 @@ class Inline(Dataset):
         if not isinstance(self.weights, Mapping | None):
             raise ValueError(f"weights = {self.weights!r}: must map words to numbers, as in {{dog: 2}}")
         weights = dict(self.weights or {})
-        words = None if self.blend_words is None else cast("tuple[str, str]", tuple(self.blend_words))
+        words = None if self.blend_words is None else _two_texts(self.blend_words)
         content: tuple[object, ...]
         content = (self.source_prompt, self.target_prompt, sorted(weights.items()), words, str(self.image))
         # What is not given leaves names as they are without it.
@@ -41,6 +40,17 @@ class Inline(Dataset):
             instruction=self.instruction,
         )  # fmt: skip
         return (pair,)
+
+
+def _two_texts(words: object) -> tuple[str, str]:
+    """Return blend words as a pair. Raises ValueError for numbers, which Hydra makes of unquoted digits."""
+    if isinstance(words, list | tuple) and len(words) == 2:
+        source, target = words
+        if isinstance(source, str) and isinstance(target, str):
+            return source, target
+    raise ValueError(
+        f'blend_words = {words!r}: must be two texts, as in [cat, dog]; a number is one in quotes, ["1", "2"]'
+    )
 
 
 def _path(file: str | Path | None) -> Path | None:

@@ -19,7 +19,8 @@ class Pair:
     """`source_prompt` edited into `target_prompt`; what an optional field lacks is simply not used.
 
     weights: factor of each re-weighted word or phrase of the target prompt.
-    blend_words: (words of the source prompt, words of the target prompt) whose maps bound the edited area.
+    blend_words: (words of the source prompt, words of the target prompt) whose maps bound the edited area;
+    None bounds no area, and of both keeps the source image.
     image: the real image to edit; None = the source image is generated.
     mask: white = the area to edit.
     ideal: the ground truth of the edit, a picture or a folder of pictures any of which would do.
@@ -32,7 +33,7 @@ class Pair:
     edit_type: str = ""
     difficulty: str = ""
     weights: Mapping[str, float] = field(default_factory=dict)
-    blend_words: tuple[str, str] | None = None
+    blend_words: tuple[str | None, str | None] | None = None
     image: Path | None = None
     mask: Path | None = None
     ideal: Path | None = None
@@ -142,6 +143,8 @@ def _pair_problems(pair: Pair) -> Iterator[str]:
         yield "id must not be empty"
     for name in ("source_prompt", "target_prompt"):
         yield from _prompt_problems(name, getattr(pair, name))
+    if not (isinstance(pair.source_prompt, str) and isinstance(pair.target_prompt, str)):
+        return  # no word stands in it
     for words, factor in pair.weights.items():
         yield from _word_problems("weights", words, "target_prompt", pair.target_prompt)
         if isinstance(factor, bool) or not isinstance(factor, Real) or not math.isfinite(factor):
@@ -151,8 +154,10 @@ def _pair_problems(pair: Pair) -> Iterator[str]:
             yield f"blend_words = {pair.blend_words!r}: must be two, of the source and of the target prompt"
         else:
             source_words, target_words = pair.blend_words
-            yield from _word_problems("blend_words", source_words, "source_prompt", pair.source_prompt)
-            yield from _word_problems("blend_words", target_words, "target_prompt", pair.target_prompt)
+            if source_words is not None:
+                yield from _word_problems("blend_words", source_words, "source_prompt", pair.source_prompt)
+            if target_words is not None:
+                yield from _word_problems("blend_words", target_words, "target_prompt", pair.target_prompt)
     for name in ("image", "mask", "ideal"):
         path = getattr(pair, name)
         if path is not None and not (path.is_file() or (name == "ideal" and path.is_dir())):
@@ -161,7 +166,10 @@ def _pair_problems(pair: Pair) -> Iterator[str]:
         yield "ideal: is the edit of a picture, so that the pair needs an image too"
 
 
-def _prompt_problems(name: str, prompt: str) -> Iterator[str]:
+def _prompt_problems(name: str, prompt: object) -> Iterator[str]:
+    if not isinstance(prompt, str):
+        yield f"{name} = {prompt!r}: must be a text; a number is one in quotes"
+        return
     # Any other white space makes empty or glued words and shifts the positions of all that follow.
     if not (closed := single_spaced(prompt)):
         yield f"{name} = {prompt!r}: must not be empty"
@@ -169,8 +177,10 @@ def _prompt_problems(name: str, prompt: str) -> Iterator[str]:
         yield f"{name} = {prompt!r}: words must be separated by single spaces, as in {closed!r}"
 
 
-def _word_problems(name: str, words: str, prompt_name: str, prompt: str) -> Iterator[str]:
-    if not has_words(prompt, words):
+def _word_problems(name: str, words: object, prompt_name: str, prompt: str) -> Iterator[str]:
+    if not isinstance(words, str):
+        yield f"{name} = {words!r}: must be a text; a number is one in quotes"
+    elif not has_words(prompt, words):
         near = _nearest(words, prompt)
         hint = f"; did you mean {near!r}?" if near else ""
         rule = "whole words, case and punctuation count"

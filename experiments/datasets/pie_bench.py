@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments.datasets.blended import check_policy, parse_blended, report_dropped
+from experiments.datasets.blended import blended_words, check_policy, report_unusable
 from experiments.datasets.dataset import Dataset
 from experiments.datasets.files import cache_folder, check_folder, inside, keep_image, keep_mask
 from experiments.datasets.pair import Pair, checked, single_spaced
@@ -59,7 +59,8 @@ class PieBench(Dataset):
     """The pairs of one folder; `edit_type` is the category that `editing_type_id` names.
 
     The decoded masks are kept in `cache`, by default a folder in `path`. `unusable_blend_words`: what becomes
-    of pairs whose blended words are not in their prompts, "error" or "drop" (the words, told in one line).
+    of pairs whose blended words are not in their prompts, "error", "drop" (the words, told in one line), or
+    "published", what the published run made of them.
     """
 
     name: str = "pie_bench"
@@ -102,7 +103,7 @@ class _Row:
 
 def _pairs(dataset: PieBench, rows: Iterator[_Row | str], where: str) -> list[Pair]:
     """Make the pairs of all rows; a row that is a text is the problem that it has."""
-    pairs, problems, dropped = [], [], []
+    pairs, problems, unusable = [], [], []
     cache = cache_folder(dataset.path, dataset.cache)
     for row in rows:
         if isinstance(row, str):
@@ -111,12 +112,10 @@ def _pairs(dataset: PieBench, rows: Iterator[_Row | str], where: str) -> list[Pa
         source, target = strip_brackets(row.source), strip_brackets(row.target)
         words = None
         try:
-            words = parse_blended(row.blended, source, target)
+            words, otherwise = blended_words(row.blended, source, target, dataset.unusable_blend_words)
+            unusable += [row.id] if otherwise else []
         except ValueError as error:
-            if dataset.unusable_blend_words == "drop":
-                dropped.append(row.id)
-            else:
-                problems.append(f"id {row.id!r}: {error}; dataset.unusable_blend_words=drop leaves them out")
+            problems.append(f"id {row.id!r}: {error}")
         try:
             with Image.open(row.image) as image:
                 width, height = image.size
@@ -130,7 +129,7 @@ def _pairs(dataset: PieBench, rows: Iterator[_Row | str], where: str) -> list[Pa
                 instruction=row.instruction,
             )
         )  # fmt: skip
-    report_dropped(dataset.name, dropped, len(pairs))
+    report_unusable(dataset.name, dataset.unusable_blend_words, unusable, len(pairs))
     return checked(pairs, problems, where)
 
 

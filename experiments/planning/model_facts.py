@@ -23,7 +23,10 @@ class ModelFacts:
 
     @classmethod
     def of(cls, spec: ModelSpec, num_inference_steps: int) -> ModelFacts:
-        """Ask a model's files. Raises ValueError for a scheduler that cannot work."""
+        """Ask a model's files. Raises ValueError for a scheduler that cannot work, and for another pipeline's
+        files.
+        """
+        spec.check()
         scheduler = spec.load_scheduler()
         return cls(
             spec.identity(),

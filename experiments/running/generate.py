@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from experiments.inputs.masks import check_sizes, read_mask
 from experiments.planning.plan import GroupPlan, Plan, without
 from experiments.running.inversion_cache import kept_paths
 from experiments.running.png_files import write_mask, write_png
-from experiments.running.record_rows import RecordRows, RunInfo
+from experiments.running.record_rows import RecordRows, RunInfo, first_step
 from p2p.engine import Edited, batches, generate
 from p2p.families.model import Model
 from p2p.loading.pipeline_spec import Pipelines
 from p2p.sampling import Calls
+from p2p.schedulers import noise_share
 from results.store.records import PATH_COLUMNS, RECORD_IDENTITY, has_records, load_records, write_records
 from results.store.run_folder import ideal_path
 from results.tables.cells import GIVEN
@@ -64,6 +66,7 @@ def run_plan(plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines) -> i
     others go on.
     """
     failed = 0
+    info = replace(info, starts=_starts(plan, model))
     with tqdm(total=plan.evaluations, desc="generating", unit="eval", smoothing=0.05) as bar:
         calls = Calls(plan.sampling.max_batch, bar.update)
         whole = [group.group() for group in plan.groups]
@@ -79,6 +82,18 @@ def run_plan(plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines) -> i
     return failed
 
 
+def _starts(plan: Plan, model: Model) -> dict[int, tuple[float, float]]:
+    """Return the timestep and the share of noise of each step at which a picture of the plan starts."""
+    sampling = plan.sampling
+    firsts = {first_step(picture, group, sampling) for group in plan.groups for picture in group.pictures()}
+    scheduler = model.new_scheduler(sampling.num_inference_steps)
+    return {
+        step: (float(scheduler.timesteps[step]), noise_share(scheduler, step))
+        for step in firsts
+        if step is not None
+    }
+
+
 def _make(
     groups: Sequence[GroupPlan], plan: Plan, model: Model, info: RunInfo, calls: Calls, pipelines: Pipelines
 ) -> None:
@@ -90,7 +105,7 @@ def _make(
     seconds = (time.monotonic() - began) / len(groups)
     for group, edited in zip(groups, images, strict=True):
         rows = RecordRows(group, plan, info)
-        _save(rows, edited, _save_ideals(rows, model), seconds)
+        _save(rows, edited, _save_ideals(rows, model), seconds, model.warnings)
 
 
 def _save_ideals(rows: RecordRows, model: Model) -> dict[str, Tensor]:
@@ -135,8 +150,13 @@ def _save_masks(rows: RecordRows, size: tuple[int, int]) -> None:
         write_mask(mask, rows.info.run_dir / rows.mask_path(branch))
 
 
-def _save(rows: RecordRows, edited: Edited, ideals: Mapping[str, Tensor], seconds: float) -> None:
-    """Write a group's pictures and the masks of its pairs, then its records; it took `seconds`."""
+def _save(
+    rows: RecordRows, edited: Edited, ideals: Mapping[str, Tensor], seconds: float, told: Sequence[str]
+) -> None:
+    """Write a group's pictures and the masks of its pairs, then its records; it took `seconds`.
+
+    The records of what the model made warn of what is `told` of the model.
+    """
     group, run_dir = rows.group, rows.info.run_dir
     size = (edited.source.shape[-2], edited.source.shape[-1])
     _save_masks(rows, size)
@@ -156,5 +176,7 @@ def _save(rows: RecordRows, edited: Edited, ideals: Mapping[str, Tensor], second
             image, warnings = edited.source, fitted
         write_png(image, run_dir / rows.path(picture))
         own = 0.0 if picture.given else seconds / len(group.branches)
-        records.append(rows.made(picture, own, warnings))
+        by_model = picture.trajectory.external is None and not (picture.method == "source" and group.image)
+        warned = [*([warnings] if warnings else []), *(told if by_model else ())]
+        records.append(rows.made(picture, own, "; ".join(warned)))
     write_records(run_dir, group.id, pd.DataFrame(records))

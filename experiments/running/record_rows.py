@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from experiments.datasets.pair import slug
 from experiments.planning.plan import Branch, GroupPlan, Plan
 from experiments.planning.setting_rows import labels
+from p2p.sampling import Sampling
 from results.store.run_folder import ideals_folder, pair_folder, picture_path
 
 
@@ -20,6 +23,24 @@ class RunInfo:
     dataset: str
     model: str
     cache_dir: Path  # where inversions are kept
+    starts: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    """By the step at which pictures start: its timestep, and the share of noise there (`noise_share`)."""
+
+
+NOWHERE = (math.nan, math.nan)
+
+
+def first_step(picture: Branch, group: GroupPlan, sampling: Sampling) -> int | None:
+    """Return the step at which a picture starts, from its source noised to there or from an inversion.
+
+    None where it starts at the first step, from noise alone, and where another pipeline makes it.
+    """
+    steps, trajectory = sampling.num_inference_steps, picture.trajectory
+    if trajectory.start is not None:
+        return trajectory.start
+    if group.inversion is None or not trajectory.from_noise:
+        return None
+    return group.inversion.start(steps) or None
 
 
 @dataclass(frozen=True)
@@ -74,9 +95,9 @@ class RecordRows:
 
     def _row(self, picture: Branch) -> dict[str, Any]:
         group, sampling = self.group, self.plan.sampling
-        start, steps = picture.trajectory.start, sampling.num_inference_steps
-        if picture.trajectory.from_noise and group.inversion is not None:
-            start = group.inversion.start(steps)
+        steps, start = sampling.num_inference_steps, first_step(picture, group, sampling)
+        denoised = start is not None and picture.method not in ("source", "ideal")
+        timestep, noise = self.info.starts.get(start or 0, NOWHERE) if denoised else NOWHERE
         return {
             **labels(picture, self.info.dataset, self.info.model),
             "group": group.id,
@@ -89,6 +110,8 @@ class RecordRows:
             "num_inference_steps": steps,
             "guidance_scale": float(sampling.guidance_scale),
             "guidance_rescale": float(sampling.guidance_rescale),
+            "start_timestep": timestep,
+            "start_noise": noise,
             "mask": self.mask_path(picture),
             "ideal": self.ideals_folder(picture),
             "uses_mask": picture.uses_mask,

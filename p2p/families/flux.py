@@ -35,7 +35,9 @@ class Flux(LatentTransformer):
 
     pipeline_name: ClassVar[str] = "FluxPipeline"
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer_2": 512}
+    expands_tokens: ClassVar[bool] = True
     patch_size: ClassVar[int] = 2
+    latents_per_token: ClassVar[int] = 4
 
     def _encode_prompt(self, prompt: str, negative: bool) -> Conditioning:
         embeds, pooled, _ = self.pipeline.encode_prompt(
@@ -58,7 +60,7 @@ class Flux(LatentTransformer):
     def channels(self) -> int:
         """Channels of the latents: a quarter of a token's, as a token holds 2 x 2 latents."""
         channels: int = self.denoiser.config.in_channels
-        return channels // 4
+        return channels // self.latents_per_token
 
     @classmethod
     def timestep_options(

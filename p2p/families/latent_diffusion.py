@@ -25,6 +25,7 @@ class LatentDiffusion(StableDiffusion):
     pipeline_name: ClassVar[str] = "LDMTextToImagePipeline"
     load_options: ClassVar[Mapping[str, Any]] = {"use_safetensors": None}  # the published weights are not
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": 77}
+    expands_tokens: ClassVar[bool] = False
 
     @property
     def vae(self) -> Any:

@@ -21,7 +21,7 @@ from tokenizers.normalizers import Sequence as NormalizerSequence
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from p2p.alignment import NoText, Tokenizers, encode
+from p2p.alignment import ExpandingTokenizer, NoText, Tokenizers, encode
 from p2p.attention.injection import BatchInjection, injection_processors
 from p2p.attention.single_layers import NO_LAYERS, LayerInjection, UNetLayers
 from p2p.schedulers import set_timesteps
@@ -44,6 +44,7 @@ class Model(ABC):
     height: int | None = None  # of images; None: the denoiser's own
     width: int | None = None
     upscaler: Model | None = None  # runs on the images of this model
+    warnings: Sequence[str] = ()  # what its loading has to tell, for the records of its images
 
     pipeline_name: ClassVar[str]  # of diffusers' class
     load_options: ClassVar[Mapping[str, Any]] = {}  # of the pipeline class's from_pretrained
@@ -53,6 +54,8 @@ class Model(ABC):
     prompts are padded (None: to the tokenizer's own limit)."""
     can_leave_out: ClassVar[Sequence[str]] = ()  # text encoders without which the pipeline works too
     lower_case: ClassVar[bool] = False  # whether the pipeline lower-cases prompts before it tokenizes them
+    expands_tokens: ClassVar[bool] = False  # whether the pipeline writes tokens of several vectors out
+    latents_per_token: ClassVar[int] = 1  # whose channels stand side by side in the denoiser's input
     single_layers: ClassVar[bool] = False  # whether edits can take from single layers, see `unet_layers`
 
     def __post_init__(self) -> None:
@@ -109,12 +112,16 @@ class Model(ABC):
 
     @classmethod
     def aligned_tokenizers(cls, tokenizers: Mapping[str, PreTrainedTokenizerBase | None]) -> Tokenizers:
-        """Return the tokenizers set up as the pipeline uses them (length limit, lower case), in block order.
+        """Return the tokenizers set up as the pipeline uses them, in block order: length limit, lower case,
+        tokens of several vectors written out.
 
         `tokenizers` are the pipeline's, by name. None marks a text encoder that is not loaded; the block of
         its tokens then holds no words.
         """
-        return tuple(_as_used(tokenizers[name], n, cls.lower_case) for name, n in cls.text_blocks.items())
+        used = [_as_used(tokenizers[name], n, cls.lower_case) for name, n in cls.text_blocks.items()]
+        if cls.expands_tokens:
+            return tuple(one if isinstance(one, NoText) else ExpandingTokenizer(one) for one in used)
+        return tuple(used)
 
     def condition(self, images: Tensor, noise: Tensor) -> Conditioning:
         """Return N rows of conditioning for images (N, 3, height, width) in [0, 1] that are to be enlarged.

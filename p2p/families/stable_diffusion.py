@@ -22,7 +22,12 @@ class StableDiffusion(UNetModel):
     blend_side: int = 16
 
     pipeline_name: ClassVar[str] = "StableDiffusionPipeline"
-    load_options: ClassVar[Mapping[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
+    expands_tokens: ClassVar[bool] = True
+    load_options: ClassVar[Mapping[str, Any]] = {
+        "safety_checker": None,
+        "feature_extractor": None,  # the checker's
+        "requires_safety_checker": False,
+    }
 
     @property
     def vae(self) -> Any:

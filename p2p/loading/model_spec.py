@@ -18,10 +18,11 @@ from p2p.alignment import Tokenizers
 from p2p.devices import default_dtype, exact_float32, resolve_device
 from p2p.families import FAMILIES, family_of
 from p2p.families.model import Model, encoder_of, tokenizer_of
+from p2p.loading.folder_checks import folder_problem
 from p2p.loading.loras import Lora, load_loras
 from p2p.loading.pipeline_files import DTYPES, PipelineFiles, hash_files
 from p2p.loading.tokenizer_files import clip_tokenizer, read_tokenizer
-from p2p.schedulers import check_settings, new_scheduler, scheduler_class
+from p2p.schedulers import check_agreement, check_settings, new_scheduler, scheduler_class
 
 UPSCALED = ("IFPipeline", "IFSuperResolutionPipeline")
 SHARED = ("tokenizer", "text_encoder")  # by a model and its upscaler
@@ -60,6 +61,7 @@ class ModelSpec:
     loras: Sequence[Mapping[str, Any]] = ()
     upscaler: ModelSpec | None = None
     leave_out: Sequence[str] = ()
+    carried_over: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if unknown := set(self.leave_out) - set(self.family.can_leave_out):
@@ -103,6 +105,17 @@ class ModelSpec:
         """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
         return self.files.folder()
 
+    def check(self) -> None:
+        """Raise ValueError where the folder on this machine is not of the spec's pipeline, by its files."""
+        if self.upscaler is not None:
+            self.upscaler.check()
+        if (folder := self.local_folder()) is None:
+            return
+        files = self.files
+        left_out = [name for name, value in {**files.options, **files.left_out}.items() if value is None]
+        if problem := folder_problem(folder, self.pipeline, self.family, left_out):
+            raise ValueError(f"{files.owner}: {self.path!r} cannot be run, {problem}")
+
     def load_tokenizers(self) -> Tokenizers:
         """Return the tokenizers, from the pipeline's folder or, for CLIP's, from open_clip's vocabulary."""
         folder = self.local_folder()
@@ -128,6 +141,7 @@ class ModelSpec:
         own: dict[str, Any] = {}
         if folder is not None:
             own = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+            check_agreement(self.path, own, self.scheduler_config, self.carried_over)
         name = self.scheduler or own["_class_name"]
         check_settings(name, self.scheduler_config)
         return new_scheduler(name, {**own, **self.scheduler_config})
@@ -194,6 +208,7 @@ class ModelSpec:
         (see `exact_float32`), for the whole process.
         """
         device = resolve_device(self.device)
+        self.check()
         if device.type == "cuda":
             exact_float32()
         files, parts = self.files, dict(components or {})
@@ -201,12 +216,12 @@ class ModelSpec:
             parts = {**files.checked(self._read_tokenizers, folder, {*files.left_out, *parts}), **parts}
         pipeline = files.read(str(self.dtype), parts)
         pipeline.scheduler = self.load_scheduler()
-        load_loras(pipeline, self._loras())
+        warnings = load_loras(pipeline, self._loras())
         files.place(pipeline, device)
         shared = {name: getattr(pipeline, name) for name in SHARED} if self.upscaler else {}
         upscaler = self.upscaler.load(shared) if self.upscaler else None
         sides = self.self_max_side, self.blend_side
-        return self.family(pipeline, *sides, self.height, self.width, upscaler)
+        return self.family(pipeline, *sides, self.height, self.width, upscaler, warnings)
 
     def _read_tokenizers(self, folder: Path, aside: Collection[str]) -> dict[str, PreTrainedTokenizerBase]:
         """Return the tokenizers that planning read, by name, without `aside`, to be given to the pipeline.

@@ -71,10 +71,13 @@ class PipelineFiles:
                 part.requires_grad_(False).eval()
 
     def checked(self, get: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Return what a function gives; what it raises where weights cannot be had becomes one line."""
+        """Return what a function gives; what it raises where weights cannot be had becomes one line.
+
+        So does what diffusers raises of a quantised folder whose package is missing, too old, or not its own.
+        """
         try:
             return get(*args, **kwargs)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError, NotImplementedError, TypeError) as error:
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise self.unavailable(cause) from error
 

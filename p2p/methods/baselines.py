@@ -36,6 +36,9 @@ class SDEdit:
     It differs under LMS, whose order here is that of the steps taken, and under PNDM, which is refused at
     strengths below 1 (`p2p.schedulers.check_start`). diffusers' pipelines for SD 3 and Flux leave out
     `int(T - T * strength)` steps and so round up what is run: 0.33 of 20 is 7 steps there, 6 here.
+
+    A strength is a share of the steps, not of noise: 0.33 of 20 steps starts at 0.33 of noise under DDIM, at
+    0.07 under DPM-Solver++ with Karras's sigmas (`p2p.schedulers.noise_share`, which records tell).
     """
 
     strength: float

@@ -20,7 +20,7 @@ from torch import Tensor
 from p2p.alignment import Tokenizers, encode
 from p2p.loading.pipeline_spec import ExternalCall, Pipelines, PipelineSpec
 from p2p.loading.placeholders import TEXTS, check_placeholders, filled, placeholders
-from p2p.sampling import Sampling
+from p2p.sampling import Sampling, check_number
 from p2p.trajectory import EditRequest, Trajectory
 
 OURS = ("generator", "output_type", "return_dict")  # arguments that the run gives
@@ -51,8 +51,8 @@ class External:
 
     def __post_init__(self) -> None:
         kind = self.spec.kind
-        number = isinstance(self.rows_per_step, (int, float)) and not isinstance(self.rows_per_step, bool)
-        if not number or not self.rows_per_step > 0:
+        check_number("rows_per_step", self.rows_per_step)
+        if not self.rows_per_step > 0:
             raise ValueError(f"rows_per_step: {self.rows_per_step!r} is not a number above 0")
         if not isinstance(self.prepare, Mapping):
             raise ValueError(f"prepare: {self.prepare!r} does not map methods to their arguments")
@@ -155,10 +155,20 @@ def _check_length(name: str, pipeline: Any, texts: Iterable[str]) -> None:
     parts = pipeline.components.items()
     tokenizers = [part for label, part in parts if label.startswith("tokenizer") and part is not None]
     for text in texts:
-        counts = [(len(t(text, verbose=False).input_ids), t.model_max_length) for t in tokenizers]
+        counts = [
+            (len(t(_expanded(pipeline, text, t), verbose=False).input_ids), t.model_max_length)
+            for t in tokenizers
+        ]
         if counts and all(count > limit for count, limit in counts):
             limit = max(limit for _, limit in counts)
             raise ValueError(f"{name}: prompt {text!r} is too long, allowed are {limit} tokens")
+
+
+def _expanded(pipeline: Any, text: str, tokenizer: Any) -> str:
+    """Return a text with the tokens of several vectors written out, where the pipeline loads such tokens."""
+    if not hasattr(pipeline, "maybe_convert_prompt"):
+        return text
+    return str(pipeline.maybe_convert_prompt(text, tokenizer))
 
 
 def _parameters(label: str, kind: Any, name: str) -> Mapping[str, inspect.Parameter]:

@@ -19,7 +19,15 @@ from p2p.local_blend import LocalBlend
 from p2p.methods.profiles import profile
 from p2p.methods.windows import Steps, gate_rows, self_window, windows_from_tau
 from p2p.operators import Alignment, block_alignment, find_operator, resolve_operator
-from p2p.trajectory import CrossInjection, EditRequest, Injection, Method, Trajectory
+from p2p.sampling import check_number
+from p2p.trajectory import (
+    CrossInjection,
+    EditRequest,
+    Injection,
+    Method,
+    Trajectory,
+    check_word_pair,
+)
 from p2p.word_readings import word_columns
 
 
@@ -60,12 +68,10 @@ class PromptToPrompt:
                 "allowed is one of them"
             )
         self._windows()
-        number = isinstance(self.weights, (int, float)) and not isinstance(self.weights, bool)
-        if not (self.weights is None or isinstance(self.weights, Mapping) or number):
-            raise ValueError(f"weights: {self.weights!r} is not a number or a mapping of words to numbers")
-        number = isinstance(self.blend_weight, (int, float)) and not isinstance(self.blend_weight, bool)
-        if not (self.blend_weight is None or number):
-            raise ValueError(f"blend_weight: {self.blend_weight!r} is not a number")
+        if not (self.weights is None or isinstance(self.weights, Mapping)):
+            check_number("weights", self.weights, note=" or a mapping of words to numbers")
+        if self.blend_weight is not None:
+            check_number("blend_weight", self.blend_weight)
         start = profile(self.profile).blend_start if self.blend_start is None else self.blend_start
         shares = {
             "blend_start": start,
@@ -73,10 +79,11 @@ class PromptToPrompt:
             "substruct_threshold": self.substruct_threshold,
         }
         for name, share in shares.items():
+            check_number(name, share)
             if not 0 <= share < 1:
                 raise ValueError(f"{name}: {share!r} is not in [0, 1)")
-        if self.substruct_words is not None and len(self.substruct_words) != 2:
-            raise ValueError(f"substruct_words: {self.substruct_words!r} is no pair (source's, target's)")
+        if self.substruct_words is not None:
+            check_word_pair("substruct_words", self.substruct_words)
 
     def _windows(self) -> tuple[Steps | Mapping[str, Steps], Steps]:
         if self.tau is not None:
@@ -101,8 +108,9 @@ class PromptToPrompt:
                 for word, factor in request.weights.items()
             }
         scaled = dict(weights)
-        if self.blend_weight is not None and request.blend_words is not None:
-            scaled = {request.blend_words[1]: float(self.blend_weight), **weights}
+        blend_word = request.blend_words[1] if request.blend_words is not None else None
+        if self.blend_weight is not None and blend_word is not None:
+            scaled = {blend_word: float(self.blend_weight), **weights}
         if chosen.one_weight and len(set(scaled.values())) > 1:
             raise ValueError(
                 f"weights: {scaled} are several factors, allowed is one under profile {self.profile!r}"

@@ -41,7 +41,17 @@ def ablation(table: pd.DataFrame, directions: Directions) -> Iterator[tuple[str,
         yield "ablation", sweep_plots.ablation(table, metrics, directions)
 
 
-PLOTS: tuple[Plot, ...] = (trade_offs, over_tau, ablation)
+def over_noise(table: pd.DataFrame, directions: Directions) -> Iterator[tuple[str, Figure]]:
+    """Draw every metric over the share of noise at the start, of methods that start at several."""
+    metrics = measured(table)
+    plain = table[table["edit_type"].eq(ALL) & is_plain(table)]
+    starts = plain.groupby("method")["start_noise"].nunique()
+    rows = table[table["method"].isin(starts.index[starts.gt(1)])]
+    if metrics and len(rows):
+        yield "over_noise", sweep_plots.over_noise(rows, metrics, directions)
+
+
+PLOTS: tuple[Plot, ...] = (trade_offs, over_tau, over_noise, ablation)
 
 
 def measured(table: pd.DataFrame) -> list[str]:

@@ -78,13 +78,7 @@ def over_tau(table: pd.DataFrame, metrics: Sequence[str], directions: Directions
     figure, panels = new_figure(len(metrics))
     for axes, metric in zip(panels, metrics):
         for curve in curves:
-            values, color = values_of(curve.cells, metric), curve.color
-            axes.plot(
-                values["tau"], values["mean"], color=color, marker=curve.marker, markersize=4.5,
-                linewidth=1.6, markeredgecolor="white", markeredgewidth=0.7,
-                label=escape_mathtext(curve.name),
-            )  # fmt: skip
-            axes.fill_between(values["tau"], values["low"], values["high"], color=color, alpha=0.18, lw=0)
+            _band(axes, curve, curve.cells["tau"], metric)
         for value in values_of(fixed_seed, metric)["mean"].dropna():
             color, label = STYLE["fixed_seed"][0], method_label("fixed_seed")
             axes.axhline(value, color=color, linewidth=1.2, linestyle=(0, (4, 2)), label=label, zorder=1)
@@ -92,6 +86,35 @@ def over_tau(table: pd.DataFrame, metrics: Sequence[str], directions: Directions
         label_axis(axes, "y", metric, directions)
     legend(figure, panels[0])
     return figure
+
+
+def over_noise(table: pd.DataFrame, metrics: Sequence[str], directions: Directions) -> Figure:
+    """Plot each metric over the share of noise that pictures start from, in its own panel, with a band.
+
+    Unlike a strength, a share of steps, it means the same under every scheduler.
+    """
+    rows = _plain(table)
+    rows = rows[rows["start_noise"].notna()]
+    figure, panels = new_figure(len(metrics))
+    for axes, metric in zip(panels, metrics):
+        for curve in _curves(rows):
+            _band(axes, curve, curve.cells["start_noise"], metric)
+        axes.set_xlabel("share of noise at the start  (freer edit →)", fontsize=SIZE, color=INK)
+        label_axis(axes, "y", metric, directions)
+    legend(figure, panels[0])
+    return figure
+
+
+def _band(axes: Axes, curve: _Curve, over: pd.Series, metric: str) -> None:
+    """Draw a curve's means over a column of its cells, and their intervals as a band."""
+    values, color = values_of(curve.cells, metric), curve.color
+    over = over.astype(float).sort_values()
+    values = values.loc[over.index]
+    axes.plot(
+        over, values["mean"], color=color, marker=curve.marker, markersize=4.5, linewidth=1.6,
+        markeredgecolor="white", markeredgewidth=0.7, label=escape_mathtext(curve.name),
+    )  # fmt: skip
+    axes.fill_between(over, values["low"], values["high"], color=color, alpha=0.18, lw=0)
 
 
 def ablation(table: pd.DataFrame, metrics: Sequence[str], directions: Directions) -> Figure:
@@ -152,10 +175,8 @@ def _plain(table: pd.DataFrame) -> pd.DataFrame:
 
 def cells_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Turn tidy rows into one row per cell with `mean`, `low`, `high` per metric."""
-    cells = rows.drop_duplicates(CELL)[CELL].reset_index(drop=True)
-    numbered = rows.assign(
-        cell=rows.groupby(CELL, sort=False, dropna=False).ngroup()
-    )
+    cells = rows.drop_duplicates(CELL)[[*CELL, "start_noise"]].reset_index(drop=True)
+    numbered = rows.assign(cell=rows.groupby(CELL, sort=False, dropna=False).ngroup())
     values = numbered.pivot(index="cell", columns="metric", values=["mean", "low", "high"])
     values.columns = pd.Index([(metric, name) for name, metric in values.columns], tupleize_cols=False)
     return cells.join(values)

@@ -32,7 +32,7 @@ _PLACE = ("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "
 _MADE = ("source_prompt", "target_prompt", "method", "inversion")
 _OUTCOME = (*PATH_COLUMNS, "status", "error", "warnings", "instruction")
 _STEPS = ("seed", "effective_steps", "num_inference_steps")
-_REAL = ("guidance_scale", "guidance_rescale", "seconds")
+_REAL = ("guidance_scale", "guidance_rescale", "start_timestep", "start_noise", "seconds")
 
 RECORD_TYPES: dict[str, str] = {
     **dict.fromkeys((*_PLACE, *_MADE), "string"),

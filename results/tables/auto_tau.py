@@ -5,6 +5,7 @@ the user; how much of the source an edit may change is easier to state than a nu
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,8 +53,9 @@ class Target:
         if len(given) != 1:
             raise ValueError(f"target of {self.metric!r}: {bounds} given, allowed is one of them")
         for name, bound in given.items():
-            if isinstance(bound, bool) or not isinstance(bound, int | float):
-                raise ValueError(f"target of {self.metric!r}: {name} {bound!r} is not a number")
+            number = isinstance(bound, int | float) and not isinstance(bound, bool)
+            if not number or not math.isfinite(bound):
+                raise ValueError(f"target of {self.metric!r}: {name} {bound!r} is not a finite number")
 
     @property
     def label(self) -> str:

@@ -4,6 +4,8 @@ A cell never averages over two settings: whatever differs within a method become
 """
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -24,7 +26,7 @@ ALL = "all"
 SOURCES = ["source", "reconstruction"]  # methods that make no edit
 GIVEN = [*SOURCES, "ideal"]  # and the ideal edit as the autoencoder gives it back
 
-_DESCRIBED = {"tau", "strength", "weights", "auto_tau"}  # parameters that columns of the cell show
+_AUTO_TAU = "_auto_tau"  # how the names of methods end whose tau was chosen
 _IN_STEPS = {"cross_replace_steps", "self_replace_steps"}  # shown by WINDOWS, where known
 
 
@@ -37,10 +39,10 @@ def with_cells(frame: pd.DataFrame) -> pd.DataFrame:
         uses_mask=_uses_mask(frame),
         tau=frame["tau"].round(9),  # 1 - 0.8 is 0.2
         weighting=frame["weights"].map(_weighting).mask(_unchanged(frame), "×1"),
-        variant=_variants(frame),
         # A user's edit type may have the name of the row over all of them.
         edit_type=frame["edit_type"].where(frame["edit_type"].ne(ALL), "'all'"),
     )
+    frame = frame.assign(variant=_variants(frame))
     named = free_windows(frame) | ~_windows_follow_tau(frame)
     return frame.assign(
         setting=[_setting(row, windows) for (_, row), windows in zip(frame.iterrows(), named)]
@@ -94,8 +96,8 @@ def _setting(row: pd.Series, name_windows: bool) -> str:
         main = f"strength {row['strength']:g}"
     elif row["method"] in ("source", "fixed_seed"):
         main = ""
-    elif rule := json.loads(row["params"]).get("auto_tau"):
-        main = rule
+    elif row["method"].endswith(_AUTO_TAU):
+        main = json.loads(row["params"]).get("auto_tau", "")
     elif name_windows or not tau:
         main = window_label(row) + (f" ({tau})" if tau else "")
     else:
@@ -133,28 +135,62 @@ def _weighting(weights: str) -> str:
 
 def _variants(frame: pd.DataFrame) -> pd.Series:
     """Spell out the parameters that differ between rows of a method and that no column of the cell shows."""
-    known = frame[WINDOWS].notna().all(axis=1)
-    hidden = [_DESCRIBED | _IN_STEPS if windows else _DESCRIBED for windows in known]
+    columns = frame[["params", "method", "weights", "tau", "strength", *WINDOWS]]
+    variants = _told(columns, pd.Series(True, index=frame.index))
+    mixed = _mixed(frame.assign(variant=variants))
+    return _told(columns, ~mixed) if mixed.any() else variants
+
+
+def _told(columns: pd.DataFrame, in_steps: pd.Series) -> pd.Series:
+    """Return the variants; `in_steps`: whether windows and weights of a row are taken to show parameters."""
     params = pd.Series(
         [
             {
                 name: _spelled(value)
-                for name, value in json.loads(text).items()
-                # A window per word is more than the columns say.
-                if name not in out or (isinstance(value, dict) and name != "weights")
+                for name, value in json.loads(row["params"]).items()
+                if not _shown(name, value, row, by_windows)
             }
-            for text, out in zip(frame["params"], hidden)
+            for row, by_windows in zip(columns.to_dict("records"), in_steps)
         ],
-        index=frame.index,
+        index=columns.index,
         dtype=object,
     )
-    labels = pd.Series("", index=frame.index, dtype=object)
-    for _, rows in params.groupby(frame["method"]):
+    labels = pd.Series("", index=columns.index, dtype=object)
+    for _, rows in params.groupby(columns["method"]):
         names = sorted({name for row in rows for name in row})
         varying = [name for name in names if len({row.get(name) for row in rows}) > 1]
         texts = [[f"{name}={row[name]}" for name in varying if name in row] for row in rows]
         labels.loc[rows.index] = [", ".join(text) for text in texts]
     return labels
+
+
+def _shown(name: str, value: object, row: Mapping[str, Any], by_windows: bool) -> bool:
+    """Say whether columns of a row's cell show a parameter's value.
+
+    A method of somebody's own may call any parameter `tau`, and record nothing under that name.
+    """
+    if name in ("tau", "strength"):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return value is None
+        return round(float(value), 9) == round(float(row[name]), 9)
+    if name == "auto_tau":
+        return str(row["method"]).endswith(_AUTO_TAU)
+    known = by_windows and not any(pd.isna(row[window]) for window in WINDOWS)
+    if name == "weights":
+        return known or (by_windows and row["weights"] != "{}")
+    # A window per word is more than the columns say.
+    return name in _IN_STEPS and known and not isinstance(value, dict)
+
+
+def _mixed(frame: pd.DataFrame) -> pd.Series:
+    """Mark all rows of a method with a cell that holds two images of one pair and seed.
+
+    Two settings are then in one cell: its columns do not say all that they differ in.
+    """
+    cell = [name for name in CELL if name != "setting"]
+    place = [frame[name] for name in (*cell, "pair_id", "seed", "source_prompt", "target_prompt")]
+    several = frame["key"].groupby(place, dropna=False).transform("nunique").gt(1)
+    return several.groupby(frame["method"]).transform("any")
 
 
 def _spelled(value: object) -> str:

@@ -14,7 +14,8 @@ from results.store.records import RECORD_IDENTITY, WINDOWS, reason_column
 from results.tables.cells import ALL, CELL, CONTEXT, GIVEN, is_plain, ordered
 from results.tables.statistics import Estimate, estimate, paired_difference
 
-COLUMNS = [*CELL, "edit_type", "metric", "mean", "low", "high", "n", "n_images", "n_missing", "reasons"]
+_ESTIMATED = ["mean", "low", "high", "n", "n_images", "n_missing", "reasons"]
+COLUMNS = [*CELL, "start_noise", "edit_type", "metric", *_ESTIMATED]
 _NO_PARTNER = "no row with weight 1 to compare with"
 
 
@@ -84,6 +85,7 @@ def difference_table(
         rows += [
             _row(
                 cell,
+                members,
                 edit_type,
                 metric,
                 paired_difference(_by_image(rows_of, metric), _by_image(base_of, metric)),
@@ -100,7 +102,11 @@ def _table(cells: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     return _tidy(
         [
             _row(
-                cell, edit_type, metric, estimate(rows[metric], rows["pair_id"], rows[reason_column(metric)])
+                cell,
+                members,
+                edit_type,
+                metric,
+                estimate(rows[metric], rows["pair_id"], rows[reason_column(metric)]),
             )
             for cell, members in cells.groupby(CELL, dropna=False)
             # Two settings may be called the same: a picture counts once.
@@ -114,13 +120,21 @@ def _edit_types(members: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(ALL, members), *((str(name), rows) for name, rows in members.groupby("edit_type"))]
 
 
-def _row(cell: tuple, edit_type: str, metric: str, result: Estimate) -> dict[str, object]:
-    return {**dict(zip(CELL, cell)), "edit_type": edit_type, "metric": metric, **asdict(result)}
+def _row(
+    cell: tuple, members: pd.DataFrame, edit_type: str, metric: str, result: Estimate
+) -> dict[str, object]:
+    noise = members["start_noise"].max()  # one and the same, but for records from before there was the column
+    told = {"start_noise": noise, "edit_type": edit_type, "metric": metric}
+    return {**dict(zip(CELL, cell)), **told, **asdict(result)}
 
 
 def _tidy(rows: list[dict[str, object]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=COLUMNS)
-    return ordered(table.astype(dict.fromkeys(WINDOWS, "Int64") | {"tau": float, "strength": float}))
+    return ordered(
+        table.astype(
+            dict.fromkeys(WINDOWS, "Int64") | dict.fromkeys(("tau", "strength", "start_noise"), float)
+        )
+    )
 
 
 def _by_image(rows: pd.DataFrame, metric: str) -> pd.Series:

@@ -188,7 +188,7 @@ def test_unusable_blended_words_are_an_error_or_dropped_in_a_printed_line(
     assert capsys.readouterr().out.splitlines()[-1] == (
         "pie_bench: 1 of 2 pairs without their blended words: b"
     )
-    with pytest.raises(ValueError, match="must be error or drop"):
+    with pytest.raises(ValueError, match="must be one of error, drop, published"):
         PieBench(path=folder, unusable_blend_words="ignore")
 
 

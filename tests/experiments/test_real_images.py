@@ -231,3 +231,21 @@ def test_a_path_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:
     assert torch.equal(again.negatives["encoder_hidden_states"], rows[:, 0])
     assert (again.start, again.guidance_scale, again.shrink) == (2, 3.5, path.shrink)
     assert [file.name for file in (tmp_path / "kept").iterdir()] == ["path.safetensors"]
+
+
+def test_records_tell_where_a_picture_starts_and_how_noisy_it_is_there(
+    cli: Cli, tiny: list[str], run_dir: Path
+) -> None:
+    more = ["inversion=edit_friendly", "inversion.skip=0.25", "grid.methods.sdedit.strength=[0.5,1]"]
+    assert cli("run", *tiny, *more) == 0
+    records = load_records(run_dir)
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    noise = 1 - np.cumprod(1 - betas)
+    for row in records.itertuples():
+        timestep = {0.5: 251, 1.0: 751}[row.strength] if row.method == "sdedit" else 501
+        if row.method == "source":
+            assert np.isnan(row.start_timestep)
+            assert np.isnan(row.start_noise)
+        else:
+            assert row.start_timestep == timestep
+            assert row.start_noise == pytest.approx(noise[timestep], abs=1e-6)

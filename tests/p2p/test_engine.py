@@ -25,6 +25,7 @@ from p2p import (
     edit,
     generate,
 )
+from p2p.alignment import ExpandingTokenizer
 from p2p.engine import batches, derived_seed, plan_evaluations, tree_latents
 
 STEPS = 6
@@ -156,7 +157,9 @@ def test_the_pairs_own_weights_are_used_or_replaced_by_a_number(tiny_model: Stab
 
 def test_a_tokenizer_that_is_used_as_it_is_is_not_copied(tiny_model: StableDiffusion) -> None:
     """CLIP's takes 27 MB, more than an edit's own memory on a small model."""
-    assert tiny_model.tokenizers[0] is tiny_model.pipeline.tokenizer
+    [used] = tiny_model.tokenizers
+    assert isinstance(used, ExpandingTokenizer)
+    assert used.tokenizer is tiny_model.pipeline.tokenizer
 
 
 def test_one_seed_is_one_image_whatever_rides_along(tiny_model: StableDiffusion) -> None:

@@ -64,6 +64,8 @@ def make_row(pair_id: str, seed: int, method: str, **settings: object) -> dict[s
         "num_inference_steps": 50,
         "guidance_scale": 7.5,
         "guidance_rescale": 0.0,
+        "start_timestep": np.nan,
+        "start_noise": np.nan,
         "seconds": 0.5,
         **settings,
     }

@@ -82,7 +82,7 @@ def test_the_label_tells_the_rule() -> None:
         (lambda: AutoTau(["auto"], AT_MOST), "taus: 'auto' is not a number"),  # type: ignore[list-item]
         (lambda: Target(LPIPS), "target of 'lpips_embedded@1'.*allowed is one of them"),
         (lambda: Target(LPIPS, 0.2, 0.3), "allowed is one of them"),
-        (lambda: Target(LPIPS, "low"), "at_most 'low' is not a number"),  # type: ignore[arg-type]
+        (lambda: Target(LPIPS, "low"), "at_most 'low' is not a finite number"),  # type: ignore[arg-type]
         (
             lambda: AutoTau([0], Target("ssim@2", at_least=1)).check(NAMES, DIRECTIONS),
             f"auto_tau.target.at_least: 'ssim@2' is no metric of this run, allowed are {LPIPS}, ",

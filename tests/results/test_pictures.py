@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from results.plots import plot_style, strips, sweep_plots
+from results.plots.run_plots import over_noise
 from results.store.records import load, metric_columns
 from results.tables.cells import with_cells
 from results.tables.tables import main_table
@@ -55,6 +56,21 @@ def test_over_tau_has_a_panel_per_metric(finished_table: pd.DataFrame) -> None:
     figure = sweep_plots.over_tau(finished_table, metrics, DIRECTIONS)
     assert len(figure.axes) == len(metrics)
     assert all(set(lines(axes)) == {"Prompt-to-Prompt", "fixed seed"} for axes in figure.axes)
+
+
+def test_methods_that_start_in_the_middle_are_drawn_over_the_noise_there(
+    finished_table: pd.DataFrame,
+) -> None:
+    assert not list(over_noise(finished_table, DIRECTIONS))
+    noise = (finished_table["strength"] ** 2).where(finished_table["method"].eq("sdedit"))
+    noise = noise.mask(finished_table["method"].eq("p2p"), 0.4)  # an inversion's start is one for all taus
+    table = finished_table.assign(start_noise=noise)
+    [(name, figure)] = over_noise(table, DIRECTIONS)
+    assert name == "over_noise"
+    drawn = lines(figure.axes[0])
+    assert list(drawn) == ["SDEdit"]
+    assert drawn["SDEdit"][:, 0].tolist() == pytest.approx([0.09, 0.25, 0.49, 0.81])
+    assert "share of noise" in figure.axes[0].get_xlabel()
 
 
 def test_equal_tables_give_equal_files(finished_table: pd.DataFrame, tmp_path: Path) -> None:

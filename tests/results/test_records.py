@@ -21,6 +21,8 @@ from results.store.records import (
 )
 from results.store.run_folder import RunFolder
 from results.store.setting_rows import SETTING_TYPES, load_settings, write_settings
+from results.tables.cells import with_cells
+from results.tables.tables import main_table
 from tests.results.synthetic import make_row, p2p
 
 METRIC = "lpips_embedded@1"
@@ -200,6 +202,19 @@ def test_records_of_before_there_were_masks_have_none(tmp_path: Path) -> None:
     assert loaded["uses_mask"].tolist() == [False, False]
     write_records(tmp_path, "cat-dog-0", rows(0.2))
     assert len(load_records(tmp_path)) == 3
+
+
+def test_records_of_before_starts_were_told_have_none_and_stay_in_their_cells(tmp_path: Path) -> None:
+    write_records(tmp_path, "cat-dog-0", rows(0.5))
+    path = tmp_path / "records" / "cat-dog-0.parquet"
+    pd.read_parquet(path).drop(columns=["start_timestep", "start_noise"]).to_parquet(path)
+    later = pd.DataFrame([make_row("house-2", 0, "p2p", **p2p(0.5), start_timestep=251.0, start_noise=0.3)])
+    write_records(tmp_path, "house-2-0", later)
+    loaded = load_records(tmp_path)
+    assert sorted(loaded["start_noise"].fillna(-1)) == [-1, 0.3]
+    table = main_table(with_cells(loaded.assign(m=1.0, **{"reason:m": ""})), ["m"])
+    [cell] = table[table["edit_type"].eq("all")].to_dict("records")
+    assert (cell["n"], cell["start_noise"]) == (2, 0.3)
 
 
 def test_equal_settings_are_one_file_whatever_else_the_records_hold(tmp_path: Path) -> None:

@@ -71,6 +71,18 @@ def test_rows_that_differ_in_a_setting_are_never_averaged(one: dict, other: dict
     assert len(table.drop_duplicates(context)) == 2, "the rows cannot be told apart"
 
 
+@pytest.mark.parametrize("name", ["tau", "strength", "weights", "auto_tau", "cross_replace_steps", "profile"])
+@pytest.mark.parametrize("recorded", [{}, {"strength": 0.5}, windows((0, 25), (0, 20))])
+def test_two_values_of_a_parameter_are_two_rows_whatever_it_is_called(name: str, recorded: dict) -> None:
+    frame = pd.DataFrame(
+        [make_row("cat-dog", 0, "mine", params=json.dumps({name: value}), **recorded) for value in (0.3, 0.8)]
+    )
+    table = main_table(joined(frame, [0.0, 1.0]), [METRIC]).query("edit_type == 'all'")
+    assert sorted(table["mean"]) == [0.0, 1.0]
+    for value, setting in zip(("0.3", "0.8"), table["setting"]):
+        assert f"{name}={value}" in setting
+
+
 def test_the_same_tau_with_two_self_windows_makes_two_labels() -> None:
     rows = [{**p2p(0.2), "self_end": end} for end in (10, 20)]
     frame = pd.DataFrame([make_row("cat-dog", 0, "p2p", **row) for row in rows])

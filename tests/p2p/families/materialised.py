@@ -77,7 +77,7 @@ def edited_latents(
 ) -> tuple[Tensor, Controller]:
     """Return the last latents of source and target by the controller's edit, and the controller."""
     pipeline = model.pipeline
-    controller = Controller(settings, model.tokenizers[0], STEPS)
+    controller = Controller(settings, model.pipeline.tokenizer, STEPS)
     original = dict(pipeline.unet.attn_processors)
     pipeline.unet.set_attn_processor({name: processor(controller) for name in original})
     try:

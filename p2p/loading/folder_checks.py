@@ -1,0 +1,63 @@
+"""What a pipeline's files tell before weights are read: its class, tokenizers, channels, quantisation."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from p2p.families import FAMILIES
+from p2p.families.model import Model, encoder_of
+
+PACKAGES = {
+    "bitsandbytes": "bitsandbytes",
+    "bitsandbytes_4bit": "bitsandbytes",
+    "bitsandbytes_8bit": "bitsandbytes",
+    "gguf": "gguf",
+    "quanto": "optimum",
+    "torchao": "torchao",
+}
+"""By a config's `quant_method`: the package that diffusers reads such weights with."""
+
+
+def folder_problem(folder: Path, pipeline: str, family: type[Model], left_out: Collection[str]) -> str | None:
+    """Return why a folder cannot be run as this pipeline, None where its files tell of nothing.
+
+    Only the name of another family's class is a problem: many a folder bears a class of its own and loads.
+    """
+    return next(_problems(folder, pipeline, family, left_out), None)
+
+
+def _problems(folder: Path, pipeline: str, family: type[Model], left_out: Collection[str]) -> Iterator[str]:
+    index = _read(folder / "model_index.json")
+    kind = index.get("_class_name")
+    if pipeline in FAMILIES and kind in FAMILIES and kind != pipeline:
+        yield f"it holds a {kind}, the model's pipeline is {pipeline}; allowed is model.pipeline={kind}"
+    for name in set(family.text_blocks) - set(left_out):
+        if not (folder / name).is_dir():
+            can = encoder_of(name) in family.can_leave_out
+            way = f"; allowed is leave_out=[{encoder_of(name)}]" if can else ""
+            yield f"it has no {name}, by which {pipeline} reads its prompts{way}"
+    denoiser = _read(folder / "unet" / "config.json") or _read(folder / "transformer" / "config.json")
+    vae = _read(folder / "vae" / "config.json") or _read(folder / "vqvae" / "config.json")
+    taken, latent = denoiser.get("in_channels"), vae.get("latent_channels")
+    if taken is not None and latent is not None:
+        own = latent * family.latents_per_token
+        if taken != own:
+            yield (
+                f"its denoiser takes {taken} channels, its latents have {own}, as for inpainting or "
+                "instructions; allowed is one that takes the latents alone"
+            )
+    for file in sorted(folder.glob("*/config.json")):
+        method = (_read(file).get("quantization_config") or {}).get("quant_method")
+        package = PACKAGES.get(str(method))
+        if package and importlib.util.find_spec(package) is None:
+            part = file.parent.name
+            yield f"its {part} is quantised ({method}), for which the package {package} is missing"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return a JSON object, {} where there is no such file."""
+    return json.loads(file.read_text()) if file.is_file() else {}
