@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 WHOLE = {"F": 1.0, "I": 65535.0, "I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "I;16N": 65535.0}
 """What is white in the modes of one channel that have more than 8 bits; black is 0."""
@@ -114,4 +114,7 @@ def colour_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | Non
 
 
 def _unreadable(error: Exception) -> ValueError:
-    return ValueError(f"cannot be read as a picture ({(str(error) or type(error).__name__).splitlines()[0]})")
+    cause = (str(error) or type(error).__name__).splitlines()[0]
+    if isinstance(error, UnidentifiedImageError):  # whose own text names an object in memory
+        cause = "damaged, or of no known format"
+    return ValueError(f"cannot be read as a picture ({cause})")

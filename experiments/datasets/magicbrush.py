@@ -63,7 +63,7 @@ def _captions(file: Path) -> dict[str, str]:
     if not file.is_file():
         raise ValueError(f"captions = {str(file)!r}: there is no such file; {needed}")
     try:
-        captions = json.loads(file.read_text(encoding="utf-8"))
+        captions = json.loads(file.read_text(encoding="utf-8-sig"))
         return {name: single_spaced(said) for of in captions.values() for name, said in of.items()}
     except (ValueError, AttributeError) as error:
         raise ValueError(f"captions = {str(file)!r}: cannot be read ({error}); {needed}") from error

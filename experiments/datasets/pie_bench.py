@@ -146,7 +146,7 @@ def _mask(row: _Row) -> np.ndarray:
 
 def _mapping_rows(file: Path, images: Path) -> Iterator[_Row | str]:
     try:
-        mapping = json.loads(file.read_text(encoding="utf-8"))
+        mapping = json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{file}: is not JSON ({error})") from error
     if not isinstance(mapping, dict):
@@ -162,6 +162,9 @@ def _mapping_row(pair_id: str, fields: Any, images: Path) -> _Row:
     if not isinstance(fields, dict) or (missing := [name for name in FIELDS if name not in fields]):
         lacks = "all" if not isinstance(fields, dict) else ", ".join(missing)
         raise ValueError(f"must be an object with {', '.join(FIELDS)}; lacks {lacks}")
+    fields = {**fields, "blended_word": "" if fields["blended_word"] is None else fields["blended_word"]}
+    if type(fields["editing_type_id"]) is int:
+        fields["editing_type_id"] = str(fields["editing_type_id"])
     for name in FIELDS[:-1]:
         if not isinstance(fields[name], str):
             raise ValueError(f"{name} = {fields[name]!r}: must be a text")
