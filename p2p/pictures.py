@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
 
 WHOLE = {"F": 1.0, "I": 65535.0, "I;16": 65535.0, "I;16B": 65535.0, "I;16L": 65535.0, "I;16N": 65535.0}
 """What is white in the modes of one channel that have more than 8 bits; black is 0."""
@@ -111,6 +113,16 @@ def colour_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | Non
     straight = image.convert("LA") if image.mode == "La" else image  # Pillow converts La to nothing else
     rgba = straight.convert("RGBA")
     return rgba.convert("RGB"), rgba.getchannel("A")
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Return an RGB picture as (3, height, width), float32 in [0, 1] with 8-bit values."""
+    return torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1) / 255)
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """Return an image (3, height, width) in [0, 1] as an RGB picture, rounded to 8 bits."""
+    return Image.fromarray((image * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
 def _unreadable(error: Exception) -> ValueError:

@@ -10,12 +10,10 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from p2p.pictures import open_picture, to_rgb
+from p2p.pictures import open_picture, to_rgb, to_tensor
 
 RULE = "centre, lanczos"  # part of the content keys: another rule gives other pixels
 
@@ -36,9 +34,7 @@ class RealImage:
 
     def read(self, size: tuple[int, int]) -> Tensor:
         """Return the picture (3, height, width), float32 in [0, 1] with 8-bit values, in this size."""
-        picture = fit(_open(self.path)[0], size, Image.Resampling.LANCZOS)
-        pixels = np.asarray(picture, np.float32).transpose(2, 0, 1) / 255
-        return torch.from_numpy(pixels)
+        return to_tensor(fit(_open(self.path)[0], size, Image.Resampling.LANCZOS))
 
     def fitted(self, size: tuple[int, int], name: str = "image") -> str:
         """Say, after a name, what was done to the picture for this size; "" where nothing was."""
