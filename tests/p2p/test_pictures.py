@@ -145,21 +145,28 @@ def test_of_an_animation_the_first_frame_is_read(name: str, tmp_path: Path) -> N
     assert to_rgb(image)[0].getpixel((0, 0)) == (0, 0, 0)
 
 
-def damaged(path: Path) -> Path:
-    """A PNG whose second part has a name that is none; Pillow raises SyntaxError."""
-    Image.new("L", (6, 4)).save(path)
-    content = bytearray(path.read_bytes())
-    content[37:41] = b"\x01\x02\x03\x04"
-    path.write_bytes(content)
+def png(path: Path, size: tuple[int, int], second: bytes = b"IDAT") -> Path:
+    """A black PNG whose pixels stand in two chunks, the second of which has this name."""
+    pixels = zlib.compress(size[1] * (1 + size[0]) * b"\0")
+    header = struct.pack(">IIBBBBB", *size, 8, 0, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", pixels[:6]), (second, pixels[6:]), (b"IEND", b"")]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in parts
+        )
+    )
     return path
+
+
+def damaged(path: Path) -> Path:
+    return png(path, (6, 4), b"\x01\x02\x03\x04")
 
 
 def huge(path: Path) -> Path:
-    """A PNG whose header alone says that it is large."""
-    header = b"IHDR" + struct.pack(">IIBBBBB", 100, 100, 8, 0, 0, 0, 0)
-    check = struct.pack(">I", zlib.crc32(header))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + check)
-    return path
+    """A picture of more than twice the pixels that the tests allow."""
+    return png(path, (100, 100))
 
 
 def cut(path: Path) -> Path:
@@ -169,15 +176,18 @@ def cut(path: Path) -> Path:
 
 
 BROKEN = {"damaged": damaged, "huge": huge, "cut": cut}
+RAISES = {"damaged": SyntaxError, "huge": Image.DecompressionBombError, "cut": OSError}
 
 
 @pytest.mark.parametrize("how", BROKEN)
 def test_a_broken_file_is_one_line(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
     file = BROKEN[how](tmp_path / "p.png")
+    with pytest.raises(RAISES[how]), Image.open(file) as image:
+        image.load()
     with pytest.raises(ValueError, match=r"^cannot be read as a picture \(.+\)$") as error:
         open_picture(file)
     assert "\n" not in str(error.value)
-    if how != "cut":  # whose header is whole
+    if how == "huge":
         with pytest.raises(ValueError, match=r"^cannot be read as a picture"):
             stored_grid(file)
