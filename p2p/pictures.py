@@ -39,6 +39,7 @@ def open_picture(
         with Image.open(file, formats=formats) as image:
             frames = getattr(image, "n_frames", 1)
             image.load()
+            _check_tiff(image)
             turned, notes = upright(image)
             turned.format = image.format
     except Exception as error:  # decoders raise what their parsing meets: SyntaxError, struct.error, ...
@@ -123,6 +124,14 @@ def to_tensor(image: Image.Image) -> Tensor:
 def to_pil(image: Tensor) -> Image.Image:
     """Return an image (3, height, width) in [0, 1] as an RGB picture, rounded to 8 bits."""
     return Image.fromarray((image * 255).round().byte().permute(1, 2, 0).cpu().numpy())
+
+
+def _check_tiff(image: Image.Image) -> None:
+    """Raise ValueError for a wide TIFF that Pillow (13.0) reads too dark, or as its negative."""
+    bits, photometric = 258, 262
+    tags = getattr(image, "tag_v2", {})
+    if image.mode in WHOLE and (tags.get(bits) == (12,) or tags.get(photometric) == 0):
+        raise ValueError("a TIFF of 12 bits, or of more than 8 whose white is 0, which Pillow does not scale")
 
 
 def _unreadable(error: Exception) -> ValueError:

@@ -122,6 +122,17 @@ def test_wide_values_outside_their_range_are_refused(values: np.ndarray, message
         to_rgb(Image.fromarray(values))
 
 
+@pytest.mark.parametrize(("tag", "value"), [(258, 12), (262, 0)])
+def test_wide_tiffs_that_pillow_reads_wrongly_are_refused(tag: int, value: int, tmp_path: Path) -> None:
+    """Values of 12 bits come unscaled, and those whose white is 0 not inverted, as 8 bits are."""
+    Image.new("I;16", (2, 2), 60000).save(tmp_path / "p.tiff")
+    content = bytearray((tmp_path / "p.tiff").read_bytes())
+    content[content.index(struct.pack("<HHI", tag, 3, 1)) + 8] = value
+    (tmp_path / "p.tiff").write_bytes(content)
+    with pytest.raises(ValueError, match="a TIFF of 12 bits, or of more than 8 whose white is 0"):
+        open_picture(tmp_path / "p.tiff")
+
+
 @pytest.mark.parametrize("orientation", range(10))
 def test_an_exif_orientation_is_undone_as_pillow_undoes_it(orientation: int, tmp_path: Path) -> None:
     picture, exif = Image.effect_noise((6, 4), 60), Image.Exif()
