@@ -150,9 +150,11 @@ def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
 
     try:
         return command(arguments)
-    except (ValueError, OSError, WeightsUnavailable, HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {_composing(error)}", file=sys.stderr)
+    except (ValueError, OSError, WeightsUnavailable) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+    return 2
 
 
 def _quiet_libraries() -> None:

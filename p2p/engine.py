@@ -9,10 +9,13 @@ An edit's number is its place in `Group.edits`. A branch of a tree is a number h
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from p2p.denoise import denoise
@@ -21,7 +24,8 @@ from p2p.inversion import Inversion
 from p2p.loading.pipeline_spec import Pipelines
 from p2p.methods.external import carry_out
 from p2p.methods.prompt_to_prompt import check_substruct_words
-from p2p.sampling import Calls, Sampling
+from p2p.pictures import to_pil, to_rgb, to_tensor, upright
+from p2p.sampling import Calls, Sampling, with_fields
 from p2p.schedulers import check_start, noised
 from p2p.source_path import SourcePath
 from p2p.trajectory import EditRequest, Method, Trajectory
@@ -53,7 +57,7 @@ class Group:
         return tree if self.image is None or len(tree) > 1 else {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Edited:
     """A group's images, (3, height, width) float32 in [0, 1] with 8-bit values, in the order of its edits.
 
@@ -64,6 +68,16 @@ class Edited:
     source: Tensor
     images: tuple[Tensor, ...]
     reconstruction: Tensor | None = None
+
+    def to_pil(self) -> list[Image.Image]:
+        """Return the source and its edits, in their order, as pictures of 8 bits."""
+        return [to_pil(image) for image in (self.source, *self.images)]
+
+    def __repr__(self) -> str:
+        height, width = self.source.shape[-2:]
+        made = f"{len(self.images)} image" + "s" * (len(self.images) != 1)
+        inverted = "" if self.reconstruction is None else ", reconstruction"
+        return f"Edited(source, {made}{inverted} of {width}x{height})"
 
 
 def plan_evaluations(
@@ -185,25 +199,37 @@ def edit(
     edits: Sequence[tuple[str, Method]],
     seed: int = 0,
     sampling: Sampling | None = None,
-    image: Tensor | None = None,
+    image: Tensor | Image.Image | None = None,
     inversion: Inversion | None = None,
     instruction: str = "",
     weights: Mapping[str, float] | None = None,
     blend_words: tuple[str, str] | None = None,
+    **sampling_fields: Any,
 ) -> Edited:
     """Return the image of a prompt and a seed, and its edits, each a target prompt and a method.
 
-    With an `image` (3, height, width) in [0, 1], whose caption the prompt is, it is edited by way of its
-    `inversion`. `instruction` is for methods that follow one. `weights`, factors of words of the target
+    With an `image`, whose caption the prompt is, it is edited by way of its `inversion`: (3, height, width)
+    in [0, 1] or a picture of Pillow's, which is made upright and RGB (`p2p.pictures`), with a warning where
+    that changes it. `instruction` is for methods that follow one. `weights`, factors of words of the target
     prompts, and `blend_words`, of the source prompt and of the target prompts, are asked of every edit.
+    `sampling_fields` are those of `Sampling`, as in `num_inference_steps=20`, in place of `sampling`'s own.
     """
-    sampling = sampling or Sampling()
+    sampling = with_fields(sampling, sampling_fields)
     trajectories = []
     for target, method in edits:
         request = EditRequest(source_prompt, target, weights or {}, blend_words, instruction)
         check_substruct_words(method, request)
         trajectories.append(method.trajectory(request, model.tokenizers, sampling.num_inference_steps))
-    real = (lambda: image) if image is not None else None
+    if isinstance(image, Image.Image):
+        turned, notes = upright(image)
+        picture, changed = to_rgb(turned)
+        for told in (*notes, *changed):
+            warnings.warn(f"image: {told}", stacklevel=2)
+        image = to_tensor(picture)
+    elif not isinstance(image, Tensor | None):
+        raise TypeError(f"image: is {type(image).__name__}, allowed is a tensor or a picture of Pillow's")
+    given = image
+    real = (lambda: given) if given is not None else None
     return generate(model, [Group(source_prompt, seed, tuple(trajectories), real, inversion)], sampling)[0]
 
 

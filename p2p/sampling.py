@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 
 def check_number(name: str, value: object, least: float = -math.inf, note: str = "") -> None:
@@ -56,6 +57,18 @@ class Sampling:
                 "input, or none, and has no unconditional rows"
             )
         return 2 if self.guided and not guidance_embedded else 1
+
+
+def with_fields(sampling: Sampling | None, given: Mapping[str, Any]) -> Sampling:
+    """Return a sampling, or the default one, with fields changed. TypeError lists the fields there are."""
+    names = [field.name for field in fields(Sampling)]
+    if unknown := [name for name in given if name not in names]:
+        raise TypeError(f"{unknown[0]}: no parameter, nor a field of Sampling: {', '.join(names)}")
+    if not isinstance(sampling, Sampling | None):
+        raise TypeError(
+            f"sampling: {sampling!r} is no Sampling; its fields can be given by name, as in {names[0]}=20"
+        )
+    return replace(sampling or Sampling(), **given)
 
 
 @dataclass

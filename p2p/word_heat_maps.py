@@ -6,7 +6,8 @@ Hertz et al. 2022, Sec. 3.1 and Fig. 4. The maps are read while the images are m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from p2p.alignment import split_words, word_column
 from p2p.engine import Group, denoise_tree
 from p2p.families.model import Model
 from p2p.methods.prompt_to_prompt import check_substruct_words
-from p2p.sampling import Sampling
+from p2p.sampling import Sampling, with_fields
 from p2p.trajectory import EditRequest, Method, Trajectory
 from p2p.word_maps import layer_group, layer_groups
 from p2p.word_readings import Reading, Watch, word_columns
@@ -27,9 +28,9 @@ class WordHeat:
     """One image and where its words are attended to."""
 
     prompt: str
-    image: Tensor  # (3, height, width) float32 in [0, 1]
+    image: Tensor = field(repr=False)  # (3, height, width) float32 in [0, 1]
     words: tuple[str, ...]  # those of the asked-for ones that are in the prompt
-    maps: Mapping[tuple[str, tuple[int, int]], np.ndarray]
+    maps: Mapping[tuple[str, tuple[int, int]], np.ndarray] = field(repr=False)
     """By (layers, steps): float64 (words, height, width) in units of probability.
 
     Summed over the tokens of a word, mean over heads, layers and steps of the conditional rows. Of an edit
@@ -58,16 +59,17 @@ def heat_maps(
     steps: Sequence[tuple[int, int]] | None = None,
     weights: Mapping[str, float] | None = None,
     blend_words: tuple[str, str] | None = None,
+    **sampling_fields: Any,
 ) -> HeatMaps:
     """Make an image (and its edit: a target prompt and a method) and return where `words` are attended to.
 
     A word, or a phrase, is looked for in both prompts. `layers` are groups such as "16" (tokens' height) or
     "down-16", "mid-8", "up-16"; None: every height. `steps` are ranges [start, end) of the denoiser's calls;
-    None: all of them. `weights` and `blend_words` are the edit's, as in `p2p.edit`. Raises ValueError for a
-    word in neither prompt, a group that no layer is in, a range that is empty, and an edit that does not
-    start from the source's noise (SDEdit).
+    None: all of them. `weights` and `blend_words` are the edit's, as in `p2p.edit`, and `sampling_fields` too
+    are as there. Raises ValueError for a word in neither prompt, a group that no layer is in, a range that is
+    empty, and an edit that does not start from the source's noise (SDEdit).
     """
-    sampling = sampling or Sampling()
+    sampling = with_fields(sampling, sampling_fields)
     calls = len(model.new_scheduler(sampling.num_inference_steps).timesteps)
     if layers is None:
         layers = [name for name in layer_groups(model) if name.isdecimal()]

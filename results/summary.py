@@ -125,8 +125,12 @@ def state(frame: pd.DataFrame) -> str:
     if not ok.all():
         failed = frame[~ok]
         lines += [f"{_count(len(failed), 'image')} in {_count(failed['group'].nunique(), 'group')} failed:"]
-        causes = Counter(error.splitlines()[0] if error else "no cause recorded" for error in failed["error"])
-        lines += [f"- {count} x {escape_markdown(cause)}" for cause, count in causes.most_common(5)]
+        told = failed["error"].map(lambda error: error.splitlines()[0] if error else "no cause recorded")
+        causes = Counter(told)
+        for cause, count in causes.most_common(5):
+            ids = list(failed.loc[told.eq(cause), "pair_id"].unique())
+            listed = ", ".join(ids[:20]) + (f", and {len(ids) - 20} others" if len(ids) > 20 else "")
+            lines += [f"- {count} x {escape_markdown(cause)} ({escape_markdown(listed)})"]
         lines += [f"- and {len(causes) - 5} other causes"] if len(causes) > 5 else []
     metrics = metric_columns(frame)
     waiting = {name: int(frame[f"reason:{name}"].eq("not evaluated").sum()) for name in metrics}

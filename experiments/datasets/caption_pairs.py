@@ -37,8 +37,10 @@ class CaptionPairs(Dataset):
         pairs, problems, unusable = [], [], []
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
-            if missing := set(COLUMNS) - set(reader.fieldnames or ()):
-                raise ValueError(f"{file}: has no column {', '.join(sorted(missing))}")
+            there = list(reader.fieldnames or ())
+            if missing := set(COLUMNS) - set(there):
+                lacks = ", ".join(sorted(missing))
+                raise ValueError(f"{file}: has no column {lacks}; parted by commas they are {there}")
             for number, row in enumerate(reader):
                 name, source, target = (single_spaced(row[column] or "") for column in COLUMNS[:3])
                 pair_id = f"{number:04d}-{Path(name).stem}"

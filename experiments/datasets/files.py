@@ -10,13 +10,15 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from experiments.datasets.pair import slug
+from p2p.pictures import open_picture
 from results.store.whole_files import whole_file
 
 CACHE = ".p2p-bench"
 SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
+MPO = "MPO"  # what Pillow calls a JPEG of several pictures, as some phones take; read by the JPEG plugin
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -50,12 +52,8 @@ def cache_folder(path: str | Path, cache: str | Path | None) -> Path:
 
 def keep_image(content: bytes, folder: Path, pair_id: str) -> Path:
     """Write an encoded PNG, JPEG or WebP as it is; return its path. ValueError where it is none."""
-    try:
-        with Image.open(io.BytesIO(content), formats=list(SUFFIXES)) as image:
-            image.load()
-            suffix = SUFFIXES[str(image.format)]
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"is not a picture ({error})") from error
+    image, _ = open_picture(io.BytesIO(content), formats=tuple(SUFFIXES))
+    suffix = SUFFIXES["JPEG" if image.format == MPO else str(image.format)]
     return _keep(content, suffix, folder, pair_id, lambda: content)
 
 

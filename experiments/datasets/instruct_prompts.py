@@ -25,12 +25,15 @@ class InstructPrompts(Dataset):
         if not file.is_file():
             raise ValueError(f"path = {str(self.path)!r}: there is no such file")
         pairs, problems = [], []
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines):
-                try:
-                    pairs.append(_pair(f"{number:07d}", json.loads(line)))
-                except ValueError as error:
-                    problems.append(f"line {number + 1}: {error}")
+        try:
+            lines = file.read_text(encoding="utf-8-sig").split("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"path = {str(self.path)!r}: is not UTF-8 ({error})") from error
+        for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines):
+            try:
+                pairs.append(_pair(f"{number:07d}", json.loads(line)))
+            except ValueError as error:
+                problems.append(f"line {number + 1}: {error}")
         return checked(pairs, problems, str(file))
 
 

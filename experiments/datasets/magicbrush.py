@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from experiments.datasets.dataset import Dataset
 from experiments.datasets.files import cache_folder, keep_image, keep_mask
 from experiments.datasets.pair import Pair, checked, single_spaced
 from experiments.datasets.parquet import picture, read_rows, text
+from p2p.pictures import open_picture, to_rgb
 
 COLUMNS = ("img_id", "turn_index", "source_img", "mask_img", "instruction", "target_img")
 
@@ -63,13 +63,12 @@ def _captions(file: Path) -> dict[str, str]:
     if not file.is_file():
         raise ValueError(f"captions = {str(file)!r}: there is no such file; {needed}")
     try:
-        captions = json.loads(file.read_text(encoding="utf-8"))
+        captions = json.loads(file.read_text(encoding="utf-8-sig"))
         return {name: single_spaced(said) for of in captions.values() for name, said in of.items()}
     except (ValueError, AttributeError) as error:
         raise ValueError(f"captions = {str(file)!r}: cannot be read ({error}); {needed}") from error
 
 
 def _white(content: bytes) -> np.ndarray:
-    """Return where a picture is white, (height, width) bool."""
-    with Image.open(io.BytesIO(content)) as image:
-        return (np.asarray(image.convert("RGB")) == 255).all(-1)
+    """Return where a picture is white or lets white through, (height, width) bool."""
+    return (np.asarray(to_rgb(open_picture(io.BytesIO(content))[0])[0]) == 255).all(-1)

@@ -18,6 +18,7 @@ from experiments.datasets.dataset import Dataset
 from experiments.datasets.files import cache_folder, check_folder, inside, keep_image, keep_mask
 from experiments.datasets.pair import Pair, checked, single_spaced
 from experiments.datasets.parquet import picture, read_rows, text
+from p2p.pictures import stored_grid, turn
 
 CATEGORIES = (
     "random", "change object", "add object", "delete object", "change attribute content",
@@ -38,6 +39,8 @@ def strip_brackets(prompt: str) -> str:
 
 def decode_mask(runs: Sequence[int], height: int, width: int) -> np.ndarray:
     """Decode `[start, length, start, length, ...]` over rows into (height, width) bool; True = to edit.
+
+    Rows are those that the picture's file has, as PIE-Bench's own code reads it.
 
     A run is clipped at the end; one that starts beyond it is an error: the mask is of a larger image. First
     and last row and column are True, as in PIE-Bench's own code, whose annotations err there.
@@ -117,9 +120,7 @@ def _pairs(dataset: PieBench, rows: Iterator[_Row | str], where: str) -> list[Pa
         except ValueError as error:
             problems.append(f"id {row.id!r}: {error}")
         try:
-            with Image.open(row.image) as image:
-                width, height = image.size
-            mask = keep_mask(decode_mask(row.runs, height, width), cache / "masks", row.id)
+            mask = keep_mask(_mask(row), cache / "masks", row.id)
         except (ValueError, OSError) as error:
             problems.append(f"id {row.id!r}: {error}")
             continue
@@ -133,9 +134,18 @@ def _pairs(dataset: PieBench, rows: Iterator[_Row | str], where: str) -> list[Pa
     return checked(pairs, problems, where)
 
 
+def _mask(row: _Row) -> np.ndarray:
+    """Return a row's mask, turned as its picture is where EXIF says that it is turned."""
+    try:
+        height, width, orientation = stored_grid(row.image)
+    except ValueError as error:
+        raise ValueError(f"image = {str(row.image)!r}: {error}") from error
+    return np.asarray(turn(Image.fromarray(decode_mask(row.runs, height, width)), orientation))
+
+
 def _mapping_rows(file: Path, images: Path) -> Iterator[_Row | str]:
     try:
-        mapping = json.loads(file.read_text(encoding="utf-8"))
+        mapping = json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{file}: is not JSON ({error})") from error
     if not isinstance(mapping, dict):
@@ -151,6 +161,9 @@ def _mapping_row(pair_id: str, fields: Any, images: Path) -> _Row:
     if not isinstance(fields, dict) or (missing := [name for name in FIELDS if name not in fields]):
         lacks = "all" if not isinstance(fields, dict) else ", ".join(missing)
         raise ValueError(f"must be an object with {', '.join(FIELDS)}; lacks {lacks}")
+    fields = {**fields, "blended_word": "" if fields["blended_word"] is None else fields["blended_word"]}
+    if type(fields["editing_type_id"]) is int:
+        fields["editing_type_id"] = str(fields["editing_type_id"])
     for name in FIELDS[:-1]:
         if not isinstance(fields[name], str):
             raise ValueError(f"{name} = {fields[name]!r}: must be a text")

@@ -19,7 +19,10 @@ def read_source_prompts(path: str | Path | None) -> dict[str, str]:
     with file.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, skipinitialspace=True)
         if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f"{file}: the columns must be {', '.join(COLUMNS)}, are {reader.fieldnames}")
+            columns = ", ".join(COLUMNS)
+            raise ValueError(
+                f"{file}: the columns must be {columns}, parted by a comma, are {reader.fieldnames}"
+            )
         rows = [(reader.line_num, row) for row in reader]
     prompts: dict[str, str] = {}
     problems = []

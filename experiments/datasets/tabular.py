@@ -124,7 +124,8 @@ def _csv_rows(lines: Iterable[str]) -> Iterator[Row]:
 
 def _csv_cells(header: Sequence[str], cells: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     if len(cells) > len(header):
-        return {}, [f"has {len(cells)} cells, the header {len(header)}"]
+        hint = "a cell with a comma in it must stand in double quotes"
+        return {}, [f"has {len(cells)} cells, the header {len(header)}; {hint}"]
     values: dict[str, Any] = {name: cell for name, cell in zip(header, cells, strict=False) if cell}
     problems = []
     for name in JSON_COLUMNS:
@@ -142,7 +143,9 @@ def _header_problems(header: Sequence[str]) -> list[str]:
     }
     told = [f"{what} {', '.join(map(repr, names))}" for what, names in faults.items() if names]
     allowed = f"the columns are {', '.join(COLUMNS)}; the first three are required"
-    return [f"header: {'; '.join(told)} ({allowed})"] if told else []
+    other = [mark for mark in ";\t|" if any(mark in name for name in header)]
+    hint = f"; cells are parted by commas, not by {other[0]!r}" if other else ""
+    return [f"header: {'; '.join(told)} ({allowed}{hint})"] if told else []
 
 
 def _jsonl_rows(lines: Iterable[str]) -> Iterator[Row]:

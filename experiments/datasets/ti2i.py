@@ -70,8 +70,8 @@ class _Image:
 
 
 def _load(file: Path) -> Any:
-    content = file.read_text(encoding="utf-8")
     try:
+        content = file.read_text(encoding="utf-8-sig")
         return json.loads(content) if file.suffix == ".json" else yaml.safe_load(content)
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error

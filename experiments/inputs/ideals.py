@@ -32,6 +32,11 @@ def ideal_digest(path: Path) -> str:
     return content_hash([image.digest for image in ideal_images(path)])[:16]
 
 
+def ideal_warnings(path: Path, size: tuple[int, int]) -> str:
+    """Say what was done to the pictures for this size, each thing once; "" where nothing was."""
+    return "; ".join(dict.fromkeys(filter(None, (i.fitted(size, "ideal") for i in ideal_images(path)))))
+
+
 def read_ideals(path: Path, size: tuple[int, int]) -> Tensor:
     """Return the ideals (pictures, 3, height, width) in [0, 1], cropped and resized as real sources are."""
     return torch.stack([image.read(size) for image in ideal_images(path)])

@@ -1,4 +1,4 @@
-"""Real source images: told apart by their bytes, cropped and resized to the model's size.
+"""Real source images: told apart by their bytes, read as RGB, cropped and resized to the model's size.
 
 The largest centred rectangle of the model's shape is kept and resized with Lanczos's filter; a picture of the
 model's size stays as it is.
@@ -10,17 +10,17 @@ import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
+
+from p2p.pictures import open_picture, to_rgb, to_tensor
 
 RULE = "centre, lanczos"  # part of the content keys: another rule gives other pixels
 
 
 @dataclass(frozen=True)
 class RealImage:
-    """A picture file and the hash of its bytes."""
+    """A picture file, and the hash of its bytes and of how they are read where that changes values."""
 
     path: Path = field(compare=False)
     digest: str
@@ -28,24 +28,33 @@ class RealImage:
     @classmethod
     def of(cls, path: Path) -> RealImage:
         """Return the file's image. Raises ValueError where it cannot be read as one."""
-        _open(path)
-        return cls(path, hashlib.sha256(path.read_bytes()).hexdigest())
+        _, _, changed = _open(path)
+        content = path.read_bytes() + "; ".join(changed).encode()
+        return cls(path, hashlib.sha256(content).hexdigest())
 
     def read(self, size: tuple[int, int]) -> Tensor:
         """Return the picture (3, height, width), float32 in [0, 1] with 8-bit values, in this size."""
-        picture = fit(_open(self.path), size, Image.Resampling.LANCZOS)
-        pixels = np.asarray(picture, np.float32).transpose(2, 0, 1) / 255
-        return torch.from_numpy(pixels)
+        return to_tensor(fit(_open(self.path)[0], size, Image.Resampling.LANCZOS))
 
-    def fitted(self, size: tuple[int, int]) -> str:
-        """Say what was done to the picture for this size; "" where nothing was."""
-        picture = _open(self.path)
+    def fitted(self, size: tuple[int, int], name: str = "image") -> str:
+        """Say, after a name, what was done to the picture for this size; "" where nothing was."""
+        picture, told, changed = _open(self.path)
+        told = [*told, *changed]
         height, width = size
-        if picture.size == (width, height):
-            return ""
-        left, top, right, bottom = _centre(picture, size)
-        kept = f"{right - left}x{bottom - top}"
-        return f"image: {picture.width}x{picture.height}, centre {kept} kept, resized to {width}x{height}"
+        if picture.size != (width, height):
+            left, top, right, bottom = _centre(picture, size)
+            kept = f"{right - left}x{bottom - top}"
+            told += [f"{picture.width}x{picture.height}, centre {kept} kept, resized to {width}x{height}"]
+        return f"{name}: {'; '.join(told)}" if told else ""
+
+
+def read_rgb(path: Path) -> tuple[Image.Image, list[str]]:
+    """Return a picture file as RGB, upright, and a word on each thing that was done for that.
+
+    Raises ValueError, naming the file, where it cannot be read.
+    """
+    picture, told, changed = _open(path)
+    return picture, [*told, *changed]
 
 
 def fit(picture: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
@@ -59,7 +68,7 @@ def fit(picture: Image.Image, size: tuple[int, int], resample: Image.Resampling)
 
 def picture_size(path: Path) -> tuple[int, int]:
     """Return a picture file's height and width, as it is read. Raises ValueError where it cannot be."""
-    picture = _open(path)
+    picture, _, _ = _open(path)
     return picture.height, picture.width
 
 
@@ -72,10 +81,11 @@ def _centre(picture: Image.Image, size: tuple[int, int]) -> tuple[int, int, int,
     return left, top, left + kept_width, top + kept_height
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path) -> tuple[Image.Image, list[str], list[str]]:
+    """Return a file as RGB, what was done to the file's grid of pixels, and what to their values."""
     try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        cause = str(error).splitlines()[0]
-        raise ValueError(f"image = {str(path)!r}: cannot be read as a picture ({cause})") from error
+        image, told = open_picture(path)
+        picture, changed = to_rgb(image)
+    except ValueError as error:
+        raise ValueError(f"image = {str(path)!r}: {error}") from error
+    return picture, told, changed

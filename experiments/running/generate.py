@@ -13,8 +13,8 @@ import pandas as pd
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.inputs.ideals import read_ideals
-from experiments.inputs.masks import check_sizes, read_mask
+from experiments.inputs.ideals import ideal_warnings, read_ideals
+from experiments.inputs.masks import check_sizes, mask_warnings, read_mask
 from experiments.planning.plan import GroupPlan, Plan, without
 from experiments.running.inversion_cache import kept_paths
 from experiments.running.png_files import write_mask, write_png
@@ -141,13 +141,16 @@ def _one_by_one(
     return failed
 
 
-def _save_masks(rows: RecordRows, size: tuple[int, int]) -> None:
-    """Keep the masks of a group's pairs, in the size (height, width) of its pictures."""
+def _save_masks(rows: RecordRows, size: tuple[int, int]) -> dict[str, str]:
+    """Keep the masks of a group's pairs, in the size (height, width) of its pictures; return warnings."""
+    warnings = {}
     for branch in {b.pair.id: b for b in rows.group.branches if b.pair.mask}.values():
         pair = branch.pair
         assert pair.mask is not None
         mask = read_mask(pair.mask, pair.id, size, pair.image)
         write_mask(mask, rows.info.run_dir / rows.mask_path(branch))
+        warnings[pair.id] = mask_warnings(pair.mask, pair.id)
+    return warnings
 
 
 def _save(
@@ -159,24 +162,28 @@ def _save(
     """
     group, run_dir = rows.group, rows.info.run_dir
     size = (edited.source.shape[-2], edited.source.shape[-1])
-    _save_masks(rows, size)
+    of_masks = _save_masks(rows, size)
     fitted = group.image.fitted(size) if group.image else ""
     edits = {b.identity: image for b, image in zip(group.branches, edited.images, strict=True)}
     records = []
     for picture in group.pictures():
-        warnings = ""
+        warnings = [of_masks.get(picture.pair.id, "")]
         if not picture.given:
             image = edits[picture.identity]
         elif picture.method == "ideal":
             image = ideals[picture.pair.id]
+            assert picture.pair.ideal is not None
+            warnings.append(ideal_warnings(picture.pair.ideal, size))
         elif picture.method == "reconstruction":
             assert edited.reconstruction is not None
             image = edited.reconstruction
         else:
-            image, warnings = edited.source, fitted
+            image = edited.source
+            warnings.append(fitted)
         write_png(image, run_dir / rows.path(picture))
         own = 0.0 if picture.given else seconds / len(group.branches)
-        by_model = picture.trajectory.external is None and not (picture.method == "source" and group.image)
-        warned = [*([warnings] if warnings else []), *(told if by_model else ())]
-        records.append(rows.made(picture, own, "; ".join(warned)))
+        as_given = picture.method == "ideal" or (picture.method == "source" and group.image)
+        by_model = picture.trajectory.external is None and not as_given
+        warnings += told if by_model else []
+        records.append(rows.made(picture, own, "; ".join(filter(None, warnings))))
     write_records(run_dir, group.id, pd.DataFrame(records))

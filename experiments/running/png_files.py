@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from p2p.pictures import to_pil
 from results.store.whole_files import whole_file
 
 
 def write_png(image: Tensor, path: Path) -> None:
     """Write an image (3, height, width) in [0, 1] as an 8-bit PNG, whole or not at all."""
     with whole_file(path) as partial:  # another worker may be making the same source image
-        Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy()).save(partial, format="PNG")
+        to_pil(image).save(partial, format="PNG")
 
 
 def write_mask(mask: np.ndarray, path: Path) -> None:

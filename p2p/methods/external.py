@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from p2p.alignment import Tokenizers, encode
 from p2p.loading.pipeline_spec import ExternalCall, Pipelines, PipelineSpec
 from p2p.loading.placeholders import TEXTS, check_placeholders, filled, placeholders
+from p2p.pictures import to_pil
 from p2p.sampling import Sampling, check_number
 from p2p.trajectory import EditRequest, Trajectory
 
@@ -119,7 +119,7 @@ def carry_out(
     generator = torch.Generator().manual_seed(seed)
     values = {
         **call.texts,
-        "source_image": Image.fromarray((source * 255).round().byte().permute(1, 2, 0).cpu().numpy()),
+        "source_image": to_pil(source),
         "num_inference_steps": sampling.num_inference_steps,
         "guidance_scale": sampling.guidance_scale,
     }

@@ -120,6 +120,15 @@ def reference_mask(runs: list[int], height: int, width: int) -> np.ndarray:
     )
 
 
+def test_a_number_for_a_category_no_blended_word_and_a_signature_are_read(tmp_path: Path) -> None:
+    folder = data_set(tmp_path, plain=ROW, other={**ROW, "editing_type_id": 0, "blended_word": None})
+    mapping = folder / "mapping_file.json"
+    mapping.write_text("\ufeff" + mapping.read_text(), encoding="utf-8")
+    plain, other = PieBench(path=folder).load()
+    assert (other.edit_type, other.blend_words) == ("random", None)
+    assert plain.edit_type == "random"
+
+
 def test_masks_are_decoded_as_the_reference_decodes_them() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -214,6 +223,8 @@ def test_every_bad_row_is_told_at_once(tmp_path: Path) -> None:
         "path": {**ROW, "image_path": "../mapping_file.json"},
         "gone": {**ROW, "image_path": "gone.png"},
         "type": {**ROW, "editing_type_id": "10"},
+        "number": {**ROW, "editing_type_id": -1},
+        "truth": {**ROW, "editing_type_id": True},
         "odd": {**ROW, "mask": [1, 2, 3]},
         "text": {**ROW, "mask": ["1", "2"]},
         "large": {**ROW, "mask": [48, 1]},
@@ -224,11 +235,13 @@ def test_every_bad_row_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError) as error:
         PieBench(path=data_set(tmp_path, good=ROW, **bad)).load()
     told = str(error.value)
-    assert "has 9 problems" in told
+    assert "has 11 problems" in told
     for expected in [
         "id 'path': '../mapping_file.json': must be a path inside",
         "id 'gone': 'gone.png': there is no such file",
         "id 'type': editing_type_id = '10': must be one of 0, 1",
+        "id 'number': editing_type_id = '-1': must be one of 0, 1",
+        "id 'truth': editing_type_id = True: must be a text",
         "id 'odd': mask: must be pairs of start and length",
         "id 'text': mask: must be pairs",
         "id 'large': mask: starts a run at 48, the image has 8 x 6 pixels",
@@ -339,5 +352,11 @@ def test_bad_rows_of_pie_bench_pp_are_told_at_once(tmp_path: Path) -> None:
     pd.DataFrame(rows).to_parquet(tmp_path / "1_change_object_80" / "V1-00000-of-00001.parquet")
     with pytest.raises(ValueError) as error:
         PieBenchPlusPlus(path=tmp_path).load()
-    for expected in ["4 problems", "'5 x': must be whole numbers", "is not a picture", "2 pairs", "itself"]:
+    for expected in [
+        "4 problems",
+        "'5 x': must be whole numbers",
+        "cannot be read as a picture",
+        "2 pairs",
+        "itself",
+    ]:
         assert expected in str(error.value)

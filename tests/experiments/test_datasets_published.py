@@ -121,7 +121,7 @@ def test_pies_ti2i_mapping(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,prompt\n", "the columns must be id, source_prompt"),
+        ("id;source_prompt\n", "the columns must be id, source_prompt, parted by a comma"),
         ("id,source_prompt\na,\n", "line 2: must be an id and a prompt"),
         ("id,source_prompt\na,b,c\n", "line 2: .*quotes"),
         ("id,source_prompt\na,b\na,c\n", "line 3: id 'a' stands twice"),
@@ -253,7 +253,7 @@ def test_rows_that_lack_text_or_picture_are_told_together(tmp_path: Path) -> Non
     rows = [emu_row(0, input_caption=None), emu_row(1, image={"bytes": b"GIF89a", "path": ""}), emu_row(2)]
     pd.DataFrame(rows).to_parquet(tmp_path / "test.parquet")
     with pytest.raises(
-        ValueError, match=r"2 problems:\n.*'test-0': input_caption = None.*\n.*'test-1': is not a"
+        ValueError, match=r"2 problems:\n.*'test-0': input_caption = None.*\n.*'test-1': cannot be read as a"
     ):
         EmuEdit(path=tmp_path).load()
 
@@ -288,6 +288,31 @@ def test_instruct_prompts_under_both_names(tmp_path: Path) -> None:
     file.write_text('{"input": "a cat"}\n[]\nx\n')
     with pytest.raises(ValueError, match=r"(?s)3 problems.*line 1: output, edit: must be.*line 2.*line 3"):
         InstructPrompts(path=file).load()
+
+
+def test_a_signature_at_the_start_of_a_file_is_dropped(tmp_path: Path) -> None:
+    """As some editors write it."""
+
+    def signed(name: str, content: object) -> Path:
+        (tmp_path / name).write_text("\ufeff" + json.dumps(content) + "\n", encoding="utf-8")
+        return tmp_path / name
+
+    picture(tmp_path / "annotation_images/a.png")
+    row = {"image_path": "a.png", "original_prompt": "a cat", "editing_prompt": "a dog"}
+    captions = json.loads(magicbrush(tmp_path).read_text())
+    entries = ti2i_yaml(tmp_path, BEAR)
+    entries.write_text("\ufeff" + entries.read_text(), encoding="utf-8")
+    assert len(Ti2i(path=entries).load()) == 1
+    assert len(Ti2i(path=signed("m.json", {"a": row})).load()) == 1
+    assert len(MagicBrush(path=tmp_path, captions=signed("captions.json", captions)).load()) == 2
+    prompts = {"input": "a cat", "edit": "make it a dog", "output": "a dog"}
+    assert len(InstructPrompts(path=signed("p.jsonl", prompts)).load()) == 1
+    (tmp_path / "p.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="path = .*p.jsonl': is not UTF-8"):
+        InstructPrompts(path=tmp_path / "p.jsonl").load()
+    (tmp_path / "m.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="m.json: cannot be read"):
+        Ti2i(path=tmp_path / "m.json").load()
 
 
 # --- tables of the hub ------------------------------------------------------------------------------------

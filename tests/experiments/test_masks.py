@@ -155,7 +155,7 @@ def test_a_real_picture_is_scored_inside_its_cropped_mask(bench: Callable[..., i
     ("content", "message"),
     [
         (np.zeros((32, 48)), "is 48 x 32 pixels, allowed is the image's size, 32 x 32"),
-        (None, "cannot identify image file"),
+        (None, "damaged, or of no known format"),
     ],
 )
 def test_a_mask_that_does_not_fit_is_one_line_that_names_the_pair(

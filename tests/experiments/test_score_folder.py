@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -209,6 +210,74 @@ def test_everything_that_is_wrong_is_told_at_once(given: Folder, pairs: Table) -
     assert not given.run_dir.exists()
 
 
+def test_what_is_there_is_scored_and_what_is_missing_is_told(
+    given: Folder, pairs: Table, cli: Cli, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (given.edits / "cat.png").unlink()
+    (tmp_path / "source" / "sub" / "horse.png").unlink()
+    with pytest.raises(ValueError, match=r"(?s)2 problems.*id 'cat': .*; --missing=skip leaves it out"):
+        score_folder(given, pairs, [Brightness()])
+    arguments = [str(given.edits), "--source", str(given.source), "--pairs", str(pairs.path), "--run-dir"]
+    arguments += [str(given.run_dir), "--method", "other tool", "metrics=pixel", "plots=false"]
+    assert cli("evaluate", *arguments) == 2
+    assert not given.run_dir.exists()
+    capsys.readouterr()
+    assert cli("evaluate", *arguments, "--missing=skip") == 0
+    told = capsys.readouterr()
+    assert f"no image in {given.edits}: cat (1 in all)" in told.err
+    assert f"no image in {given.source}: horse (1 in all)" in told.err
+    assert "2 images of 1 pair.\n2 images in 1 group failed:\n" in told.out
+    assert re.search(r"- 1 x no image in .*edits \(cat\)", told.out)
+    main = pd.read_csv(given.run_dir / "tables" / "main.csv")
+    [row] = main.query("method == 'other tool' and metric == 'mse@1' and edit_type == 'all'").itertuples()
+    assert (row.n, row.n_missing) == (1, 2)
+    # What comes later takes the place of what was missing, and what has gone is missing again.
+    (given.edits / f"{slug(HARD.id)}.png").unlink()
+    for name, folder in (("cat", given.edits), ("sub/horse", tmp_path / "source")):
+        picture(folder / f"{name}.png", 5)
+    assert cli("evaluate", *arguments, "--missing=skip") == 0
+    rows = load(given.run_dir).query("method == 'other tool'").set_index("pair_id")["status"].to_dict()
+    assert rows == {"cat": "ok", "horse": "ok", HARD.id: "failed"}
+
+
+def test_a_folder_with_nothing_for_the_pairs_is_an_error(given: Folder, pairs: Table) -> None:
+    shutil.rmtree(given.edits)
+    given.edits.mkdir()
+    with pytest.raises(ValueError, match="3 problems"):
+        score_folder(replace(given, missing="skip"), pairs, [Brightness()])
+    assert not given.run_dir.exists()
+
+
+def test_a_wrong_image_is_no_missing_one(given: Folder, pairs: Table) -> None:
+    picture(given.edits / "cat.png", 3, (16, 16))
+    with pytest.raises(ValueError, match=r"1 problem:\n.*is 16 x 16, its source 24 x 16"):
+        score_folder(replace(given, missing="skip"), pairs, [Brightness()])
+
+
+def test_an_id_may_have_folders_and_a_suffix(tmp_path: Path) -> None:
+    files = {"1.png": "1.png", "a/b": "a/b.png", "c/d.JPG": "c/d.png", "b": "other/b.png"}
+    picture(tmp_path / "source.png", 0)
+    for number, file in enumerate(files.values()):
+        picture(tmp_path / "edits" / file, 10 + number)
+    own = [Pair(name, "a cat", "a dog", image=Path("source.png")) for name in files]
+    data = Table(name="mine", path=table(tmp_path / "pairs.csv", *own[:3]))
+    made = Folder(tmp_path / "edits", None, tmp_path / "run", "x")
+    assert score_folder(made, data, [Brightness()]) == 0
+    told = load(tmp_path / "run").query("method == 'x'").set_index("pair_id")
+    assert told["warnings"].to_dict() == {
+        name: f"image of {Path(files[name]).name}" for name in ("1.png", "a/b", "c/d.JPG")
+    }
+    expected = (picture(tmp_path / "x.png", 11).mean() - picture(tmp_path / "x.png", 0).mean()) / 255
+    assert told["brightness@1"]["a/b"] == pytest.approx(expected, abs=1e-6)  # float32 pixels
+    both = Table(name="mine", path=table(tmp_path / "pairs.csv", own[3]))
+    with pytest.raises(ValueError, match="'b' .*stands for .*a/b.png.*other/b.png"):
+        score_folder(made, both, [Brightness()])
+    outside = Pair("../other/b", "a cat", "a dog", image=Path("source.png"))
+    lost = Table(name="mine", path=table(tmp_path / "pairs.csv", outside))
+    with pytest.raises(ValueError, match="'../other/b' or .* is no image in"):
+        score_folder(replace(made, edits=tmp_path / "edits" / "a"), lost, [Brightness()])
+
+
 def test_resizing_is_asked_for_and_recorded(given: Folder, pairs: Table) -> None:
     picture(given.edits / "cat.png", 3, (48, 32))
     made = Folder(given.edits, given.source, given.run_dir, "other tool", resize=True)
@@ -279,7 +348,8 @@ def test_results_of_another_tool_on_a_data_set(cli: Cli, tmp_path: Path) -> None
     ("override", "message"),
     [
         ("dataset=embedded", "changes nothing here, allowed are metrics"),
-        ("metrics=nothing", "nothing"),
+        ("metrics=pixl", "error: metrics=pixl: there is none, did you mean pixel, allowed are embedded"),
+        ("metrics.pixl=1", "error: metrics.pixl: no key of the configuration, did you mean metrics.pixel\n"),
         ("reference=[pie]", "no table pie"),
         ("plots=maybe", "plots: 'maybe' is not true or false"),
     ],
@@ -289,7 +359,9 @@ def test_bad_arguments_are_one_message(
 ) -> None:
     arguments = [str(given.edits), "--pairs", str(pairs.path), "--run-dir", str(given.run_dir)]
     assert cli("evaluate", *arguments, override) == 2
-    assert message in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
     assert not given.run_dir.exists()
 
 

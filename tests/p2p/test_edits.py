@@ -1,12 +1,26 @@
-"""PromptToPrompt's effective windows, and its linear form against the materialised definition."""
+"""PromptToPrompt's effective windows, its linear form against the materialised definition; `edit`'s words."""
 
+import warnings
+from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from p2p import EditRequest, FixedSeed, PromptToPrompt, SDEdit
+from p2p import (
+    Edited,
+    EditRequest,
+    FixedSeed,
+    PromptToPrompt,
+    Sampling,
+    SDEdit,
+    StableDiffusion,
+    edit,
+    heat_maps,
+)
 from p2p.alignment import equalizer
 from p2p.attention.injection import BatchInjection, LayerAttention, inject_cross, inject_self
 from p2p.attention.source_bank import SourceBank
@@ -169,6 +183,64 @@ def test_self_attention_takes_the_sources_map_in_small_layers_only() -> None:
     query = torch.randn(2, 4, 17, 8, generator=rng, dtype=torch.float64)
     output = inject_self(LayerAttention("large", query, key, value, 8**-0.5), batch)
     torch.testing.assert_close(output[1], materialised(query, key)[1] @ value[1], rtol=0, atol=1e-12)
+
+
+def test_the_fields_of_sampling_are_edits_own_words(tiny_model: StableDiffusion) -> None:
+    edits = [(SWAP, PromptToPrompt(tau=0.5)), (SWAP, FixedSeed())]
+    asked: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 3, "negative_prompt": "a bench"}
+    given = edit(tiny_model, SOURCE, edits, 1, **asked)
+    for sampling, own in (
+        (Sampling(**asked), {}),
+        (Sampling(num_inference_steps=2, guidance_scale=9, negative_prompt="a bench"), {"guidance_scale": 3}),
+    ):
+        same = edit(tiny_model, SOURCE, edits, 1, sampling, **own)
+        assert torch.equal(given.source, same.source)
+        assert all(map(torch.equal, given.images, same.images))
+    maps = heat_maps(tiny_model, SOURCE, ["cat"], num_inference_steps=2)
+    assert {steps for _, steps in maps.source.maps} == {(0, 2)}
+    assert "tensor" not in repr(maps)
+
+
+@pytest.mark.parametrize("ask", [edit, heat_maps])
+def test_a_word_that_edit_does_not_know_is_told_what_it_knows(ask: Any, tiny_model: StableDiffusion) -> None:
+    told = ", ".join(field.name for field in fields(Sampling))
+    with pytest.raises(TypeError, match=rf"^guidance: no parameter, nor a field of Sampling: {told}$"):
+        ask(tiny_model, SOURCE, [], guidance=5)
+    with pytest.raises(ValueError, match="num_inference_steps: 0 is not a whole number"):
+        ask(tiny_model, SOURCE, [], num_inference_steps=0)
+    with pytest.raises(TypeError, match=r"sampling: \{'num_inference_steps': 5\} is no Sampling"):
+        ask(tiny_model, SOURCE, [], sampling={"num_inference_steps": 5})
+
+
+def test_pictures_of_pillow_go_in_and_come_out(tiny_model: StableDiffusion) -> None:
+    height, width = tiny_model.image_size
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    picture, edits = Image.fromarray(pixels), [(SWAP, SDEdit(0.5))]
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    asked: dict[str, Any] = {"num_inference_steps": 2}
+    given, same = (edit(tiny_model, SOURCE, edits, image=one, **asked) for one in (picture, tensor))
+    assert torch.equal(given.images[0], same.images[0])
+    source, edited = given.to_pil()
+    np.testing.assert_array_equal(np.asarray(source), pixels)
+    shown = torch.from_numpy(np.array(edited)).permute(2, 0, 1).float() / 255
+    assert torch.equal(shown, given.images[0])
+    assert repr(given) == f"Edited(source, 1 image of {width}x{height})"
+    inverted = Edited(given.source, given.images, given.source)
+    assert repr(inverted) == f"Edited(source, 1 image, reconstruction of {width}x{height})"
+
+
+def test_a_picture_that_is_changed_when_it_is_read_is_warned_of(tiny_model: StableDiffusion) -> None:
+    height, width = tiny_model.image_size
+    clear = Image.new("RGBA", (width, height), (9, 9, 9, 0))
+    with pytest.warns(UserWarning, match="image: transparency composited on white") as told:
+        given = edit(tiny_model, SOURCE, [(SWAP, SDEdit(0.5))], image=clear, num_inference_steps=2)
+    assert told[0].filename == __file__
+    assert given.source.eq(1).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        edit(tiny_model, SOURCE, [], image=clear.convert("L"))
+    with pytest.raises(TypeError, match="image: is str, allowed is a tensor or a picture of Pillow's"):
+        edit(tiny_model, SOURCE, [], image="cat.png")  # type: ignore[arg-type]
 
 
 def _batch(mix: Tensor, own: Tensor) -> BatchInjection:

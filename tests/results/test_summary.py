@@ -94,7 +94,7 @@ def test_a_partial_run_says_what_failed_and_what_was_not_evaluated(tmp_path: Pat
     summary = summarise(tmp_path)
     alive = int((~dead).sum())
     assert summary.markdown.startswith(f"{alive} images of 1 pair.\n{dead.sum()} images in 1 group failed:\n")
-    assert f"- {dead.sum()} x RuntimeError: &lt;b&gt;out of memory&lt;/b&gt;\n" in summary.markdown
+    assert f"- {dead.sum()} x RuntimeError: &lt;b&gt;out of memory&lt;/b&gt; (house-2)\n" in summary.markdown
     assert "lpips_embedded@1: 2 images not evaluated." in summary.markdown
     assert summary.n_failed == dead.sum()
     main = summary.tables["main"].query("edit_type == 'all' and method == 'p2p'")
