@@ -31,17 +31,26 @@ ANSWERS = {
 
 
 def misfits(target: Callable[..., Any], node: Mapping[str, Any]) -> Iterator[tuple[Any, str]]:
-    """Yield the value and what is wrong with it, for each value of a node that is not what its class takes."""
+    """Yield each value of a node that is of another kind than its class takes, and what is wrong with it."""
     hints = _hints(target)
     for key, value in node.items():
         hint = hints.get(key, Any)
         if isinstance(value, Mapping) and "_target_" in value:
-            inner = misfits(resolve_name(value["_target_"]), value)
+            inner = misfits(named(str(value["_target_"])) or dict, value)
             yield from ((part, f"{key}: {problem}") for part, problem in inner)
         elif not _fits(value, hint):
             number = isinstance(value, bool | int | float) and _fits("", hint)
             quoted = f'; in quotes it is one: {key}="{value}"' if number else ""
             yield value, f"{key}: {value!r} is not {_told(hint)}{quoted}"
+
+
+def named(target: str) -> Callable[..., Any] | None:
+    """Return the class or function of an import path, or None where there is none."""
+    try:
+        found = resolve_name(target)
+    except Exception:  # whatever an import raises
+        return None
+    return found if callable(found) else None
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments.config_keys import CONF, check_flags, check_keys, nearest
-from experiments.config_types import ANSWERS, misfits
+from experiments.config_types import ANSWERS, misfits, named
 
 if TYPE_CHECKING:
     from evaluation.metric import Metric
@@ -113,13 +112,13 @@ def _with_hydra(task: Callable[[DictConfig], None]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and are told in one line
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if isinstance(error, ValueError) and not _of_hydra(error):
+    except JobFailed:  # under multirun; told where it happened
+        sys.exit(1)
+    except Exception as error:
+        if not isinstance(error, HydraException | OmegaConfBaseException) and not _of_hydra(error):
             raise
         print(f"error: {_composing(error)}", file=sys.stderr)
         sys.exit(2)
-    except JobFailed:  # under multirun; told where it happened
-        sys.exit(1)
 
 
 class JobFailed(Exception):
@@ -127,12 +126,12 @@ class JobFailed(Exception):
 
 
 def _of_hydra(error: BaseException) -> bool:
-    """Say whether an error was raised in Hydra's own code, which raises plain ValueErrors too."""
+    """Say whether an error was raised in Hydra's own code, whose errors are not all HydraExceptions."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     module = last.tb_frame.f_globals.get("__name__", "") if last else ""
-    return str(module).startswith(("hydra", "omegaconf"))
+    return str(module).startswith(("hydra.", "omegaconf.", "antlr4."))
 
 
 def _composing(error: Exception) -> str:
@@ -151,7 +150,7 @@ def _composing(error: Exception) -> str:
     told = " ".join(line.strip() for line in str(error).splitlines() if line and "https:" not in line)
     if isinstance(cause, OmegaConfBaseException):  # a mapping in a list's place, or a list in a mapping's
         told += f" ({str(cause).splitlines()[0]})"
-    if "group override" in told:  # Hydra does not say which
+    if "group override" in told or isinstance(error, TypeError):  # Hydra does not say which
         given = [one.lstrip("+").partition("=") for one in sys.argv]
         numbers = [f"{key}={value}" for key, _, value in given if key in GROUPS and not _is_name(value)]
         return f"{', '.join(numbers)}: is not a name of those that `p2p-bench ls` lists"
@@ -159,7 +158,12 @@ def _composing(error: Exception) -> str:
 
 
 def _is_name(value: str) -> bool:
-    return isinstance(yaml.safe_load(value), str | list)
+    """Say whether a value reads as a name, or as a list of names."""
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return True
+    return all(isinstance(one, str) for one in (read if isinstance(read, list) else [read]))
 
 
 def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
@@ -400,7 +404,7 @@ def _instantiate(name: str, node: Any) -> Any:
     except hydra.errors.InstantiationException as error:
         raise ValueError(f"{name}: {_not_made(target, node, error)}") from error
     if target:
-        for _, problem in misfits(resolve_name(target), node):
+        for _, problem in misfits(named(target) or dict, node):
             raise ValueError(f"{name}: {problem}")
         if not hasattr(made, ANSWERS[name.partition(".")[0]]):
             raise ValueError(f"{name}: {target!r} makes no object that serves here")
@@ -411,9 +415,8 @@ def _not_made(target: str, node: Mapping[str, Any], error: Exception) -> str:
     """Return in one line why a class could not be called."""
     cause = error.__cause__ or error
     told = " ".join(str(cause).split("\n"))
-    try:
-        kind = resolve_name(target)
-    except Exception:  # whatever an import raises
+    kind = named(target)
+    if kind is None:
         return told
     found = re.search(r"unexpected keyword argument '(.+?)'", told)
     if isinstance(cause, TypeError) and found:

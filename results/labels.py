@@ -115,7 +115,7 @@ def escape_markdown(text: str) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Make untrusted text safe in a cell of a LaTeX table; letters of other scripts are left to the engine."""
+    """Make untrusted text safe in a LaTeX table's cell; letters of other scripts are left to the engine."""
     escaped = "".join(_LATEX.get(letter, letter) for letter in _one_line(text))
     # After the end of a row, \\, LaTeX takes a bracket for a length and drops a star.
     return re.sub(r"^[\[*]", r"{\g<0>}", escaped)

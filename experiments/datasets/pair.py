@@ -170,7 +170,7 @@ def _pair_problems(pair: Pair) -> Iterator[str]:
 
 
 def _kind_problems(pair: Pair) -> Iterator[str]:
-    """Yield a problem for each field of another kind than `Pair` says, and for texts that cannot be written."""
+    """Yield a problem for each field of another kind than `Pair` says, and for a text that is not whole."""
     for name in TEXTS:
         yield from _text_problems(name, getattr(pair, name))
     if not isinstance(pair.weights, Mapping):
