@@ -40,6 +40,8 @@ def check_keys(config: Mapping[str, Any]) -> None:
             raise ValueError(f"{key}: {config[key]!r} names no `_target_`, the class that it configures")
     if not isinstance(config["run_dir"], str) or not config["run_dir"]:
         raise ValueError(f"run_dir: {config['run_dir']!r} is no path")
+    if not isinstance(config["name"], str | int | float):
+        raise ValueError(f"name: {config['name']!r} is no name")
     if not isinstance(config["cache_dir"], str | None):
         raise ValueError(f"cache_dir: {config['cache_dir']!r} is no path, nor null")
     check_flags(config)

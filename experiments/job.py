@@ -82,6 +82,12 @@ def grid_methods(
         raise ValueError(f"grid.methods: {grid['methods']!r} does not map methods to their axes")
     for name, axes in grid["methods"].items():
         defaults = defaults_of(str(name))
+        parts = axes if isinstance(axes, list) else [{} if axes is None else axes]
+        if not all(isinstance(part, Mapping) for part in parts):
+            raise ValueError(
+                f"grid.methods.{name}: {axes!r} does not map parameters to values, nor is it a list of "
+                "mappings that do"
+            )
         axes = spelled_out(axes, defaults)
         unknown = {axis for part in expand(axes) for axis in part if axis.split(".")[0] not in defaults}
         if unknown:

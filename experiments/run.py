@@ -15,17 +15,20 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from experiments.config_keys import CONF, check_flags, check_keys, check_numbers, named_by_text, nearest
+from experiments.config_types import ANSWERS, misfits, named
 
 if TYPE_CHECKING:
     from evaluation.metric import Metric
@@ -84,16 +87,19 @@ def main() -> None:
         sys.exit(_checked(COMMANDS[command], sys.argv[2:]))
     elif command in ("run", "plan"):
         del sys.argv[1]
-        if command == "plan":  # leaves no trace on disk
+        if command == "run":
+            _with_hydra(_run)
+            return
+        with TemporaryDirectory() as folder:  # for the multirun.yaml of Hydra: a plan leaves no trace on disk
             sys.argv += [
                 "hydra.run.dir=.",
-                "hydra.sweep.dir=.",
+                f"hydra.sweep.dir='{folder}'",
                 "hydra.sweep.subdir=.",
                 "hydra.output_subdir=null",
                 "hydra/job_logging=none",
                 "hydra/hydra_logging=none",
             ]
-        _with_hydra(_run if command == "run" else _plan)
+            _with_hydra(_plan)
     else:
         known = ["run", "plan", "ls", *COMMANDS]
         near, allowed = nearest(command, known), ", ".join(known)
@@ -106,13 +112,13 @@ def _with_hydra(task: Callable[[DictConfig], None]) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and are told in one line
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if isinstance(error, ValueError) and not _of_hydra(error):
+    except JobFailed:  # under multirun; told where it happened
+        sys.exit(1)
+    except Exception as error:
+        if not isinstance(error, HydraException | OmegaConfBaseException) and not _of_hydra(error):
             raise
         print(f"error: {_composing(error)}", file=sys.stderr)
         sys.exit(2)
-    except JobFailed:  # under multirun; told where it happened
-        sys.exit(1)
 
 
 class JobFailed(Exception):
@@ -120,28 +126,44 @@ class JobFailed(Exception):
 
 
 def _of_hydra(error: BaseException) -> bool:
-    """Say whether an error was raised in Hydra's own code, which raises plain ValueErrors too."""
+    """Say whether an error was raised in Hydra's own code, whose errors are not all HydraExceptions."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     module = last.tb_frame.f_globals.get("__name__", "") if last else ""
-    return str(module).startswith(("hydra", "omegaconf"))
+    return str(module).startswith(("hydra.", "omegaconf.", "antlr4."))
 
 
 def _composing(error: Exception) -> str:
     """Return in one line why a configuration could not be composed, and the nearest thing there is."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        near, allowed = nearest(name, error.options), ", ".join(error.options)
+        options = error.options or sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        near, allowed = nearest(name, options), ", ".join(options)
         return f"{group}={name}: there is none{near}, allowed are {allowed}"
     cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException) and isinstance(cause.parent_node, DictConfig):
+    if isinstance(cause, KeyError | AttributeError) and isinstance(cause, OmegaConfBaseException):
         level, _, key = str(cause.full_key or "").rpartition(".")
-        known = [*map(str, cause.parent_node), *(() if level else GROUPS)]
+        known = [*map(str, cause.parent_node or ()), *(() if level else GROUPS)]
         level = f"{level}." if level else ""
         return f"{level}{key}: no key of the configuration{nearest(key, known, level)}"
     told = " ".join(line.strip() for line in str(error).splitlines() if line and "https:" not in line)
+    if isinstance(cause, OmegaConfBaseException):  # a mapping in a list's place, or a list in a mapping's
+        told += f" ({str(cause).splitlines()[0]})"
+    if "group override" in told or isinstance(error, TypeError):  # Hydra does not say which
+        given = [one.lstrip("+").partition("=") for one in sys.argv]
+        numbers = [f"{key}={value}" for key, _, value in given if key in GROUPS and not _is_name(value)]
+        return f"{', '.join(numbers)}: is not a name of those that `p2p-bench ls` lists"
     return f"{override}: {told}" if (override := getattr(error, "override", None)) else told
+
+
+def _is_name(value: str) -> bool:
+    """Say whether a value reads as a name, or as a list of names."""
+    try:
+        read = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return True
+    return all(isinstance(one, str) for one in (read if isinstance(read, list) else [read]))
 
 
 def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
@@ -150,11 +172,10 @@ def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
 
     try:
         return command(arguments)
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {_composing(error)}", file=sys.stderr)
-    except (ValueError, OSError, WeightsUnavailable) as error:
-        print(f"error: {error}", file=sys.stderr)
-    return 2
+    except (ValueError, OSError, WeightsUnavailable, HydraException, OmegaConfBaseException) as error:
+        told = _composing(error) if isinstance(error, HydraException) or _of_hydra(error) else error
+        print(f"error: {told}", file=sys.stderr)
+        return 2
 
 
 def _quiet_libraries() -> None:
@@ -310,9 +331,12 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ValueError(str(error).splitlines()[0]) from error
-    named: dict[str, Any] = named_by_text(plain)
-    return named
+        told = str(error).splitlines()[0]
+        if isinstance(error, MissingMandatoryValue):
+            told = f"{error.full_key}: is missing, and has no default"
+        raise ValueError(told) from error
+    assert isinstance(plain, dict)
+    return {str(key): named_by_text(value) for key, value in plain.items()}
 
 
 def _carried_over(config: Mapping[str, Any]) -> list[str]:
@@ -386,7 +410,7 @@ def _inversions(config: Mapping[Any, Any]) -> list[Inversion | None]:
         raise ValueError(f"inversion: {where} names inversions already, allowed is inversions=[NAME, ...]")
     if names is None:
         return [_instantiate("inversion", config["inversion"])]
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"inversions: {names!r} is not a list of names, as in [ddim, direct]")
     options = [None if name == "none" else _option("inversion", name) for name in names]
     return list(dict.fromkeys(_instantiate("inversions", option) for option in options))
@@ -398,15 +422,33 @@ def _instantiate(name: str, node: Any) -> Any:
     if target in MOVED:
         raise ValueError(f"{name}: {target} is now {MOVED[target]}")
     try:
-        return instantiate(node, _convert_="all") if node is not None else None
+        made = instantiate(node, _convert_="all") if node is not None else None
     except hydra.errors.InstantiationException as error:
-        cause = error.__cause__ or error
-        found = re.search(r"unexpected keyword argument '(.+?)'", str(cause))
-        if isinstance(cause, TypeError) and found:
-            known = [one for one in inspect.signature(get_object(target)).parameters if one != "self"]
-            near = nearest(found[1], known)
-            cause = ValueError(f"{found[1]} is no parameter{near}, allowed are {', '.join(known)}")
-        raise ValueError(f"{name}: {cause}") from error
+        raise ValueError(f"{name}: {_not_made(target, node, error)}") from error
+    if target:
+        for _, problem in misfits(named(target) or dict, node):
+            raise ValueError(f"{name}: {problem}")
+        if not hasattr(made, ANSWERS[name.partition(".")[0]]):
+            raise ValueError(f"{name}: {target!r} makes no object that serves here")
+    return made
+
+
+def _not_made(target: str, node: Mapping[str, Any], error: Exception) -> str:
+    """Return in one line why a class could not be called."""
+    cause = error.__cause__ or error
+    told = " ".join(str(cause).split("\n"))
+    kind = named(target)
+    if kind is None:
+        return told
+    found = re.search(r"unexpected keyword argument '(.+?)'", told)
+    if isinstance(cause, TypeError) and found:
+        known = [one for one in inspect.signature(kind).parameters if one != "self"]
+        return f"{found[1]} is no parameter{nearest(found[1], known)}, allowed are {', '.join(known)}"
+    # A class's own check knows more, such as a range, unless it has taken the value apart before.
+    for value, problem in misfits(kind, node):
+        if not (isinstance(cause, ValueError) and repr(value) in told):
+            return problem
+    return told
 
 
 def _method_defaults(name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Hertz et al. 2022, Sec. 3.2; "the reference" below is google/prompt-to-prompt (s
 from __future__ import annotations
 
 import math
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -305,7 +306,11 @@ def _near_match(word: str, words: Sequence[str]) -> str:
     phrases = [" ".join(words[k : k + size]) for k in range(len(words) - size + 1)]
     same = [phrase for phrase in phrases if _bare(phrase) == _bare(word)]
     near = same or get_close_matches(word, phrases, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    if not near:
+        return ""
+    alike = unicodedata.normalize("NFC", near[0]) == unicodedata.normalize("NFC", word)
+    form = ", which has its accents in another Unicode form" if alike else ""
+    return f"; did you mean {near[0]!r}{form}?"
 
 
 def _bare(phrase: str) -> str:
@@ -320,8 +325,16 @@ def _check_tail(tail: str) -> None:
 def _check_weight(prompt: str, word: object, weight: object) -> None:
     if not isinstance(word, str):  # YAML reads `2: 1.5` as a position where the word "2" may be meant
         raise ValueError(f"weights must be keyed by words, got {word!r} for prompt {prompt!r}")
-    if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight):
+    if isinstance(weight, bool) or not isinstance(weight, Real) or not _is_finite(weight):
         raise ValueError(f"weight of {word!r} in {prompt!r} must be a finite number, got {weight!r}")
+
+
+def _is_finite(number: Real) -> bool:
+    """Say whether a number is finite; a whole number beyond floating point's largest is not."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 def check_word_counts(source_prompt: str, target_prompt: str) -> None:

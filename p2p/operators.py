@@ -111,7 +111,12 @@ def alignment_matrix(
     n = token_limit(tokenizer)
     if isinstance(tokenizer, NoText):
         return torch.eye(n), torch.ones(n)
-    matrix, aligned = find_operator(operator)(source_prompt, target_prompt, tokenizer, tail)
+    try:
+        matrix, aligned = find_operator(operator)(source_prompt, target_prompt, tokenizer, tail)
+    except (TypeError, AttributeError) as error:  # any function may be named, and few are operators
+        raise ValueError(f"operator {operator!r}: cannot align the prompts ({error})") from error
+    if not (isinstance(matrix, Tensor) and isinstance(aligned, Tensor)):
+        raise ValueError(f"operator {operator!r}: gives {matrix!r} and {aligned!r}, allowed are two tensors")
     if matrix.shape != (n, n) or aligned.shape != (n,):
         shapes = f"{tuple(matrix.shape)} and {tuple(aligned.shape)}"
         raise ValueError(f"operator {operator!r}: gives shapes {shapes}, allowed are {(n, n)} and {(n,)}")

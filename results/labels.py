@@ -4,7 +4,10 @@ Prompts, ids and labels come from users' files; whatever is put into Markdown or
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping
+
+import pandas as pd
 
 PUBLISHED: dict[str, int] = {
     "pie/structure_distance": 3,
@@ -106,14 +109,40 @@ def method_label(method: str) -> str:
 
 def escape_markdown(text: str) -> str:
     """Make untrusted text safe in a Markdown table cell, also where the Markdown is rendered to HTML."""
-    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # An underscore within a word is literal, and most metric names have one.
     return re.sub(r"([\\`*\[\]|#~$!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
 
 
 def escape_latex(text: str) -> str:
-    """Make untrusted text safe in LaTeX; letters of other scripts are left to the engine."""
-    return "".join(_LATEX.get(letter, letter) for letter in " ".join(str(text).split()))
+    """Make untrusted text safe in a LaTeX table's cell; letters of other scripts are left to the engine."""
+    escaped = "".join(_LATEX.get(letter, letter) for letter in _one_line(text))
+    # After the end of a row, \\, LaTeX takes a bracket for a length and drops a star.
+    return re.sub(r"^[\[*]", r"{\g<0>}", escaped)
+
+
+def escape_formula(value: object) -> object:
+    """Put an apostrophe before a text that a spreadsheet would evaluate; what reads as a number stays."""
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """Return a table as CSV, numbers in full, no text of which a spreadsheet evaluates."""
+    texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    safe = table.assign(**{name: table[name].map(escape_formula) for name in texts})
+    return str(safe.to_csv(index=False, lineterminator="\n"))
+
+
+def _one_line(text: str) -> str:
+    """Return a text with its white space closed up, and without control characters."""
+    letters = (letter for letter in " ".join(str(text).split()) if unicodedata.category(letter) != "Cc")
+    return "".join(letters)
 
 
 def escape_mathtext(text: str) -> str:

@@ -131,11 +131,17 @@ def find_problems(pairs: Sequence[Pair]) -> Iterator[tuple[int, str]]:
     for position, pair in enumerate(pairs):
         for problem in _pair_problems(pair):
             yield position, f"id {pair.id!r}: {problem}"
-        if (earlier := first.setdefault(pair.id, position)) != position:
+        if (earlier := first.setdefault(str(pair.id), position)) != position:
             yield position, f"id {pair.id!r}: must be unique, pair {earlier + 1} of {len(pairs)} has it too"
 
 
+TEXTS = ("id", "source_prompt", "target_prompt", "edit_type", "difficulty", "instruction")
+
+
 def _pair_problems(pair: Pair) -> Iterator[str]:
+    if problems := list(_kind_problems(pair)):
+        yield from problems  # the other checks take the kinds for granted
+        return
     for name in ("id", "edit_type", "difficulty"):
         if (value := getattr(pair, name)) != value.strip():
             yield f"{name} = {value!r}: no spaces before or after it"
@@ -143,33 +149,74 @@ def _pair_problems(pair: Pair) -> Iterator[str]:
         yield "id must not be empty"
     for name in ("source_prompt", "target_prompt"):
         yield from _prompt_problems(name, getattr(pair, name))
-    if not (isinstance(pair.source_prompt, str) and isinstance(pair.target_prompt, str)):
-        return  # no word stands in it
     for words, factor in pair.weights.items():
         yield from _word_problems("weights", words, "target_prompt", pair.target_prompt)
-        if isinstance(factor, bool) or not isinstance(factor, Real) or not math.isfinite(factor):
+        if isinstance(factor, bool) or not isinstance(factor, Real) or not _is_finite(factor):
             yield f"weights[{words!r}] = {factor!r}: must be a finite number"
     if pair.blend_words is not None:
-        if len(pair.blend_words) != 2:
-            yield f"blend_words = {pair.blend_words!r}: must be two, of the source and of the target prompt"
-        else:
-            source_words, target_words = pair.blend_words
-            if source_words is not None:
-                yield from _word_problems("blend_words", source_words, "source_prompt", pair.source_prompt)
-            if target_words is not None:
-                yield from _word_problems("blend_words", target_words, "target_prompt", pair.target_prompt)
+        source_words, target_words = pair.blend_words
+        if source_words is not None:
+            yield from _word_problems("blend_words", source_words, "source_prompt", pair.source_prompt)
+        if target_words is not None:
+            yield from _word_problems("blend_words", target_words, "target_prompt", pair.target_prompt)
     for name in ("image", "mask", "ideal"):
         path = getattr(pair, name)
-        if path is not None and not (path.is_file() or (name == "ideal" and path.is_dir())):
-            yield f"{name} = {str(path)!r}: there is no such file"
+        try:
+            found = path is None or path.is_file() or (name == "ideal" and path.is_dir())
+            problem = "there is no such file"
+        except OSError as error:  # a name that is too long
+            found, problem = False, str(error.strerror)
+        if not found:
+            yield f"{name} = {str(path)!r}: {problem}"
     if pair.ideal is not None and pair.image is None:
         yield "ideal: is the edit of a picture, so that the pair needs an image too"
 
 
-def _prompt_problems(name: str, prompt: object) -> Iterator[str]:
-    if not isinstance(prompt, str):
-        yield f"{name} = {prompt!r}: must be a text; a number is one in quotes"
-        return
+def _kind_problems(pair: Pair) -> Iterator[str]:
+    """Yield a problem for each field of another kind than `Pair` says, and for a text that is not whole."""
+    for name in TEXTS:
+        yield from _text_problems(name, getattr(pair, name))
+    if not isinstance(pair.weights, Mapping):
+        yield f"weights = {pair.weights!r}: must map words to numbers"
+    else:
+        for words in pair.weights:
+            yield from _text_problems("weights", words)
+    blended = pair.blend_words
+    if not (blended is None or (isinstance(blended, tuple | list) and len(blended) == 2)):
+        yield f"blend_words = {blended!r}: must be two, of the source and of the target prompt"
+    else:
+        for blend in blended or ():
+            yield from _text_problems("blend_words", blend) if blend is not None else ()
+    for name in ("image", "mask", "ideal"):
+        if not isinstance(getattr(pair, name), Path | None):
+            yield f"{name} = {getattr(pair, name)!r}: must be a path"
+
+
+def _text_problems(name: str, value: object) -> Iterator[str]:
+    if not isinstance(value, str):
+        yield f"{name} = {value!r}: must be a text; a number is one in quotes"
+    elif not is_whole_text(value):
+        yield f"{name} = {value!r}: holds half of a character"
+
+
+def is_whole_text(text: str) -> bool:
+    """Say whether a text can be written as UTF-8: half of a surrogate pair ("\\ud83d") is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_finite(number: Real) -> bool:
+    """Say whether a number is finite; a whole number beyond floating point's largest is not."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
+
+
+def _prompt_problems(name: str, prompt: str) -> Iterator[str]:
     # Any other white space makes empty or glued words and shifts the positions of all that follow.
     if not (closed := single_spaced(prompt)):
         yield f"{name} = {prompt!r}: must not be empty"
@@ -177,14 +224,18 @@ def _prompt_problems(name: str, prompt: object) -> Iterator[str]:
         yield f"{name} = {prompt!r}: words must be separated by single spaces, as in {closed!r}"
 
 
-def _word_problems(name: str, words: object, prompt_name: str, prompt: str) -> Iterator[str]:
-    if not isinstance(words, str):
-        yield f"{name} = {words!r}: must be a text; a number is one in quotes"
-    elif not has_words(prompt, words):
+def _word_problems(name: str, words: str, prompt_name: str, prompt: str) -> Iterator[str]:
+    if not has_words(prompt, words):
         near = _nearest(words, prompt)
-        hint = f"; did you mean {near!r}?" if near else ""
+        hint = f"; did you mean {near!r}{_other_form(words, near)}?" if near else ""
         rule = "whole words, case and punctuation count"
         yield f"{name}: {words!r} is not in {prompt_name} {prompt!r} ({rule}{hint})"
+
+
+def _other_form(typed: str, near: str) -> str:
+    """Say of two texts that look alike why they differ: accents may be composed with their letters or not."""
+    alike = unicodedata.normalize("NFC", typed) == unicodedata.normalize("NFC", near)
+    return ", which has its accents in another Unicode form" if alike else ""
 
 
 def _nearest(words: str, prompt: str) -> str | None:

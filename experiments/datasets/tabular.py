@@ -30,7 +30,7 @@ Row = tuple[int, dict[str, Any], list[str]]
 class Table(Dataset):
     """The pairs of one `.csv` or `.jsonl` file; without a `name` it has the file's."""
 
-    name: str = ""
+    name: str | None = None  # type: ignore[assignment]  # a text once it is made
     path: str | Path
 
     def __post_init__(self) -> None:
@@ -164,6 +164,8 @@ def _jsonl_rows(lines: Iterable[str]) -> Iterator[Row]:
 def _from_json(text: str) -> tuple[Any, str | None]:
     try:
         return json.loads(text, object_pairs_hook=_unique), None
+    except RecursionError:
+        return None, f"{text.strip()[:40]!r}...: lists or objects in one another, more than can be read"
     except ValueError as error:
         return None, f"{text.strip()!r}: is not JSON ({error})"
 

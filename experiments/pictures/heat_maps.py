@@ -76,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name = slug(f"{options.source_prompt} to {options.target_prompt or ''}")
     out = options.out or Path("runs", "heat_maps", f"{name}-{options.seed}.png")
     try:
+        if not 0 <= options.seed < 2**32:
+            raise ValueError(f"seed: {options.seed} is not a whole number in [0, 2^32)")
+        method = PromptToPrompt(tau=options.tau)
         model = ModelSpec(
             options.model,
             str(WEIGHTS / "pipeline") if embedded else options.model,
@@ -84,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             dtype="float32" if embedded else None,
             device=options.device,
         ).load()
-        edit = (options.target_prompt, PromptToPrompt(tau=options.tau)) if options.target_prompt else None
+        edit = (options.target_prompt, method) if options.target_prompt else None
         found = heat_maps(
             model,
             options.source_prompt,

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from results.labels import escape_mathtext, metric_label
@@ -60,14 +61,18 @@ def label_axis(axes: Axes, axis: str, metric: str, directions: Directions) -> No
 
 
 def legend(figure: Figure, axes: Axes, columns: int | None = None) -> None:
-    """Put the axes' legend above the figure's panels, by default in one line."""
+    """Put the axes' legend above the figure's panels, in one line or `columns`; in fewer where it must."""
     # Above the panels: looking for a free place within them costs seconds on a busy machine, and warns.
     handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(
-            handles, labels, loc="outside upper left", ncols=columns or len(handles), fontsize=SIZE - 1,
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for tried in range(min(columns or len(handles), len(handles)), 0, -1):
+        box = figure.legend(
+            handles, labels, loc="outside upper left", ncols=tried, fontsize=SIZE - 1,
             frameon=False, labelcolor=INK, handletextpad=0.5, columnspacing=1.6,
         )  # fmt: skip
+        if tried == 1 or box.get_window_extent(renderer).width <= figure.bbox.width:
+            return
+        box.remove()
 
 
 def bars(values: pd.DataFrame) -> np.ndarray:

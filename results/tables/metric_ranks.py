@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from results.labels import escape_markdown, metric_label
+from results.labels import csv_text, escape_markdown, metric_label
 from results.store.whole_files import write_whole
 from results.tables.cells import ALL, CELL, GIVEN, is_plain
 from results.tables.statistics import RESAMPLES, resampled_counts
@@ -85,7 +85,7 @@ def spearman(
 
 def write_correlations(table: pd.DataFrame, stem: Path) -> list[Path]:
     """Write `<stem>.csv` and `.md`; returns their paths."""
-    texts = {".csv": table.to_csv(index=False, lineterminator="\n"), ".md": to_markdown(table)}
+    texts = {".csv": csv_text(table), ".md": to_markdown(table)}
     paths = [stem.with_name(stem.name + suffix) for suffix in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         write_whole(path, text)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from results.labels import METHODS, escape_markdown, method_label
+from results.labels import METHODS, csv_text, escape_markdown, method_label
 from results.store.whole_files import write_whole
 from results.tables.cells import ALL, GIVEN
 
@@ -156,7 +156,7 @@ def to_markdown(comparison: pd.DataFrame) -> str:
 
 def write_comparison(comparison: pd.DataFrame, stem: Path) -> list[Path]:
     """Write `<stem>.csv` and `.md`; returns their paths."""
-    texts = {".csv": comparison.to_csv(index=False, lineterminator="\n"), ".md": to_markdown(comparison)}
+    texts = {".csv": csv_text(comparison), ".md": to_markdown(comparison)}
     paths = [stem.with_name(stem.name + suffix) for suffix in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         write_whole(path, text)

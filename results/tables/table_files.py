@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.labels import arrow, escape_latex, escape_markdown, method_label
+from results.labels import arrow, csv_text, escape_latex, escape_markdown, method_label
 from results.store.whole_files import write_whole
 from results.tables.cells import ALL, CELL, CONTEXT
 
@@ -37,7 +37,7 @@ def write_table(table: pd.DataFrame, stem: Path, directions: Directions) -> list
 def to_csv(table: pd.DataFrame) -> str:
     """Write the tidy table: a line per cell and metric, numbers in full, reasons as `count x reason`."""
     reasons = table["reasons"].map(lambda counts: "; ".join(f"{n} x {text}" for text, n in counts.items()))
-    return str(table.assign(reasons=reasons).to_csv(index=False, lineterminator="\n"))
+    return csv_text(table.assign(reasons=reasons))
 
 
 def to_markdown(table: pd.DataFrame, directions: Directions, *, by_edit_type: bool = True) -> str:

@@ -57,6 +57,23 @@ def test_a_pair_with_everything_is_valid(tmp_path: Path) -> None:
         ({"blend_words": ("dog", "dog")}, "blend_words: 'dog' is not in source_prompt"),
         ({"blend_words": ("cat", "cat")}, "blend_words: 'cat' is not in target_prompt"),
         ({"blend_words": ("cat",)}, "must be two"),
+        ({"id": 5}, "id 5: id = 5: must be a text"),
+        ({"id": ["a"]}, "id = ['a']: must be a text"),
+        ({"source_prompt": 5}, "source_prompt = 5: must be a text"),
+        ({"edit_type": None}, "edit_type = None: must be a text"),
+        ({"instruction": True}, "instruction = True: must be a text"),
+        ({"id": "a \ud83d"}, "id = 'a \\ud83d': holds half of a character"),
+        ({"target_prompt": "a \ud83d"}, "target_prompt = 'a \\ud83d': holds half of a character"),
+        ({"edit_type": "\udcff"}, "edit_type = '\\udcff': holds half of a character"),
+        ({"weights": {"\ud83d": 2}}, "weights = '\\ud83d': holds half of a character"),
+        ({"weights": {2: 2}}, "weights = 2: must be a text"),
+        ({"weights": 2}, "weights = 2: must map words to numbers"),
+        ({"weights": {"dog": 10**400}}, "must be a finite number"),
+        ({"blend_words": (["cat"], ["dog"])}, "blend_words = ['cat']: must be a text"),
+        ({"blend_words": "cat dog"}, "blend_words = 'cat dog': must be two"),
+        ({"blend_words": 3}, "blend_words = 3: must be two"),
+        ({"image": 5}, "image = 5: must be a path"),
+        ({"image": Path("x" * 5000)}, "': File name too long"),
         ({"image": Path("nowhere.png")}, "image = 'nowhere.png': there is no such file"),
         ({"mask": Path("nowhere.png")}, "mask = 'nowhere.png': there is no such file"),
         ({"ideal": Path("nowhere.png")}, "ideal = 'nowhere.png': there is no such file"),
@@ -64,6 +81,13 @@ def test_a_pair_with_everything_is_valid(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_used_is_named(change: dict[str, Any], message: str) -> None:
     assert message in problems(replace(CAT, **change))
+
+
+def test_letters_that_look_alike_are_told_apart() -> None:
+    pair = replace(CAT, target_prompt="a caf\u00e9", weights={"cafe\u0301": 2})
+    hint = "did you mean 'caf\u00e9', which has its accents in another Unicode form?"
+    assert hint in problems(pair)
+    assert "Unicode" not in problems(replace(CAT, weights={"Dog": 2}))
 
 
 def test_all_bad_rows_are_reported_at_once() -> None:

@@ -142,6 +142,22 @@ def test_jsonl_problems_come_together_with_their_lines(tmp_path: Path) -> None:
         ("t.csv", "id;source_prompt;target_prompt\na;b;c\n", "parted by commas, not by ';'"),
         ("t.csv", "id\tsource_prompt\ttarget_prompt\na\tb\tc\n", r"parted by commas, not by '\\t'"),
         ("t.csv", "id,id,source_prompt,target_prompt\na,b,c,d\n", "header: twice 'id'"),
+        (
+            "t.jsonl",
+            '{"id": "a", "weights": ' + "[" * 100_000 + "}",
+            r"""line 1: '{"id": "a".*: lists or objects in one another, more than can be read""",
+        ),
+        (
+            "t.csv",
+            "id,source_prompt,target_prompt,weights\na,a cat,a dog," + "[" * 100_000,
+            r"line 2: weights = '\[.*: lists or objects in one another, more than can be read",
+        ),
+        (
+            "t.jsonl",
+            '{"id": "a", "source_prompt": "a cat", "target_prompt": "a dog"}\n'
+            '{"id": "b", "source_prompt": "a cat", "target_prompt": "a \\ud83d"}',
+            "line 2: id 'b': target_prompt = .*: holds half of a character",
+        ),
         ("t.xlsx", "", "must end in .csv or .jsonl"),
     ],
 )

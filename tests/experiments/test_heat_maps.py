@@ -38,3 +38,20 @@ def test_bad_input_is_one_line(tiny: list[str], tmp_path: Path, capsys: pytest.C
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: words: 'horse' given, allowed are words of 'a cat'\n"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--seed", "-1"], "seed: -1 is not a whole number in [0, 2^32)"),
+        (["--seed", str(2**32)], "seed: 4294967296 is not a whole number in [0, 2^32)"),
+        (["--tau", "3"], "tau must be a number in [0, 1], got 3.0"),  # without a target prompt too
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_a_model_is_loaded(
+    option: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["a cat", "--words", "cat", "--model", "/nowhere", *option])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"error: {message}\n"

@@ -22,6 +22,10 @@ def mirrored(
     return torch.eye(n).flip(0), torch.ones(n)
 
 
+def no_tensors(*_: object) -> tuple[int, int]:
+    return 1, 2
+
+
 def as_refine(
     source_prompt: str, target_prompt: str, tokenizer: Tokenizer, tail: str
 ) -> tuple[Tensor, Tensor]:
@@ -58,6 +62,21 @@ def test_what_is_no_operator_is_one_line(name: str, message: str) -> None:
 def test_an_operator_of_other_shapes_is_refused(clip_tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ValueError, match=r"gives shapes \(3, 3\) and \(3,\), allowed are \(77, 77\)"):
         alignment_matrix(f"{HERE}.too_short", SOURCE, TARGET, clip_tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("os.path.join", "cannot align the prompts .join"),
+        ("math.pi", "cannot align the prompts .'float' object is not callable"),
+        (f"{HERE}.no_tensors", "gives 1 and 2, allowed are two tensors"),
+    ],
+)
+def test_a_function_that_is_no_operator_is_one_line(
+    name: str, message: str, clip_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    with pytest.raises(ValueError, match=f"operator '{name}': {message}"):
+        alignment_matrix(name, SOURCE, TARGET, clip_tokenizer)
 
 
 def image(model: StableDiffusion, operator: str) -> Tensor:

@@ -112,6 +112,15 @@ def test_an_absent_word_is_named_with_a_near_match(clip_tokenizer, word, hint):
         word_indices(prompt, word, clip_tokenizer)
 
 
+def test_words_that_look_alike_are_told_apart(clip_tokenizer):
+    composed, apart = "a caf\u00e9", "cafe\u0301"
+    with pytest.raises(ValueError, match="which has its accents in another Unicode form"):
+        word_indices(composed, apart, clip_tokenizer)
+    # CLIP's tokenizer composes accents, so that only words, which are compared as typed, part the two.
+    ids = [clip_tokenizer(prompt)["input_ids"] for prompt in (composed, f"a {apart}")]
+    assert ids[0] == ids[1]
+
+
 @pytest.mark.parametrize("prompt", ["a  cat", " a cat", "a cat ", "a\tcat", ""])
 def test_white_space_that_would_shift_positions_is_an_error(clip_tokenizer, prompt):
     with pytest.raises(ValueError, match=re.escape(repr(prompt))):

@@ -51,6 +51,21 @@ def test_the_trade_off_shows_the_tables_numbers(finished_table: pd.DataFrame, tm
     assert all(path.stat().st_size > 5000 for path in plot_style.save(figure, tmp_path / "trade_off"))
 
 
+def test_a_legend_of_many_series_stays_in_the_figure() -> None:
+    for number in (1, 3, 7):
+        figure, [axes] = plot_style.new_figure(1)
+        for series in range(number):
+            axes.plot([0, 1], [series, 1], label=f"Prompt-to-Prompt, by τ, series {series}")
+        plot_style.legend(figure, axes)
+        figure.draw_without_rendering()
+        [legend] = figure.legends
+        box = legend.get_window_extent()
+        assert len(legend.get_texts()) == number
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+
+
 def test_over_tau_has_a_panel_per_metric(finished_table: pd.DataFrame) -> None:
     metrics = list(finished_table["metric"].unique())
     figure = sweep_plots.over_tau(finished_table, metrics, DIRECTIONS)

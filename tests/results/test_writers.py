@@ -9,6 +9,8 @@ import pytest
 
 from results.labels import (
     arrow,
+    csv_text,
+    escape_formula,
     escape_latex,
     escape_markdown,
     metric_label,
@@ -69,6 +71,40 @@ def test_nasty_text_is_plain_in_latex() -> None:
     left = re.sub(r"\\(text[a-z]+\{\}|[{}&%$#_])|\$\\[a-z]+\$", "", escape_latex(NASTY))
     assert not set(left) & set("\\{}&%$#_~^<>|\n")
     assert r"\textless{}script\textgreater{}" in text
+
+
+@pytest.mark.parametrize("start", ["[a] pairs", "*a* pairs"])
+def test_a_first_cell_is_no_argument_of_the_row_before_it(start: str) -> None:
+    rows = to_latex(table(model=start), {}).splitlines()
+    assert any(row.startswith(f"{{{start[0]}}}{start[1:]} & ") for row in rows)
+    assert not any(row.startswith(("[", "*")) for row in rows)
+    assert escape_latex("a [b] *c*") == "a [b] *c*"
+
+
+@pytest.mark.parametrize("write", [to_markdown, to_latex])
+def test_control_characters_are_left_out(write) -> None:
+    assert "swap\x1b[31m" in table(edit_type="swap\x1b[31m\x07")["edit_type"].iloc[-1]
+    text = write(table(edit_type="swap\x1b\x07\x7f\x85 it"), {})
+    assert "swap it" in text
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
+
+
+@pytest.mark.parametrize("text", ['=HYPERLINK("http://x","y")', "@SUM(1)", "+cmd", "-rf"])
+def test_a_spreadsheet_evaluates_no_cell(text: str) -> None:
+    written = to_csv(table(edit_type=text))
+    loaded = pd.read_csv(io.StringIO(written))
+    assert f"'{text}" in set(loaded["edit_type"])
+    assert loaded["mean"].dtype == float
+    assert not any(cell.startswith(("=", "@")) for line in written.splitlines() for cell in line.split(","))
+
+
+def test_numbers_stay_numbers() -> None:
+    assert [escape_formula(value) for value in (-0.5, "-0.5", "+1e3", None, "a=b")] == [
+        *(-0.5, "-0.5", "+1e3"),
+        *(None, "a=b"),
+    ]
+    frame = pd.DataFrame({"difference": [-0.25, 0.5], "name": ["=1", "b"], "n": [-1, 2]})
+    assert csv_text(frame) == "difference,name,n\n-0.25,'=1,-1\n0.5,b,2\n"
 
 
 @pytest.mark.parametrize("write", [to_markdown, to_latex])
