@@ -3,7 +3,7 @@
 Nothing here touches matplotlib's global state.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +60,26 @@ def label_axis(axes: Axes, axis: str, metric: str, directions: Directions) -> No
 
 
 def legend(figure: Figure, axes: Axes, columns: int | None = None) -> None:
-    """Put the axes' legend above the figure's panels, by default in one line."""
+    """Put the axes' legend above the figure's panels, by default in as few lines as fit its width."""
     # Above the panels: looking for a free place within them costs seconds on a busy machine, and warns.
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(
-            handles, labels, loc="outside upper left", ncols=columns or len(handles), fontsize=SIZE - 1,
+            handles, labels, loc="outside upper left", fontsize=SIZE - 1,
+            ncols=columns or _columns_that_fit(labels, figure.get_figwidth()),
             frameon=False, labelcolor=INK, handletextpad=0.5, columnspacing=1.6,
         )  # fmt: skip
+
+
+def _columns_that_fit(labels: Sequence[str], width: float) -> int:
+    """Return how many labels stand side by side in `width` inches, filled column by column."""
+    for columns in range(len(labels), 1, -1):
+        parts = np.array_split(
+            [0.45 + 0.06 * len(label) for label in labels], columns
+        )  # inches, at this size
+        if sum(part.max() for part in parts) <= width:
+            return columns
+    return 1
 
 
 def bars(values: pd.DataFrame) -> np.ndarray:

@@ -1,10 +1,12 @@
 """Plots and strips: any run can be drawn, equal runs give equal files, pictures are the right ones."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from results.plots import plot_style, strips, sweep_plots
@@ -48,6 +50,24 @@ def test_the_trade_off_shows_the_tables_numbers(finished_table: pd.DataFrame, tm
     assert axes.get_xlabel().endswith("← better")
     assert axes.get_ylabel().endswith("better →")
     assert all(path.stat().st_size > 5000 for path in plot_style.save(figure, tmp_path / "trade_off"))
+
+
+@pytest.mark.parametrize("method", ["p2p", "a_method_of_ones_own_with_a_name_as_long_as_a_name_can_be"])
+def test_the_legend_stays_inside_the_picture(method: str) -> None:
+    """Two variants of a method make its labels long."""
+    rows = [
+        {**make_row("cat-dog", 0, "p2p", **p2p(tau)), "method": name, "params": json.dumps(params)}
+        for name in ("p2p", method)
+        for tau in (0.2, 0.4)
+        for params in ({"tau": tau, "local_blend": False}, {"tau": tau, "local_blend": True})
+    ]
+    frame = pd.DataFrame([make_row("cat-dog", 0, "fixed_seed"), *rows]).assign(**{METRIC: 0.3, CLIP: 0.2})
+    frame = frame.assign(**{f"reason:{name}": "" for name in (METRIC, CLIP)})
+    figure = sweep_plots.trade_off(main_table(with_cells(frame), [METRIC, CLIP]), METRIC, CLIP, DIRECTIONS)
+    FigureCanvasAgg(figure).draw()
+    [drawn] = figure.legends
+    assert len(drawn.get_texts()) >= 3
+    assert drawn.get_window_extent().x1 <= figure.bbox.x1
 
 
 def test_over_tau_has_a_panel_per_metric(finished_table: pd.DataFrame) -> None:
