@@ -1,6 +1,9 @@
 """Align the tokens of a source and a target prompt: words to tokens, mappers between prompts, word weights.
 
 Hertz et al. 2022, Sec. 3.2; "the reference" below is google/prompt-to-prompt (seq_aligner.py, ptp_utils.py).
+
+Padding is what follows a prompt's own tokens up to the tokenizer's limit. The end token is one of the
+prompt's own, also where padding repeats it (CLIP of Stable Diffusion 1.x).
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-Tail = Literal["shifted", "google"]
+Tail = Literal["by_position", "google"]
+"""What follows the last changed word: "by_position" aligns words and end token with each other and leaves
+padding at its absolute position, "google" keeps the reference's positions for words too."""
 
 
 @dataclass(frozen=True)
@@ -161,14 +166,16 @@ def token_limit(tokenizer: Tokenizer) -> int:
 
 
 def replacement_mapper(
-    source_prompt: str, target_prompt: str, tokenizer: Tokenizer, tail: Tail = "shifted"
+    source_prompt: str, target_prompt: str, tokenizer: Tokenizer, tail: Tail = "by_position"
 ) -> Tensor:
     """Map attention from source tokens (rows) to target tokens (columns) for a word swap; float32, square.
 
     A word of as many tokens as its replacement maps 1:1; otherwise each of its tokens gives
-    1 / len(target tokens) to each target token. After the last replaced word, source token i goes to target
-    token i + shift, at most to the last one, so that every row sums to 1; tail="google" keeps the reference's
-    unshifted diagonal there. Raises ValueError if the prompts differ in their number of words.
+    1 / len(target tokens) to each target token; words after the last replaced one, and the end token, map
+    1:1. Source padding i goes to target position i where that is padding too, else to the target's first
+    padding, and in a target without padding to the last token, so that every row sums to 1. Target padding
+    where a longer source has words takes nothing. tail="google" keeps the reference's diagonal after the last
+    replaced word. Raises ValueError if the prompts differ in their number of words.
     """
     _check_tail(tail)
     check_word_counts(source_prompt, target_prompt)
@@ -189,9 +196,13 @@ def replacement_mapper(
         else:
             mapper[rows[0] : rows[-1] + 1, columns] = 1 / len(columns)
     i, j = source[last][-1] + 1, target[last][-1] + 1
-    if tail == "shifted":
-        rest = torch.arange(i, n)
-        mapper[rest, (rest + j - i).clamp(max=n - 1)] = 1
+    if tail == "by_position":
+        end = len(encode(source_prompt, tokenizer)["input_ids"])
+        rest = torch.arange(i, end)
+        mapper[rest, rest + j - i] = 1
+        padding = torch.arange(end, n)
+        first = min(len(encode(target_prompt, tokenizer)["input_ids"]), n - 1)
+        mapper[padding, padding.clamp(min=first)] = 1
     else:
         rest = torch.arange(j, j + n - max(i, j))
         mapper[rest, rest] = 1
@@ -199,20 +210,22 @@ def replacement_mapper(
 
 
 def refinement_mapper(
-    source_prompt: str, target_prompt: str, tokenizer: Tokenizer, tail: Tail = "shifted"
+    source_prompt: str, target_prompt: str, tokenizer: Tokenizer, tail: Tail = "by_position"
 ) -> tuple[Tensor, Tensor]:
     """Return mapper, each target token's source token (int64, -1: none), and alphas, 1.0 where there is one.
 
     Both are (tokens,). Needleman-Wunsch on token ids as in the reference: gap 0, match 1, mismatch -1. Target
-    padding j reads source token len(source) + j - len(target), at most the last, so that no padding reads a
-    word, even after a removal; tail="google" keeps the reference's j.
+    padding j reads source position j where that is padding too, else the source's first padding, so that no
+    padding reads a word; where the source has no padding, the target's keeps its own map as a new token does.
+    tail="google" reads the source's position j, word or not.
     """
     _check_tail(tail)
     source = encode(source_prompt, tokenizer)["input_ids"]
     target = encode(target_prompt, tokenizer)["input_ids"]
-    padding = torch.arange(len(target), token_limit(tokenizer))
-    if tail == "shifted":
-        padding = (padding + len(source) - len(target)).clamp(max=token_limit(tokenizer) - 1)
+    n = token_limit(tokenizer)
+    padding = torch.arange(len(target), n)
+    if tail == "by_position":
+        padding = padding.clamp(min=len(source)) if len(source) < n else torch.full_like(padding, -1)
     mapper = torch.cat([torch.tensor(_needleman_wunsch(source, target), dtype=torch.int64), padding])
     return mapper, (mapper >= 0).float()
 

@@ -37,7 +37,7 @@ a and its column of M are 0. Raises ValueError for prompts that it cannot align.
 def replace(
     source_prompt: str, target_prompt: str, tokenizer: Tokenizer, tail: Tail
 ) -> tuple[Tensor, Tensor]:
-    """Align word by word, for prompts of equally many words: every target token takes from the source."""
+    """Align word by word, for prompts of equally many words: no target token keeps its own map."""
     mapper = replacement_mapper(source_prompt, target_prompt, tokenizer, tail)
     return mapper, torch.ones(token_limit(tokenizer))
 
@@ -102,7 +102,7 @@ def alignment_matrix(
     source_prompt: str,
     target_prompt: str,
     tokenizer: Tokenizer,
-    tail: Tail = "shifted",
+    tail: Tail = "by_position",
 ) -> tuple[Tensor, Tensor]:
     """Return an operator's M (source tokens, target tokens) and a (target tokens,), float32.
 
@@ -132,7 +132,7 @@ class Alignment:
 
 
 def block_alignment(
-    operator: str, source_prompt: str, target_prompt: str, tokenizers: Tokenizers, tail: Tail = "shifted"
+    operator: str, source_prompt: str, target_prompt: str, tokenizers: Tokenizers, tail: Tail = "by_position"
 ) -> Alignment:
     """Return what `alignment_matrix` gives over all tokenizers' tokens: each block has its own alignment.
 

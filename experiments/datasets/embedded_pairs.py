@@ -58,8 +58,19 @@ class ScenePair:
         said += 2 * (len(scene.things) - 1) + bool(scene.time) + scene.fog + bool(scene.style)
         return ("easy", "medium", "hard")[min(said, 2)]
 
-    def pair(self) -> Pair:
-        """Return the pair as every data set gives it."""
+    @property
+    def blend_words(self) -> tuple[str, str] | None:
+        """What the edit is bounded by, a word of either caption; None for an edit of the whole picture.
+
+        What one scene has and the other has not (a thing, something worn), else the thing that changes.
+        """
+        whole = replace(self.source, things=self.target.things) != self.target
+        if whole or any(word not in COLOURS for word, _ in self.weights):
+            return None
+        return _own_word(self.source, self.target), _own_word(self.target, self.source)
+
+    def pair(self, blend_words: bool = False) -> Pair:
+        """Return the pair as every data set gives it, with or without what bounds a local edit."""
         return Pair(
             self.id,
             self.source.caption(),
@@ -67,7 +78,15 @@ class ScenePair:
             self.edit_type,
             self.difficulty,
             dict(self.weights),
+            self.blend_words if blend_words else None,
         )
+
+
+def _own_word(scene: Scene, other: Scene) -> str:
+    words, others = (
+        [word for thing in s.things for word in (thing.name, thing.wearing) if word] for s in (scene, other)
+    )
+    return next((word for word in words if word not in others), words[0])
 
 
 @dataclass(frozen=True)
@@ -94,11 +113,17 @@ def render_pair(pair: ScenePair, layout: Layout) -> RenderedPair:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded(Dataset):
-    """120 pairs. Their source images are generated; what is rendered, ideals included, is `render_pair`'s."""
+    """120 pairs. Their source images are generated; what is rendered, ideals included, is `render_pair`'s.
+
+    With `blend_words`, pairs of a local edit have the words that bound it, so that `local_blend` of
+    Prompt-to-Prompt acts; without, no pair has any.
+    """
+
+    blend_words: bool = False
 
     def read(self) -> Iterable[Pair]:
         """Give the pairs, edit types in a fixed order."""
-        return [pair.pair() for pair in scene_pairs()]
+        return [pair.pair(self.blend_words) for pair in scene_pairs()]
 
 
 def scene_pairs(counts: dict[str, int] | None = None, seed: int = 0) -> list[ScenePair]:

@@ -26,7 +26,7 @@ from p2p.schedulers import check_agreement, check_settings, new_scheduler, sched
 
 UPSCALED = ("IFPipeline", "IFSuperResolutionPipeline")
 SHARED = ("tokenizer", "text_encoder")  # by a model and its upscaler
-SEMANTICS_VERSION = 3  # raised whenever the same edit would give other pixels
+SEMANTICS_VERSION = 4  # raised whenever the same edit would give other pixels
 
 
 @dataclass(frozen=True)

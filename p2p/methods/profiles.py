@@ -24,7 +24,7 @@ class Profile:
 PROFILES = {
     "google-stable": Profile("google", 16**2, 0.0, True),
     "null-text": Profile("google", 32**2, 0.2, False),
-    "fixed": Profile("shifted", None, 0.2, False),
+    "fixed": Profile("by_position", None, 0.2, False),
 }
 
 

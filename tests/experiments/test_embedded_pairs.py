@@ -5,8 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from experiments.datasets.embedded_pairs import COUNTS, Embedded, render_pair, scene_pairs
+from experiments.datasets.embedded_pairs import COUNTS, Embedded, ScenePair, render_pair, scene_pairs
 from experiments.embedded.layout import draw_layout
+from experiments.embedded.world import COLOURS, Scene, Thing
 
 
 def test_pairs_cover_all_edit_types_and_no_target_was_trained_on() -> None:
@@ -23,6 +24,44 @@ def test_pairs_are_valid_and_always_the_same() -> None:
     assert len({(p.source_prompt, p.target_prompt, *p.weights.items()) for p in pairs}) == len(pairs)
     assert all(bool(pair.weights) == (pair.edit_type == "reweight") for pair in pairs)
     assert all(pair.source_prompt != pair.target_prompt for pair in pairs if not pair.weights)
+
+
+def test_local_edits_alone_have_blend_words_and_only_where_asked_for() -> None:
+    assert all(pair.blend_words is None for pair in Embedded(name="embedded").load())
+    asked = Embedded(name="embedded", blend_words=True).load()
+    local = Counter(pair.edit_type for pair in asked if pair.blend_words)
+    colours = sum(pair.weights.keys() <= set(COLOURS) for pair in asked if pair.weights)
+    assert 0 < colours < COUNTS["reweight"]
+    assert local == {name: COUNTS[name] for name in ("swap", "add", "remove", "attribute")} | {
+        "reweight": colours
+    }
+
+
+@pytest.mark.parametrize(
+    ("edit_type", "source", "target", "words"),
+    [
+        ("swap", Scene((Thing("cat"),), "snow"), Scene((Thing("fox"),), "snow"), ("cat", "fox")),
+        ("add", Scene((Thing("cat"),)), Scene((Thing("cat", wearing="hat"),)), ("cat", "hat")),
+        ("add", Scene((Thing("cat"),)), Scene((Thing("cat"), Thing("bus"))), ("cat", "bus")),
+        ("remove", Scene((Thing("cat"), Thing("bus"))), Scene((Thing("cat"),)), ("bus", "cat")),
+        ("attribute", Scene((Thing("cat"),)), Scene((Thing("cat", colour="red"),)), ("cat", "cat")),
+        ("place", Scene((Thing("cat"),), "snow"), Scene((Thing("cat"),), "beach"), None),
+        ("time", Scene((Thing("cat"),)), Scene((Thing("cat"),), fog=True), None),
+        ("style", Scene((Thing("cat"),)), Scene((Thing("cat"),), style="sketch"), None),
+    ],
+)
+def test_what_bounds_an_edit(
+    edit_type: str, source: Scene, target: Scene, words: tuple[str, str] | None
+) -> None:
+    assert ScenePair("one", edit_type, source, target).pair(blend_words=True).blend_words == words
+
+
+def test_blend_words_stand_once_in_their_captions() -> None:
+    for pair in Embedded(name="embedded", blend_words=True).load():
+        for prompt, word in zip(
+            (pair.source_prompt, pair.target_prompt), pair.blend_words or (), strict=False
+        ):
+            assert prompt.split(" ").count(word) == 1
 
 
 def test_per_type_keeps_the_first_of_each() -> None:

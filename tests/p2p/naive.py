@@ -76,18 +76,36 @@ class Controller:
             j = self.reference.word_tokens(s.target, swapped[-1])[-1] + 1
             mapper[:, j:] = 0
             mapper[i:] = 0
+            x, y = self.lengths()
             for row in range(i, self.n):
-                mapper[row, min(row + j - i, self.n - 1)] = 1
+                if row < x:  # a word or the end token: as far from its prompt's end as in the source
+                    mapper[row, y - (x - row)] = 1
+                elif row >= y:  # padding in both prompts
+                    mapper[row, row] = 1
+                else:  # padding whose position the target has a word at
+                    mapper[row, y if y < self.n else self.n - 1] = 1
         return mapper
 
     def refinement(self) -> tuple[Tensor, Tensor]:
         s = self.settings
         mapper, alphas = self.reference.refinement(s.source, s.target)
-        x, y = (len(self.reference.tokenizer.encode(p)) for p in (s.source, s.target))
+        x, y = self.lengths()
         if s.profile == "fixed":
-            for j in range(y, self.n):
-                mapper[j] = min(x + j - y, self.n - 1)
+            for column in range(y, self.n):
+                if x == self.n:  # the source has no padding to read
+                    alphas[column] = 0
+                elif column < x:  # the source has a word there
+                    mapper[column] = x
+                else:
+                    mapper[column] = column
         return mapper, alphas.double()
+
+    def lengths(self) -> tuple[int, int]:
+        """Return how many tokens source and target have without padding, their end included."""
+        source, target = (
+            self.reference.tokenizer.encode(p) for p in (self.settings.source, self.settings.target)
+        )
+        return len(source), len(target)
 
     def __call__(self, maps: Tensor, is_cross: bool) -> Tensor:
         """Edit the conditional maps (2, heads, pixels, keys): row 0 is the source's."""

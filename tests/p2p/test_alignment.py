@@ -27,7 +27,7 @@ def identity_on(indices):
 
 
 def test_replacement_golden_one_to_one(clip_tokenizer):
-    for tail in ("google", "shifted"):
+    for tail in ("google", "by_position"):
         mapper = replacement_mapper(SQUIRREL, SQUIRREL.replace("squirrel", "lion"), clip_tokenizer, tail)
         assert_close(mapper, torch.eye(77), rtol=0, atol=0)
 
@@ -37,9 +37,14 @@ def test_replacement_golden_one_to_two_in_last_place(clip_tokenizer):
     mapper = replacement_mapper(SQUIRREL, target, clip_tokenizer, "google")
     halves = {(8, 8): 0.5, (8, 9): 0.5}
     assert nonzero(mapper) == identity_on(range(8)) | halves | identity_on(range(10, 77))
-    mapper = replacement_mapper(SQUIRREL, target, clip_tokenizer, "shifted")
-    shifted = {(i, min(i + 1, 76)): 1.0 for i in range(9, 77)}
-    assert nonzero(mapper) == identity_on(range(8)) | halves | shifted
+    mapper = replacement_mapper(SQUIRREL, target, clip_tokenizer)
+    end, first_padding = (
+        {(9, 10): 1.0},
+        {(10, 11): 1.0},
+    )  # the target's 10 is its end, so that its padding is 11
+    assert nonzero(mapper) == identity_on(range(8)) | halves | end | first_padding | identity_on(
+        range(11, 77)
+    )
 
 
 def test_replacement_golden_one_to_three(clip_tokenizer):
@@ -48,9 +53,10 @@ def test_replacement_golden_one_to_three(clip_tokenizer):
     assert_close(mapper[5, 5:8], torch.full((3,), 1 / 3))
     assert mapper[6:8].count_nonzero() == 0
     assert mapper[8, 8] == 1  # target "eating" reads source "burger"
-    mapper = replacement_mapper(SQUIRREL, target, clip_tokenizer, "shifted")
+    mapper = replacement_mapper(SQUIRREL, target, clip_tokenizer)
     assert mapper[6, 8] == 1  # "eating" reads "eating"
-    assert mapper[76, 76] == mapper[75, 76] == mapper[74, 76] == 1
+    assert mapper[9, 11] == 1  # the end token
+    assert nonzero(mapper[10:]) == {(0, 12): 1.0, (1, 12): 1.0} | {(i - 10, i): 1.0 for i in range(12, 77)}
 
 
 def test_replacement_golden_three_to_one(clip_tokenizer):
@@ -59,12 +65,17 @@ def test_replacement_golden_three_to_one(clip_tokenizer):
     assert mapper[:, 5].tolist() == [0] * 5 + [1] * 3 + [0] * 69
     assert mapper.sum(0)[5] == 3
     assert mapper[:, 75:].count_nonzero() == 0
-    mapper = replacement_mapper(source, target, clip_tokenizer, "shifted")
+    mapper = replacement_mapper(source, target, clip_tokenizer)
     assert mapper[8, 6] == 1  # "eating" reads "eating"
+    assert mapper[11, 9] == 1  # the end token
+    assert (
+        mapper[:, 10:12].count_nonzero() == 0
+    )  # padding of the target, where the source has a word and an end
+    assert_close(mapper[12:, 12:], torch.eye(65), rtol=0, atol=0)
     assert_close(mapper.sum(1), torch.ones(77), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("tail", ["google", "shifted"])
+@pytest.mark.parametrize("tail", ["google", "by_position"])
 def test_replacement_golden_two_words(clip_tokenizer, tail):
     source, target = "a chinchilla and a cat here", "a dog and a capybara here"
     mapper = replacement_mapper(source, target, clip_tokenizer, tail)
@@ -89,18 +100,6 @@ def test_replacement_equals_the_reference(clip_tokenizer, short_clip_tokenizer):
     assert compared > 250
 
 
-def test_shifted_rows_sum_to_one_and_words_and_padding_stay_apart(clip_tokenizer):
-    for source, target in random_swaps(200, seed=1):
-        mapper = replacement_mapper(source, target, clip_tokenizer)
-        assert mapper.shape == (77, 77)
-        assert mapper.dtype == torch.float32
-        assert_close(mapper.sum(1), torch.ones(77), msg=f"{source} -> {target}")
-        last_source, last_target = length(source, clip_tokenizer), length(target, clip_tokenizer)
-        assert mapper[:last_source, last_target:].count_nonzero() == 0
-        assert mapper[last_source:, :last_target].count_nonzero() == 0
-        assert mapper[last_source - 1, last_target - 1] == 1  # EOS to EOS
-
-
 def test_replacement_is_word_by_word(clip_tokenizer):
     for source, target in random_swaps(100, seed=2):
         mapper = replacement_mapper(source, target, clip_tokenizer)
@@ -120,7 +119,7 @@ def test_unequal_word_counts_name_both_prompts_and_counts(clip_tokenizer):
 
 @pytest.mark.parametrize("mapper", [replacement_mapper, refinement_mapper])
 def test_an_unknown_tail_is_an_error(clip_tokenizer, mapper):
-    with pytest.raises(ValueError, match="tail must be one of shifted, google, got 'fixed'"):
+    with pytest.raises(ValueError, match="tail must be one of by_position, google, got 'fixed'"):
         mapper("a cat", "a dog", clip_tokenizer, "fixed")
 
 
@@ -154,7 +153,7 @@ def test_refinement_equals_the_reference(clip_tokenizer):
         assert_close(alphas, expected_alphas)
 
 
-@pytest.mark.parametrize("tail", ["google", "shifted"])
+@pytest.mark.parametrize("tail", ["google", "by_position"])
 def test_refinement_aligns_equal_tokens_in_order(clip_tokenizer, tail):
     for source, target in random_refinements(100, seed=5):
         mapper, alphas = refinement_mapper(source, target, clip_tokenizer, tail)
@@ -169,34 +168,13 @@ def test_refinement_aligns_equal_tokens_in_order(clip_tokenizer, tail):
         assert mapper.shape == alphas.shape == (77,)
 
 
-def test_after_a_removal_no_shifted_padding_reads_a_word(clip_tokenizer):
-    source, target = "a photo of a chinchilla on a mountain", "a photo of a mountain"
-    x, y = length(source, clip_tokenizer), length(target, clip_tokenizer)
-    assert x > y
-    google, _ = refinement_mapper(source, target, clip_tokenizer, "google")
-    assert google[y] < x
-    shifted, alphas = refinement_mapper(source, target, clip_tokenizer, "shifted")
-    assert shifted[y:].tolist() == [min(x + j - y, 76) for j in range(y, 77)]
-    assert_close(alphas[y:], torch.ones(77 - y))
-    assert_close(shifted[:y], google[:y])
-
-
-def test_shifted_padding_reads_padding(clip_tokenizer):
-    for source, target in random_refinements(200, seed=6):
-        x, y = length(source, clip_tokenizer), length(target, clip_tokenizer)
-        mapper, _ = refinement_mapper(source, target, clip_tokenizer)
-        assert mapper[y] == x
-        assert mapper[y:].min() == x
-        assert mapper.max() <= 76
-
-
 def test_tails_agree_where_lengths_agree(clip_tokenizer):
-    shifted, _ = refinement_mapper("a red cat", "a red dog", clip_tokenizer, "shifted")
+    by_position, _ = refinement_mapper("a red cat", "a red dog", clip_tokenizer, "by_position")
     google, _ = refinement_mapper("a red cat", "a red dog", clip_tokenizer, "google")
-    assert_close(shifted, google)
+    assert_close(by_position, google)
 
 
-@pytest.mark.parametrize("tail", ["google", "shifted"])
+@pytest.mark.parametrize("tail", ["google", "by_position"])
 def test_alignment_matrix_is_the_reference_application(clip_tokenizer, tail):
     maps = torch.rand(2, 5, 77, generator=torch.Generator().manual_seed(0))
     for source, target in random_refinements(30, seed=7):

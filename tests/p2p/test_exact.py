@@ -28,6 +28,13 @@ PROMPTS = {  # operator, source, target, (blend words), (substruct words)
     "removal": ("refine", "a red cat with a hat on a bench", "a cat on a bench", ("hat", "cat")),
     "same": ("replace", "a red cat on a bench", "a red cat on a bench", ("cat", "cat")),
 }
+MANY = " ".join(["red"] * 73)  # with "a", "cat", beginning and end CLIP's 77 tokens
+FULL = {  # prompts without any padding
+    "full source": ("refine", f"a cat {MANY}", f"a cat {MANY[:-12]}", None),
+    "full target": ("refine", f"a cat {MANY[:-12]}", f"a hat {MANY}", None),
+    "full source, replaced": ("replace", f"a capybara {MANY[:-8]}", f"a cat {MANY[:-8]}", None),
+    "full target, replaced": ("replace", f"a cat {MANY[:-8]}", f"a capybara {MANY[:-8]}", None),
+}
 SCHEDULERS: list[tuple[type, dict[str, Any], float]] = [  # with tolerances
     (DDIMScheduler, {}, 1e-8),
     (PNDMScheduler, {"skip_prk_steps": True}, 1e-8),
@@ -109,3 +116,21 @@ def test_the_engine_equals_formed_maps(model: StableDiffusion, number: int) -> N
             assert (plain[g] - naive[1]).abs().max() > 1000 * tolerance, f"{name}: nothing was edited"
     finally:
         model.pipeline.scheduler = original
+
+
+@pytest.mark.parametrize("kind", FULL)
+def test_prompts_without_padding_equal_formed_maps(model: StableDiffusion, kind: str) -> None:
+    operator, source, target, _ = FULL[kind]
+    lengths = [len(model.tokenizers[0](prompt)["input_ids"]) for prompt in (source, target)]
+    assert max(lengths) == 77 > min(lengths)
+    settings = Settings(
+        source, target, operator, "fixed", {"default_": (0.0, 0.8)}, (0.0, 0.4), self_limit=64
+    )
+    method = PromptToPrompt(operator=operator, cross_replace_steps=0.8, self_replace_steps=0.4)
+    trajectory = method.trajectory(EditRequest(source, target), model.tokenizers, STEPS)
+    ours = tree_latents(model, [Group(source, 0, (trajectory,))], Sampling(STEPS, 3.0))
+    naive, _ = naive_latents(model.pipeline, settings, 0, STEPS, 3.0)
+    torch.testing.assert_close(ours[0, 0], naive[0], rtol=0, atol=1e-8)
+    torch.testing.assert_close(ours[0, 1], naive[1], rtol=0, atol=1e-8)
+    plain = uncontrolled_latents(model.pipeline, [target], [0], STEPS, 3.0)
+    assert (plain[0] - naive[1]).abs().max() > 1e-5

@@ -10,6 +10,7 @@ from huggingface_hub import constants
 from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerFast
 
 from p2p import ModelSpec
+from p2p.loading import model_spec
 from p2p.loading.pipeline_files import hash_files
 from p2p.loading.pipeline_spec import PipelineSpec
 from p2p.loading.tokenizer_files import read_tokenizer
@@ -55,6 +56,15 @@ def test_a_name_that_was_fetched_is_the_folder_it_came_from(
     assert SPEC.identity() == ModelSpec("tiny", str(tiny_folder), 16, 16, device="cpu").identity()
     assert len(SPEC.load_tokenizers()) == 1
     assert SPEC.load().image_size == (32, 32)
+
+
+def test_pictures_of_other_semantics_have_other_keys(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ModelSpec("tiny", str(tiny_folder), 16, 16, device="cpu")
+    now = spec.identity()
+    monkeypatch.setattr(model_spec, "SEMANTICS_VERSION", model_spec.SEMANTICS_VERSION - 1)
+    assert spec.identity() != now
 
 
 @pytest.mark.parametrize("listed", [True, False])

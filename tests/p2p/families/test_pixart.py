@@ -12,6 +12,7 @@ from p2p import Group, ModelSpec, PromptToPrompt, Sampling
 from p2p.alignment import word_tokens
 from p2p.engine import tree_latents
 from p2p.families.pixart import PixArtAlpha, PixArtSigma
+from p2p.operators import refine, replace
 from p2p.trajectory import EditRequest
 from tests.p2p.families.formed import (
     Controller,
@@ -131,6 +132,35 @@ def test_source_and_tau_1_equal_plain_diffusers(model: PixArtAlpha, guidance: fl
 @pytest.mark.parametrize("max_batch", [2, 6, 64])
 def test_edits_equal_formed_maps(model: PixArtAlpha, formed: list[Tensor], max_batch: int) -> None:
     assert_engine_equals(formed, model, Sampling(STEPS, 3.0, max_batch=max_batch), TOLERANCE)
+
+
+def refine_words_alone(source: str, target: str, tokenizer: Any, tail: Any) -> tuple[Tensor, Tensor]:
+    """Refine, and let padding take nothing."""
+    matrix, aligned = refine(source, target, tokenizer, tail)
+    matrix[:, len(tokenizer(target).input_ids) :] = 0
+    return matrix, aligned
+
+
+def replace_words_alone(source: str, target: str, tokenizer: Any, tail: Any) -> tuple[Tensor, Tensor]:
+    """Replace, and let padding take nothing."""
+    matrix, aligned = replace(source, target, tokenizer, tail)
+    matrix[:, len(tokenizer(target).input_ids) :] = 0
+    return matrix, aligned
+
+
+@pytest.mark.parametrize(
+    ("operator", "target"), [("refine", "A red cat on a bench"), ("replace", "A chinchilla on a bench")]
+)
+def test_masked_padding_has_nothing_to_align(model: PixArtAlpha, operator: str, target: str) -> None:
+    """The source's mask leaves its padding no attention, so that no rule for padding shows in the picture."""
+    alone = f"{__name__}.{operator}_words_alone"
+    trajectories = tuple(
+        PromptToPrompt(operator=name, tau=0).trajectory(EditRequest(SOURCE, target), model.tokenizers, STEPS)
+        for name in (operator, alone)
+    )
+    assert trajectories[0].digest() != trajectories[1].digest()
+    ours = tree_latents(model, [Group(SOURCE, 0, trajectories)], Sampling(STEPS, 3.0))
+    torch.testing.assert_close(ours[0, 1], ours[0, 2], rtol=0, atol=TOLERANCE)
 
 
 def test_equal_prompts_give_the_source(model: PixArtAlpha) -> None:
