@@ -122,7 +122,12 @@ class Embedded(Dataset):
     blend_words: bool = False
 
     def read(self) -> Iterable[Pair]:
-        """Give the pairs, edit types in a fixed order."""
+        """Give the pairs, edit types in a fixed order.
+
+        ValueError where `blend_words` is not true or false: the words themselves are the pairs' own.
+        """
+        if not isinstance(self.blend_words, bool):
+            raise ValueError(f"blend_words = {self.blend_words!r}: must be true or false")
         return [pair.pair(self.blend_words) for pair in scene_pairs()]
 
 

@@ -56,6 +56,11 @@ def test_what_bounds_an_edit(
     assert ScenePair("one", edit_type, source, target).pair(blend_words=True).blend_words == words
 
 
+def test_blend_words_are_asked_for_and_not_given() -> None:
+    with pytest.raises(ValueError, match=r"blend_words = \['cat', 'fox'\]: must be true or false"):
+        Embedded(name="embedded", blend_words=["cat", "fox"]).load()  # type: ignore[arg-type]
+
+
 def test_blend_words_stand_once_in_their_captions() -> None:
     for pair in Embedded(name="embedded", blend_words=True).load():
         for prompt, word in zip(
