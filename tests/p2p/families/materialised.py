@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from p2p import EditRequest, FixedSeed, Group, Model, PromptToPrompt, Sampling, SDEdit, generate
+from p2p.alignment import ExpandingTokenizer
 from p2p.engine import derived_seed, tree_latents
 from tests.p2p.naive import Controller, NaiveProcessor, Settings
 
@@ -77,7 +78,9 @@ def edited_latents(
 ) -> tuple[Tensor, Controller]:
     """Return the last latents of source and target by the controller's edit, and the controller."""
     pipeline = model.pipeline
-    controller = Controller(settings, model.pipeline.tokenizer, STEPS)
+    [used] = model.tokenizers
+    bare = used.tokenizer if isinstance(used, ExpandingTokenizer) else used
+    controller = Controller(settings, bare, STEPS)
     original = dict(pipeline.unet.attn_processors)
     pipeline.unet.set_attn_processor({name: processor(controller) for name in original})
     try:
