@@ -123,7 +123,7 @@ def _with_hydra(task: Callable[[DictConfig], None]) -> None:
     except Exception as error:
         if not isinstance(error, HydraException | OmegaConfBaseException) and not _of_hydra(error):
             raise
-        print(f"error: {_composing(error)}", file=sys.stderr)
+        print(f"error: {_printable(_composing(error))}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -166,6 +166,11 @@ def _composing(error: Exception) -> str:
     return told
 
 
+def _printable(text: str) -> str:
+    """Return a text with its control characters spelled out, so that it stays one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _is_name(value: str) -> bool:
     """Say whether a value reads as a name, or as a list of names."""
     try:
@@ -197,7 +202,8 @@ def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     try:
         return command(arguments)
     except (ValueError, OSError, WeightsUnavailable, HydraException, OmegaConfBaseException) as error:
-        told = _composing(error) if isinstance(error, HydraException) or _of_hydra(error) else error
+        of_hydra = isinstance(error, HydraException) or _of_hydra(error)
+        told = _printable(_composing(error)) if of_hydra else error
         print(f"error: {told}", file=sys.stderr)
         return 2
 
