@@ -8,12 +8,14 @@ line has turned out to be sound.
 from __future__ import annotations
 
 import inspect
+import itertools
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -70,7 +72,9 @@ USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
                                write edits as training data of InstructPix2Pix
   p2p-bench heat-maps PROMPT [TARGET_PROMPT] --words WORD ...
                                draw where words are attended to
-  p2p-bench ls                 list the experiments, models, data sets, inversions, methods, grids and metrics
+  p2p-bench ls [--config-dir FOLDER]
+                               list the experiments, models, data sets, inversions, methods, grids and metrics
+  p2p-bench --version
 
 Overrides are Hydra's: experiment=tau_sweep, dataset.limit=5, seed=0, -m tau=0,0.2,0.5;
 `p2p-bench run --help` shows all keys."""
@@ -81,8 +85,10 @@ def main() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("-h", "--help"):
         print(USAGE)
+    elif command == "--version":
+        print(f"p2p-bench {_version()}")
     elif command == "ls":
-        print(list_options())
+        sys.exit(_checked(_ls, sys.argv[2:]))
     elif command in COMMANDS:
         sys.exit(_checked(COMMANDS[command], sys.argv[2:]))
     elif command in ("run", "plan"):
@@ -117,7 +123,7 @@ def _with_hydra(task: Callable[[DictConfig], None]) -> None:
     except Exception as error:
         if not isinstance(error, HydraException | OmegaConfBaseException) and not _of_hydra(error):
             raise
-        print(f"error: {_composing(error)}", file=sys.stderr)
+        print(f"error: {_printable(_composing(error))}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -154,7 +160,15 @@ def _composing(error: Exception) -> str:
         given = [one.lstrip("+").partition("=") for one in sys.argv]
         numbers = [f"{key}={value}" for key, _, value in given if key in GROUPS and not _is_name(value)]
         return f"{', '.join(numbers)}: is not a name of those that `p2p-bench ls` lists"
-    return f"{override}: {told}" if (override := getattr(error, "override", None)) else told
+    if override := getattr(error, "override", None):
+        key = str(override).partition("=")[0]
+        return f"{override}: {told} (a text with signs in it needs quotes of its own: '{key}=\"...\"')"
+    return told
+
+
+def _printable(text: str) -> str:
+    """Return a text with its control characters spelled out, so that it stays one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _is_name(value: str) -> bool:
@@ -166,6 +180,21 @@ def _is_name(value: str) -> bool:
     return all(isinstance(one, str) for one in (read if isinstance(read, list) else [read]))
 
 
+def _version() -> str:
+    try:
+        return version("p2p-bench")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _ls(arguments: list[str]) -> int:
+    if arguments in (["-h"], ["--help"]):
+        print("p2p-bench ls [--config-dir FOLDER]   list what can be chosen, a folder of your own included")
+    else:
+        print(list_options(arguments))
+    return 0
+
+
 def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a command; what is wrong with its input is one message and exit code 2."""
     from evaluation.weights import WeightsUnavailable
@@ -173,7 +202,8 @@ def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     try:
         return command(arguments)
     except (ValueError, OSError, WeightsUnavailable, HydraException, OmegaConfBaseException) as error:
-        told = _composing(error) if isinstance(error, HydraException) or _of_hydra(error) else error
+        of_hydra = isinstance(error, HydraException) or _of_hydra(error)
+        told = _printable(_composing(error)) if of_hydra else error
         print(f"error: {told}", file=sys.stderr)
         return 2
 
@@ -463,25 +493,53 @@ def _option(group: str, name: str) -> dict[str, Any]:
             content = OmegaConf.to_container(OmegaConf.load(file))
             assert isinstance(content, dict)
             return {str(key): value for key, value in content.items()}
-    there = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    folders = [Path(s.path) for s in HydraConfig.get().runtime.config_sources if s.schema == "file"]
+    there = sorted(file.stem for file in _options(group, folders))
     where = "grid.methods" if group == "method" else f"{group}s"
     near = nearest(name, there)
     raise ValueError(f"{where}: no {group} {name!r}{near}, allowed are {', '.join(there)}")
 
 
-def list_options() -> str:
-    """Return every option of every config group with the first line of its file."""
+def list_options(arguments: Sequence[str] = ()) -> str:
+    """Return every option of every config group with the notes at the head of its file.
+
+    Those of `--config-dir FOLDER` come with the others. Raises ValueError for any other argument.
+    """
     lines = []
     for group in GROUPS:
         lines.append(f"{group}:")
-        for file in sorted((CONF / group).glob("*.yaml")):
-            notes = [
-                line[1:].strip()
-                for line in file.read_text().splitlines()
-                if line.startswith("#") and "@package" not in line
-            ]
-            lines.append(f"  {file.stem:20} {notes[0] if notes else ''}")
+        for file in sorted(_options(group, [CONF, *_config_folders(arguments)]), key=lambda file: file.stem):
+            first, *more = _notes(file) or [""]
+            lines.append(f"  {file.stem:20} {first}")
+            lines += [f"  {'':20} {note}" for note in more if group == "metrics"]
     return "\n".join(lines)
+
+
+def _config_folders(arguments: Sequence[str]) -> list[Path]:
+    """Return the folder that `--config-dir` names, Hydra's flag, if it is given."""
+    rest = [part for argument in arguments for part in argument.split("=", 1)]
+    if not rest:
+        return []
+    if len(rest) != 2 or rest[0] not in ("--config-dir", "-cd"):
+        raise ValueError(f"ls: {' '.join(arguments)!r}: allowed is --config-dir FOLDER")
+    if not Path(rest[1]).is_dir():
+        raise ValueError(f"--config-dir: there is no folder {rest[1]!r}")
+    return [Path(rest[1])]
+
+
+def _options(group: str, folders: Iterable[Path]) -> list[Path]:
+    """Return the files of a group's options; of two of one name the first folder's."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for file in (folder / group).glob("*.yaml"):
+            found.setdefault(file.stem, file)
+    return list(found.values())
+
+
+def _notes(file: Path) -> list[str]:
+    """Return the comments that a file of the configuration begins with."""
+    comments = itertools.takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
+    return [line[1:].strip() for line in comments if "@package" not in line]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """README is short, its Python runs as printed, and what it and the packages' READMEs name is there."""
 
+import ast
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,26 @@ def test_experiments_are_those_of_the_configuration() -> None:
     [section] = re.findall(r"^## Command line\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
     listed = set(re.findall(r"^\| `(\w+)` \| ", section, re.MULTILINE))
     assert listed == {file.stem for file in (ROOT / "conf" / "experiment").glob("*.yaml")}
+
+
+def test_documented_quotes_give_the_prompts() -> None:
+    lines = re.findall(r"^    p2p-bench plan dataset=inline (.*)", EXPERIMENTS, re.MULTILINE)
+    prompts = []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for line in lines:
+            pair = compose("config", ["dataset=inline", *shlex.split(line)]).dataset
+            prompts += [pair.source_prompt, pair.target_prompt]
+    assert prompts == [
+        *("1 cat, asleep (#2 = a | b!)", "1 dog, asleep (#2 = a | b!)", "一只猫", "一只狗"),
+        *("a cat's ear", "a dog's ear", 'a "big" cat', "a ${name} cat"),
+    ]
+
+
+def test_what_the_engine_imports_is_named() -> None:
+    trees = [ast.parse(file.read_text()) for file in (ROOT / "p2p").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+    others = {name.partition(".")[0] for name in names} - {*sys.stdlib_module_names, "p2p"}
+    [told] = re.findall(r"It imports (.*?);", (ROOT / "p2p" / "README.md").read_text())
+    assert set(re.split(", | and ", told)) == others

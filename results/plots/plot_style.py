@@ -61,7 +61,7 @@ def label_axis(axes: Axes, axis: str, metric: str, directions: Directions) -> No
 
 
 def legend(figure: Figure, axes: Axes, columns: int | None = None) -> None:
-    """Put the axes' legend above the figure's panels, in one line or `columns`; in fewer where it must."""
+    """Put the axes' legend above the figure's panels, in one line or `columns`, or in what fits."""
     # Above the panels: looking for a free place within them costs seconds on a busy machine, and warns.
     handles, labels = axes.get_legend_handles_labels()
     renderer = FigureCanvasAgg(figure).get_renderer()

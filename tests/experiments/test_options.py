@@ -1,5 +1,7 @@
 """Every option that can be chosen composes, instantiates and is listed."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -70,4 +72,61 @@ def test_ls_lists_every_option_with_its_first_line(cli: Cli, capsys: pytest.Capt
     out = capsys.readouterr().out
     for option in _options():
         assert option.split("=")[1] in out
-    assert all(len(line.split()) > 3 for line in out.splitlines() if line.startswith("  "))
+    assert all(len(line.split()) > 3 for line in out.splitlines() if re.match("  [a-z]", line))
+
+
+@pytest.mark.parametrize(
+    "file", sorted((experiments.run.CONF / "metrics").glob("*.yaml")), ids=lambda file: file.stem
+)
+def test_ls_tells_the_names_of_metrics(file: Path) -> None:
+    nodes = OmegaConf.to_container(OmegaConf.load(file))
+    assert isinstance(nodes, dict)
+    metrics = [
+        experiments.run._instantiate(
+            "metrics.one", {**node, **({"device": "cpu"} if "device" in node else {})}
+        )
+        for node in nodes.values()
+    ]
+    _, *notes = experiments.run._notes(file)
+    assert " ".join(notes) == "Gives " + ", ".join(name for metric in metrics for name in metric.names)
+    assert all(note in experiments.run.list_options() for note in notes)
+
+
+@pytest.mark.parametrize("flag", [["--config-dir", "{}"], ["--config-dir={}"], ["-cd", "{}"]])
+def test_ls_lists_a_folder_of_ones_own(
+    flag: list[str], cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text("# An edit of my own.\n_target_: mine.Mine\n")
+    assert cli("ls", *(part.format(tmp_path) for part in flag)) == 0
+    assert "  mine                 An edit of my own." in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config-dir", "/nowhere"], "--config-dir: there is no folder '/nowhere'"),
+        (["model"], "ls: 'model': allowed is --config-dir FOLDER"),
+    ],
+)
+def test_ls_refuses_what_it_cannot_list(
+    arguments: list[str], message: str, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("ls", *arguments) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_the_version_is_the_packages(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    project = tomllib.loads((experiments.run.CONF.parent / "pyproject.toml").read_text())["project"]
+    assert cli("--version") == 0
+    assert capsys.readouterr().out in (f"p2p-bench {project['version']}\n", "p2p-bench (not installed)\n")
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_help_has_a_word_for_each_key(command: str, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli(command, "--help") == 0
+    told, _, config = capsys.readouterr().out.partition("With what this call gives:")
+    keys = {*re.findall(r"^(\w+):", config, re.MULTILINE)}
+    assert keys >= {"model", "tau", "shard", "metrics_device"}
+    assert all(re.search(rf"^  .*\b{key}\b", told, re.MULTILINE) for key in keys)
+    assert "powered by" not in told

@@ -82,6 +82,9 @@ def test_a_value_of_another_kind_is_one_line(
         ("sampling=[a]", "Error merging override sampling=[a] (Cannot merge "),
         ("auto_tau.target=[a]", "Error merging override auto_tau.target=[a] (Cannot merge "),
         ("auto_tau.target={cat: 1}", "auto_tau.target.cat: no key of the configuration"),
+        ("tau=[a\x85-$]", "tau=[a\\x85-$]: "),
+        ("dataset=[null]", "dataset=[null]: is not a name of those that `p2p-bench ls` lists"),
+        ("dataset=[[]]", "dataset=[[]]: is not a name of those that"),
         ("dataset=table", "dataset.path: is missing, and has no default"),
     ],
 )

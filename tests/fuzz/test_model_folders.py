@@ -42,7 +42,6 @@ def damage(spec: ModelSpec, name: str, data: st.DataObject) -> bytes:
     return good
 
 
-@pytest.mark.xfail(reason="a scheduler_config.json of {} or null is a traceback", strict=False)
 @examples(0.1)
 @given(st.sampled_from(FILES), st.data())
 def test_what_a_plan_reads(spec: ModelSpec, name: str, data: st.DataObject) -> None:
