@@ -31,6 +31,7 @@ from experiments.inputs.ideals import ideal_digest, read_ideals
 from experiments.inputs.masks import mask_digest, read_mask
 from experiments.running.png_files import write_mask, write_png
 from experiments.scoring.score_run import check_metrics, evaluate_run
+from results.store.picture_files import Digest
 from results.store.records import NOTHING, RECORD_IDENTITY, RECORD_TYPES, read_rows, write_records, write_rows
 from results.store.run_folder import RunFolder, ideal_path, ideals_folder, pair_folder, picture_path
 from results.tables.cells import GIVEN
@@ -183,8 +184,8 @@ def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[st
         )
         source_path = picture_path(folder, "source", source_key)
         path = picture_path(folder, slug(given.method), key)
-        _write(before, given.run_dir / source_path)
-        _write(after, given.run_dir / path)
+        source_digest = _write(before, given.run_dir / source_path)
+        digest = _write(after, given.run_dir / path)
         common = _GIVEN_IMAGE | {
             # Images of one size are scored together.
             "group": f"{slug(given.method)}-{width}x{height}",
@@ -203,10 +204,12 @@ def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[st
         rows += [
             {
                 **common, "key": source_key, "method": "source", "image": source_path,
+                "image_sha256": source_digest.sha256, "image_bytes": source_digest.size,
                 "target_prompt": pair.source_prompt,
             },
             {
                 **common, "key": key, "method": given.method, "image": path,
+                "image_sha256": digest.sha256, "image_bytes": digest.size,
                 "target_prompt": pair.target_prompt, "params": json.dumps(params),
                 "uses_mask": given.uses_mask, "warnings": f"image of {file.name}",
             },
@@ -222,8 +225,8 @@ def _key(pair: Pair, ideal: str, *images: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _write(image: np.ndarray, path: Path) -> None:
-    write_png(torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255, path)
+def _write(image: np.ndarray, path: Path) -> Digest:
+    return write_png(torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255, path)
 
 
 def parse(arguments: Sequence[str]) -> tuple[Folder, Table | None, list[str]]:

@@ -30,15 +30,15 @@ PATH_COLUMNS = ["image", "source_image", "mask", "ideal"]  # inside the run fold
 JSON_COLUMNS = ("weights", "blend", "params")  # text that is a JSON object
 _PLACE = ("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty")
 _MADE = ("source_prompt", "target_prompt", "method", "inversion")
-_OUTCOME = (*PATH_COLUMNS, "status", "error", "warnings", "instruction")
-_STEPS = ("seed", "effective_steps", "num_inference_steps")
+_OUTCOME = (*PATH_COLUMNS, "image_sha256", "status", "error", "warnings", "instruction")
+_WHOLE = ("seed", "effective_steps", "num_inference_steps", "image_bytes")
 _REAL = ("guidance_scale", "guidance_rescale", "seconds")
 
 RECORD_TYPES: dict[str, str] = {
     **dict.fromkeys((*_PLACE, *_MADE), "string"),
     **EFFECT_TYPES,
     **dict.fromkeys(("params", *_OUTCOME), "string"),
-    **dict.fromkeys(_STEPS, "int64"),
+    **dict.fromkeys(_WHOLE, "int64"),
     **dict.fromkeys(_REAL, "float64"),
     "uses_mask": "bool",
 }
@@ -67,7 +67,7 @@ _ARROW = {
     "boolean": pa.bool_(),
 }
 # Of records written when there was no such column.
-_BEFORE = {"uses_mask": False, "guidance_rescale": 0.0}
+_BEFORE = {"uses_mask": False, "guidance_rescale": 0.0, "image_bytes": 0}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][\w.@+-]*", re.ASCII)
 
 

@@ -65,6 +65,8 @@ def make_row(pair_id: str, seed: int, method: str, **settings: object) -> dict[s
         "guidance_scale": 7.5,
         "guidance_rescale": 0.0,
         "seconds": 0.5,
+        "image_sha256": "",
+        "image_bytes": 0,
         **settings,
     }
     shown = {
