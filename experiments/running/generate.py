@@ -56,6 +56,14 @@ def remaining(plan: Plan, run_dir: Path) -> Plan:
     return without(plan, lambda branch: branch.identity in done)
 
 
+def recorded_groups(plan: Plan, run_dir: Path) -> int:
+    """Return how many groups of the plan have a successful record of each picture."""
+    records = load_records(run_dir)
+    names = records.loc[records["status"] == "ok", RECORD_IDENTITY].itertuples(index=False, name=None)
+    recorded = set(names)
+    return sum(recorded.issuperset(picture.identity for picture in g.pictures()) for g in plan.groups)
+
+
 def _is_whole(path: Path, size: int) -> bool:
     """Say whether a picture, or each picture of a pair's ideals, is there and looks whole."""
     if path.suffix == ".png":
@@ -110,7 +118,7 @@ def run_plan(plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines) -> i
                     raise
                 cause = told(error)
                 _log.warning("a batch of %d groups failed, each is tried alone: %s", len(groups), cause)
-                _log.info("the traceback of it:", exc_info=True)
+                _log.debug("its traceback:", exc_info=True)
             # Not while the error is at hand: its traceback holds the batch's tensors.
             failed += _one_by_one(groups, plan, model, info, calls, pipelines)
     return failed
@@ -158,7 +166,7 @@ def _one_by_one(
             failed += 1
             cause = told(error)
             tqdm.write(f"failed: {group.source_prompt!r}, seed {group.seed}: {cause}")
-            _log.info("the traceback of it:", exc_info=True)
+            _log.debug("its traceback:", exc_info=True)
             _record_failure(RecordRows(group, plan, info), cause)
     return failed
 
@@ -171,7 +179,7 @@ def _record_failure(rows: RecordRows, cause: str) -> None:
         if no_room(error):
             raise
         tqdm.write(f"its failure could not be recorded: {told(error)}")
-        _log.info("the traceback of it:", exc_info=True)
+        _log.debug("its traceback:", exc_info=True)
 
 
 def _save_masks(rows: RecordRows, size: tuple[int, int]) -> None:

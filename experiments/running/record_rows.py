@@ -50,7 +50,7 @@ class RecordRows:
                 "source": self.group.source_file_key,
                 "reconstruction": self.group.reconstruction_file_key,
             }.get(picture.method, key)
-        return picture_path(self._folder(picture), picture.method, key)
+        return picture_path(self._folder(picture), picture.method, key, picture.params)
 
     def source_path(self, picture: Branch) -> str:
         """Return where the run keeps the source of a picture."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,12 +31,15 @@ from experiments.datasets.tabular import Table
 from experiments.inputs.ideals import ideal_digest, read_ideals
 from experiments.inputs.masks import mask_digest, read_mask
 from experiments.running.png_files import write_mask, write_png
+from experiments.running.provenance import read_provenance
 from experiments.scoring.score_run import check_metrics, evaluate_run
 from results.store.picture_files import Digest
 from results.store.records import NOTHING, RECORD_IDENTITY, RECORD_TYPES, read_rows, write_records, write_rows
 from results.store.run_folder import RunFolder, ideal_path, ideals_folder, pair_folder, picture_path
+from results.store.upkeep import make_ready
 from results.tables.cells import GIVEN
 
+_log = logging.getLogger(__name__)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MODEL = "given images"
 _GIVEN_IMAGE = {**NOTHING, "guidance_rescale": 0.0, "seconds": 0.0, "model": MODEL, "status": "ok"}
@@ -65,7 +69,10 @@ def score_folder(given: Folder, dataset: Dataset, metrics: Sequence[Metric]) -> 
         raise ValueError(f"method {given.method!r}: means no edit in tables, --method gives it another name")
     _check_folder_is_the_same(given)
     check_metrics(metrics, given.run_dir)
-    rows = _rows(given, dataset.name, _match(given, dataset.load()))
+    matches = _match(given, dataset.load())
+    for line in make_ready(given.run_dir):
+        _log.warning(line)
+    rows = _rows(given, dataset.name, matches)
     groups = {str(group): frame for group, frame in pd.DataFrame(rows).groupby("group")}
     for group, frame in groups.items():
         write_records(given.run_dir, group, frame)
@@ -81,8 +88,7 @@ def score_folder(given: Folder, dataset: Dataset, metrics: Sequence[Metric]) -> 
 
 def _check_folder_is_the_same(given: Folder) -> None:
     """Raise ValueError where the run has images of another folder under the name of this method."""
-    file = RunFolder(given.run_dir).provenance
-    for call in json.loads(file.read_text()) if file.exists() else []:
+    for call in read_provenance(given.run_dir):
         before = call["config"].get("evaluate", {})
         if before.get("method") == given.method and Path(before["edits"]) != given.edits.resolve():
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -38,11 +39,32 @@ def check_metrics(metrics: Sequence[Metric], run_dir: Path) -> None:
     for metric in metrics:
         metric.check()
         file = RunFolder(run_dir).weights_file(metric.name)
-        if file.exists() and file.read_text() != _weights(metric):
+        told = _told_weights(file)
+        if told and told != _weights(metric):
             raise ValueError(
                 f"metrics: {file.parent} holds values of other weights, allowed are the same ones; give the "
                 "metric another version, or delete that folder to compute its values anew"
             )
+
+
+def _told_weights(file: Path) -> str:
+    """Return the hash that a file holds, "" where it is missing or damaged."""
+    content = file.read_bytes() if file.exists() else b""
+    return content.decode() if re.fullmatch(rb"[0-9a-f]{64}", content) else ""
+
+
+def _keep_weights(run_dir: Path, metric: Metric, has_values: bool) -> None:
+    """Keep which weights give a metric's values, before there are any, so that none is ever without."""
+    file = RunFolder(run_dir).weights_file(metric.name)
+    if not _told_weights(file):
+        if has_values:
+            _log.warning(
+                "%s: missing or damaged; the values beside it are taken to be of the weights at hand, delete "
+                "%s if they are not",
+                file,
+                file.parent,
+            )
+        write_whole(file, _weights(metric))
 
 
 def _weights(metric: Metric) -> str:
@@ -76,10 +98,11 @@ def evaluate_run(
         left = records[~records["key"].isin(whole)]
         todo += [(metric, str(group), rows) for group, rows in left.groupby("group", sort=False)]
     for metric in metrics:
-        if known["metric"].isin(metric.names).any():  # older runs have values, but nothing of their columns
+        has_values = known["metric"].isin(metric.names).any()
+        if has_values or any(one is metric for one, _, _ in todo):
+            _keep_weights(run_dir, metric, has_values)
             write_columns(run_dir, metric.name, metric.names, metric.higher_is_better)
     failed = 0
-    weights = {metric.name: _weights(metric) for metric in metrics}
     for metric, group, rows in tqdm(todo, desc="evaluating", unit="group", disable=not todo):
         try:
             parts = [part for _, part in rows.groupby(rows["mask"].ne(""))]
@@ -88,8 +111,6 @@ def evaluate_run(
             ]
             for batch in batches:
                 write_metrics(run_dir, metric.name, group, score(run_dir, metric, batch))
-                write_columns(run_dir, metric.name, metric.names, metric.higher_is_better)
-                write_whole(RunFolder(run_dir).weights_file(metric.name), weights[metric.name])
         except Exception as error:  # one group that cannot be scored must not lose the others
             if no_room(error):
                 raise
@@ -99,7 +120,7 @@ def evaluate_run(
                 _log.warning("%s of %s failed: %s; it is now %s", metric.name, group, error, aside.name)
             else:
                 _log.warning("%s of %s failed: %s", metric.name, group, told(error))
-            _log.info("the traceback of it:", exc_info=True)
+            _log.debug("its traceback:", exc_info=True)
     return failed
 
 

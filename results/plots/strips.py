@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from results.labels import METHODS, method_label, natural_order
 from results.store.picture_files import DamagedPicture, Digest, read_picture
-from results.tables.cells import CONTEXT, GIVEN, SOURCES, is_plain, ordered
+from results.store.records import RECORD_IDENTITY
+from results.tables.cells import CONTEXT, GIVEN, SOURCES, is_plain, made_elsewhere, ordered
 
 CELL_SIDE = 160  # pixels that a picture should have at least, and hardly more
 _GAP, _MARGIN, _GROUP_GAP, _HEADER, _LINE = 4, 16, 18, 52, 18
@@ -50,7 +51,12 @@ def strip(run_dir: Path, cells: pd.DataFrame, pairs: Sequence[str], *, side: int
     if not columns:
         raise ValueError("strip: none of the pairs has a row to show")
     names = [name for name in pairs if name in set(shown["pair_id"])]
-    lines = {name: shown[shown["pair_id"].eq(name) & shown["seed"].eq(_seed(shown, name))] for name in names}
+    lines = {
+        name: shown[
+            shown["pair_id"].eq(name) & (shown["seed"].eq(_seed(shown, name)) | made_elsewhere(shown))
+        ]
+        for name in names
+    }
     side = max(_side(Path(run_dir), rows, side) for rows in lines.values())
     return _draw(Path(run_dir), lines, columns, side)
 
@@ -145,13 +151,18 @@ def _spread(items: list[str], most: int) -> list[str]:
 
 
 def _first_context(rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep one context per pair, so that a strip never mixes two models."""
-    first = rows.sort_values(CONTEXT).drop_duplicates("pair_id")[["pair_id", *CONTEXT]]
-    return rows.merge(first, on=["pair_id", *CONTEXT])
+    """Keep one context per pair, so that a strip never mixes two models, and other tools' pictures."""
+    keys = ["pair_id", *CONTEXT]
+    ordered_rows = rows.assign(_last=made_elsewhere(rows)).sort_values(["_last", *CONTEXT])
+    first = ordered_rows.drop_duplicates("pair_id")[keys]
+    beside = rows[made_elsewhere(rows)].merge(first[["pair_id", "dataset"]], on=["pair_id", "dataset"])
+    return pd.concat([rows.merge(first, on=keys), beside]).drop_duplicates([*RECORD_IDENTITY, "setting"])
 
 
 def _seed(rows: pd.DataFrame, pair_id: str) -> int:
     own = rows[rows["pair_id"].eq(pair_id)]
+    if not made_elsewhere(own).all():  # other tools' pictures tell of no seed
+        own = own[~made_elsewhere(own)]
     done = own[own["status"].eq("ok")]
     return int((done if len(done) else own)["seed"].min())
 

@@ -15,7 +15,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from results.store.run_folder import RunFolder
-from results.store.whole_files import whole_file
+from results.store.whole_files import write_whole
 
 WINDOWS = ["cross_start", "cross_end", "self_start", "self_end"]  # in steps
 EFFECT_TYPES: dict[str, str] = {
@@ -228,8 +228,12 @@ def read_rows(files: list[Path], types: dict[str, str]) -> pd.DataFrame:
     try:
         dataset = pyarrow.dataset.dataset([str(file) for file in files], schema=schema, format="parquet")
         table = dataset.to_table()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"a parquet file cannot be read: {str(error).splitlines()[0]}") from error
+    except (pa.ArrowException, OSError) as error:
+        if len(files) > 1:
+            for file in files:
+                read_rows([file], types)
+        cause = str(error).splitlines()[0]
+        raise ValueError(f"{files[0]}: cannot be read ({cause}); delete it and run again") from error
     # Without this the windows, which are nullable, would come back as floats.
     nullable = {pa.int64(): pd.Int64Dtype()}
     frame = table.to_pandas(types_mapper=nullable.get)
@@ -250,5 +254,6 @@ def write_rows(path: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:
     """Write rows of a schema to a parquet file, whole or not at all."""
     schema = pa.schema([(name, _ARROW[kind]) for name, kind in types.items()])
     table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
-    with whole_file(path) as partial:
-        pyarrow.parquet.write_table(table, partial)
+    content = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(table, content)
+    write_whole(path, content.getvalue().to_pybytes())

@@ -2,6 +2,7 @@
 traceback.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -78,11 +79,17 @@ def test_a_picture_that_was_exchanged_is_set_aside_when_it_is_scored_and_made_ag
     assert load(complete_run)["reason:mse@1"].ne("not evaluated").all()
 
 
-def test_a_run_from_before_there_were_digests_goes_on(
+def test_a_run_from_before_there_were_digests_and_settings_in_names_goes_on(
     cli: Cli, tiny: list[str], complete_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for file in (complete_run / "records").iterdir():
-        pd.read_parquet(file).drop(columns=["image_sha256", "image_bytes"]).to_parquet(file)
+        frame = pd.read_parquet(file).drop(columns=["image_sha256", "image_bytes"])
+        for now in frame["image"].unique():
+            before = re.sub(r"/(\w+?)-\w+[\d.]+-(\w+\.png)$", r"/\1-\2", now)
+            (complete_run / now).rename(complete_run / before)
+            frame = frame.replace({"image": {now: before}})
+        frame.to_parquet(file)
+    assert {path.name.count("-") for path in complete_run.glob("images/*/*/*.png")} == {1}
     with monkeypatch.context() as patch:
         forbid_generating(patch)
         assert cli("run", *tiny, "plots=true") == 0

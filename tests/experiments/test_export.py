@@ -34,6 +34,7 @@ def row(run_dir: Path, pair_id: str, seed: int, method: str, **settings: Any) ->
         **{name: "" if kind == "string" else pd.NA for name, kind in RECORD_TYPES.items()},
         **dict.fromkeys(("tau", "strength", "seconds"), np.nan),
         **dict.fromkeys(("weights", "blend", "params"), "{}"), "guidance_rescale": 0.0, "uses_mask": False,
+        "image_bytes": 0,
         "key": key, "group": "g", "pair_id": pair_id, "seed": seed, "method": method, "image": image,
         "source_image": f"{folder}/source.png", "status": "ok", "guidance_scale": 7.5,
         "num_inference_steps": 50, "effective_steps": 50, "source_prompt": source,

@@ -71,3 +71,14 @@ def test_ls_lists_every_option_with_its_first_line(cli: Cli, capsys: pytest.Capt
     for option in _options():
         assert option.split("=")[1] in out
     assert all(len(line.split()) > 3 for line in out.splitlines() if line.startswith("  "))
+
+
+def test_a_job_on_slurm_gets_more_than_the_hour_that_submitit_gives() -> None:
+    launcher = OmegaConf.load(experiments.run.CONF / "hydra" / "launcher" / "p2p_submitit.yaml")
+    assert launcher.defaults == ["submitit_slurm"]
+    assert launcher.timeout_min == 24 * 60
+
+
+def test_a_launcher_that_is_not_installed_is_one_line(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("run", "-m", "hydra/launcher=nowhere") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
