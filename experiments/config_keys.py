@@ -95,6 +95,14 @@ def check_flags(config: Mapping[str, Any]) -> None:
             raise ValueError(f"{key}: {config[key]!r} is not true or false")
 
 
+def check_objective(names: Any) -> tuple[str, ...]:
+    """Return the metrics that a sweep looks at, if any. Raises ValueError for what is no name."""
+    chosen = [] if names is None else names if isinstance(names, list) else [names]
+    if any(not isinstance(name, str) or not name for name in chosen):
+        raise ValueError(f"objective: {names!r} is no metric, as in lpips_embedded@1, nor a list of them")
+    return tuple(chosen)
+
+
 def nearest(word: str, known: Collection[str], level: str = "") -> str:
     """Return ", did you mean" and the known word that is nearest, "" where none is near."""
     near = difflib.get_close_matches(word, [str(name) for name in known], 1)

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 
+from results.store.picture_files import Digest, read_picture
 from results.store.records import load, metric_columns
+from results.store.whole_files import whole_folder
 from results.tables.cells import GIVEN
 
 KINDS = {"clip_sim_1": "clip_target", "clip_sim_dir": "clip_directional", "clip_sim_image": "clip_image"}
@@ -58,14 +59,16 @@ def export(
     )
     chosen = passing.drop_duplicates(["pair_id", "seed"])
     names = {pair_id: f"{number:07d}" for number, pair_id in enumerate(dict.fromkeys(edits["pair_id"]))}
+    columns_of_digests = (frame[name] for name in ("image", "image_sha256", "image_bytes"))
+    digests = {image: Digest(sha256, int(size)) for image, sha256, size in zip(*columns_of_digests)}
     listed = []
-    for pair_id, name in names.items():
-        rows = chosen[chosen["pair_id"].eq(pair_id)].sort_values("seed")
-        if len(rows):
-            _write_pair(run_dir, out / name, rows)
-            listed.append([name, [str(seed) for seed in rows["seed"]]])
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "seeds.json").write_text(json.dumps(listed))
+    with whole_folder(out) as folder:
+        for pair_id, name in names.items():
+            rows = chosen[chosen["pair_id"].eq(pair_id)].sort_values("seed")
+            if len(rows):
+                _write_pair(run_dir, folder / name, rows, digests)
+                listed.append([name, [str(seed) for seed in rows["seed"]]])
+        (folder / "seeds.json").write_text(json.dumps(listed))
     lines = [f"{len(chosen)} edits of {len(listed)} prompts, of {len(edits)} edits of {len(names)} prompts"]
     lines += [f"{count} left out: {reason}" for reason, count in Counter(filter(None, reasons)).most_common()]
     if other := len(passing) - len(chosen):
@@ -104,15 +107,15 @@ def _reason(row: pd.Series, least: Mapping[str, float]) -> str:
     return ""
 
 
-def _write_pair(run_dir: Path, folder: Path, rows: pd.DataFrame) -> None:
+def _write_pair(run_dir: Path, folder: Path, rows: pd.DataFrame, digests: Mapping[str, Digest]) -> None:
     folder.mkdir(parents=True)
     first = rows.iloc[0]
     prompt = {"input": first["source_prompt"], "edit": first["edit"], "output": first["target_prompt"]}
     (folder / "prompt.json").write_text(json.dumps(prompt))
     for _, row in rows.iterrows():
         for number, name in enumerate(("source_image", "image")):
-            with Image.open(run_dir / row[name]) as image:
-                image.convert("RGB").save(folder / f"{row['seed']}_{number}.jpg", quality=100)
+            picture = read_picture(run_dir / row[name], digests.get(row[name]))
+            picture.save(folder / f"{row['seed']}_{number}.jpg", quality=100)
     (folder / "metadata.jsonl").write_text(
         "".join(json.dumps(_metadata(row)) + "\n" for _, row in rows.iterrows())
     )

@@ -6,6 +6,7 @@ needs is imported there, so that a plan costs no plotting library and no metric'
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from p2p.families.model import Model
     from p2p.loading.pipeline_spec import Pipelines
 
+_log = logging.getLogger(__name__)
 CROSS, AUTO = "cross_replace_steps", "auto"
 
 
@@ -51,6 +53,7 @@ class Job:
     cache_dir: Path
     plots: bool
     config: dict[str, Any]
+    objective: tuple[str, ...] = ()  # metrics whose means a sweeper gets
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,30 @@ def grid_methods(
     return methods
 
 
+def check_objective(job: Job) -> None:
+    """Raise ValueError where the job could not give its objective."""
+    allowed = [name for metric in job.metrics for name in metric.names]
+    if unknown := [name for name in job.objective if name not in allowed]:
+        raise ValueError(f"objective: {unknown[0]!r} is not computed, allowed are {', '.join(allowed)}")
+    if job.objective and job.shard != (0, 1):
+        raise ValueError("objective: a shard has a part of the pairs alone, allowed is shard=0/1")
+    if job.objective and any(named.auto_tau for named in job.methods):
+        raise ValueError("objective: tau=auto chooses by itself, allowed are numbers and windows")
+
+
+def objectives(job: Job, ready: Ready) -> tuple[float, ...]:
+    """Return the means that the job's objective asks for. Raises ValueError where one is undefined."""
+    if not job.objective:
+        return ()
+    from experiments.scoring.objective import mean_of_edits
+
+    pictures = ready.whole.rows()
+    return tuple(mean_of_edits(job.run_dir, pictures, metric) for metric in job.objective)
+
+
 def read_pairs(job: Job) -> Sequence[Pair]:
     """Return the data set's pairs, after a check of what `tau: auto` chooses by. Raises ValueError."""
+    check_objective(job)
     if any(named.auto_tau for named in job.methods):
         job.auto_tau.check([name for metric in job.metrics for name in metric.names], directions(job.metrics))
     return job.dataset.load()
@@ -160,8 +185,13 @@ def make_ready(job: Job) -> Ready:
     from experiments.running.generate import check_model, remaining
     from experiments.scoring.score_run import check_metrics
     from p2p.loading.pipeline_spec import Pipelines
+    from results.store import upkeep
+    from results.store.whole_files import sweep_partials
 
     pairs = read_pairs(job)
+    for line in upkeep.make_ready(job.run_dir):
+        _log.warning(line)
+    sweep_partials(job.cache_dir)
     check_metrics(job.metrics, job.run_dir)
     job.model.fetch()
     for named in job.methods:
@@ -222,6 +252,7 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
         candidates=None if multirun else candidates,
         published=job.reference,
         draw=job.plots,
+        note=_groups_there(ready.whole, job),
         reuse=job.tracking is None,
     )
     if job.tracking is not None:
@@ -231,6 +262,18 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
         print(f"{failed} groups failed; the next call tries them again")
     print(job.run_dir)
     return failed
+
+
+def _groups_there(whole: Plan, job: Job) -> str:
+    """Say how many groups of the plan are recorded in full, "" where all are."""
+    from experiments.running.generate import recorded_groups
+
+    there, of = recorded_groups(whole, job.run_dir), len(whole.groups)
+    if there == of:
+        return ""
+    index, count = job.shard
+    part = f"shard {index} of {count}: " if count > 1 else ""
+    return f"{part}{there} of {of} groups are there, and tables are of these alone."
 
 
 def directions(metrics: Sequence[Metric]) -> dict[str, bool]:

@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -29,8 +30,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from experiments.config_keys import CONF, check_flags, check_keys, check_numbers, named_by_text, nearest
+from experiments.config_keys import (
+    CONF,
+    check_flags,
+    check_keys,
+    check_numbers,
+    check_objective,
+    named_by_text,
+    nearest,
+)
 from experiments.config_types import ANSWERS, misfits, named
+from results.store.whole_files import no_room
 
 if TYPE_CHECKING:
     from evaluation.metric import Metric
@@ -38,6 +48,7 @@ if TYPE_CHECKING:
     from p2p.inversion.inversion import Inversion
     from p2p.loading.model_spec import ModelSpec
 
+_log = logging.getLogger(__name__)
 GROUPS = (
     "experiment",
     "model",
@@ -80,8 +91,30 @@ Overrides are Hydra's: experiment=tau_sweep, dataset.limit=5, seed=0, -m tau=0,0
 `p2p-bench run --help` shows all keys."""
 
 
+class Terminated(BaseException):
+    """SIGTERM: files that are being written are removed on the way out, as with a keyboard's interrupt."""
+
+
 def main() -> None:
-    """Run a subcommand; exit code 1 where something failed, 2 where the input was wrong."""
+    """Run a subcommand; exit code 1 where something failed, 2 where the input was wrong.
+
+    130 and 143 where the user or the system stopped it (SIGINT, SIGTERM).
+    """
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        _main()
+    except (KeyboardInterrupt, Terminated) as stop:
+        print("\nstopped; the same command continues where it stood", file=sys.stderr)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _main() -> None:
     command = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if command in ("-h", "--help"):
         print(USAGE)
@@ -113,7 +146,7 @@ def main() -> None:
         sys.exit(2)
 
 
-def _with_hydra(task: Callable[[DictConfig], None]) -> None:
+def _with_hydra(task: Callable[[DictConfig], Any]) -> None:
     """Compose the configuration of the command line and give it to the task, or each of several."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and are told in one line
     try:
@@ -121,9 +154,12 @@ def _with_hydra(task: Callable[[DictConfig], None]) -> None:
     except JobFailed:  # under multirun; told where it happened
         sys.exit(1)
     except Exception as error:
-        if not isinstance(error, HydraException | OmegaConfBaseException) and not _of_hydra(error):
+        if isinstance(error, HydraException | OmegaConfBaseException) or _of_hydra(error):
+            print(f"error: {_printable(_composing(error))}", file=sys.stderr)
+        elif isinstance(error, OSError):  # of Hydra, which makes the run folder first
+            print(f"error: {error}; is the folder writable, with space left?", file=sys.stderr)
+        else:
             raise
-        print(f"error: {_printable(_composing(error))}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -276,23 +312,25 @@ def _plan(config: DictConfig) -> None:
     print(_sound(lambda: told_plan(job, config.estimate)))
 
 
-def _run(config: DictConfig) -> None:
-    """The task of `p2p-bench run`."""
+def _run(config: DictConfig) -> float | tuple[float, ...] | None:
+    """The task of `p2p-bench run`; returns the means of `objective` for a sweeper that looks for the best."""
     job = _sound(lambda: build(config))
-    from experiments.job import make_ready, run
+    from experiments.job import make_ready, objectives, run
 
     _quiet_libraries()
     ready = _sound(lambda: make_ready(job))
     multirun = HydraConfig.get().mode == RunMode.MULTIRUN
-    failed = run(job, ready, multirun)
+    failed = _sound(lambda: run(job, ready, multirun), exit_code=1)
     if failed and multirun:
         raise JobFailed(f"{failed} groups failed, see the records")
     if failed:
         sys.exit(1)
+    found = _sound(lambda: objectives(job, ready), exit_code=1)
+    return found[0] if len(found) == 1 else found or None
 
 
-def _sound(make: Callable[[], Any]) -> Any:
-    """Return what a step before any computing makes; what is wrong with its input is one line, exit code 2.
+def _sound(make: Callable[[], Any], exit_code: int = 2) -> Any:
+    """Return what a step makes; what is wrong with its input, or with the disk, is one line and an exit code.
 
     Under multirun the other jobs go on, and Hydra exits with 1.
     """
@@ -306,10 +344,12 @@ def _sound(make: Callable[[], Any]) -> Any:
 
             if not isinstance(error, (WeightsUnavailable, OutOfMemoryError)):
                 raise
-        print(f"error: {error}", file=sys.stderr)
+        _log.debug("its traceback:", exc_info=True)
+        room = "; free space, and the same command continues where it stood" if no_room(error) else ""
+        print(f"error: {error}{room}", file=sys.stderr)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise JobFailed(str(error).splitlines()[0]) from None
-        sys.exit(2)
+        sys.exit(exit_code)
 
 
 def build(config: DictConfig, elsewhere: bool = False) -> Job:
@@ -348,6 +388,7 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
         inversions=_inversions(plain),
         cache_dir=Path(plain["cache_dir"] or Path(config.run_dir).parent / ".cache"),
         plots=plain["plots"],
+        objective=check_objective(plain["objective"]),
         # A tracker tells runs apart by this, and a run that is drawn later is the same run.
         config={
             **{key: value for key, value in plain.items() if key not in ("plots", "estimate")},

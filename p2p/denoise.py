@@ -15,6 +15,7 @@ from torch import Tensor
 
 from p2p.conditioning import Texts
 from p2p.denoising_run import DenoisingRun
+from p2p.devices import overflow_advice
 from p2p.families.model import Model
 from p2p.prepared import Indices, Preparation, check_injections
 from p2p.sampling import Calls, Sampling
@@ -61,16 +62,17 @@ def denoise(
             else:
                 latents = replay_step(scheduler, noise_pred, start + number, latents, groups, sources)
             latents = maps.blend(level, latents)
-    _check_finite(latents, levels[-1])
+    _check_finite(latents, levels[-1], model.dtype)
     return latents, maps
 
 
-def _check_finite(latents: Tensor, nodes: Sequence[Node]) -> None:
-    """Raise FloatingPointError where a node's latents are not finite, with the prompts of all such nodes."""
+def _check_finite(latents: Tensor, nodes: Sequence[Node], dtype: torch.dtype) -> None:
+    """Raise FloatingPointError where a node's latents are not finite, with the prompts of all such nodes.
+
+    `dtype` is the model's.
+    """
     if latents.isfinite().all():
         return
     finite = latents.isfinite().flatten(1).all(1)
     broken = sorted({node.prompt for node, ok in zip(nodes, finite, strict=True) if not ok})
-    raise FloatingPointError(
-        f"latents: not finite for prompts {broken}; half precision may overflow, try dtype=float32"
-    )
+    raise FloatingPointError(f"latents: not finite for prompts {broken}{overflow_advice(dtype)}")

@@ -45,6 +45,11 @@ def default_dtype(device: torch.device, half_precision: str) -> str:
     return "float32" if device.type == "cpu" else half_precision
 
 
+def overflow_advice(dtype: torch.dtype) -> str:
+    """Return what to try where values stopped being finite in that precision, "" where nothing is known."""
+    return "; half precision may overflow, try dtype=float32" if dtype.itemsize < 4 else ""
+
+
 def exact_float32() -> None:
     """Let CUDA compute float32 in full, and the same way each time.
 

@@ -3,6 +3,7 @@
 Works on partial runs and says what is missing; what it writes can always be made again from the records.
 """
 
+import io
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -18,9 +19,9 @@ from results.store.metric_columns import load_columns
 from results.store.records import RECORD_IDENTITY, load, metric_columns
 from results.store.run_folder import RunFolder
 from results.store.setting_rows import load_settings, with_settings
-from results.store.whole_files import whole_file, write_whole
+from results.store.whole_files import write_whole
 from results.tables import auto_tau, metric_ranks, table_files, tables
-from results.tables.cells import CONTEXT, GIVEN, is_plain, with_cells
+from results.tables.cells import CONTEXT, GIVEN, is_plain, made_elsewhere, with_cells
 from results.tables.published import compare, load_reference, write_comparison
 
 
@@ -44,33 +45,42 @@ def summarise(
     published: Collection[str] = (),
     draw: bool = True,
     reuse: bool = False,
+    note: str = "",
 ) -> Summary:
     """Write `tables/`, `plots/`, `strips/` under `run_dir`; return them and the main table as Markdown.
 
     `settings` (`results.store.setting_rows`) limits it to one plan's rows, where the folder holds more.
     `candidates` of `tau: auto` are by default those of every plan in the folder. `published` names tables of
     published numbers (`results.tables.published`) to show beside the run's own, in `tables/published`.
-    Without `draw` there are tables alone; plots and strips of an earlier call stay as they were. With
-    `reuse`, what an earlier call made of equal rows by equal code is left, and `tables` of the result is
-    empty. FileNotFoundError where the run has no records.
+    Without `draw` there are tables alone; plots and strips of an earlier call stay as they were. What
+    else an earlier call wrote and this one does not is removed. With `reuse`, what an earlier call made of
+    equal rows by equal code is left, and `tables` of the result is empty. `note` is put before the summary.
+    FileNotFoundError where the run has no records.
     """
     run_dir = Path(run_dir)
     folder = RunFolder(run_dir)
     records = load(run_dir)
     frame = with_settings(records, load_settings(run_dir) if settings is None else settings)
+    told = pd.MultiIndex.from_frame(frame[RECORD_IDENTITY])
+    others = records[~pd.MultiIndex.from_frame(records[RECORD_IDENTITY]).isin(told)]
     if settings is None:  # what no plan tells of stays as it was recorded
-        told = pd.MultiIndex.from_frame(frame[RECORD_IDENTITY])
-        others = records[~pd.MultiIndex.from_frame(records[RECORD_IDENTITY]).isin(told)]
         frame = pd.concat([frame, others], ignore_index=True)
+    elif len(others):
+        more = (
+            f"{_count(len(others), 'more image')} of other configurations: in records/, not in these tables."
+        )
+        note = f"{note}\n{more}" if note else more
+    frame = _without_copies(frame)
     metrics, columns = metric_columns(frame), load_columns(run_dir)
     directions = {name: up for name, up in columns.items() if up is not None}
     images = frame.drop_duplicates(RECORD_IDENTITY)
     candidates = auto_tau.load_candidates(run_dir) if candidates is None else candidates
-    inputs = made_from.digest([frame, candidates], [directions, sorted(published), draw])
+    inputs = made_from.digest([frame, candidates], [directions, sorted(published), draw, note])
     failed = int(images["status"].ne("ok").sum())
     if reuse and (kept := made_from.kept(folder, inputs)):
         text = folder.summary.read_text(encoding="utf-8")
         return Summary(text, kept, {}, _thumbnails(kept), len(images) - failed, failed)
+    before = made_from.written(folder)
     chosen = auto_tau.chosen_rows(images, candidates)
     cells = with_cells(pd.concat([frame, chosen], ignore_index=True) if len(chosen) else frame)
     made_cells, chosen_cells = cells.iloc[: len(frame)], cells.iloc[len(frame) :]
@@ -84,13 +94,15 @@ def summarise(
         for name, table in made.items()
         for path in table_files.write_table(table, folder.tables / name, headings)
     ]
-    figures = _plots(folder.plots, made["main"], directions) if draw else []
+    figures = _plots(folder.plots, made["main"], made_cells, directions) if draw else []
     if len(chosen):
         paths.append(auto_tau.write_chosen(run_dir, chosen))
     if len(chosen) and draw:
         figures += plot_style.save(sweep_plots.chosen_taus(chosen), folder.plots / "auto_tau")
     pictures = _strips(run_dir, cells) if draw else []
-    text = state(images) + (auto_tau.describe(chosen) if len(chosen) else "")
+    text = (
+        (f"{note}\n\n" if note else "") + state(images) + (auto_tau.describe(chosen) if len(chosen) else "")
+    )
     if untold := [name for name in metrics if name not in columns]:
         text += f"Which way is better is not known of {', '.join(untold)}: run again with these metrics.\n"
     if metrics:
@@ -110,7 +122,10 @@ def summarise(
         text += f"\nBeside published numbers ({len(comparison)} rows): see tables/published.md.\n"
     write_whole(folder.summary, text)
     paths += [folder.summary, *figures, *pictures]
-    made_from.write(folder, inputs, paths)
+    drawings = [] if draw else [path for path in before if path.parent in (folder.plots, folder.strips)]
+    for path in set(before) - {*paths, *drawings}:
+        path.unlink(missing_ok=True)
+    made_from.write(folder, inputs, paths, [path for path in drawings if path.exists()])
     return Summary(text, tuple(paths), made, _thumbnails(paths), len(images) - failed, failed)
 
 
@@ -153,12 +168,26 @@ def _tables(cells: pd.DataFrame, metrics: list[str]) -> dict[str, pd.DataFrame]:
     return {name: table for name, table in made.items() if name == "main" or len(table)}
 
 
-def _plots(folder: Path, table: pd.DataFrame, directions: Mapping[str, bool]) -> list[Path]:
-    """Draw what the table has rows for, a file per model, data set and inversion where there are several."""
-    contexts = _contexts(table)
+def _without_copies(frame: pd.DataFrame) -> pd.DataFrame:
+    """Leave out source images given to `evaluate` that are the very files of the run's own sources."""
+    source, elsewhere = frame["method"].eq("source"), made_elsewhere(frame)
+    names = pd.Series(list(zip(frame["pair_id"], frame["image_sha256"])), index=frame.index)
+    own = set(names[source & ~elsewhere & frame["image_sha256"].ne("")])
+    return frame[~(source & elsewhere & names.isin(own))].reset_index(drop=True)
+
+
+def _plots(
+    folder: Path, table: pd.DataFrame, cells: pd.DataFrame, directions: Mapping[str, bool]
+) -> list[Path]:
+    """Draw what the table has rows for, a file per model, data set and inversion where there are several.
+
+    `cells` are the rows that the table is made of.
+    """
+    contexts = _contexts(table, cells)
     paths: list[Path] = []
     for context, part in contexts:
-        told = re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(str(entry) for entry in context))
+        entries = [str(entry) for entry in context if not pd.isna(entry) and entry != ""]
+        told = re.sub(r"[^A-Za-z0-9.]+", "_", "-".join(entries))
         end = f"-{told}" if len(contexts) > 1 else ""
         for plot in run_plots.PLOTS:
             for name, figure in plot(part, directions):
@@ -175,11 +204,27 @@ def _truth_plots(
     return paths
 
 
-def _contexts(table: pd.DataFrame) -> list[tuple[tuple[object, ...], pd.DataFrame]]:
-    """Part a table by context; what starts from the image itself stands beside what each inversion gives."""
+def _contexts(table: pd.DataFrame, cells: pd.DataFrame) -> list[tuple[tuple[object, ...], pd.DataFrame]]:
+    """Part a table by context; what starts from the image itself stands beside what each inversion gives.
+
+    What other tools made stands in each context of equal pairs, and in one of its own where there is none.
+    """
     shared = [name for name in CONTEXT if name != "inversion"]
-    contexts = []
-    for context, part in table.groupby(shared, dropna=False):
+    elsewhere = made_elsewhere(table)
+    made_here, alone = table[~elsewhere], table[elsewhere]
+    edits = cells[~cells["method"].isin(GIVEN)]
+    edited = _pairs(edits[~made_elsewhere(edits)], shared)
+    parts = []
+    for context, part in made_here.groupby(shared, dropna=False):
+        for method, pairs in _pairs(edits[made_elsewhere(edits)], "method").items():
+            if pairs == edited.get(context):
+                rows = table[elsewhere & table["method"].eq(method)]
+                part, alone = pd.concat([part, rows]), alone[alone["method"].ne(method)]
+        parts.append((context, part))
+    if not alone["method"].isin(GIVEN).all() or not parts:
+        parts += [(told, part) for told, part in alone.groupby(["model", "dataset"], dropna=False)]
+    contexts: list[tuple[tuple[object, ...], pd.DataFrame]] = []
+    for context, part in parts:
         free = part["inversion"].eq("")
         for inversion in sorted(set(part.loc[~free, "inversion"])):
             rows = part["inversion"].eq(inversion) | (free & ~part["method"].isin(GIVEN))
@@ -187,6 +232,15 @@ def _contexts(table: pd.DataFrame) -> list[tuple[tuple[object, ...], pd.DataFram
         if free.all():
             contexts.append((context, part))
     return contexts
+
+
+def _pairs(cells: pd.DataFrame, by: str | list[str]) -> dict[object, frozenset[tuple[str, ...]]]:
+    """Return for each group of rows which pairs it is of, whatever their seeds."""
+    names = ["dataset", "pair_id", "source_prompt", "target_prompt"]
+    return {
+        name: frozenset(rows[names].itertuples(index=False, name=None))
+        for name, rows in cells.groupby(by, dropna=False)
+    }
 
 
 def _strips(run_dir: Path, cells: pd.DataFrame) -> list[Path]:
@@ -198,6 +252,7 @@ def _strips(run_dir: Path, cells: pd.DataFrame) -> list[Path]:
         if pairs := strips.choose_pairs(shown):
             end = "-" + re.sub(r"[^A-Za-z0-9.]+", "_", inversion) if len(inversions) > 1 else ""
             paths.append(RunFolder(run_dir).strips / f"pairs{end}.png")
-            with whole_file(paths[-1]) as partial:
-                strips.strip(run_dir, shown, pairs).save(partial, format="PNG")
+            content = io.BytesIO()
+            strips.strip(run_dir, shown, pairs).save(content, format="PNG")
+            write_whole(paths[-1], content.getvalue())
     return paths

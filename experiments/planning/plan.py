@@ -108,18 +108,22 @@ class GroupPlan:
         """
         pictures: list[Branch] = []
         pairs: set[str] = set()
-        inverts = self.inverts
         for branch in self.branches:
             if branch.pair.id not in pairs:
                 pairs.add(branch.pair.id)
-                pictures.append(branch.given_picture("source", branch.source_record_key))
-                if inverts:
-                    key = branch.reconstruction_record_key
-                    pictures.append(branch.given_picture("reconstruction", key))
-                if branch.ideal_digest:
-                    pictures.append(branch.given_picture("ideal", branch.ideal_key))
+                given = self.given_identities(branch)
+                pictures += [branch.given_picture(method, key) for key, _, method in given]
             pictures.append(branch)
         return pictures
+
+    def given_identities(self, branch: Branch) -> list[Identity]:
+        """Return what names the records of the pictures that are given of a branch's pair."""
+        keys = {"source": branch.source_record_key}
+        if self.inverts:
+            keys["reconstruction"] = branch.reconstruction_record_key
+        if branch.ideal_digest:
+            keys["ideal"] = branch.ideal_key
+        return [(key, branch.pair.id, method) for method, key in keys.items()]
 
     def group(self, size: tuple[int, int] | None = None) -> Group:
         """Return what the engine needs; `size` (height, width) is needed where real images will be read."""

@@ -7,45 +7,84 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 from torch import Tensor
 from tqdm import tqdm
 
 from experiments.inputs.ideals import ideal_warnings, read_ideals
 from experiments.inputs.masks import check_sizes, mask_warnings, read_mask
-from experiments.planning.plan import GroupPlan, Plan, without
+from experiments.planning.plan import GroupPlan, Identity, Plan, without
+from experiments.running.causes import told
 from experiments.running.inversion_cache import kept_paths
 from experiments.running.png_files import write_mask, write_png
-from experiments.running.record_rows import RecordRows, RunInfo, first_step
+from experiments.running.record_rows import Recorded, RecordRows, RunInfo, first_step
 from p2p.engine import Edited, batches, generate
 from p2p.families.model import Model
 from p2p.loading.pipeline_spec import Pipelines
 from p2p.sampling import Calls
 from p2p.schedulers import noise_share
+from results.store.picture_files import Digest, looks_whole
 from results.store.records import PATH_COLUMNS, RECORD_IDENTITY, has_records, load_records, write_records
 from results.store.run_folder import ideal_path
-from results.tables.cells import GIVEN
+from results.store.whole_files import no_room
 
 _log = logging.getLogger(__name__)
 
 
 def remaining(plan: Plan, run_dir: Path) -> Plan:
-    """Return what of the plan has no successful record, or whose picture is gone.
+    """Return what of the plan has no successful record, or whose picture is gone or damaged.
 
-    If the source, mask or ideal of a group is missing, its edits could not be scored, so the whole group is
-    made again.
+    An edit whose source, reconstruction, mask or ideal is missing could not be scored, so it is made again
+    with them. Files are looked at by size, first and last bytes; whoever reads a picture compares its digest.
     """
     if not has_records(run_dir):
         return plan
     records = load_records(run_dir)
     ok = records[records["status"] == "ok"]
-    whole = [all((run_dir / path).exists() for path in paths) for paths in ok[PATH_COLUMNS].to_numpy()]
-    broken = ok.loc[~np.array(whole, bool) & ok["method"].isin(GIVEN), "group"]
-    kept = ok[np.array(whole, bool) & ~ok["group"].isin(broken)]
-    done = set(kept[RECORD_IDENTITY].itertuples(index=False, name=None))
+    sizes = dict(zip(ok["image"], ok["image_bytes"], strict=True))
+    paths = {path for column in PATH_COLUMNS for path in ok[column]}
+    whole = [path for path in paths if not path or _is_whole(run_dir / path, sizes.get(path, 0))]
+    kept = ok[ok[PATH_COLUMNS].isin(whole).all(axis=1)]
+    recorded = set(kept[RECORD_IDENTITY].itertuples(index=False, name=None))
+    done = {
+        branch.identity
+        for group in plan.groups
+        for branch in group.branches
+        if recorded.issuperset([branch.identity, *group.given_identities(branch)])
+    }
     return without(plan, lambda branch: branch.identity in done)
+
+
+def recorded_groups(plan: Plan, run_dir: Path) -> int:
+    """Return how many groups of the plan have a successful record of each picture."""
+    records = load_records(run_dir)
+    names = records.loc[records["status"] == "ok", RECORD_IDENTITY].itertuples(index=False, name=None)
+    recorded = set(names)
+    return sum(recorded.issuperset(picture.identity for picture in g.pictures()) for g in plan.groups)
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    """Say whether a picture, or each picture of a pair's ideals, is there and looks whole."""
+    if path.suffix == ".png":
+        return looks_whole(path, size)
+    ideals = list(path.glob("*.png"))
+    return bool(ideals) and all(map(looks_whole, ideals))
+
+
+def _recorded(run_dir: Path) -> dict[Identity, Recorded]:
+    """Return what the store holds of each picture."""
+    if not has_records(run_dir):
+        return {}
+    records = load_records(run_dir)
+    names = records[RECORD_IDENTITY].itertuples(index=False, name=None)
+    columns = ("group", "image", "image_sha256", "image_bytes")
+    told = zip(*(records[column] for column in columns), strict=True)
+    return {
+        name: Recorded(group, image, Digest(sha256, int(size)))
+        for name, (group, image, sha256, size) in zip(names, told, strict=True)
+    }
 
 
 def check_model(plan: Plan, model: Model) -> None:
@@ -63,10 +102,10 @@ def run_plan(plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines) -> i
     """Make every image of the plan and its records; return the number of groups that failed.
 
     A batch that fails is tried again group by group, so that one bad group is recorded with its cause and the
-    others go on.
+    others go on. OSError where nothing more can be written (`no_room`); what was recorded by then stays.
     """
     failed = 0
-    info = replace(info, starts=_starts(plan, model))
+    info = replace(info, starts=_starts(plan, model), recorded=_recorded(info.run_dir))
     with tqdm(total=plan.evaluations, desc="generating", unit="eval", smoothing=0.05) as bar:
         calls = Calls(plan.sampling.max_batch, bar.update)
         whole = [group.group() for group in plan.groups]
@@ -75,8 +114,12 @@ def run_plan(plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines) -> i
             try:
                 _make(groups, plan, model, info, calls, pipelines)
                 continue
-            except Exception:  # whatever breaks one group must not lose the others
-                _log.warning("a batch of %d groups failed, each is tried alone", len(groups), exc_info=True)
+            except Exception as error:  # whatever breaks one group must not lose the others
+                if no_room(error):
+                    raise
+                cause = told(error)
+                _log.warning("a batch of %d groups failed, each is tried alone: %s", len(groups), cause)
+                _log.debug("its traceback:", exc_info=True)
             # Not while the error is at hand: its traceback holds the batch's tensors.
             failed += _one_by_one(groups, plan, model, info, calls, pipelines)
     return failed
@@ -131,14 +174,25 @@ def _one_by_one(
         try:
             _make([group], plan, model, info, calls, pipelines)
         except Exception as error:
+            if no_room(error):
+                raise
             failed += 1
-            cause = f"{type(error).__name__}: {error}".splitlines()[0]
+            cause = told(error)
             tqdm.write(f"failed: {group.source_prompt!r}, seed {group.seed}: {cause}")
-            rows = RecordRows(group, plan, info)
-            write_records(
-                info.run_dir, group.id, pd.DataFrame([rows.failed(b, cause) for b in group.branches])
-            )
+            _log.debug("its traceback:", exc_info=True)
+            _record_failure(RecordRows(group, plan, info), cause)
     return failed
+
+
+def _record_failure(rows: RecordRows, cause: str) -> None:
+    """Record that a group failed; where even that fails, say so, as the other groups still go on."""
+    try:
+        _write(rows.info.run_dir, [rows.failed(b, cause) for b in rows.group.branches], replace=False)
+    except Exception as error:
+        if no_room(error):
+            raise
+        tqdm.write(f"its failure could not be recorded: {told(error)}")
+        _log.debug("its traceback:", exc_info=True)
 
 
 def _save_masks(rows: RecordRows, size: tuple[int, int]) -> dict[str, str]:
@@ -154,11 +208,11 @@ def _save_masks(rows: RecordRows, size: tuple[int, int]) -> dict[str, str]:
 
 
 def _save(
-    rows: RecordRows, edited: Edited, ideals: Mapping[str, Tensor], seconds: float, told: Sequence[str]
+    rows: RecordRows, edited: Edited, ideals: Mapping[str, Tensor], seconds: float, of_model: Sequence[str]
 ) -> None:
     """Write a group's pictures and the masks of its pairs, then its records; it took `seconds`.
 
-    The records of what the model made warn of what is `told` of the model.
+    The records of what the model made hold the warnings `of_model`.
     """
     group, run_dir = rows.group, rows.info.run_dir
     size = (edited.source.shape[-2], edited.source.shape[-1])
@@ -180,10 +234,18 @@ def _save(
         else:
             image = edited.source
             warnings.append(fitted)
-        write_png(image, run_dir / rows.path(picture))
+        before = rows.info.recorded.get(picture.identity)
+        digest = write_png(image, run_dir / rows.path(picture), before.digest if before else None)
         own = 0.0 if picture.given else seconds / len(group.branches)
         as_given = picture.method == "ideal" or (picture.method == "source" and group.image)
-        by_model = picture.trajectory.external is None and not as_given
-        warnings += told if by_model else []
-        records.append(rows.made(picture, own, "; ".join(filter(None, warnings))))
-    write_records(run_dir, group.id, pd.DataFrame(records))
+        if picture.trajectory.external is None and not as_given:
+            warnings += of_model
+        if not rows.is_recorded(picture, digest):  # a source that an earlier call made is
+            records.append(rows.made(picture, digest, own, "; ".join(filter(None, warnings))))
+    _write(run_dir, records, replace=True)
+
+
+def _write(run_dir: Path, rows: Sequence[Mapping[str, Any]], *, replace: bool) -> None:
+    """Write rows to the record files of their groups."""
+    for group, part in pd.DataFrame(rows).groupby("group") if rows else ():
+        write_records(run_dir, str(group), part, replace=replace)

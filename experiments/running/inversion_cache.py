@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from p2p.engine import Group, source_paths
 from p2p.families.model import Model
 from p2p.sampling import Calls, Sampling
 from p2p.source_path import Shrink, SourcePath
-from results.store.whole_files import whole_file
+from results.store.whole_files import write_whole
 
 _log = logging.getLogger(__name__)
 _NEGATIVES = "negatives."
@@ -65,8 +65,8 @@ def write_path(path: SourcePath, file: Path) -> None:
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in tensors.items()
     }
-    with whole_file(file) as partial:
-        save_file(kept, partial, {"path": json.dumps(rest)})
+    # As bytes: where the disk is full, the library's own writer raises an error that does not say so.
+    write_whole(file, save(kept, {"path": json.dumps(rest)}))
 
 
 def read_path(file: Path, device: torch.device) -> SourcePath | None:

@@ -1,12 +1,14 @@
-"""What produced a run: configuration, code, versions, hardware and model, in `provenance.json`."""
+"""What produced a run: configuration, code, versions, hardware and model, in a file per call."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from p2p.devices import float32_modes
 from results.store.run_folder import RunFolder
 from results.store.whole_files import write_whole
 
+_log = logging.getLogger(__name__)
 PACKAGES = (
     "torch",
     "torchvision",
@@ -33,25 +36,44 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_provenance(run_dir: Path, config: dict[str, Any], identity: str) -> None:
-    """Append this call to the run's provenance (a list: a run may take several calls)."""
-    file = RunFolder(run_dir).provenance
-    calls = json.loads(file.read_text()) if file.exists() else []
-    calls.append(
-        {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "config": config,
-            "model_identity": identity,
-            "git": _git(),
-            "versions": {name: _version(name) for name in PACKAGES},
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "device": torch.cuda.get_device_name()
-            if torch.cuda.is_available()
-            else f"{'mps, ' if torch.backends.mps.is_available() else ''}cpu x {os.cpu_count()}",
-            "float32": float32_modes(),
-        }
-    )
-    write_whole(file, json.dumps(calls, indent=1, default=str))
+    """Keep what this call is, in a file of its own, as other calls may write at the same moment."""
+    now = datetime.now(UTC)
+    call = {
+        "time": now.isoformat(timespec="seconds"),
+        "config": config,
+        "model_identity": identity,
+        "git": _git(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{'mps, ' if torch.backends.mps.is_available() else ''}cpu x {os.cpu_count()}",
+        "float32": float32_modes(),
+    }
+    file = RunFolder(run_dir).provenance / f"{now:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}.json"
+    write_whole(file, json.dumps(call, indent=1, default=str))
+
+
+def read_provenance(run_dir: Path) -> list[dict[str, Any]]:
+    """Return the calls that made a run, the first one first.
+
+    A file that cannot be read is left out, with a warning.
+    """
+    folder = RunFolder(run_dir)
+    calls: list[dict[str, Any]] = []
+    for file in (folder.first_provenance, *sorted(folder.provenance.glob("*.json"))):
+        try:
+            told = json.loads(file.read_text(encoding="utf-8"))
+            several = told if isinstance(told, list) else [told]
+            if not all(isinstance(call, dict) and isinstance(call.get("config"), dict) for call in several):
+                raise ValueError("is no call with a config")
+            calls += several
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            _log.warning("%s: left out, as it cannot be read (%s); delete it", file, error)
+    return calls
 
 
 def _version(name: str) -> str:

@@ -9,15 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from experiments.datasets.pair import slug
-from experiments.planning.plan import Branch, GroupPlan, Plan
+from experiments.planning.plan import Branch, GroupPlan, Identity, Plan
 from experiments.planning.setting_rows import labels
 from p2p.sampling import Sampling
+from results.store.picture_files import Digest
 from results.store.run_folder import ideals_folder, pair_folder, picture_path
 
 
 @dataclass(frozen=True)
+class Recorded:
+    """What the store holds of a picture when a call begins."""
+
+    group: str
+    image: str  # its path in the run folder, "" where it failed
+    digest: Digest
+
+
+@dataclass(frozen=True)
 class RunInfo:
-    """What every record of a run repeats."""
+    """What every record of a run repeats, and what the run folder holds already."""
 
     run_dir: Path
     dataset: str
@@ -25,6 +35,7 @@ class RunInfo:
     cache_dir: Path  # where inversions are kept
     starts: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     """By the step at which pictures start: its timestep, and the share of noise there (`noise_share`)."""
+    recorded: Mapping[Identity, Recorded] = field(default_factory=dict)
 
 
 NOWHERE = (math.nan, math.nan)
@@ -59,7 +70,7 @@ class RecordRows:
                 "source": self.group.source_file_key,
                 "reconstruction": self.group.reconstruction_file_key,
             }.get(picture.method, key)
-        return picture_path(self._folder(picture), picture.method, key)
+        return picture_path(self._folder(picture), picture.method, key, picture.params)
 
     def source_path(self, picture: Branch) -> str:
         """Return where the run keeps the source of a picture."""
@@ -81,10 +92,25 @@ class RecordRows:
             return ""
         return ideals_folder(pair_folder(slug(picture.pair.id)), f"{picture.ideal_digest}-{self.plan.setup}")
 
-    def made(self, picture: Branch, seconds: float = 0.0, warnings: str = "") -> dict[str, Any]:
-        """Return the row of a picture that is there; it took `seconds`."""
-        kept = {"image": self.path(picture), "source_image": self.source_path(picture)}
-        return {**self._row(picture), **kept, "status": "ok", "warnings": warnings, "seconds": seconds}
+    def made(
+        self, picture: Branch, digest: Digest, seconds: float = 0.0, warnings: str = ""
+    ) -> dict[str, Any]:
+        """Return the row of a picture whose file has that digest; it took `seconds`."""
+        return {
+            **self._row(picture),
+            "image": self.path(picture),
+            "image_sha256": digest.sha256,
+            "image_bytes": digest.size,
+            "source_image": self.source_path(picture),
+            "status": "ok",
+            "warnings": warnings,
+            "seconds": seconds,
+        }
+
+    def is_recorded(self, picture: Branch, digest: Digest) -> bool:
+        """Say whether the store has a successful row of that picture's file."""
+        before = self.info.recorded.get(picture.identity)
+        return before is not None and before.image == self.path(picture) and before.digest == digest
 
     def failed(self, picture: Branch, error: str) -> dict[str, Any]:
         """Return the row of a picture that could not be made."""
@@ -100,7 +126,8 @@ class RecordRows:
         timestep, noise = self.info.starts.get(start or 0, NOWHERE) if denoised else NOWHERE
         return {
             **labels(picture, self.info.dataset, self.info.model),
-            "group": group.id,
+            # A picture that is made again keeps its place: each is recorded once.
+            "group": before.group if (before := self.info.recorded.get(picture.identity)) else group.id,
             "setup": self.plan.setup,
             "source_prompt": picture.pair.source_prompt,
             "target_prompt": picture.pair.target_prompt,
@@ -116,6 +143,8 @@ class RecordRows:
             "ideal": self.ideals_folder(picture),
             "uses_mask": picture.uses_mask,
             "image": "",
+            "image_sha256": "",
+            "image_bytes": 0,
             "source_image": "",
             "error": "",
             "warnings": "",

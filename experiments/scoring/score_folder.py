@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,11 +33,15 @@ from experiments.inputs.ideals import ideal_digest, ideal_warnings, read_ideals
 from experiments.inputs.masks import mask_digest, mask_warnings, read_mask
 from experiments.inputs.real_images import read_rgb
 from experiments.running.png_files import write_mask, write_png
+from experiments.running.provenance import read_provenance
 from experiments.scoring.score_run import check_metrics, evaluate_run
+from results.store.picture_files import Digest
 from results.store.records import NOTHING, RECORD_IDENTITY, RECORD_TYPES, read_rows, write_records, write_rows
 from results.store.run_folder import RunFolder, ideal_path, ideals_folder, pair_folder, picture_path
+from results.store.upkeep import make_ready
 from results.tables.cells import GIVEN
 
+_log = logging.getLogger(__name__)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MODEL = "given images"
 MISSING = ("error", "skip")
@@ -76,6 +81,8 @@ def score_folder(given: Folder, dataset: Dataset, metrics: Sequence[Metric]) -> 
     _check_folder_is_the_same(given)
     check_metrics(metrics, given.run_dir)
     matches, missing = _match(given, dataset.load())
+    for line in make_ready(given.run_dir):
+        _log.warning(line)
     rows = _rows(given, dataset.name, matches)
     rows += [_missing_row(given, dataset.name, pair, error.cause) for pair, error in missing]
     groups = {str(group): frame for group, frame in pd.DataFrame(rows).groupby("group")}
@@ -94,8 +101,7 @@ def score_folder(given: Folder, dataset: Dataset, metrics: Sequence[Metric]) -> 
 
 def _check_folder_is_the_same(given: Folder) -> None:
     """Raise ValueError where the run has images of another folder under the name of this method."""
-    file = RunFolder(given.run_dir).provenance
-    for call in json.loads(file.read_text()) if file.exists() else []:
+    for call in read_provenance(given.run_dir):
         before = call["config"].get("evaluate", {})
         if before.get("method") == given.method and Path(before["edits"]) != given.edits.resolve():
             raise ValueError(
@@ -223,8 +229,8 @@ def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[st
         )
         source_path = picture_path(folder, "source", source_key)
         path = picture_path(folder, slug(given.method), key)
-        _write(before, given.run_dir / source_path)
-        _write(after, given.run_dir / path)
+        source_digest = _write(before, given.run_dir / source_path)
+        digest = _write(after, given.run_dir / path)
         common = {
             # Images of one size are scored together.
             **_common(dataset, pair, f"{slug(given.method)}-{width}x{height}"),
@@ -235,11 +241,13 @@ def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[st
         rows += [
             {
                 **common, "key": source_key, "method": "source", "image": source_path,
+                "image_sha256": source_digest.sha256, "image_bytes": source_digest.size,
                 "target_prompt": pair.source_prompt,
                 "warnings": _warnings(f"image: {'; '.join(told_source)}" if told_source else "", of_mask),
             },
             {
                 **common, **_of_tool(given), "key": key, "image": path, "target_prompt": pair.target_prompt,
+                "image_sha256": digest.sha256, "image_bytes": digest.size,
                 "warnings": _warnings("; ".join([f"image of {file.name}", *told_edit]), of_mask, of_ideal),
             },
         ]  # fmt: skip
@@ -298,8 +306,8 @@ def _key(pair: Pair, ideal: str, *images: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _write(image: np.ndarray, path: Path) -> None:
-    write_png(torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255, path)
+def _write(image: np.ndarray, path: Path) -> Digest:
+    return write_png(torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255, path)
 
 
 def parse(arguments: Sequence[str]) -> tuple[Folder, Table | None, list[str]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from tqdm import tqdm
 from evaluation.edits import Edits
 from evaluation.metric import Metric
 from experiments.inputs.masks import read_mask
+from experiments.running.causes import told
 from experiments.running.png_files import read_png
 from results.store.metric_columns import write_columns
+from results.store.picture_files import DamagedPicture, Digest
 from results.store.records import has_records, load_metrics, load_records, write_metrics
 from results.store.run_folder import RunFolder
-from results.store.whole_files import write_whole
+from results.store.whole_files import no_room, set_aside, write_whole
 
 _log = logging.getLogger(__name__)
 
@@ -36,11 +39,32 @@ def check_metrics(metrics: Sequence[Metric], run_dir: Path) -> None:
     for metric in metrics:
         metric.check()
         file = RunFolder(run_dir).weights_file(metric.name)
-        if file.exists() and file.read_text() != _weights(metric):
+        told = _told_weights(file)
+        if told and told != _weights(metric):
             raise ValueError(
                 f"metrics: {file.parent} holds values of other weights, allowed are the same ones; give the "
                 "metric another version, or delete that folder to compute its values anew"
             )
+
+
+def _told_weights(file: Path) -> str:
+    """Return the hash that a file holds, "" where it is missing or damaged."""
+    content = file.read_bytes() if file.exists() else b""
+    return content.decode() if re.fullmatch(rb"[0-9a-f]{64}", content) else ""
+
+
+def _keep_weights(run_dir: Path, metric: Metric, has_values: bool) -> None:
+    """Keep which weights give a metric's values, before there are any, so that none is ever without."""
+    file = RunFolder(run_dir).weights_file(metric.name)
+    if not _told_weights(file):
+        if has_values:
+            _log.warning(
+                "%s: missing or damaged; the values beside it are taken to be of the weights at hand, delete "
+                "%s if they are not",
+                file,
+                file.parent,
+            )
+        write_whole(file, _weights(metric))
 
 
 def _weights(metric: Metric) -> str:
@@ -64,7 +88,8 @@ def evaluate_run(
     if not has_records(run_dir):
         return 0
     records = load_records(run_dir)
-    records = records[(records["status"] == "ok") & records["key"].isin(list(keys))].drop_duplicates("key")
+    records = _with_source_digests(records[records["status"] == "ok"])
+    records = records[records["key"].isin(list(keys))].drop_duplicates("key")
     known = load_metrics(run_dir)
     todo = []
     for metric in metrics:
@@ -73,10 +98,11 @@ def evaluate_run(
         left = records[~records["key"].isin(whole)]
         todo += [(metric, str(group), rows) for group, rows in left.groupby("group", sort=False)]
     for metric in metrics:
-        if known["metric"].isin(metric.names).any():  # older runs have values, but nothing of their columns
+        has_values = known["metric"].isin(metric.names).any()
+        if has_values or any(one is metric for one, _, _ in todo):
+            _keep_weights(run_dir, metric, has_values)
             write_columns(run_dir, metric.name, metric.names, metric.higher_is_better)
     failed = 0
-    weights = {metric.name: _weights(metric) for metric in metrics}
     for metric, group, rows in tqdm(todo, desc="evaluating", unit="group", disable=not todo):
         try:
             parts = [part for _, part in rows.groupby(rows["mask"].ne(""))]
@@ -85,24 +111,32 @@ def evaluate_run(
             ]
             for batch in batches:
                 write_metrics(run_dir, metric.name, group, score(run_dir, metric, batch))
-                write_columns(run_dir, metric.name, metric.names, metric.higher_is_better)
-                write_whole(RunFolder(run_dir).weights_file(metric.name), weights[metric.name])
-        except Exception:  # one group that cannot be scored must not lose the others
+        except Exception as error:  # one group that cannot be scored must not lose the others
+            if no_room(error):
+                raise
             failed += 1
-            _log.warning("%s of %s failed", metric.name, group, exc_info=True)
+            if isinstance(error, DamagedPicture) and error.path.exists():
+                aside = set_aside(error.path)
+                _log.warning("%s of %s failed: %s; it is now %s", metric.name, group, error, aside.name)
+            else:
+                _log.warning("%s of %s failed: %s", metric.name, group, told(error))
+            _log.debug("its traceback:", exc_info=True)
     return failed
 
 
 def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:
     """Return long rows (key, metric, value, reason) of one metric family for some records.
 
-    Either all of the records have a mask or none has.
+    Either all of the records have a mask or none has. DamagedPicture where a picture is not the one that was
+    recorded.
     """
     sources = list(dict.fromkeys(rows["source_image"]))
-    images = _load(run_dir, rows["image"])
+    digests = {row.image: Digest(row.image_sha256, int(row.image_bytes)) for row in rows.itertuples()}
+    digests |= {row.source_image: row.source_digest for row in rows.itertuples()}
+    images = _load(run_dir, rows["image"], digests)
     edits = Edits(
         images=images,
-        source_images=_load(run_dir, sources),
+        source_images=_load(run_dir, sources, digests),
         source_index=torch.tensor([sources.index(path) for path in rows["source_image"]]),
         source_prompts=tuple(map(str, rows["source_prompt"])),
         target_prompts=tuple(map(str, rows["target_prompt"])),
@@ -123,8 +157,16 @@ def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _load(run_dir: Path, paths: Sequence[str]) -> torch.Tensor:
-    return torch.from_numpy(np.stack([read_png(run_dir / path) for path in paths]))
+def _with_source_digests(records: pd.DataFrame) -> pd.DataFrame:
+    """Add the column `source_digest`, what the records tell of each one's source image."""
+    columns = (records[name] for name in ("image", "image_sha256", "image_bytes"))
+    told = {image: Digest(sha256, int(size)) for image, sha256, size in zip(*columns, strict=True)}
+    return records.assign(source_digest=[told.get(path, Digest()) for path in records["source_image"]])
+
+
+def _load(run_dir: Path, paths: Sequence[str], told: Mapping[str, Digest] | None = None) -> torch.Tensor:
+    pictures = [read_png(run_dir / path, (told or {}).get(path)) for path in paths]
+    return torch.from_numpy(np.stack(pictures))
 
 
 def _ideals(run_dir: Path, folders: Sequence[str]) -> tuple[torch.Tensor | None, ...]:

@@ -100,7 +100,7 @@ class EditFriendly(Inversion):
                 return_dict=False,
             )[0]
             noises.append(states[step + 1] - mean)
-        kept = finite(torch.stack(noises, 1)).to(model.dtype)
+        kept = finite(torch.stack(noises, 1), model.dtype).to(model.dtype)
         return [
             SourcePath(own, start, noises=noise, guidance_scale=self.guidance_scale)
             for own, noise in zip(states[start].to(model.dtype), kept, strict=True)

@@ -16,6 +16,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from p2p.devices import overflow_advice
 from p2p.families.model import Conditioning, Model, stack_rows
 from p2p.memory import attempt
 from p2p.sampling import Calls, Sampling
@@ -164,15 +165,16 @@ def ddim_states(
     for level in reversed(ddim_levels(scheduler)):
         output = predict_rows(model, states[-1], level.timestep, rows, calls)
         states.append(_noised(scheduler, output, states[-1], level))
-    return finite(torch.stack(states[::-1], 1))
+    return finite(torch.stack(states[::-1], 1), model.dtype)
 
 
-def finite(latents: Tensor) -> Tensor:
-    """Return latents as they are. Raises FloatingPointError where a value is not finite."""
+def finite(latents: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return latents as they are. Raises FloatingPointError where a value is not finite.
+
+    `dtype` is the model's; the latents may be in a finer one.
+    """
     if not latents.isfinite().all():
-        raise FloatingPointError(
-            "inversion: latents are not finite; half precision may overflow, try dtype=float32"
-        )
+        raise FloatingPointError(f"inversion: latents are not finite{overflow_advice(dtype)}")
     return latents
 
 

@@ -106,7 +106,7 @@ class NullText(Inversion):
                 adam.step()
                 reached = loss.item()  # the early stop has to know it: it waits for the device
                 if not math.isfinite(reached):
-                    finite(step)
+                    finite(step, model.dtype)
                 if reached < self.epsilon + self.epsilon_growth * share:
                     break
             embedding = embedding.detach()
@@ -114,5 +114,5 @@ class NullText(Inversion):
             uncond = predict_rows(model, latents, level.timestep, found[-1:], calls)
             noise_pred = model.guide(uncond, text_pred, scale, rescale)
             latents = scheduler.step(noise_pred, level.timestep, latents, return_dict=False)[0]
-        finite(latents)
+        finite(latents, model.dtype)
         return stack_rows(found)

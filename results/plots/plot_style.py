@@ -3,6 +3,7 @@
 Nothing here touches matplotlib's global state.
 """
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from results.labels import escape_mathtext, metric_label
-from results.store.whole_files import whole_file
+from results.store.whole_files import write_whole
 
 Directions = Mapping[str, bool]
 
@@ -86,6 +87,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in options]
     with matplotlib.rc_context({"pdf.fonttype": 42}):
         for path, (kind, own) in zip(paths, options.items(), strict=True):
-            with whole_file(path) as partial:
-                figure.savefig(partial, format=kind, **own)
+            content = io.BytesIO()
+            figure.savefig(content, format=kind, **own)
+            write_whole(path, content.getvalue())
     return paths

@@ -3,20 +3,25 @@
 Columns run from the source over P2P (tau 1 to 0), the fixed seed and SDEdit (by strength) to other methods.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
+from typing import Any
 
 import matplotlib
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from results.labels import METHODS, method_label, natural_order
-from results.tables.cells import CONTEXT, GIVEN, SOURCES, is_plain, ordered
+from results.store.picture_files import DamagedPicture, Digest, read_picture
+from results.store.records import RECORD_IDENTITY
+from results.tables.cells import CONTEXT, GIVEN, SOURCES, is_plain, made_elsewhere, ordered
 
 CELL_SIDE = 160  # pixels that a picture should have at least, and hardly more
 _GAP, _MARGIN, _GROUP_GAP, _HEADER, _LINE = 4, 16, 18, 52, 18
 _INK, _FAINT, _BLANK = "#222222", "#777777", "#EEEEEE"
+_log = logging.getLogger(__name__)
 _MOST = {"p2p": 7, "sdedit": 5}
 
 
@@ -37,8 +42,8 @@ def choose_pairs(cells: pd.DataFrame, limit: int = 8) -> list[str]:
 def strip(run_dir: Path, cells: pd.DataFrame, pairs: Sequence[str], *, side: int = CELL_SIDE) -> Image.Image:
     """Draw the strip of `pairs`, each with its smallest seed, from `cells` of a run's records (`with_cells`).
 
-    Small pictures are enlarged by a whole factor, large ones reduced to `side`. A picture that is missing or
-    failed is a blank that says so. ValueError where no pair has a row.
+    Small pictures are enlarged by a whole factor, large ones reduced to `side`. A picture that is missing,
+    damaged or failed is a blank that says so. ValueError where no pair has a row.
     """
     shown = _first_context(cells[cells["pair_id"].isin(pairs)])
     shown = shown[is_plain(shown)]
@@ -46,7 +51,12 @@ def strip(run_dir: Path, cells: pd.DataFrame, pairs: Sequence[str], *, side: int
     if not columns:
         raise ValueError("strip: none of the pairs has a row to show")
     names = [name for name in pairs if name in set(shown["pair_id"])]
-    lines = {name: shown[shown["pair_id"].eq(name) & shown["seed"].eq(_seed(shown, name))] for name in names}
+    lines = {
+        name: shown[
+            shown["pair_id"].eq(name) & (shown["seed"].eq(_seed(shown, name)) | made_elsewhere(shown))
+        ]
+        for name in names
+    }
     side = max(_side(Path(run_dir), rows, side) for rows in lines.values())
     return _draw(Path(run_dir), lines, columns, side)
 
@@ -141,37 +151,48 @@ def _spread(items: list[str], most: int) -> list[str]:
 
 
 def _first_context(rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep one context per pair, so that a strip never mixes two models."""
-    first = rows.sort_values(CONTEXT).drop_duplicates("pair_id")[["pair_id", *CONTEXT]]
-    return rows.merge(first, on=["pair_id", *CONTEXT])
+    """Keep one context per pair, so that a strip never mixes two models, and other tools' pictures."""
+    keys = ["pair_id", *CONTEXT]
+    ordered_rows = rows.assign(_last=made_elsewhere(rows)).sort_values(["_last", *CONTEXT])
+    first = ordered_rows.drop_duplicates("pair_id")[keys]
+    beside = rows[made_elsewhere(rows)].merge(first[["pair_id", "dataset"]], on=["pair_id", "dataset"])
+    return pd.concat([rows.merge(first, on=keys), beside]).drop_duplicates([*RECORD_IDENTITY, "setting"])
 
 
 def _seed(rows: pd.DataFrame, pair_id: str) -> int:
     own = rows[rows["pair_id"].eq(pair_id)]
+    if not made_elsewhere(own).all():  # other tools' pictures tell of no seed
+        own = own[~made_elsewhere(own)]
     done = own[own["status"].eq("ok")]
     return int((done if len(done) else own)["seed"].min())
 
 
 def _side(run_dir: Path, rows: pd.DataFrame, side: int) -> int:
     """Side of a cell: pictures below `side` are enlarged by a whole factor to the nearest size."""
-    for name in rows.loc[rows["status"].eq("ok"), "image"]:
-        if (run_dir / name).is_file():
-            with Image.open(run_dir / name) as image:
-                longest = max(image.size)
+    for row in rows[rows["status"].eq("ok")].itertuples():
+        if (picture := _read(run_dir, row)) is not None:
+            longest = max(picture.size)
             return longest * max(1, round(side / longest)) if longest < side else side
     return side
 
 
 def _picture(run_dir: Path, rows: pd.DataFrame, side: int) -> Image.Image | None:
-    for name in rows.loc[rows["status"].eq("ok"), "image"]:
-        if not (run_dir / name).is_file():
+    for row in rows[rows["status"].eq("ok")].itertuples():
+        if (picture := _read(run_dir, row)) is None:
             continue
-        with Image.open(run_dir / name) as image:
-            picture = image.convert("RGB")
         scale = side / max(picture.size)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         return picture.resize(size, Image.Resampling.BICUBIC if scale >= 1 else Image.Resampling.LANCZOS)
     return None
+
+
+def _read(run_dir: Path, row: Any) -> Image.Image | None:
+    """Return the picture of a record, None where it is missing, damaged or another one."""
+    try:
+        return read_picture(run_dir / row.image, Digest(row.image_sha256, int(row.image_bytes)))
+    except (DamagedPicture, OSError) as error:
+        _log.warning("a strip has a blank: %s", error)
+        return None
 
 
 def _caption(rows: pd.DataFrame, width: int, font: ImageFont.FreeTypeFont) -> list[str]:

@@ -28,6 +28,7 @@ from results.plots.plot_style import (
 )
 from results.store.records import WINDOWS
 from results.tables.cells import ALL, CELL, SOURCES, is_plain, window_label
+from results.tables.statistics import FEWEST_PAIRS
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,9 @@ def trade_off(table: pd.DataFrame, preserved: str, edited: str, directions: Dire
     pairs = rows.loc[rows["metric"].isin([preserved, edited]) & rows["n"].gt(0), "n"]
     if len(pairs):
         count = f"{pairs.max()}" if pairs.min() == pairs.max() else f"{pairs.min()}–{pairs.max()}"
-        note = "1 pair, no interval" if count == "1" else f"{count} pairs, 95 % intervals"
+        few = pairs.max() < FEWEST_PAIRS
+        named = "1 pair" if count == "1" else f"{count} pairs"
+        note = f"{named}, no interval" if few else f"{named}, 95 % intervals"
         axes.set_title(note, loc="right", fontsize=SIZE - 2, color="#777777")
     return figure
 

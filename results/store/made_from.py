@@ -5,7 +5,7 @@ import importlib.metadata
 import json
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -25,10 +25,26 @@ def digest(frames: Sequence[pd.DataFrame], values: Sequence[Any]) -> str:
     return made.hexdigest()
 
 
-def write(folder: RunFolder, inputs: str, paths: Sequence[Path]) -> None:
-    """Keep what the files at `paths`, all inside the run folder, were made of."""
+def write(folder: RunFolder, inputs: str, paths: Sequence[Path], earlier: Sequence[Path] = ()) -> None:
+    """Keep what the files at `paths`, all inside the run folder, were made of.
+
+    `earlier` are drawings of a call before this one that still lie there.
+    """
     files = {path.relative_to(folder.root).as_posix(): _content(path) for path in sorted(paths)}
-    write_whole(folder.made_from, json.dumps({"inputs": inputs, "files": files}, indent=1) + "\n")
+    left = sorted(path.relative_to(folder.root).as_posix() for path in earlier)
+    told = {"inputs": inputs, "files": files, "earlier": left}
+    write_whole(folder.made_from, json.dumps(told, indent=1) + "\n")
+
+
+def written(folder: RunFolder) -> list[Path]:
+    """Return the tables, plots and strips that calls before this one wrote; [] where that is not known."""
+    try:
+        told = json.loads(folder.made_from.read_text(encoding="utf-8"))
+        names = [PurePosixPath(name) for name in [*told["files"], *told.get("earlier", ())]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    of = {folder.tables.name, folder.plots.name, folder.strips.name}
+    return [folder.root / name for name in names if len(name.parts) == 2 and name.parts[0] in of]
 
 
 def kept(folder: RunFolder, inputs: str) -> tuple[Path, ...]:

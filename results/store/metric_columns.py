@@ -14,7 +14,7 @@ def write_columns(
     """Keep the columns of a metric family; one that `higher_is_better` lacks has no better direction."""
     columns = {name: {"higher_is_better": higher_is_better.get(name)} for name in names}
     file, text = RunFolder(run_dir).columns_file(family), json.dumps(columns, indent=1)
-    if not file.exists() or file.read_text(encoding="utf-8") != text:
+    if not file.exists() or file.read_bytes() != text.encode():
         write_whole(file, text)
 
 

@@ -15,7 +15,7 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from results.store.run_folder import RunFolder
-from results.store.whole_files import whole_file
+from results.store.whole_files import write_whole
 
 WINDOWS = ["cross_start", "cross_end", "self_start", "self_end"]  # in steps
 EFFECT_TYPES: dict[str, str] = {
@@ -30,15 +30,15 @@ PATH_COLUMNS = ["image", "source_image", "mask", "ideal"]  # inside the run fold
 JSON_COLUMNS = ("weights", "blend", "params")  # text that is a JSON object
 _PLACE = ("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty")
 _MADE = ("source_prompt", "target_prompt", "method", "inversion")
-_OUTCOME = (*PATH_COLUMNS, "status", "error", "warnings", "instruction")
-_STEPS = ("seed", "effective_steps", "num_inference_steps")
+_OUTCOME = (*PATH_COLUMNS, "image_sha256", "status", "error", "warnings", "instruction")
+_WHOLE = ("seed", "effective_steps", "num_inference_steps", "image_bytes")
 _REAL = ("guidance_scale", "guidance_rescale", "start_timestep", "start_noise", "seconds")
 
 RECORD_TYPES: dict[str, str] = {
     **dict.fromkeys((*_PLACE, *_MADE), "string"),
     **EFFECT_TYPES,
     **dict.fromkeys(("params", *_OUTCOME), "string"),
-    **dict.fromkeys(_STEPS, "int64"),
+    **dict.fromkeys(_WHOLE, "int64"),
     **dict.fromkeys(_REAL, "float64"),
     "uses_mask": "bool",
 }
@@ -67,7 +67,7 @@ _ARROW = {
     "boolean": pa.bool_(),
 }
 # Of records written when there was no such column.
-_BEFORE = {"uses_mask": False, "guidance_rescale": 0.0}
+_BEFORE = {"uses_mask": False, "guidance_rescale": 0.0, "image_bytes": 0}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][\w.@+-]*", re.ASCII)
 
 
@@ -228,8 +228,12 @@ def read_rows(files: list[Path], types: dict[str, str]) -> pd.DataFrame:
     try:
         dataset = pyarrow.dataset.dataset([str(file) for file in files], schema=schema, format="parquet")
         table = dataset.to_table()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"a parquet file cannot be read: {str(error).splitlines()[0]}") from error
+    except (pa.ArrowException, OSError) as error:
+        if len(files) > 1:
+            for file in files:
+                read_rows([file], types)
+        cause = str(error).splitlines()[0]
+        raise ValueError(f"{files[0]}: cannot be read ({cause}); delete it and run again") from error
     # Without this the windows, which are nullable, would come back as floats.
     nullable = {pa.int64(): pd.Int64Dtype()}
     frame = table.to_pandas(types_mapper=nullable.get)
@@ -250,5 +254,6 @@ def write_rows(path: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:
     """Write rows of a schema to a parquet file, whole or not at all."""
     schema = pa.schema([(name, _ARROW[kind]) for name, kind in types.items()])
     table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
-    with whole_file(path) as partial:
-        pyarrow.parquet.write_table(table, partial)
+    content = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(table, content)
+    write_whole(path, content.getvalue().to_pybytes())

@@ -3,7 +3,12 @@
 Records name pictures by paths relative to the run folder; those are text, with `/`.
 """
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+_LONGEST = 60  # letters of a picture's name before its key
 
 
 class RunFolder:
@@ -11,6 +16,11 @@ class RunFolder:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+
+    @property
+    def images(self) -> Path:
+        """The folder of pictures, a folder per pair in it."""
+        return self.root / "images"
 
     @property
     def records(self) -> Path:
@@ -80,7 +90,12 @@ class RunFolder:
 
     @property
     def provenance(self) -> Path:
-        """The file of configuration, code, versions and hardware of every call."""
+        """The folder of configuration, code, versions and hardware, a file per call."""
+        return self.root / "provenance"
+
+    @property
+    def first_provenance(self) -> Path:
+        """The file of a list of calls, from before each call had a file of its own."""
         return self.root / "provenance.json"
 
     @property
@@ -94,9 +109,35 @@ def pair_folder(pair: str, seed: int | None = None) -> str:
     return f"images/{pair}" if seed is None else f"images/{pair}/{seed}"
 
 
-def picture_path(folder: str, name: str, key: str) -> str:
-    """Return a picture's path in a `pair_folder`: `name` is a method or "mask", `key` a content key."""
-    return f"{folder}/{name}-{key[:16]}.png"
+def picture_path(folder: str, name: str, key: str, params: Mapping[str, Any] | None = None) -> str:
+    """Return a picture's path in a `pair_folder`: `name` is a method or "mask", `key` a content key.
+
+    The parameters of the method stand between them for readers, as far as they are short: the key alone
+    tells two pictures apart.
+    """
+    settings = [f"{parameter}{text}" for parameter, value in (params or {}).items() if (text := _told(value))]
+    readable = "-".join(map(_readable, [name, *settings]))[:_LONGEST].strip("-._")
+    return f"{folder}/{readable}-{key[:16]}.png"
+
+
+def _told(value: Any) -> str:
+    """Spell a parameter's value in a file's name; a text that may be a path or a sentence is left out."""
+    if isinstance(value, bool) or value is None:
+        return f"-{value}"
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    if isinstance(value, str):
+        return f"-{value}" if len(value) <= 16 and "/" not in value else ""
+    if isinstance(value, Mapping):
+        return "".join(f"-{name}{_told(entry)}" for name, entry in value.items())
+    if isinstance(value, Sequence):
+        return "-" + "-".join(_told(entry).lstrip("-") for entry in value)
+    return ""
+
+
+def _readable(text: str) -> str:
+    """Make text safe in a file's name, on case-blind file systems too."""
+    return re.sub(r"[^a-z0-9._]+", "-", text.lower()).strip("-._")
 
 
 def ideals_folder(folder: str, name: str) -> str:

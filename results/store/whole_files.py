@@ -1,11 +1,18 @@
 """Files and folders that are there whole or not at all, whatever stops and whoever shares their writing."""
 
+import errno
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+PARTIAL = re.compile(r".*[0-9a-f]{32}\.partial")
+"""The names of files that are being written, or that a killed writer left."""
+HOUR = 3600.0
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @contextmanager
@@ -20,19 +27,98 @@ def whole_file(path: Path) -> Iterator[Path]:
     partial = _beside(path)
     try:
         yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.chmod(0o644)  # a stricter umask would shut out the workers of other users
+        _settle(partial)
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        _name(error, path)
         raise
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file as UTF-8, whole or not at all."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file, text as UTF-8, whole or not at all."""
     with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_once(path: Path, content: bytes) -> bytes:
+    """Write a file unless there is one by then, whole or not at all; return what is there in the end.
+
+    Of several writers the first one to finish is kept, unlike those of `whole_file`. On a file system without
+    hard links that holds for all but writers of the same moment.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _beside(path)
+    try:
+        partial.write_bytes(content)
+        _settle(partial)
+        try:
+            path.hardlink_to(partial)
+        except FileExistsError:
+            return path.read_bytes()
+        except OSError:
+            if path.exists():
+                return path.read_bytes()
+            partial.replace(path)
+        return content
+    except BaseException as error:
+        _name(error, path)
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def no_room(error: BaseException) -> bool:
+    """Say whether nothing more can be written: the disk or the quota is full, or the disk is read-only."""
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and write a file in it for a moment. OSError names what is in the way, and what to do."""
+    for above in (folder, *folder.parents):
+        if above.exists():
+            if not above.is_dir():
+                raise NotADirectoryError(f"{above}: is a file, allowed is a folder; move it away")
+            break
+    try:
+        write_whole(folder / ".written", b"0" * 65536)
+        (folder / ".written").unlink(missing_ok=True)
+    except OSError as error:
+        cause = error.strerror or str(error)
+        raise OSError(f"{folder}: cannot be written to ({cause}); free space or choose another") from error
+
+
+def sweep_partials(folder: Path, older_than: float = HOUR) -> list[Path]:
+    """Remove files below a folder that a killed writer left half written; return their paths.
+
+    A file that was changed within `older_than` seconds stays, as its writer may live, on whatever machine.
+    Ages are by the clock of the folder's own file system, as machines' clocks differ.
+    """
+    if not folder.is_dir():
+        return []
+    found = [file for file in folder.rglob("*.partial") if PARTIAL.fullmatch(file.name) and file.is_file()]
+    if not found:
+        return []
+    with whole_file(folder / ".now") as partial:
+        partial.touch()
+        now = partial.stat().st_mtime
+    (folder / ".now").unlink(missing_ok=True)
+    swept = []
+    for file in found:
+        try:
+            if now - file.stat().st_mtime > older_than:
+                file.unlink()
+                swept.append(file)
+        except FileNotFoundError:  # its writer lived, or another worker swept it
+            continue
+    return swept
+
+
+def set_aside(file: Path) -> Path:
+    """Rename a damaged file so that nothing reads it, and return its new path, `_NAME.damaged` beside it."""
+    aside = file.with_name(f"_{file.name}.damaged")
+    file.replace(aside)
+    return aside
 
 
 @contextmanager
@@ -55,6 +141,19 @@ def whole_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial)
         raise
+
+
+def _settle(partial: Path) -> None:
+    """Flush a written file to the disk and make it readable by all."""
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
+    partial.chmod(0o644)  # a stricter umask would shut out the workers of other users
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Let an error of the operating system say which file it is about, where it does not."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+        error.filename = str(path)
 
 
 def _beside(path: Path) -> Path:

@@ -44,9 +44,15 @@ def with_cells(frame: pd.DataFrame) -> pd.DataFrame:
     )
     frame = frame.assign(variant=_variants(frame))
     named = free_windows(frame) | ~_windows_follow_tau(frame)
-    return frame.assign(
-        setting=[_setting(row, windows) for (_, row), windows in zip(frame.iterrows(), named)]
+    settings = pd.Series(
+        [_setting(row, windows) for (_, row), windows in zip(frame.iterrows(), named)],
+        index=frame.index,
+        dtype=object,
     )
+    # Other pictures than the run's own sources: two rows of one name would not tell which is which.
+    source, elsewhere = frame["method"].eq("source"), made_elsewhere(frame)
+    twice = frame["dataset"].isin(frame.loc[source & ~elsewhere, "dataset"])
+    return frame.assign(setting=settings.mask(source & elsewhere & twice, "as given"))
 
 
 def _uses_mask(frame: pd.DataFrame) -> pd.Series:
@@ -65,14 +71,28 @@ def free_windows(frame: pd.DataFrame) -> pd.Series:
 
 
 def ordered(frame: pd.DataFrame) -> pd.DataFrame:
-    """Sort rows for reading: context, method (source first), numbers of the setting, edit type."""
+    """Sort rows for reading: context, method (source first), numbers of the setting, edit type.
+
+    What other tools made comes last.
+    """
     ranks = {name: rank for rank, name in enumerate(METHODS)}
     keys = frame.assign(
         tau=frame["tau"].mask(free_windows(frame)),
+        _elsewhere=made_elsewhere(frame),
         _method=frame["method"].map(lambda name: (ranks.get(name, len(ranks)), name)),
         _edit_type=frame["edit_type"].map(lambda name: (name != ALL, name)),
     )
-    by = [*CONTEXT, "_method", "variant", "weighting", "tau", "strength", *WINDOWS, "_edit_type"]
+    by = [
+        "_elsewhere",
+        *CONTEXT,
+        "_method",
+        "variant",
+        "weighting",
+        "tau",
+        "strength",
+        *WINDOWS,
+        "_edit_type",
+    ]
     return frame.loc[keys.sort_values(by, kind="stable", na_position="last").index].reset_index(drop=True)
 
 
@@ -83,6 +103,11 @@ def window_label(row: pd.Series) -> str:
     cross, own = (row.cross_start, row.cross_end), (row.self_start, row.self_end)
     parts = [f"{name} {a}–{b}" for name, (a, b) in (("cross", cross), ("self", own)) if b > a]
     return ", ".join(parts) or "none"
+
+
+def made_elsewhere(frame: pd.DataFrame) -> pd.Series:
+    """Mark rows of pictures that another tool made (`p2p-bench evaluate`), and no model of ours."""
+    return frame["setup"].eq("")
 
 
 def is_plain(frame: pd.DataFrame) -> pd.Series:

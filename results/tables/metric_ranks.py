@@ -47,7 +47,9 @@ def rank_correlations(
     for nothing.
     """
     edits = cells[is_plain(cells) & ~cells["method"].isin(GIVEN) & cells["status"].eq("ok")]
-    parts = [(ALL, edits), *((str(name), rows) for name, rows in edits.groupby("edit_type"))]
+    parts = [(ALL, edits)]
+    if edits["edit_type"].ne("").any():
+        parts += [(str(name), rows) for name, rows in edits.groupby("edit_type")]
     rows = []
     for edit_type, part in parts:
         values = {name: _by_cell(part, name, directions) for name in (*truths, *metrics)}

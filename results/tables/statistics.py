@@ -12,11 +12,19 @@ import numpy as np
 import pandas as pd
 
 RESAMPLES = 4000
+FEWEST_PAIRS = 6
+"""From how many pairs on a mean has an interval.
+
+The widest interval that resampling can give is [least, greatest]. Whatever the distribution, that holds the
+median with probability 1 - 2 ** (1 - n): 0.5 for two pairs, 0.94 for five, 0.97 for six. With fewer than six
+nothing between the values may be called a 95 % interval, and of two or three pairs the percentile bootstrap
+returns the least and the greatest value themselves.
+"""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` pairs with its interval; NaN where it is undefined (no pair; one pair has no interval).
+    """A mean over `n` pairs with its interval; NaN where it is undefined (no pair; FEWEST_PAIRS).
 
     `n_images` counts images with a value, `n_missing` images without one, `reasons` why they have none.
     """
@@ -93,7 +101,7 @@ def _interval(
     if n == 0:
         return np.nan, np.nan, np.nan
     mean = float(per_pair.mean())
-    if n == 1:
+    if n < FEWEST_PAIRS:
         return mean, np.nan, np.nan
     means = mean + resampled_counts(n, resamples, seed) @ (per_pair - mean) / n
     tail = (1 - confidence) / 2

@@ -13,7 +13,8 @@ import pandas as pd
 
 from results.labels import arrow, csv_text, escape_latex, escape_markdown, method_label
 from results.store.whole_files import write_whole
-from results.tables.cells import ALL, CELL, CONTEXT
+from results.tables.cells import ALL, CELL, CONTEXT, made_elsewhere
+from results.tables.statistics import FEWEST_PAIRS
 
 Directions = Mapping[str, bool]
 Escape = Callable[[str], str]
@@ -51,7 +52,8 @@ def to_markdown(table: pd.DataFrame, directions: Directions, *, by_edit_type: bo
         ]
         parts += [f"**{escape_markdown(title)}**", "\n".join(lines)]
     missing = "\n".join(f"- {escape_markdown(line)}" for line in missing_lines(table))
-    parts += ["Mean [95 % interval over pairs]; `missing` counts values.", missing] if parts else ["No rows."]
+    note = f"Mean [95 % interval over pairs, from {FEWEST_PAIRS} pairs on]; `missing` counts values."
+    parts += [note, missing] if parts else ["No rows."]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -123,7 +125,7 @@ def _body(rows: pd.DataFrame, table: pd.DataFrame, escape: Escape) -> list[list[
         }
         body.append(
             [
-                *(escape(f"{of[name]}") for name in _varying_context(table)),
+                *(escape(_context_text(of, name)) for name in _varying_context(table)),
                 escape(method_label(of["method"])),
                 escape(of["setting"]) or none,
                 *([of["uses_mask"]] if _has_masks(table) else []),
@@ -136,7 +138,16 @@ def _body(rows: pd.DataFrame, table: pd.DataFrame, escape: Escape) -> list[list[
 
 
 def _varying_context(table: pd.DataFrame) -> list[str]:
-    return [name for name in CONTEXT if table[name].nunique(dropna=False) > 1]
+    """List what tells models and runs apart; what other tools made has no model, and its method tells it."""
+    elsewhere = made_elsewhere(table)
+    denoised = table if elsewhere.all() else table[~elsewhere]
+    return [
+        name for name in CONTEXT if (table if name == "dataset" else denoised)[name].nunique(dropna=False) > 1
+    ]
+
+
+def _context_text(cell: Mapping[str, Any], name: str) -> str:
+    return "—" if cell["setup"] == "" and name not in ("model", "dataset") else f"{cell[name]}"
 
 
 def _has_masks(table: pd.DataFrame) -> bool:

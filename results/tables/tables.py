@@ -77,6 +77,7 @@ def difference_table(
     `reference` must have one setting per context; where it has none or several, the table is empty.
     """
     plain = cells[is_plain(cells)]
+    typed = _has_types(plain)
     rows = []
     for _, part in plain.groupby(CONTEXT, dropna=False):
         base = part[part["method"].eq(reference)]
@@ -91,7 +92,7 @@ def difference_table(
                 paired_difference(_by_image(rows_of, metric), _by_image(base_of, metric)),
             )
             for cell, members in part[~part["method"].isin([reference, *GIVEN])].groupby(CELL, dropna=False)
-            for edit_type, rows_of in _edit_types(members)
+            for edit_type, rows_of in _edit_types(members, typed)
             for base_of in [base[base["pair_id"].isin(rows_of["pair_id"])]]
             for metric in metrics
         ]
@@ -99,6 +100,7 @@ def difference_table(
 
 
 def _table(cells: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    typed = _has_types(cells)
     return _tidy(
         [
             _row(
@@ -110,14 +112,20 @@ def _table(cells: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
             )
             for cell, members in cells.groupby(CELL, dropna=False)
             # Two settings may be called the same: a picture counts once.
-            for edit_type, rows in _edit_types(members.drop_duplicates(RECORD_IDENTITY))
+            for edit_type, rows in _edit_types(members.drop_duplicates(RECORD_IDENTITY), typed)
             for metric in metrics
         ]
     )
 
 
-def _edit_types(members: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    return [(ALL, members), *((str(name), rows) for name, rows in members.groupby("edit_type"))]
+def _has_types(cells: pd.DataFrame) -> bool:
+    """Say whether any pair has an edit type: where none has, the row over all of them is the only one."""
+    return bool(cells["edit_type"].ne("").any())
+
+
+def _edit_types(members: pd.DataFrame, typed: bool) -> list[tuple[str, pd.DataFrame]]:
+    types = [(str(name), rows) for name, rows in members.groupby("edit_type")] if typed else []
+    return [(ALL, members), *types]
 
 
 def _row(

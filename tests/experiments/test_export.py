@@ -35,6 +35,7 @@ def row(run_dir: Path, pair_id: str, seed: int, method: str, **settings: Any) ->
         **dict.fromkeys(("tau", "strength", "seconds"), np.nan),
         **dict.fromkeys(("weights", "blend", "params"), "{}"), "guidance_rescale": 0.0, "uses_mask": False,
         "start_timestep": float("nan"), "start_noise": float("nan"),
+        "image_bytes": 0,
         "key": key, "group": "g", "pair_id": pair_id, "seed": seed, "method": method, "image": image,
         "source_image": f"{folder}/source.png", "status": "ok", "guidance_scale": 7.5,
         "num_inference_steps": 50, "effective_steps": 50, "source_prompt": source,

@@ -130,3 +130,14 @@ def test_help_has_a_word_for_each_key(command: str, cli: Cli, capsys: pytest.Cap
     assert keys >= {"model", "tau", "shard", "metrics_device"}
     assert all(re.search(rf"^  .*\b{key}\b", told, re.MULTILINE) for key in keys)
     assert "powered by" not in told
+
+
+def test_a_job_on_slurm_gets_more_than_the_hour_that_submitit_gives() -> None:
+    launcher = OmegaConf.load(experiments.run.CONF / "hydra" / "launcher" / "p2p_submitit.yaml")
+    assert launcher.defaults == ["submitit_slurm"]
+    assert launcher.timeout_min == 24 * 60
+
+
+def test_a_launcher_that_is_not_installed_is_one_line(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("run", "-m", "hydra/launcher=nowhere") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

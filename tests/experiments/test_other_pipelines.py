@@ -2,7 +2,6 @@
 the PIE-Bench comparison that they join.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from omegaconf import OmegaConf
 import experiments.run
 from experiments.datasets.pie_miniature import write
 from experiments.running.png_files import read_png
+from experiments.running.provenance import read_provenance
 from p2p import External
 from results.store.records import load, load_records
 from tests.experiments.command import Cli, forbid_generating
@@ -62,7 +62,7 @@ def test_a_generated_source_is_edited_recorded_scored_and_resumed(
     assert row["mse@1"] > 0
     source, edited = (read_png(run_dir / row[name]) for name in ("source_image", "image"))
     assert source.shape == edited.shape == (3, 64, 64)
-    [call] = json.loads((run_dir / "provenance.json").read_text())
+    [call] = read_provenance(run_dir)
     [pipeline] = call["config"]["pipelines"]
     assert (pipeline["method"], pipeline["path"]) == ("instruct_pix2pix", str(folder))
 

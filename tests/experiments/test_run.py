@@ -16,6 +16,7 @@ import experiments.running.generate
 import experiments.scoring.score_run
 from evaluation.pixel import Pixel
 from experiments.running.png_files import read_png
+from experiments.running.provenance import read_provenance
 from results.store.records import load, load_records
 from tests.experiments.command import Cli, forbid_generating, write_pairs
 
@@ -30,7 +31,7 @@ def test_a_run_leaves_images_records_metrics_tables_and_its_folder_as_last_line(
     assert all((run_dir / image).is_file() for image in records["image"])
     assert records.loc[records["method"] != "source", "mse@1"].notna().all()
     assert (run_dir / "tables" / "main.csv").is_file()
-    [told] = json.loads((run_dir / "provenance.json").read_text())
+    [told] = read_provenance(run_dir)
     assert told["config"]["sampling"]["num_inference_steps"] == 4
     assert (told["config"]["model"]["device"], told["config"]["model"]["dtype"]) == ("cpu", "float32")
     assert {"matmul", "conv", "cudnn_benchmark"} <= set(told["float32"])
@@ -68,7 +69,7 @@ def test_plots_are_drawn_by_a_later_call_that_makes_nothing(
     assert cli("run", *tiny, "plots=true") == 0
     assert (complete_run / "plots" / "over_tau.png").is_file()
     assert (complete_run / "strips" / "pairs.png").is_file()
-    first, second = json.loads((complete_run / "provenance.json").read_text())
+    first, second = read_provenance(complete_run)
     assert first["config"] | {"run_dir": ""} == second["config"] | {"run_dir": ""}
 
 
@@ -142,7 +143,7 @@ def test_values_of_a_batch_survive_a_kill_in_the_next_one(
     score, keys = experiments.scoring.score_run.score, set(load_records(run_dir)["key"])
 
     def killed_later(run_dir: Path, metric: Any, rows: pd.DataFrame) -> pd.DataFrame:
-        if (run_dir / "metrics").exists():
+        if list(run_dir.glob("metrics/*/*.parquet")):
             raise KeyboardInterrupt
         return score(run_dir, metric, rows)
 
@@ -170,7 +171,7 @@ def test_a_corrected_edit_type_reaches_the_tables_and_nothing_is_made_again(
 def test_values_of_other_weights_are_not_mixed(
     cli: Cli, tiny: list[str], complete_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (complete_run / "metrics" / "pixel@2" / "weights.sha256").write_text("of before a training")
+    (complete_run / "metrics" / "pixel@2" / "weights.sha256").write_text("0" * 64)  # of before a training
     assert cli("run", *tiny) == 2
     assert "holds values of other weights" in capsys.readouterr().err
 

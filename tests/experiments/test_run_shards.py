@@ -56,3 +56,17 @@ def test_other_schedulers_are_other_rows_of_a_table(cli: Cli, tiny: list[str], r
     p2p = table.query("method == 'p2p' and metric == 'mse@1' and edit_type == 'all'")
     assert p2p["setup"].nunique() == 2
     assert set(p2p["n_images"]) == {1}
+
+
+def test_tables_of_a_part_of_the_plan_say_so(
+    cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeds, summary = "seed=[0,1,2]", run_dir / "tables" / "summary.md"
+    assert cli("run", *tiny, seeds, "shard=0/2") == 0
+    told = "shard 0 of 2: 2 of 3 groups are there, and tables are of these alone."
+    assert summary.read_text().startswith(told)
+    assert told in capsys.readouterr().out
+    assert cli("run", *tiny, seeds, "shard=1/2") == 0
+    assert "groups are there" not in summary.read_text()
+    assert cli("run", *tiny, "seed=0") == 0  # fewer rows than before
+    assert "10 more images of other configurations: in records/, not in these tables." in summary.read_text()

@@ -22,6 +22,7 @@ from experiments.datasets.pair import Pair, slug
 from experiments.datasets.pie_miniature import write
 from experiments.datasets.tabular import Table
 from experiments.inputs.masks import read_mask
+from experiments.running.provenance import read_provenance
 from experiments.scoring.score_folder import Folder, score_folder
 from results.store.metric_columns import load_columns
 from results.store.records import load
@@ -301,7 +302,7 @@ def test_the_command_scores_and_tabulates(
     assert set(main["method"]) == {"source", "edits"}
     assert main.query("method == 'edits' and metric == 'mse@1' and edit_type == 'all'")["n"].item() == 3
     assert (tmp_path / "run" / "tables" / "published.md").is_file()
-    assert (tmp_path / "run" / "provenance.json").is_file()
+    assert len(read_provenance(tmp_path / "run")) == 1
 
 
 def test_images_of_another_folder_do_not_take_the_place_of_those_before(

@@ -26,6 +26,7 @@ from p2p import (
     generate,
 )
 from p2p.alignment import ExpandingTokenizer
+from p2p.devices import overflow_advice
 from p2p.engine import batches, derived_seed, plan_evaluations, tree_latents
 
 STEPS = 6
@@ -288,8 +289,13 @@ def test_images_that_are_not_finite_are_an_error(
     tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tiny_model, "predict", lambda latents, *_: latents * float("nan"))
-    with pytest.raises(FloatingPointError, match="not finite"):
+    with pytest.raises(FloatingPointError, match=r"not finite for prompts \[.*\]$"):
         generate(tiny_model, [group(tiny_model, [])], SAMPLING)
+
+
+def test_single_precision_is_advised_for_half_precision_alone() -> None:
+    told = [overflow_advice(dtype) for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)]
+    assert [bool(text) for text in told] == [True, True, False, False]
 
 
 def test_edit_is_generate_for_one_group(tiny_model: StableDiffusion) -> None:

@@ -67,6 +67,8 @@ def make_row(pair_id: str, seed: int, method: str, **settings: object) -> dict[s
         "start_timestep": np.nan,
         "start_noise": np.nan,
         "seconds": 0.5,
+        "image_sha256": "",
+        "image_bytes": 0,
         **settings,
     }
     shown = {

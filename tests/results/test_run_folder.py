@@ -29,7 +29,7 @@ def made() -> dict[str, str]:
     pictures = {
         "mask": picture_path(pair, "mask", "*"),
         "ideal": ideal_path(ideals_folder(pair, "*"), 0).replace("000", "*"),
-        "edit": picture_path(pair_folder("<pair>", "<seed>"), "*", "*").replace("*-*", "*"),
+        "edit": picture_path(pair_folder("<pair>", "<seed>"), "p2p", "*").replace("p2p-*", "*"),
     }
     return {name: str(path) for name, path in paths.items()} | {
         name: f"runs/quickstart/{path}" for name, path in pictures.items()
@@ -56,6 +56,27 @@ def test_readme_tells_every_column_of_the_records_and_no_other() -> None:
 def test_the_name_of_a_picture_holds_the_beginning_of_its_key() -> None:
     path = picture_path(pair_folder("cat-0123456789", 7), "p2p", "f" * 16 + "0" * 48)
     assert path == f"images/cat-0123456789/7/p2p-{'f' * 16}.png"
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "name"),
+    [
+        ("p2p", {"tau": 0.4}, "p2p-tau0.4"),
+        ("p2p", {"tau": 1, "local_blend": True}, "p2p-tau1-local_blend-true"),
+        ("p2p", {"cross_replace_steps": [0.2, 1.0]}, "p2p-cross_replace_steps-0.2-1"),
+        ("p2p", {"weights": {"Dog": 2.0, "../x": 1}}, "p2p-weights-dog2-..-x1"),
+        ("p2p", {"operator": "refine", "tau": {"default_": 0.2}}, "p2p-operator-refine-tau-default_0.2"),
+        ("Mine", {"path": "/home/me/weights", "note": "a text of more words"}, "mine"),
+        ("a/b: \n*", {}, "a-b"),
+        ("m" * 90, {"tau": 0.5}, "m" * 60),
+    ],
+)
+def test_the_name_of_a_picture_tells_its_setting_in_safe_letters(
+    method: str, params: dict[str, object], name: str
+) -> None:
+    path = picture_path("images/cat", method, "f" * 64, params)
+    assert path == f"images/cat/{name}-{'f' * 16}.png"
+    assert re.fullmatch(r"[a-z0-9._/-]{1,100}", path)
 
 
 @pytest.mark.parametrize("root", ["runs/one", Path("runs/one")])

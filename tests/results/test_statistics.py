@@ -16,9 +16,9 @@ def cell(pairs: int, seeds: int, generator: np.random.Generator) -> pd.DataFrame
 
 
 def test_a_constant_cell_has_its_own_mean_and_no_width() -> None:
-    result = estimate(pd.Series([0.1] * 9), pd.Series(list("aaabbbccc")))
+    result = estimate(pd.Series([0.1] * 18), pd.Series(list("abcdef" * 3)))
     assert (result.mean, result.low, result.high) == pytest.approx((0.1, 0.1, 0.1), abs=1e-15)
-    assert (result.n, result.n_images, result.n_missing) == (3, 9, 0)
+    assert (result.n, result.n_images, result.n_missing) == (6, 18, 0)
 
 
 def test_the_mean_weighs_pairs_not_images() -> None:
@@ -44,10 +44,19 @@ def test_less_than_two_pairs_have_no_interval(values: list[float], mean: float, 
     assert result.n == n
 
 
+@pytest.mark.parametrize(("pairs", "has"), [(2, False), (3, False), (5, False), (6, True), (7, True)])
+def test_few_pairs_have_no_interval(pairs: int, has: bool) -> None:
+    """[least, greatest] of n values holds the median with probability 1 - 2 ** (1 - n)."""
+    assert has == (1 - 2.0 ** (1 - pairs) >= 0.95)
+    result = estimate(pd.Series(range(pairs), dtype=float), pd.Series(range(pairs)))
+    assert np.isfinite([result.low, result.high]).tolist() == [has, has]
+    assert result.mean == pytest.approx((pairs - 1) / 2)
+
+
 def test_intervals_contain_the_mean_and_do_not_depend_on_the_order_of_rows() -> None:
     generator = np.random.default_rng(0)
     for _ in range(20):
-        frame = cell(int(generator.integers(2, 30)), 3, generator)
+        frame = cell(int(generator.integers(6, 30)), 3, generator)
         frame["value"] = np.exp(3 * frame["value"])
         result = estimate(frame["value"], frame["pair"])
         assert result.low <= result.mean <= result.high

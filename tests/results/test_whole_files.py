@@ -6,7 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from results.store.whole_files import whole_file, whole_folder, write_whole
+from results.store.whole_files import (
+    check_writable,
+    sweep_partials,
+    whole_file,
+    whole_folder,
+    write_once,
+    write_whole,
+)
 
 
 def stopped_halfway(path: Path) -> None:
@@ -91,3 +98,46 @@ def test_of_two_writers_of_a_folder_the_first_to_finish_is_kept_whole(tmp_path: 
         "folder",
         "folder/quick.txt",
     ]
+
+
+def test_of_two_writers_once_the_first_is_kept_and_both_are_told_so(tmp_path: Path) -> None:
+    assert write_once(tmp_path / "a" / "file", b"first") == b"first"
+    assert write_once(tmp_path / "a" / "file", b"second") == b"first"
+    assert [file.read_bytes() for file in (tmp_path / "a").iterdir()] == [b"first"]
+
+
+def test_without_hard_links_the_first_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", none)
+    test_of_two_writers_once_the_first_is_kept_and_both_are_told_so(tmp_path)
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (write_whole, write_once):
+        with pytest.raises(OSError, match=r"No space left on device: '.*file\.txt'"):
+            write(tmp_path / "file.txt", b"content")
+    with pytest.raises(OSError, match=r"run: cannot be written to \(No space left on device\)"):
+        check_writable(tmp_path / "run")
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_what_killed_writers_left_is_swept_once_no_writer_can_live(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "deep" / "living.txt") as living:
+        living.write_text("half")
+        old = living.with_name("provenance." + living.name.strip("."))
+        for file in (old, tmp_path / "mine.partial"):
+            file.write_text("half")
+            os.utime(file, (0, 0))
+        assert sweep_partials(tmp_path) == [old]
+        assert living.exists()
+    assert sorted(file.name for file in tmp_path.rglob("*") if file.is_file()) == [
+        "living.txt",
+        "mine.partial",
+    ]
+    assert sweep_partials(tmp_path / "nowhere") == []

@@ -1,0 +1,63 @@
+"""What a sweeper gets from a job: the mean of its objective, or an error where that is undefined."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+
+import experiments.run
+from results.store.records import load, write_metrics
+from tests.experiments.command import Cli, call_task
+
+
+def returned(*overrides: str) -> Any:
+    """Launch the task as Hydra does under multirun; return what a sweeper gets of its one job."""
+    GlobalHydra.instance().clear()
+    path = create_config_search_path(str(experiments.run.CONF))
+    hydra = Hydra.create_main_hydra2(task_name="run", config_search_path=path)
+    [[job]] = hydra.multirun("config", experiments.run._run, list(overrides), with_log_configuration=False)
+    return job.return_value
+
+
+def test_a_job_returns_the_mean_over_pairs_of_what_it_is_searched_for(
+    tiny: list[str], complete_run: Path
+) -> None:
+    sweep = [one for one in tiny if "grid.methods" not in one and one != "grid=trade_off"]
+    sweep += [f"hydra.sweep.dir={complete_run}/hydra", "grid=single", "tau=0"]
+    rows = load(complete_run).query("method == 'p2p' and tau == 0")
+    assert returned(*sweep, "objective=mse@1") == pytest.approx(rows["mse@1"].mean())
+    both = returned(*sweep, "objective=[mse@1,ssim@1]")
+    assert both == pytest.approx((rows["mse@1"].mean(), rows["ssim@1"].mean()))
+    assert returned(*sweep) is None
+
+
+def test_an_undefined_objective_is_an_error_and_no_number(
+    cli: Cli, tiny: list[str], complete_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = load(complete_run)["key"].unique()
+    values = pd.DataFrame({"key": keys, "metric": "mse@1", "value": float("nan"), "reason": "an empty mask"})
+    for group in load(complete_run)["group"].unique():
+        write_metrics(complete_run, "pixel@1", group, values, replace=True)
+    assert cli("run", *tiny, "objective=mse@1") == 1
+    assert "error: objective: mse@1 is undefined for all 3 edits (an empty mask)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objective=lpips"], "objective: 'lpips' is not computed, allowed are "),
+        (["objective=[mse@1,2]"], "objective: ['mse@1', 2] is no metric"),
+        (["objective=mse@1", "shard=0/2"], "objective: a shard has a part of the pairs alone"),
+        (["objective=mse@1", "tau=auto", "auto_tau.target.metric=mse@1"], "objective: tau=auto chooses"),
+    ],
+)
+def test_an_objective_that_no_job_can_give_is_refused(
+    overrides: list[str], message: str, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call_task(*tiny, *overrides) == 2
+    assert message in capsys.readouterr().err
+    assert not (run_dir / "records").exists()
