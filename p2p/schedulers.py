@@ -33,12 +33,12 @@ KNOWN = (  # shown by tests/p2p/test_schedulers.py to equal a plain run; others 
 )
 
 
-def scheduler_class(name: str) -> Any:
+def scheduler_class(name: object) -> Any:
     """Return the scheduler class of diffusers with this name.
 
     Raises ValueError where there is no such class, or where a library that the class needs is not installed.
     """
-    kind = getattr(diffusers, name, None)
+    kind = getattr(diffusers, name, None) if isinstance(name, str) else None
     try:
         if hasattr(kind, "set_timesteps"):
             return kind
@@ -47,7 +47,7 @@ def scheduler_class(name: str) -> Any:
     raise ValueError(f"scheduler: {name!r} is no scheduler of diffusers, allowed are {', '.join(KNOWN)}")
 
 
-def new_scheduler(name: str, config: dict[str, Any]) -> Any:
+def new_scheduler(name: object, config: dict[str, Any]) -> Any:
     """Return a scheduler made from a config. Raises ValueError where the class does not take it."""
     kind = scheduler_class(name)
     try:
@@ -56,7 +56,7 @@ def new_scheduler(name: str, config: dict[str, Any]) -> Any:
         raise _refusal(name, "cannot be made from its config: " + _one_line(error)) from error
 
 
-def check_settings(name: str, settings: Iterable[str]) -> None:
+def check_settings(name: object, settings: Iterable[str]) -> None:
     """Raise ValueError for a setting that neither this class nor any of KNOWN has: diffusers would ignore it.
 
     A setting of another known class passes, so that a model's scheduler can be changed without its config.
@@ -275,7 +275,7 @@ def _walk(
     return latents[[rows.index(state) for state in states]]
 
 
-def _refusal(name: str, why: str) -> ValueError:
+def _refusal(name: object, why: str) -> ValueError:
     return ValueError(f"scheduler: {name} {why}; allowed are {', '.join(KNOWN)}")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from p2p.families import FAMILIES
 from p2p.families.model import Model, encoder_of
+from p2p.loading.pipeline_files import read_object
 
 PACKAGES = {
     "bitsandbytes": "bitsandbytes",
@@ -33,6 +33,8 @@ def folder_problem(folder: Path, pipeline: str, family: type[Model], left_out: C
 def _problems(folder: Path, pipeline: str, family: type[Model], left_out: Collection[str]) -> Iterator[str]:
     index = _read(folder / "model_index.json")
     kind = index.get("_class_name")
+    if not isinstance(kind, str):
+        yield f"its model_index.json names no class ('_class_name': {kind!r})"
     if pipeline in FAMILIES and kind in FAMILIES and kind != pipeline:
         yield f"it holds a {kind}, the model's pipeline is {pipeline}; allowed is model.pipeline={kind}"
     for name in set(family.text_blocks) - set(left_out):
@@ -43,7 +45,7 @@ def _problems(folder: Path, pipeline: str, family: type[Model], left_out: Collec
     denoiser = _read(folder / "unet" / "config.json") or _read(folder / "transformer" / "config.json")
     vae = _read(folder / "vae" / "config.json") or _read(folder / "vqvae" / "config.json")
     taken, latent = denoiser.get("in_channels"), vae.get("latent_channels")
-    if taken is not None and latent is not None:
+    if isinstance(taken, int) and isinstance(latent, int):
         own = latent * family.latents_per_token
         if taken != own:
             yield (
@@ -51,7 +53,8 @@ def _problems(folder: Path, pipeline: str, family: type[Model], left_out: Collec
                 "instructions; allowed is one that takes the latents alone"
             )
     for file in sorted(folder.glob("*/config.json")):
-        method = (_read(file).get("quantization_config") or {}).get("quant_method")
+        quantised = _read(file).get("quantization_config")
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
         package = PACKAGES.get(str(method))
         if package and importlib.util.find_spec(package) is None:
             part = file.parent.name
@@ -60,4 +63,4 @@ def _problems(folder: Path, pipeline: str, family: type[Model], left_out: Collec
 
 def _read(file: Path) -> dict[str, Any]:
     """Return a JSON object, {} where there is no such file."""
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return read_object(file) if file.is_file() else {}

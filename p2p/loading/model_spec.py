@@ -20,7 +20,7 @@ from p2p.families import FAMILIES, family_of
 from p2p.families.model import Model, encoder_of, tokenizer_of
 from p2p.loading.folder_checks import folder_problem
 from p2p.loading.loras import Lora, load_loras
-from p2p.loading.pipeline_files import DTYPES, PipelineFiles, hash_files
+from p2p.loading.pipeline_files import DTYPES, PipelineFiles, hash_files, read_object
 from p2p.loading.tokenizer_files import clip_tokenizer, read_tokenizer
 from p2p.schedulers import check_agreement, check_settings, new_scheduler, scheduler_class
 
@@ -140,9 +140,9 @@ class ModelSpec:
             raise self.files.unavailable("it is not on this machine, and the model states no whole scheduler")
         own: dict[str, Any] = {}
         if folder is not None:
-            own = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+            own = read_object(folder / "scheduler" / "scheduler_config.json")
             check_agreement(self.path, own, self.scheduler_config, self.carried_over)
-        name = self.scheduler or own["_class_name"]
+        name = self.scheduler or own.get("_class_name")
         check_settings(name, self.scheduler_config)
         return new_scheduler(name, {**own, **self.scheduler_config})
 
@@ -158,7 +158,7 @@ class ModelSpec:
         """
         folder = self.local_folder()
         files = [folder / part / "config.json" for part in ("unet", "transformer")] if folder else []
-        config: dict[str, Any] = next((json.loads(f.read_text()) for f in files if f.is_file()), {})
+        config: dict[str, Any] = next((read_object(f) for f in files if f.is_file()), {})
         return self.family.embeds_guidance(config)
 
     def upscaler_calls(self, num_inference_steps: int) -> int:
@@ -228,7 +228,7 @@ class ModelSpec:
 
         A tokenizer whose class in model_index.json is another than planning's is left for diffusers to read.
         """
-        index = json.loads((folder / "model_index.json").read_text())
+        index = read_object(folder / "model_index.json")
         read = {}
         for name in set(self.family.text_blocks) - set(aside):
             library, kind = index.get(name, (None, None))

@@ -86,6 +86,17 @@ class PipelineFiles:
         return OSError(f"{self.owner}: no weights at {self.path!r} ({cause})")
 
 
+def read_object(file: Path) -> dict[str, Any]:
+    """Return what a JSON file of a pipeline holds. Raises ValueError, naming the file, for no JSON object."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: is not JSON ({str(error) or type(error).__name__})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file}: holds {type(content).__name__}, allowed is a JSON object")
+    return content
+
+
 def plain_folder(path: str) -> Path | None:
     """Return the folder that a pipeline's path names, None where it is a name on the model hub.
 
@@ -116,7 +127,7 @@ def _whole(folder: Path, left_out: Collection[str]) -> bool:
 
     diffusers knows the files to ask for only where a list of the repository's files was kept.
     """
-    index = json.loads((folder / "model_index.json").read_text())
+    index = read_object(folder / "model_index.json")
     parts = [
         folder / name
         for name, kind in index.items()
@@ -131,7 +142,7 @@ def _whole(folder: Path, left_out: Collection[str]) -> bool:
 def _has_weights(part: Path) -> bool:
     if not (part / "config.json").is_file():
         return True  # a tokenizer or a scheduler
-    indices = [json.loads(file.read_text()) for file in part.glob("*.safetensors.index*.json")]
+    indices = [read_object(file) for file in part.glob("*.safetensors.index*.json")]
     if indices:
         return any(all((part / name).is_file() for name in i["weight_map"].values()) for i in indices)
     return any(file.suffix in (".safetensors", ".bin") for file in part.iterdir())
@@ -155,7 +166,7 @@ def hash_files(
         named = file.is_symlink() and re.fullmatch("[0-9a-f]{64}", blob)
         content = blob if named else hashlib.sha256(file.read_bytes()).hexdigest()
         digest.update(f"{file.relative_to(folder)}:{content}\n".encode())
-    index = json.loads((folder / "model_index.json").read_text())
+    index = read_object(folder / "model_index.json")
     if (zeros := index.get(ZEROS)) is not None:
         digest.update(f"{ZEROS}:{zeros}\n".encode())
     return digest.hexdigest()

@@ -175,3 +175,40 @@ def test_a_lora_of_another_width_is_one_line(
     file = saved(tmp_path, wider(layers))
     line = refusal(cli, capsys, "run", *tiny, f"model.loras=[{{path: {file}}}]")
     assert f"loras: {str(file)!r} does not fit" in line
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("scheduler/scheduler_config.json", "{}", "scheduler: None is no scheduler of diffusers"),
+        (
+            "scheduler/scheduler_config.json",
+            "null",
+            "scheduler_config.json: holds NoneType, allowed is",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            '{"_class_name": 2.1}',
+            "scheduler: 2.1 is no scheduler of",
+        ),
+        (
+            "model_index.json",
+            '{"unet": ["diffusers", "UNet2DConditionModel"]}',
+            "names no class ('_class_name",
+        ),
+        ("model_index.json", "{", "model_index.json: is not JSON (Expecting property name"),
+        ("unet/config.json", "[1]", "unet/config.json: holds list, allowed is a JSON object"),
+    ],
+)
+def test_a_file_of_a_folder_that_is_not_what_it_should_be_is_named(
+    file: str,
+    content: str,
+    message: str,
+    cli: Cli,
+    folder: Path,
+    run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (folder / file).write_text(content)
+    tiny = [*on_tiny(folder, run_dir), *PAIR]
+    assert message in refusal(cli, capsys, "plan", *tiny)
