@@ -81,7 +81,7 @@ def correlations(table: pd.DataFrame) -> Figure:
     """Plot rank correlations as coloured tables, two a row, one per truth: metrics down, edit types across.
 
     Blue: the metric ranks the settings as the truth does; red: upside down; grey: too few values, or the same
-    one for all settings. Faint numbers have an interval that holds 0.
+    one for all settings. Faint numbers have an interval that holds 0, or none.
     """
     truths = list(table["truth"].unique())
     metrics = list(table["metric"].unique())

@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 from results.labels import csv_text, escape_markdown, metric_label
 from results.store.whole_files import write_whole
 from results.tables.cells import ALL, CELL, GIVEN, is_plain
-from results.tables.statistics import RESAMPLES, resampled_counts
+from results.tables.statistics import FEWEST_PAIRS, RESAMPLES, resampled_counts
 
 PREFIXES = ("ideal/", "judge/")
 COLUMNS = ["edit_type", "truth", "metric", "rho", "low", "high", "n_cells", "n"]
@@ -66,7 +66,7 @@ def spearman(
 ) -> tuple[float, float, float]:
     """Return rho of the cells' means and its percentile interval; both arrays are (cells, pairs).
 
-    Ties share their mean rank (Spearman's rho is Pearson's r of ranks).
+    The interval is NaN with fewer than FEWEST_PAIRS pairs. Ties share their mean rank (Spearman's rho is Pearson's r of ranks).
     """
     pairs = first.shape[1]
     whole = np.full((1, pairs), 1.0)
@@ -80,6 +80,8 @@ def spearman(
     drawn = rho[1:][np.isfinite(rho[1:])]
     if not np.isfinite(rho[0]) or not len(drawn):
         return np.nan, np.nan, np.nan
+    if pairs < FEWEST_PAIRS:
+        return float(rho[0]), np.nan, np.nan
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return float(rho[0]), float(low), float(high)
@@ -108,7 +110,8 @@ def to_markdown(table: pd.DataFrame) -> str:
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         parts += [f"**Ranks as {escape_markdown(metric_label(str(truth)))}**", body]
     note = (
-        "Spearman's rho over settings, both sides turned so that larger is better [95 % interval over pairs]."
+        "Spearman's rho over settings, both sides turned so that larger is better [95 % interval over pairs, "
+        f"where there are at least {FEWEST_PAIRS}]."
     )
     return "\n\n".join([*parts, note] if parts else ["No rows."]) + "\n"
 
@@ -117,7 +120,8 @@ def _entry(by_type: pd.DataFrame, edit_type: str) -> str:
     if edit_type not in by_type.index or pd.isna(by_type.at[edit_type, "rho"]):
         return "—"
     row = by_type.loc[edit_type]
-    return f"{row['rho']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    interval = "" if pd.isna(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
+    return f"{row['rho']:.2f}{interval}"
 
 
 def _by_cell(part: pd.DataFrame, metric: str, directions: Mapping[str, bool]) -> pd.DataFrame | None:
