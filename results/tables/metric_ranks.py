@@ -66,7 +66,8 @@ def spearman(
 ) -> tuple[float, float, float]:
     """Return rho of the cells' means and its percentile interval; both arrays are (cells, pairs).
 
-    The interval is NaN with fewer than FEWEST_PAIRS pairs. Ties share their mean rank (Spearman's rho is Pearson's r of ranks).
+    The interval is NaN with fewer than FEWEST_PAIRS pairs. Ties share their mean rank (Spearman's rho is
+    Pearson's r of ranks).
     """
     pairs = first.shape[1]
     whole = np.full((1, pairs), 1.0)

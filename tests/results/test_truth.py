@@ -85,9 +85,10 @@ def test_a_metric_without_a_direction_is_left_out(frame: pd.DataFrame) -> None:
 
 def test_tables_and_figure_are_written(frame: pd.DataFrame, tmp_path: Path) -> None:
     table = rank_correlations(frame, [TRUTH], [ALIKE, OPPOSITE], KNOWN)
+    table.loc[0, ["low", "high"]] = 1.0  # of six pairs or more
     csv, markdown = write_correlations(table, tmp_path / "correlations")
     pd.testing.assert_frame_equal(pd.read_csv(csv), table)
-    assert "1.00 [1.00, 1.00]" in markdown.read_text()
+    assert "| 1.00 [1.00, 1.00] | 1.00 |" in markdown.read_text()
     figure = correlations(table)
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert "1.00" in texts
