@@ -92,6 +92,12 @@ def check_agreement(
             )
 
 
+def corrections(name: object, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a pipeline's corrections that are settings of this scheduler class."""
+    own = inspect.signature(scheduler_class(name)).parameters
+    return {setting: value for setting, value in settings.items() if setting in own}
+
+
 def set_timesteps(
     scheduler: Any, num_inference_steps: int, device: Any = None, options: Mapping[str, Any] | None = None
 ) -> int:

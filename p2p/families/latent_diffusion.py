@@ -26,6 +26,7 @@ class LatentDiffusion(StableDiffusion):
     load_options: ClassVar[Mapping[str, Any]] = {"use_safetensors": None}  # the published weights are not
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": 77}
     expands_tokens: ClassVar[bool] = False
+    scheduler_corrections: ClassVar[Mapping[str, Any]] = {}
 
     @property
     def vae(self) -> Any:

@@ -55,6 +55,8 @@ class Model(ABC):
     can_leave_out: ClassVar[Sequence[str]] = ()  # text encoders without which the pipeline works too
     lower_case: ClassVar[bool] = False  # whether the pipeline lower-cases prompts before it tokenizes them
     expands_tokens: ClassVar[bool] = False  # whether the pipeline writes tokens of several vectors out
+    # Settings of the folder's scheduler that the pipeline's class replaces by its own when it is made.
+    scheduler_corrections: ClassVar[Mapping[str, Any]] = {}
     latents_per_token: ClassVar[int] = 1  # whose channels stand side by side in the denoiser's input
     single_layers: ClassVar[bool] = False  # whether edits can take from single layers, see `unet_layers`
 

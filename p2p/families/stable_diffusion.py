@@ -23,6 +23,7 @@ class StableDiffusion(UNetModel):
 
     pipeline_name: ClassVar[str] = "StableDiffusionPipeline"
     expands_tokens: ClassVar[bool] = True
+    scheduler_corrections: ClassVar[Mapping[str, Any]] = {"steps_offset": 1, "clip_sample": False}
     load_options: ClassVar[Mapping[str, Any]] = {
         "safety_checker": None,
         "feature_extractor": None,  # the checker's

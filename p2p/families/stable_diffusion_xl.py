@@ -26,6 +26,7 @@ class StableDiffusionXL(StableDiffusion):
 
     pipeline_name: ClassVar[str] = "StableDiffusionXLPipeline"
     load_options: ClassVar[Mapping[str, Any]] = {"add_watermarker": False}
+    scheduler_corrections: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,7 +22,7 @@ from p2p.loading.folder_checks import folder_problem
 from p2p.loading.loras import Lora, load_loras
 from p2p.loading.pipeline_files import DTYPES, PipelineFiles, hash_files, read_object
 from p2p.loading.tokenizer_files import clip_tokenizer, read_tokenizer
-from p2p.schedulers import check_agreement, check_settings, new_scheduler, scheduler_class
+from p2p.schedulers import check_agreement, check_settings, corrections, new_scheduler, scheduler_class
 
 UPSCALED = ("IFPipeline", "IFSuperResolutionPipeline")
 SHARED = ("tokenizer", "text_encoder")  # by a model and its upscaler
@@ -144,6 +144,8 @@ class ModelSpec:
             check_agreement(self.path, own, self.scheduler_config, self.carried_over)
         name = self.scheduler or own.get("_class_name")
         check_settings(name, self.scheduler_config)
+        if folder is not None:
+            own |= corrections(name, self.family.scheduler_corrections)
         return new_scheduler(name, {**own, **self.scheduler_config})
 
     def unet_calls(self, num_inference_steps: int) -> int:

@@ -65,7 +65,7 @@ class PipelineFiles:
 
     def place(self, pipeline: Any, device: torch.device | str) -> None:
         """Move a pipeline to a device and freeze its networks. Raises torch.OutOfMemoryError in one line."""
-        attempt(partial(pipeline.to, device), f"{self.owner} on {device}")
+        self.checked(attempt, partial(pipeline.to, device), f"{self.owner} on {device}")
         for part in pipeline.components.values():
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval()
@@ -73,12 +73,16 @@ class PipelineFiles:
     def checked(self, get: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return what a function gives; what it raises where weights cannot be had becomes one line.
 
-        So does what diffusers raises of a quantised folder whose package is missing, too old, or not its own.
+        Of files that do not fit each other diffusers and transformers raise whatever comes.
         """
         try:
             return get(*args, **kwargs)
-        except (OSError, ValueError, ImportError, NotImplementedError, TypeError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
             cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if isinstance(error, LookupError | AttributeError):  # whose text is a mere name or number
+                cause = f"{type(error).__name__}: {cause}"
             raise self.unavailable(cause) from error
 
     def unavailable(self, cause: str) -> OSError:

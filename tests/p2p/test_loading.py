@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import StableDiffusionPipeline
 from huggingface_hub import constants
 from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerFast
 
-from p2p import ModelSpec
+from p2p import FixedSeed, ModelSpec, edit
 from p2p.loading import model_spec
 from p2p.loading.pipeline_files import hash_files
 from p2p.loading.pipeline_spec import PipelineSpec
@@ -231,3 +233,37 @@ def test_a_tokenizer_of_another_class_than_planned_is_the_pipelines_own(
 def test_a_pipeline_of_no_family_is_one_line(tiny_folder: Path, pipeline: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ModelSpec("tiny", str(tiny_folder), 16, 16, pipeline=pipeline, device="cpu")
+
+
+def test_what_the_pipelines_class_corrects_of_an_old_scheduler_is_corrected(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Of Stable Diffusion's class; one's own word holds."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "pipeline")
+    file = folder / "scheduler" / "scheduler_config.json"
+    old = {**json.loads(file.read_text()), "steps_offset": 0}
+    del old["clip_sample"]  # true by default
+    file.write_text(json.dumps(old))
+    model = ModelSpec("old", str(folder), 16, 16, device="cpu").load()
+    ours = edit(model, "a cat on a bench", [("a dog on a bench", FixedSeed())], 3, num_inference_steps=4)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    theirs = pipeline(
+        "a cat on a bench",
+        num_inference_steps=4,
+        generator=torch.Generator().manual_seed(3),
+        output_type="pt",
+    ).images[0]
+    assert float((ours.source - theirs).abs().max()) < 2 / 255  # 0.8 without the corrections
+    own = ModelSpec("old", str(folder), 16, 16, device="cpu", scheduler_config={"steps_offset": 0})
+    assert own.load_scheduler().config.steps_offset == 0
+    assert own.load_scheduler().config.clip_sample is False
+
+
+def test_files_that_do_not_fit_each_other_are_one_line(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "pipeline")
+    file = folder / "unet" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "dual_cross_attention": True}))
+    with pytest.raises(OSError, match=r"^model odd: no weights at '.*pipeline' \(.+\)$"):
+        ModelSpec("odd", str(folder), 16, 16, device="cpu").load()
