@@ -235,6 +235,7 @@ def test_a_pipeline_of_no_family_is_one_line(tiny_folder: Path, pipeline: str, m
         ModelSpec("tiny", str(tiny_folder), 16, 16, pipeline=pipeline, device="cpu")
 
 
+@pytest.mark.filterwarnings("ignore:The configuration file of this scheduler:FutureWarning")
 def test_what_the_pipelines_class_corrects_of_an_old_scheduler_is_corrected(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
