@@ -233,15 +233,21 @@ def _ls(arguments: list[str]) -> int:
 
 def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a command; what is wrong with its input is one message and exit code 2."""
-    from evaluation.weights import WeightsUnavailable
-
     try:
         return command(arguments)
-    except (ValueError, OSError, WeightsUnavailable, HydraException, OmegaConfBaseException) as error:
+    except (ValueError, OSError, RuntimeError, HydraException, OmegaConfBaseException) as error:
+        if isinstance(error, RuntimeError) and not _weights_are_missing(error):
+            raise
         of_hydra = isinstance(error, HydraException) or _of_hydra(error)
         told = _printable(_composing(error)) if of_hydra else error
         print(f"error: {told}", file=sys.stderr)
         return 2
+
+
+def _weights_are_missing(error: RuntimeError) -> bool:
+    from evaluation.weights import WeightsUnavailable
+
+    return isinstance(error, WeightsUnavailable)
 
 
 def _quiet_libraries() -> None:

@@ -30,8 +30,8 @@ def test_a_job_returns_the_mean_over_pairs_of_what_it_is_searched_for(
     sweep += [f"hydra.sweep.dir={complete_run}/hydra", "grid=single", "tau=0"]
     rows = load(complete_run).query("method == 'p2p' and tau == 0")
     assert returned(*sweep, "objective=mse@1") == pytest.approx(rows["mse@1"].mean())
-    both = returned(*sweep, "objective=[mse@1,ssim@1]")
-    assert both == pytest.approx((rows["mse@1"].mean(), rows["ssim@1"].mean()))
+    both = returned(*sweep, "objective=[mse@1,ssim@2]")
+    assert both == pytest.approx((rows["mse@1"].mean(), rows["ssim@2"].mean()))
     assert returned(*sweep) is None
 
 
@@ -41,7 +41,7 @@ def test_an_undefined_objective_is_an_error_and_no_number(
     keys = load(complete_run)["key"].unique()
     values = pd.DataFrame({"key": keys, "metric": "mse@1", "value": float("nan"), "reason": "an empty mask"})
     for group in load(complete_run)["group"].unique():
-        write_metrics(complete_run, "pixel@1", group, values, replace=True)
+        write_metrics(complete_run, "pixel@2", group, values, replace=True)
     assert cli("run", *tiny, "objective=mse@1") == 1
     assert "error: objective: mse@1 is undefined for all 3 edits (an empty mask)" in capsys.readouterr().err
 

@@ -160,7 +160,7 @@ def test_the_pie_bench_comparison_runs_in_miniature(cli: Cli, tmp_path: Path, ru
     records = load(run_dir)
     p2p = records[records["method"] == "p2p"]
     assert sorted(p2p["inversion"].unique()) == [
-        "ddim", "direct", "negative_prompt", "null_text", "proximal quantile=0.75",
+        "ddim", "direct", "negative_prompt", "null_text", "proximal norm=l1 quantile=0.75",
     ]  # fmt: skip
     assert set(p2p["operator"]) == {"refine"}
     table = pd.read_csv(run_dir / "tables" / "pie.csv")

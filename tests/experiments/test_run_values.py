@@ -29,7 +29,7 @@ LONG = "1" * 400
         ),
         ("dataset.blend_words=cat dog", "blend_words: 'cat dog' is not a list of 2, each a text"),
         ("dataset.blend_words=3", "blend_words: 3 is not a list of 2"),
-        ("dataset.weights={1: 2}", "weights: {1: 2} is not a mapping from a text to a finite number"),
+        ("dataset.weights={true: 2}", "weights: {True: 2} is not a mapping from a text to a finite number"),
         (f"dataset.weights={{dog: {LONG}}}", "is not a mapping from a text to a finite number"),
         ("dataset.ids={a: b}", "ids: {'a': 'b'} is not a list, each a text, or a whole number, or a text"),
         ("+grid.inversions=5", "inversions: 5 is not a list of names"),
