@@ -39,9 +39,9 @@ def test_a_broken_file_is_named(tmp_path: Path, content: str) -> None:
 
 def test_a_summary_takes_the_directions_from_the_run(finished_run: Path, tmp_path: Path) -> None:
     run_dir = shutil.copytree(finished_run, tmp_path / "run")
-    assert "lpips_embedded@1 ↓" in summarise(run_dir).markdown
+    assert "lpips_embedded@1 ↓" in summarise(run_dir, draw=False).markdown
     write_columns(run_dir, "toy@1", list(DIRECTIONS), {"lpips_embedded@1": True})
-    text = summarise(run_dir).markdown
+    text = summarise(run_dir, draw=False).markdown
     assert "lpips_embedded@1 ↑" in text
     assert "ms_ssim@1 |" in text
 
@@ -56,7 +56,7 @@ def test_the_published_table_has_the_arrows_of_its_metrics(tmp_path: Path) -> No
         write_metrics(tmp_path, "pie/all@1", group, pd.DataFrame(rows))
     told = {name: up for name, up in names.items() if up is not None}
     write_columns(tmp_path, "pie/all@1", list(names), told)
-    summarise(tmp_path)
+    summarise(tmp_path, draw=False)
     text = (RunFolder(tmp_path).tables / "pie.md").read_text()
     for heading in ("pie/psnr_unedit@1 ↑", "pie/mse_unedit@1 ×10⁴ ↓", "pie/clip_similarity_source_image@1"):
         assert f"| {heading} |" in text

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from results.plots import strips
 from results.store.picture_files import (
     DamagedPicture,
     Digest,
@@ -14,7 +15,8 @@ from results.store.picture_files import (
     read_picture,
     write_picture,
 )
-from results.summary import summarise
+from results.store.records import load
+from results.tables.cells import with_cells
 
 RED, BLUE = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
 DAMAGES = {
@@ -74,9 +76,11 @@ def test_a_strip_has_a_blank_where_a_picture_is_missing_or_damaged(
     finished_run: Path, tmp_path: Path, damage: str | None
 ) -> None:
     run_dir = shutil.copytree(finished_run, tmp_path / "run")
-    whole = Image.open(summarise(run_dir).images["strips/pairs"]).convert("RGB").tobytes()
+    cells = with_cells(load(run_dir))
+    pairs = strips.choose_pairs(cells)
+    whole = strips.strip(run_dir, cells, pairs).convert("RGB").tobytes()
     for file in sorted(run_dir.glob("images/*/0/source.png"))[:1]:
         file.write_bytes(DAMAGES[damage](file.read_bytes())) if damage else file.unlink()
-    strip = Image.open(summarise(run_dir).images["strips/pairs"]).convert("RGB")
+    strip = strips.strip(run_dir, cells, pairs).convert("RGB")
     assert strip.tobytes() != whole
     assert (238, 238, 238) in {colour for _, colour in strip.getcolors(1 << 24) or []}

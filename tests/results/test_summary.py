@@ -91,7 +91,7 @@ def test_a_partial_run_says_what_failed_and_what_was_not_evaluated(tmp_path: Pat
     frame.loc[dead, "error"] = "RuntimeError: <b>out of memory</b>\nTraceback"
     metrics = make_metrics(frame)
     write_run(tmp_path, frame, metrics[~metrics["key"].isin(frame["key"].head(2))])
-    summary = summarise(tmp_path)
+    summary = summarise(tmp_path, draw=False)
     alive = int((~dead).sum())
     assert summary.markdown.startswith(f"{alive} images of 1 pair.\n{dead.sum()} images in 1 group failed:\n")
     assert f"- {dead.sum()} x RuntimeError: &lt;b&gt;out of memory&lt;/b&gt; (house-2)\n" in summary.markdown
