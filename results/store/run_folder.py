@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from results.spelling import spell_number
+
 _LONGEST = 60  # letters of a picture's name before its key
 
 
@@ -125,7 +127,7 @@ def _told(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return f"-{value}"
     if isinstance(value, int | float):
-        return f"{value:g}"
+        return spell_number(value).replace("e+", "e")
     if isinstance(value, str):
         return f"-{value}" if len(value) <= 16 and "/" not in value else ""
     if isinstance(value, Mapping):

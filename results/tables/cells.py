@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from results.labels import METHODS
+from results.spelling import spell, spell_number
 from results.store.records import WINDOWS
 
 CONTEXT = [
@@ -116,9 +117,9 @@ def is_plain(frame: pd.DataFrame) -> pd.Series:
 
 
 def _setting(row: pd.Series, name_windows: bool) -> str:
-    tau = f"τ {row['tau']:g}" if pd.notna(row["tau"]) else ""
+    tau = f"τ {spell_number(row['tau'])}" if pd.notna(row["tau"]) else ""
     if pd.notna(row["strength"]):
-        main = f"strength {row['strength']:g}"
+        main = f"strength {spell_number(row['strength'])}"
     elif row["method"] in ("source", "fixed_seed"):
         main = ""
     elif row["method"].endswith(_AUTO_TAU):
@@ -155,7 +156,7 @@ def _unchanged(frame: pd.DataFrame) -> pd.Series:
 
 def _weighting(weights: str) -> str:
     factors = sorted({float(factor) for factor in json.loads(weights).values()})
-    return ", ".join(f"×{factor:g}" for factor in factors)
+    return ", ".join(f"×{spell_number(factor)}" for factor in factors)
 
 
 def _variants(frame: pd.DataFrame) -> pd.Series:
@@ -171,7 +172,7 @@ def _told(columns: pd.DataFrame, in_steps: pd.Series) -> pd.Series:
     params = pd.Series(
         [
             {
-                name: _spelled(value)
+                name: spell(value)
                 for name, value in json.loads(row["params"]).items()
                 if not _shown(name, value, row, by_windows)
             }
@@ -216,11 +217,3 @@ def _mixed(frame: pd.DataFrame) -> pd.Series:
     place = [frame[name] for name in (*cell, "pair_id", "seed", "source_prompt", "target_prompt")]
     several = frame["key"].groupby(place, dropna=False).transform("nunique").gt(1)
     return several.groupby(frame["method"]).transform("any")
-
-
-def _spelled(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value:g}"  # 1 and 1.0 are one value
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -116,9 +116,9 @@ def test_drawings_that_a_call_without_plots_leaves_are_removed_by_the_next_one(r
 
 
 def test_a_table_that_has_no_rows_any_more_goes(run_dir: Path) -> None:
-    summarise(run_dir, draw=False)
+    summarise(run_dir)
     assert "reweight.csv" in names(run_dir)
     for file in (run_dir / "records").glob("snow-*"):
         file.unlink()
-    summarise(run_dir, draw=False)
+    summarise(run_dir)
     assert not [name for name in names(run_dir) if name.startswith("reweight")]

@@ -62,6 +62,7 @@ def test_the_name_of_a_picture_holds_the_beginning_of_its_key() -> None:
     ("method", "params", "name"),
     [
         ("p2p", {"tau": 0.4}, "p2p-tau0.4"),
+        ("mine", {"x": 20240101, "y": 1e30, "z": 1e-30}, "mine-x20240101-y1e30-z1e-30"),
         ("p2p", {"tau": 1, "local_blend": True}, "p2p-tau1-local_blend-true"),
         ("p2p", {"cross_replace_steps": [0.2, 1.0]}, "p2p-cross_replace_steps-0.2-1"),
         ("p2p", {"weights": {"Dog": 2.0, "../x": 1}}, "p2p-weights-dog2-..-x1"),

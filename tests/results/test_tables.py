@@ -91,6 +91,31 @@ def test_two_values_of_a_parameter_are_two_rows_whatever_it_is_called(name: str,
         assert f"{name}={value}" in setting
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        (20240101, 20240102, ("x=20240101", "x=20240102")),
+        (0.1, 0.10000001, ("x=0.1", "x=0.10000001")),
+        (2, "2", ("x=2", 'x="2"')),
+        (True, "true", ("x=true", 'x="true"')),
+        (1e30, 2e30, ("x=1e+30", "x=2e+30")),
+        (1.0, "one", ("x=1", "x=one")),
+    ],
+)
+def test_values_that_are_nearly_spelled_alike_are_two_rows(
+    one: object, other: object, told: tuple[str, str]
+) -> None:
+    rows = [make_row("cat-dog", 0, "mine", params=json.dumps({"x": value})) for value in (one, other)]
+    table = main_table(joined(pd.DataFrame(rows), [0.0, 1.0]), [METRIC]).query("edit_type == 'all'")
+    assert sorted(zip(table["mean"], table["setting"])) == [(0.0, told[0]), (1.0, told[1])]
+
+
+def test_taus_that_differ_in_the_eighth_digit_have_labels_of_their_own() -> None:
+    rows = [make_row("cat-dog", 0, "p2p", **p2p(tau)) for tau in (0.2, 0.20000001)]
+    table = main_table(joined(pd.DataFrame(rows), [0.0, 1.0]), [METRIC]).query("edit_type == 'all'")
+    assert table["setting"].nunique() == 2
+
+
 def test_the_same_tau_with_two_self_windows_makes_two_labels() -> None:
     rows = [{**p2p(0.2), "self_end": end} for end in (10, 20)]
     frame = pd.DataFrame([make_row("cat-dog", 0, "p2p", **row) for row in rows])
