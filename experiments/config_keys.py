@@ -40,8 +40,10 @@ def check_keys(config: Mapping[str, Any]) -> None:
             raise ValueError(f"{key}: {config[key]!r} names no `_target_`, the class that it configures")
     if not isinstance(config["run_dir"], str) or not config["run_dir"]:
         raise ValueError(f"run_dir: {config['run_dir']!r} is no path")
-    if not isinstance(config["name"], str | int | float):
-        raise ValueError(f"name: {config['name']!r} is no name")
+    name = config["name"]
+    parts = str(name).split("/")
+    if not isinstance(name, str | int | float) or not parts[0] or ".." in parts or set(parts) == {"."}:
+        raise ValueError(f"name: {name!r} is no name of a folder in runs/; run_dir=PATH takes any place")
     if not isinstance(config["cache_dir"], str | None):
         raise ValueError(f"cache_dir: {config['cache_dir']!r} is no path, nor null")
     check_flags(config)

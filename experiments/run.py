@@ -481,13 +481,13 @@ def _reference(names: Any) -> list[str]:
 
 def _inversions(config: Mapping[Any, Any]) -> list[Inversion | None]:
     """Return the inversions to sweep: those named by command line or grid, or the chosen one."""
-    names = config["inversions"] or config["grid"].get("inversions")
+    names = config["grid"].get("inversions") if config["inversions"] is None else config["inversions"]
     if config["inversion"] is not None and names is not None:
         where = "inversions" if config["inversions"] else "the grid"
         raise ValueError(f"inversion: {where} names inversions already, allowed is inversions=[NAME, ...]")
     if names is None:
         return [_instantiate("inversion", config["inversion"])]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"inversions: {names!r} is not a list of names, as in [ddim, direct]")
     options = [None if name == "none" else _option("inversion", name) for name in names]
     return list(dict.fromkeys(_instantiate("inversions", option) for option in options))

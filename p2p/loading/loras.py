@@ -95,6 +95,9 @@ def load_loras(pipeline: Any, loras: Sequence[Lora]) -> list[str]:
             raise ValueError(f"{what}: {textwrap.shorten(str(error), 240, placeholder=' ...')}") from error
         if not (fitting := _layers_with(pipeline, name)):
             raise ValueError(f"{what}: none of its {layers} layers is there")
+        if missing := sum(parameter.is_meta for parameter in _parameters(pipeline)):
+            # diffusers leaves on the meta device what the file lacks.
+            raise ValueError(f"{what}: it has no values for {missing} parameters of its layers")
         if fitting < layers:
             told.append(f"{lora.path}: {layers - fitting} of {layers} layers of this LoRA fit nothing")
     if names:
@@ -102,10 +105,17 @@ def load_loras(pipeline: Any, loras: Sequence[Lora]) -> list[str]:
     return told
 
 
+def _networks(pipeline: Any) -> list[nn.Module]:
+    return [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+
+
+def _parameters(pipeline: Any) -> Iterator[nn.Parameter]:
+    return (parameter for network in _networks(pipeline) for parameter in network.parameters())
+
+
 def _layers_with(pipeline: Any, adapter: str) -> int:
     """Return how many layers of a pipeline have an adapter of this name."""
-    networks = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
-    layers = [layer for network in networks for layer in network.modules()]
+    layers = [layer for network in _networks(pipeline) for layer in network.modules()]
     held = [
         getattr(layer, name, ()) for layer in layers for name in getattr(layer, "adapter_layer_names", ())[:1]
     ]

@@ -67,6 +67,8 @@ class PromptToPrompt:
                 f"tau: {self.tau!r} and cross_replace_steps: {self.cross_replace_steps!r} given, "
                 "allowed is one of them"
             )
+        if self.tau == {}:
+            raise ValueError("tau: {} names no word, allowed are a number, or numbers by word")
         self._windows()
         if not (self.weights is None or isinstance(self.weights, Mapping)):
             check_number("weights", self.weights, note=" or a mapping of words to numbers")

@@ -55,6 +55,11 @@ LONG = "1" * 400
         ("+metrics.mine._target_=builtins.dict", "metrics.mine: 'builtins.dict' makes no object that serves"),
         ("model._target_=no.such", "model: Error loading 'no.such'"),
         ("name=[a]", "name: ['a'] is no name"),
+        ("name=", "name: '' is no name of a folder in runs/; run_dir=PATH takes any place"),
+        ("name=..", "name: '..' is no name of a folder"),
+        ("name=../../x", "name: '../../x' is no name of a folder"),
+        ("tau={}", "tau: {} names no word"),
+        ("inversions=[]", "inversions: [] is not a list of names"),
     ],
 )
 def test_a_value_of_another_kind_is_one_line(

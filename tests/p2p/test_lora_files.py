@@ -111,6 +111,13 @@ def test_what_is_no_safetensors_file_says_so(tiny_folder: Path, tmp_path: Path) 
         pytest.param(
             lambda layers: peft({f"x.{n}": t for n, t in layers.items()}), "not|Target", id="no layer"
         ),
+        pytest.param(
+            lambda layers: peft(
+                {n.replace("attn1", "attn9") if "lora_A" in n else n: t for n, t in layers.items()}
+            ),
+            "has no values for .* parameters of its layers",
+            id="one of two parts of a layer",
+        ),
         pytest.param(loha, "have not been correctly renamed", id="LyCORIS"),
         pytest.param(
             lambda layers: {f"transformer.{name}": tensor for name, tensor in layers.items()},
