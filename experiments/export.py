@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -185,6 +186,9 @@ def main(arguments: Sequence[str]) -> int:
 def _minimum(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
     try:
-        return name, float(value)
+        least = float(value)
+        if math.isfinite(least):
+            return name, least
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be METRIC=VALUE, such as clip_image=0.7") from None
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r}: must be METRIC=VALUE, such as clip_image=0.7")

@@ -110,6 +110,9 @@ def main() -> None:
     except (KeyboardInterrupt, Terminated) as stop:
         print("\nstopped; the same command continues where it stood", file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
+    except BrokenPipeError:  # of a reader that had enough, as in `p2p-bench ls | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        sys.exit(1)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -236,7 +239,8 @@ def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     try:
         return command(arguments)
     except (ValueError, OSError, RuntimeError, HydraException, OmegaConfBaseException) as error:
-        if isinstance(error, RuntimeError) and not _weights_are_missing(error):
+        other = isinstance(error, RuntimeError) and not _weights_are_missing(error)
+        if other or isinstance(error, BrokenPipeError):
             raise
         of_hydra = isinstance(error, HydraException) or _of_hydra(error)
         told = _printable(_composing(error)) if of_hydra else error

@@ -42,7 +42,7 @@ from results.store.upkeep import make_ready
 from results.tables.cells import GIVEN
 
 _log = logging.getLogger(__name__)
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MODEL = "given images"
 MISSING = ("error", "skip")
 _GIVEN_IMAGE = {**NOTHING, "guidance_rescale": 0.0, "seconds": 0.0, "model": MODEL, "status": "ok"}
