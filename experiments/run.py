@@ -191,8 +191,9 @@ def _with_hydra(task: Callable[[DictConfig], Any]) -> None:
         sys.exit(1)
     except Exception as error:
         if type(error).__module__.startswith("submitit."):  # of a job that left no result
-            lines = [line.strip() for line in str(error).splitlines() if line.strip("- \t")]
-            _tell_job(" ... ".join(dict.fromkeys((lines[0], lines[-1]))))
+            told, _, rest = str(error).partition("\n---")  # then what it printed, or a traceback and where
+            cause = [line.strip() for line in rest.splitlines() if re.match(r"\S+(Error|Exception)\b", line)]
+            _tell_job(" ".join([*told.splitlines(), *cause[-1:]]).removesuffix(" Error stream produced:"))
             sys.exit(1)
         if isinstance(error, HydraException | OmegaConfBaseException) or _of_hydra(error):
             print(f"error: {_printable(_composing(error))}", file=sys.stderr)

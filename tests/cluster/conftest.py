@@ -53,6 +53,7 @@ class Call(subprocess.Popen[str]):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=single_node.end_with_parent,
         )
 
     def ended(self, seconds: float = 180) -> tuple[int, str, str]:
@@ -60,7 +61,7 @@ class Call(subprocess.Popen[str]):
         try:
             out, err = self.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self.kill()  # its jobs are ended with the cluster
             out, err = self.communicate()
             pytest.fail(f"not ended within {seconds:.0f} s:\n{out[-3000:]}\n{err[-3000:]}")
         return self.returncode, out, err

@@ -1,6 +1,7 @@
 """A real SLURM of one node on this machine, from Debian's packages, in a folder of its own.
 
-Its daemons run in the foreground as children of the test, and end with it, whatever ends the test.
+Its daemons run in the foreground as children of the test, and end with it, whatever ends the test. A test
+that is killed leaves no daemon, but the jobs it had run to their end.
 """
 
 import ctypes
@@ -12,7 +13,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -124,7 +125,7 @@ def started() -> Iterator[Slurm]:
             log = folder / f"{command[0]}.log"
             with log.open("wb") as file:
                 daemon = subprocess.Popen(
-                    command, env=slurm.environment, stdout=file, stderr=file, preexec_fn=_end_with_parent
+                    command, env=slurm.environment, stdout=file, stderr=file, preexec_fn=end_with_parent
                 )
             daemons.append(daemon)
             try:
@@ -132,11 +133,9 @@ def started() -> Iterator[Slurm]:
             except AssertionError as error:
                 raise AssertionError(f"{command[0]}: {log.read_text()}") from error
         yield slurm
-        if slurm.jobs():
-            slurm("scancel", "--full", "--signal=KILL", *slurm.jobs())
-            slurm("scancel", *slurm.jobs())
-            waited(lambda: not slurm.jobs(), 30)
     finally:
+        if len(daemons) == 3:
+            _end_jobs(slurm)
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in reversed(daemons):
@@ -148,6 +147,15 @@ def started() -> Iterator[Slurm]:
         shutil.rmtree(folder)
 
 
+def _end_jobs(slurm: Slurm) -> None:
+    """Kill all jobs, with what they started, and wait until their supervisors have gone."""
+    with suppress(subprocess.SubprocessError, AssertionError):
+        if jobs := slurm.jobs():
+            for how in (["--full", "--signal=KILL"], []):
+                subprocess.run(["scancel", *how, *jobs], env=slurm.environment, timeout=30)
+            waited(lambda: not slurm.jobs(), 30)
+
+
 def _answers(slurm: Slurm, *command: str) -> bool:
     try:
         return "UP" in slurm(*command)
@@ -155,8 +163,8 @@ def _answers(slurm: Slurm, *command: str) -> bool:
         return False
 
 
-def _end_with_parent() -> None:
-    """Let the kernel end this process, before it becomes a daemon, when the test's process dies."""
+def end_with_parent() -> None:
+    """Let the kernel end this process, before it becomes another program, when the test's process dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

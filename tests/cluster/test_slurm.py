@@ -2,11 +2,13 @@
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from results.store.records import has_records, load_records
+from tests.cluster import single_node
 from tests.cluster.conftest import Call, in_the_way_of
 from tests.cluster.single_node import Slurm, waited
 from tests.experiments.command import PAIR, on_tiny
@@ -109,3 +111,23 @@ def test_a_killed_shard_is_seen_in_the_run_folder_though_the_launcher_waits(
     code, out, err = Call("tables", str(run_dir), "--no-plots").ended()
     assert code == 0
     assert out.startswith(f"{5 * len(there)} images of 1 pair.")
+
+
+def test_a_cluster_leaves_no_process_behind_where_a_test_fails(slurm: Slurm) -> None:
+    with suppress(ZeroDivisionError), single_node.started() as own:
+        own("sbatch", "--output=/dev/null", "--wrap", "sleep 300")
+        waited(lambda: list(own.jobs().values()) == ["RUNNING"])
+        assert len(of_cluster(own)) > 4
+        raise ZeroDivisionError
+    waited(lambda: not of_cluster(own), 20)
+    assert not own.folder.exists()
+    assert of_cluster(slurm)
+
+
+def of_cluster(cluster: Slurm) -> list[str]:
+    """Return the processes of a cluster and of its jobs."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):  # ended by now
+            found += [file.parent.name] if str(cluster.folder).encode() in file.read_bytes() else []
+    return found
