@@ -23,7 +23,8 @@ def ends_when_time_is_up() -> Iterator[None]:
     """
     handlers = {}
     if threading.current_thread() is threading.main_thread():
-        known = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
+        numbers = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+        known = {number: signal.getsignal(number) for number in numbers}
         handlers = {number: handler for number, handler in known.items() if callable(handler)}
     for number, handler in handlers.items():
         signal.signal(number, _raising(handler))
