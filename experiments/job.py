@@ -7,6 +7,7 @@ needs is imported there, so that a plan costs no plotting library and no metric'
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,14 +159,16 @@ def plan_job(job: Job, pairs: Sequence[Pair]) -> Plan:
     )
 
 
-def told_plan(job: Job, timed: bool) -> str:
+def told_plan(job: Job, timed: bool, shards: int = 0) -> str:
     """Return what the plan of this shard costs, what is left of it, and where it would run.
 
-    With `timed` also for how long; only then the model is loaded and tried.
+    With `timed` also for how long; only then the model is loaded and tried. With `shards` also what each of
+    so many would do, and has done.
     """
     from experiments.running.generate import remaining
 
-    part = shard(plan_job(job, read_pairs(job)), *job.shard)
+    whole = plan_job(job, read_pairs(job))
+    part = shard(whole, *job.shard)
     left = remaining(part, job.run_dir)
     lines = [describe(part, left), places(job.model, job.metrics)]
     if timed:
@@ -174,7 +177,25 @@ def told_plan(job: Job, timed: bool) -> str:
         lines.append(f"the weights of {job.model.path!r} are not on this machine; `run` fetches them")
     else:
         lines.append("estimate=true loads the model and tells the time")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_told_shards(whole, job, shards)])
+
+
+def _told_shards(whole: Plan, job: Job, count: int) -> list[str]:
+    """Say in a line of each shard what it does, and what the run folder has of it."""
+    from experiments.running.generate import group_states
+
+    ids = [group.id for group in whole.groups]
+    states = dict(zip(ids, group_states(whole, job.run_dir) if count else ids, strict=True))
+    lines = []
+    for index in range(count):
+        part = shard(whole, index, count)
+        found = Counter(states[group.id] for group in part.groups)
+        failed = f", {found['failed']} failed" if found["failed"] else ""
+        lines.append(
+            f"shard {index}/{count}: {len(part.groups)} groups, {part.evaluations:,} evaluations; "
+            f"{found['there']} groups are there{failed}"
+        )
+    return lines
 
 
 def make_ready(job: Job) -> Ready:
@@ -210,12 +231,13 @@ def make_ready(job: Job) -> Ready:
 def run(job: Job, ready: Ready, multirun: bool) -> int:
     """Generate what is left, evaluate, summarise; return the number of groups that failed.
 
-    The tables are of the whole plan, whatever shard this is; of all that is in the store under multirun.
+    The tables are of the whole plan; of all that is in the store under multirun. A shard leaves them to the
+    one that ends last.
     """
     import pandas as pd
 
     from experiments.planning.setting_rows import plan_settings
-    from experiments.running.generate import run_plan
+    from experiments.running.generate import group_states, run_plan
     from experiments.running.provenance import write_provenance
     from experiments.running.record_rows import RunInfo
     from experiments.scoring.score_run import evaluate_run
@@ -233,26 +255,29 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     ]
     config = {**job.config, "pipelines": others} if others else job.config
     write_provenance(job.run_dir, config, job.model.identity())
+    settings = plan_settings(ready.whole, job.dataset.name, job.model.name)
+    write_settings(job.run_dir, settings)  # first, for tables of what a killed job has made
+    candidates = pd.DataFrame(list(ready.whole.candidates), columns=list(CANDIDATE_TYPES))
+    if len(candidates):
+        write_candidates(job.run_dir, candidates)
     failed = 0
     if ready.model is not None:
         info = RunInfo(job.run_dir, job.dataset.name, job.model.name, job.cache_dir)
         failed = run_plan(ready.left, ready.model, info, ready.pipelines)
     failed += evaluate_run(job.run_dir, job.metrics, part.keys())
-    if not has_records(job.run_dir):  # a shard without groups, on a fresh folder
+    states = group_states(ready.whole, job.run_dir)
+    there = f"{states.count('there')} of {len(states)} groups are there"
+    waits = job.shard[1] > 1 and _leaves_tables(job, ready.whole, states, failed)
+    if waits or not has_records(job.run_dir):
         print(job.run_dir)
         return failed
-    settings = plan_settings(ready.whole, job.dataset.name, job.model.name)
-    write_settings(job.run_dir, settings)
-    candidates = pd.DataFrame(list(ready.whole.candidates), columns=list(CANDIDATE_TYPES))
-    if len(candidates):
-        write_candidates(job.run_dir, candidates)
     summary = summarise(
         job.run_dir,
         settings=None if multirun else settings,
         candidates=None if multirun else candidates,
         published=job.reference,
         draw=job.plots,
-        note=_groups_there(ready.whole, job),
+        note="" if set(states) == {"there"} else f"{there}, and tables are of these alone.",
         reuse=job.tracking is None,
     )
     if job.tracking is not None:
@@ -264,16 +289,29 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     return failed
 
 
-def _groups_there(whole: Plan, job: Job) -> str:
-    """Say how many groups of the plan are recorded in full, "" where all are."""
-    from experiments.running.generate import recorded_groups
+def _leaves_tables(job: Job, whole: Plan, states: Sequence[str], failed: int) -> bool:
+    """Print what a shard has done; return whether it leaves the tables to another one.
 
-    there, of = recorded_groups(whole, job.run_dir), len(whole.groups)
-    if there == of:
-        return ""
+    The last shard to end finds that each group of the whole plan has failed, or was made and scored.
+    """
+    from experiments.scoring.score_run import unscored
+
     index, count = job.shard
-    part = f"shard {index} of {count}: " if count > 1 else ""
-    return f"{part}{there} of {of} groups are there, and tables are of these alone."
+    waiting = 0 if "missing" in states else unscored(job.run_dir, job.metrics, whole.keys())
+    told = [
+        f"shard {index} of {count}: ",
+        f"{failed} groups failed, the next call tries them again; " if failed else "done; ",
+        f"{states.count('there')} of {len(states)} groups are there",
+        f", {waiting} images are not scored" if waiting else "",
+    ]
+    leaves = "missing" in states or waiting > 0
+    if leaves:
+        told.append("; the last to end makes the tables, ")
+        told.append(f"`p2p-bench tables {job.run_dir}` makes them of what is there")
+    else:
+        told.append("; this one, the last to end, makes the tables")
+    print("".join(told))
+    return leaves
 
 
 def directions(metrics: Sequence[Metric]) -> dict[str, bool]:

@@ -7,6 +7,7 @@ line has turned out to be sound.
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import itertools
 import logging
@@ -40,6 +41,7 @@ from experiments.config_keys import (
     nearest,
 )
 from experiments.config_types import ANSWERS, misfits, named
+from experiments.running.time_limit import TimeUp, ends_when_time_is_up
 from results.store.whole_files import no_room
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ GROUPS = (
     "tracking",
 )
 SHORT_CUTS = ("operator", "tau", "cross_replace_steps", "self_replace_steps", "weights", "strength")
+MOST_SHARDS = 1000  # of the jobs of an array SLURM takes 1,001 unless told otherwise (MaxArraySize)
 MOVED = {
     "p2p.baselines.FixedSeed": "p2p.FixedSeed",
     "p2p.baselines.SDEdit": "p2p.SDEdit",
@@ -77,6 +80,8 @@ USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
 
   p2p-bench run  [overrides]   make, score and tabulate images; continues where it stood
   p2p-bench plan [overrides]   show what that would cost, and compute nothing; estimate=true: the time too
+  p2p-bench tables RUN_DIR [--no-plots]
+                               make tables, plots and strips again of what the folder holds
   p2p-bench evaluate FOLDER (--pairs FILE | dataset=...) [--source FOLDER] [metrics=...]
                                score images that any other tool made
   p2p-bench export RUN_DIR OUT [--min METRIC=VALUE ...]
@@ -108,7 +113,9 @@ def main() -> None:
     try:
         _main()
     except (KeyboardInterrupt, Terminated) as stop:
-        print("\nstopped; the same command continues where it stood", file=sys.stderr)
+        elsewhere = any(one.startswith("hydra/launcher=") for one in sys.argv)
+        jobs = "; jobs that a cluster has go on until it is told otherwise (scancel)" if elsewhere else ""
+        print(f"\nstopped; the same command continues where it stood{jobs}", file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
     except BrokenPipeError:  # of a reader that had enough, as in `p2p-bench ls | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
@@ -130,6 +137,7 @@ def _main() -> None:
     elif command in ("run", "plan"):
         del sys.argv[1]
         if command == "run":
+            sys.argv[1:] = _with_shards(sys.argv[1:])
             _with_hydra(_run)
             return
         with TemporaryDirectory() as folder:  # for the multirun.yaml of Hydra: a plan leaves no trace on disk
@@ -149,14 +157,47 @@ def _main() -> None:
         sys.exit(2)
 
 
+def _with_shards(arguments: list[str]) -> list[str]:
+    """Return the arguments with `shards=n` spelled out: a multirun with a job for each of n shards."""
+    given = [one.removeprefix("shards=") for one in arguments if one.startswith("shards=")]
+    if not given or given[-1] == "null":
+        return arguments
+    try:
+        if any(one.startswith("shard=") for one in arguments):
+            raise ValueError("shard: is one of the parts that shards= makes, allowed is one of the two")
+        count = _shard_count(int(given[-1]) if given[-1].isdecimal() else given[-1])
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    each = ",".join(f"{index}/{count}" for index in range(count))
+    rest = [one for one in arguments if not one.startswith("shards=")]
+    return [*rest, f"shard={each}", *([] if {"-m", "--multirun"} & {*rest} else ["-m"])]
+
+
+def _shard_count(count: Any) -> int:
+    """Return how many shards are asked for, 0 for none. Raises ValueError for what is no such number."""
+    if count is None:
+        return 0
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_SHARDS:
+        raise ValueError(f"shards: {count!r} is not a whole number from 1 to {MOST_SHARDS}")
+    return count
+
+
 def _with_hydra(task: Callable[[DictConfig], Any]) -> None:
     """Compose the configuration of the command line and give it to the task, or each of several."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and are told in one line
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
-    except JobFailed:  # under multirun; told where it happened
+    except JobFailed as failure:  # under multirun; told where it happened, which may be another machine
+        if failure.process != os.getpid():
+            _tell_job(str(failure))
         sys.exit(1)
     except Exception as error:
+        if type(error).__module__.startswith("submitit."):  # of a job that left no result
+            told, _, rest = str(error).partition("\n---")  # then what it printed, or a traceback and where
+            cause = [line.strip() for line in rest.splitlines() if re.match(r"\S+(Error|Exception)\b", line)]
+            _tell_job(" ".join([*told.splitlines(), *cause[-1:]]).removesuffix(" Error stream produced:"))
+            sys.exit(1)
         if isinstance(error, HydraException | OmegaConfBaseException) or _of_hydra(error):
             print(f"error: {_printable(_composing(error))}", file=sys.stderr)
         elif isinstance(error, OSError):  # of Hydra, which makes the run folder first
@@ -166,8 +207,42 @@ def _with_hydra(task: Callable[[DictConfig], Any]) -> None:
         sys.exit(2)
 
 
+def _tell_job(failure: str) -> None:
+    """Say what became of a job elsewhere, and how to learn of the other shards: Hydra tells of the first."""
+    shards = any(one.startswith("shard=0/") for one in sys.argv)
+    more = "; `p2p-bench plan` with the same arguments tells what each shard has done" if shards else ""
+    print(f"error: {_printable(failure)}{more}", file=sys.stderr)
+
+
 class JobFailed(Exception):
-    """A job of a multirun could not be run, or groups of it failed."""
+    """A job of a multirun could not be run, or groups of it failed: why, and in which process."""
+
+    def __init__(self, text: str, process: int) -> None:
+        super().__init__(text, process)
+        self.process = process
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def _job_failed(text: str) -> JobFailed:
+    """Return the failure of this job of a multirun, with its number, and its output where it has a file.
+
+    Under submitit its process will end with exit code 1: Hydra hands failures on as results, so that SLURM
+    would call the job COMPLETED.
+    """
+    job, folder = HydraConfig.get().job, os.environ.get("SUBMITIT_FOLDER", "")
+    if folder:
+        atexit.register(_end_with_one)
+        text += f"; it printed to {folder.replace('%j', str(job.id))}"
+    return JobFailed(f"job {job.num}: {text}", os.getpid())
+
+
+def _end_with_one() -> None:
+    """End the process, whose result submitit has written by now, with exit code 1."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _of_hydra(error: BaseException) -> bool:
@@ -311,19 +386,38 @@ def _evaluate(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
-COMMANDS = {"evaluate": _evaluate, "export": _export, "heat-maps": _heat_maps}
+def _tables(arguments: list[str]) -> int:
+    from experiments import tables
+
+    return tables.main(arguments)
+
+
+COMMANDS = {"evaluate": _evaluate, "export": _export, "heat-maps": _heat_maps, "tables": _tables}
 
 
 def _plan(config: DictConfig) -> None:
     """The task of `p2p-bench plan`."""
+    shards = _sound(lambda: _shard_count(config.shards))
     job = _sound(lambda: build(config, elsewhere=True))
     from experiments.job import told_plan
 
-    print(_sound(lambda: told_plan(job, config.estimate)))
+    print(_sound(lambda: told_plan(job, config.estimate, shards)))
 
 
 def _run(config: DictConfig) -> float | tuple[float, ...] | None:
     """The task of `p2p-bench run`; returns the means of `objective` for a sweeper that looks for the best."""
+    try:
+        with ends_when_time_is_up():
+            return _carried_out(config)
+    except TimeUp as up:
+        told = f"stopped by the signal of a time limit ({up}); the same command continues where it stood"
+        print(f"error: {told}", file=sys.stderr)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise _job_failed(told) from None
+        sys.exit(1)
+
+
+def _carried_out(config: DictConfig) -> float | tuple[float, ...] | None:
     job = _sound(lambda: build(config))
     from experiments.job import make_ready, objectives, run
 
@@ -332,7 +426,7 @@ def _run(config: DictConfig) -> float | tuple[float, ...] | None:
     multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     failed = _sound(lambda: run(job, ready, multirun), exit_code=1)
     if failed and multirun:
-        raise JobFailed(f"{failed} groups failed, see the records")
+        raise _job_failed(f"{failed} groups failed, see the records")
     if failed:
         sys.exit(1)
     found = _sound(lambda: objectives(job, ready), exit_code=1)
@@ -358,7 +452,7 @@ def _sound(make: Callable[[], Any], exit_code: int = 2) -> Any:
         room = "; free space, and the same command continues where it stood" if no_room(error) else ""
         print(f"error: {error}{room}", file=sys.stderr)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise JobFailed(str(error).splitlines()[0]) from None
+            raise _job_failed(str(error).splitlines()[0]) from None
         sys.exit(exit_code)
 
 
@@ -369,6 +463,8 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
     """
     plain = _plain(config)
     check_keys(plain)
+    if plain["shards"] is not None and not elsewhere:
+        raise ValueError("shards: stands on the command line alone, as in `p2p-bench run shards=16`")
     index, _, count = str(config.shard).partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise ValueError(f"shard: {config.shard} is not i/n with 0 <= i < n")
@@ -401,7 +497,7 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
         objective=check_objective(plain["objective"]),
         # A tracker tells runs apart by this, and a run that is drawn later is the same run.
         config={
-            **{key: value for key, value in plain.items() if key not in ("plots", "estimate")},
+            **{key: value for key, value in plain.items() if key not in ("plots", "estimate", "shards")},
             "model": _settled(made["model"], plain["model"]),
         },
     )

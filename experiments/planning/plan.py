@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -158,22 +159,28 @@ class Plan:
 
         Exact, but that inversions may stop early; evaluations by other pipelines are not counted.
         """
-        return self._cost(plan_evaluations, self.model.upscaler_calls)
+        return sum(self.group_evaluations)
+
+    @cached_property
+    def group_evaluations(self) -> tuple[int, ...]:
+        """The number of UNet evaluations of each group, counted as in `evaluations`."""
+        upscaler_calls = self.model.upscaler_calls
+        return tuple(self._cost(plan_evaluations, upscaler_calls, [group]) for group in self.groups)
 
     @cached_property
     def upscaler_evaluations(self) -> int:
         """How many of the evaluations are the upscaler's."""
         if not self.model.upscaler_calls:
             return 0
-        return self.evaluations - self._cost(plan_evaluations, 0)
+        return self.evaluations - self._cost(plan_evaluations, 0, self.groups)
 
     @property
     def unshared_evaluations(self) -> int:
         """The number of UNet evaluations if every branch ran by itself, each with a source of its own."""
-        return self._cost(unshared_evaluations, self.model.upscaler_calls)
+        return self._cost(unshared_evaluations, self.model.upscaler_calls, self.groups)
 
-    def _cost(self, count: Callable[..., int], upscaler_calls: int) -> int:
-        groups = [group.group() for group in self.groups]
+    def _cost(self, count: Callable[..., int], upscaler_calls: int, plans: Sequence[GroupPlan]) -> int:
+        groups = [one.group() for one in plans]
         model = self.model
         return count(groups, model.calls, self.sampling, model.guidance_embedded, upscaler_calls)
 
@@ -186,8 +193,19 @@ class Plan:
     @property
     def external_evaluations(self) -> int:
         """About how many rows the denoisers of other pipelines take, by their methods' `rows_per_step`."""
-        calls = [b.trajectory.external for group in self.groups for b in group.branches]
+        return sum(map(self._external, self.groups))
+
+    def _external(self, group: GroupPlan) -> int:
+        calls = [branch.trajectory.external for branch in group.branches]
         return sum(call.evaluations(self.sampling.num_inference_steps) for call in calls if call)
+
+    @cached_property
+    def costs(self) -> tuple[int, ...]:
+        """What each group is counted as where work is shared out: other pipelines' evaluations included."""
+        return tuple(
+            evaluations + self._external(group)
+            for evaluations, group in zip(self.group_evaluations, self.groups, strict=True)
+        )
 
     @property
     def pipelines(self) -> list[PipelineSpec]:
@@ -230,5 +248,20 @@ def without(plan: Plan, done: Callable[[Branch], bool]) -> Plan:
 
 
 def shard(plan: Plan, index: int, count: int) -> Plan:
-    """Return every `count`-th group from `index` on: what one of `count` machines does."""
-    return replace(plan, groups=plan.groups[index::count])
+    """Return what one of `count` machines does: a share of the groups, in the order of the plan.
+
+    Shares are of about equally many evaluations: the costliest group that is left goes to the share with the
+    least so far (Graham 1969), of equal ones to that with the fewest groups, then to the first, so that every
+    machine finds the same shares. Two shares differ by one group's evaluations at most.
+    """
+    if count == 1:
+        return plan
+    costs = plan.costs
+    shares = [(0, 0, number) for number in range(count)]
+    mine = []
+    for place in sorted(range(len(costs)), key=costs.__getitem__, reverse=True):
+        load, groups, number = shares[0]
+        heapq.heapreplace(shares, (load + costs[place], groups + 1, number))
+        if number == index:
+            mine.append(place)
+    return replace(plan, groups=tuple(plan.groups[place] for place in sorted(mine)))

@@ -57,12 +57,24 @@ def remaining(plan: Plan, run_dir: Path) -> Plan:
     return without(plan, lambda branch: branch.identity in done)
 
 
-def recorded_groups(plan: Plan, run_dir: Path) -> int:
-    """Return how many groups of the plan have a successful record of each picture."""
+def group_states(plan: Plan, run_dir: Path) -> list[str]:
+    """Return for each group of the plan whether it is "there", "failed" or "missing", by its records alone.
+
+    One that is there has a successful record of each picture; of one that failed each edit was tried.
+    """
+    if not has_records(run_dir):
+        return ["missing"] * len(plan.groups)
     records = load_records(run_dir)
-    names = records.loc[records["status"] == "ok", RECORD_IDENTITY].itertuples(index=False, name=None)
-    recorded = set(names)
-    return sum(recorded.issuperset(picture.identity for picture in g.pictures()) for g in plan.groups)
+    tried = set(records[RECORD_IDENTITY].itertuples(index=False, name=None))
+    made = set(records.loc[records["status"] == "ok", RECORD_IDENTITY].itertuples(index=False, name=None))
+    states = []
+    for group in plan.groups:
+        if made.issuperset(picture.identity for picture in group.pictures()):
+            states.append("there")
+        else:
+            edits = tried.issuperset(branch.identity for branch in group.branches)
+            states.append("failed" if edits else "missing")
+    return states
 
 
 def _is_whole(path: Path, size: int) -> bool:

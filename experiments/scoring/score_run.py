@@ -93,9 +93,7 @@ def evaluate_run(
     known = load_metrics(run_dir)
     todo = []
     for metric in metrics:
-        done = known[known["metric"].isin(metric.names)].groupby("key")["metric"].nunique()
-        whole = set(done[done == len(metric.names)].index)
-        left = records[~records["key"].isin(whole)]
+        left = records[~records["key"].isin(_scored(known, metric))]
         todo += [(metric, str(group), rows) for group, rows in left.groupby("group", sort=False)]
     for metric in metrics:
         has_values = known["metric"].isin(metric.names).any()
@@ -122,6 +120,21 @@ def evaluate_run(
                 _log.warning("%s of %s failed: %s", metric.name, group, told(error))
             _log.debug("its traceback:", exc_info=True)
     return failed
+
+
+def unscored(run_dir: Path, metrics: Sequence[Metric], keys: Collection[str]) -> int:
+    """Return how many successful pictures with these keys lack a value, and a reason, of any metric."""
+    if not has_records(run_dir):
+        return 0
+    records, known = load_records(run_dir), load_metrics(run_dir)
+    made = set(records.loc[records["status"] == "ok", "key"]) & set(keys)
+    return len({key for metric in metrics for key in made - _scored(known, metric)})
+
+
+def _scored(known: pd.DataFrame, metric: Metric) -> set[str]:
+    """Return the keys of the pictures that have all columns of a metric."""
+    done = known[known["metric"].isin(metric.names)].groupby("key")["metric"].nunique()
+    return set(done[done == len(metric.names)].index)
 
 
 def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:

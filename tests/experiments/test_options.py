@@ -127,15 +127,18 @@ def test_help_has_a_word_for_each_key(command: str, cli: Cli, capsys: pytest.Cap
     assert cli(command, "--help") == 0
     told, _, config = capsys.readouterr().out.partition("With what this call gives:")
     keys = {*re.findall(r"^(\w+):", config, re.MULTILINE)}
-    assert keys >= {"model", "tau", "shard", "metrics_device"}
+    assert keys >= {"model", "tau", "shard", "shards", "metrics_device"}
     assert all(re.search(rf"^  .*\b{key}\b", told, re.MULTILINE) for key in keys)
     assert "powered by" not in told
 
 
-def test_a_job_on_slurm_gets_more_than_the_hour_that_submitit_gives() -> None:
-    launcher = OmegaConf.load(experiments.run.CONF / "hydra" / "launcher" / "p2p_submitit.yaml")
+def test_a_job_on_slurm_has_more_than_an_hour_and_goes_on_at_its_end() -> None:
+    launcher = OmegaConf.load(experiments.run.CONF / "hydra" / "launcher" / "p2p_slurm.yaml")
     assert launcher.defaults == ["submitit_slurm"]
     assert launcher.timeout_min == 24 * 60
+    # submitit takes every signal in the last ten minutes for the limit's, and gives up at no retry left.
+    assert launcher.max_num_timeout > 0
+    assert launcher.gpus_per_node == 1
 
 
 def test_a_launcher_that_is_not_installed_is_one_line(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,13 @@
 """Several calls on one run folder: shards, and the jobs of a multirun."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import experiments.running.generate
+import experiments.scoring.score_run
 from results.store.records import load_records
 from tests.experiments.command import Cli
 
@@ -58,15 +61,106 @@ def test_other_schedulers_are_other_rows_of_a_table(cli: Cli, tiny: list[str], r
     assert set(p2p["n_images"]) == {1}
 
 
-def test_tables_of_a_part_of_the_plan_say_so(
+def test_the_shard_that_ends_last_makes_the_tables_of_the_whole_plan(
     cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seeds, summary = "seed=[0,1,2]", run_dir / "tables" / "summary.md"
+    seeds, tables = "seed=[0,1,2]", run_dir / "tables"
     assert cli("run", *tiny, seeds, "shard=0/2") == 0
-    told = "shard 0 of 2: 2 of 3 groups are there, and tables are of these alone."
-    assert summary.read_text().startswith(told)
-    assert told in capsys.readouterr().out
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2:] == [
+        "shard 0 of 2: done; 2 of 3 groups are there; the last to end makes the tables, "
+        f"`p2p-bench tables {run_dir}` makes them of what is there",
+        str(run_dir),
+    ]
+    assert not tables.exists()
     assert cli("run", *tiny, seeds, "shard=1/2") == 0
+    told = "shard 1 of 2: done; 3 of 3 groups are there; this one, the last to end, makes the tables"
+    assert told in capsys.readouterr().out.splitlines()
+    by_shards = {file.name: file.read_bytes() for file in tables.iterdir()}
+    assert by_shards["summary.md"].startswith(b"15 images of 1 pair.\n")
+    shutil.rmtree(tables)
+    assert cli("run", *tiny, seeds) == 0
+    assert {file.name: file.read_bytes() for file in tables.iterdir()} == by_shards
+
+
+def test_a_shard_waits_for_the_scores_of_the_others(
+    cli: Cli,
+    tiny: list[str],
+    run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments.scoring.score_run, "evaluate_run", lambda *_: 0)  # killed before its end
+        assert cli("run", *tiny, "seed=[0,1]", "shard=0/2") == 0
+    capsys.readouterr()
+    assert cli("run", *tiny, "seed=[0,1]", "shard=1/2") == 0
+    assert "2 of 2 groups are there, 4 images are not scored; the last" in capsys.readouterr().out
+    assert not (run_dir / "tables").exists()
+    assert cli("run", *tiny, "seed=[0,1]", "shard=0/2") == 0
+    assert "this one, the last to end, makes the tables" in capsys.readouterr().out
+    assert "not evaluated" not in (run_dir / "tables" / "summary.md").read_text()
+
+
+def test_a_group_that_failed_keeps_no_shard_waiting(
+    cli: Cli,
+    tiny: list[str],
+    run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments.running.generate, "generate", lambda *_: 1 / 0)
+        assert cli("run", *tiny, "seed=[0,1]", "shard=0/2") == 1
+    told = "shard 0 of 2: 1 groups failed, the next call tries them again; 0 of 2 groups are there; the last"
+    assert told in capsys.readouterr().out
+    assert cli("plan", *tiny, "seed=[0,1]", "shards=2") == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "shard 0/2: 1 groups, 28 evaluations; 0 groups are there, 1 failed",
+        "shard 1/2: 1 groups, 28 evaluations; 0 groups are there",
+    ]
+    assert cli("run", *tiny, "seed=[0,1]", "shard=1/2") == 0
+    summary = (run_dir / "tables" / "summary.md").read_text()
+    assert summary.startswith("1 of 2 groups are there, and tables are of these alone.")
+    assert "ZeroDivisionError" in summary
+
+
+def test_shards_are_jobs_of_a_multirun(
+    cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("run", *tiny, "seed=[0,1,2]", "shards=2") == 0
+    told = capsys.readouterr().out
+    assert "shard 0 of 2: done; 2 of 3" in told
+    assert "shard 1 of 2: done; 3 of 3" in told
+    assert set(load_records(run_dir)["seed"]) == {0, 1, 2}
+    [sweep] = (run_dir / "hydra").iterdir()
+    overrides = [(sweep / str(job) / ".hydra" / "overrides.yaml").read_text() for job in range(2)]
+    assert ["shard=0/2" in overrides[0], "shard=1/2" in overrides[1]] == [True, True]
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize("count", ["0", "-1", "two", "1.5", "4/2", "", "100000"])
+def test_a_number_of_shards_that_is_none_is_one_line(
+    command: str, count: str, cli: Cli, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(command, *tiny, f"shards={count}") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: shards: ")
+    assert line.endswith("is not a whole number from 1 to 1000")
+
+
+def test_shards_beside_a_shard_or_in_a_file_are_refused(
+    cli: Cli, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("run", *tiny, "shards=2", "shard=0/2") == 2
+    assert "shard: is one of the parts that shards= makes" in capsys.readouterr().err
+    assert cli("run", *tiny, "++shards=2") == 2
+    assert "shards: stands on the command line alone" in capsys.readouterr().err
+
+
+def test_tables_tell_of_what_else_the_folder_holds(cli: Cli, tiny: list[str], run_dir: Path) -> None:
+    summary = run_dir / "tables" / "summary.md"
+    assert cli("run", *tiny, "seed=[0,1,2]") == 0
     assert "groups are there" not in summary.read_text()
     assert cli("run", *tiny, "seed=0") == 0  # fewer rows than before
     assert "10 more images of other configurations: in records/, not in these tables." in summary.read_text()

@@ -53,6 +53,40 @@ def test_a_signal_ends_a_run_in_one_line(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize("multirun", [[], ["-m"]])
+def test_the_signal_of_a_time_limit_ends_a_job_and_fails_no_group(
+    number: int,
+    multirun: list[str],
+    cli: Cli,
+    tiny: list[str],
+    run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any) -> None:  # as submitit does where no retry is left
+        raise RuntimeError("timed-out too many times")
+
+    def halfway(*_: Any) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(30)
+
+    before = signal.signal(number, refuse)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(experiments.running.generate, "generate", killed_while_writing(halfway, patch))
+            assert cli("run", *multirun, *tiny, "seed=[0,1]") == 1
+        assert signal.getsignal(number) is refuse
+    finally:
+        signal.signal(number, before)
+    told = capsys.readouterr()
+    assert "error: stopped by the signal of a time limit (timed-out too many times); the same" in told.err
+    assert "Traceback" not in told.err + told.out
+    assert not list(run_dir.glob("records/*"))
+    assert not list(run_dir.rglob("*.partial"))
+    assert cli("run", *tiny, "seed=[0,1]") == 0
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
 def test_a_full_disk_stops_the_run_in_one_line_and_the_next_call_goes_on(
     number: int,
