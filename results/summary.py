@@ -49,7 +49,8 @@ def summarise(
 ) -> Summary:
     """Write `tables/`, `plots/`, `strips/` under `run_dir`; return them and the main table as Markdown.
 
-    `settings` (`results.store.setting_rows`) limits it to one plan's rows, where the folder holds more.
+    `settings` (`results.store.setting_rows`) limits it to one plan's rows, where the folder holds more, and
+    to what `evaluate` was given for the pairs of these.
     `candidates` of `tau: auto` are by default those of every plan in the folder. `published` names tables of
     published numbers (`results.tables.published`) to show beside the run's own, in `tables/published`.
     Without `draw` there are tables alone; plots and strips of an earlier call stay as they were. What
@@ -63,12 +64,11 @@ def summarise(
     frame = with_settings(records, load_settings(run_dir) if settings is None else settings)
     told = pd.MultiIndex.from_frame(frame[RECORD_IDENTITY])
     others = records[~pd.MultiIndex.from_frame(records[RECORD_IDENTITY]).isin(told)]
-    if settings is None:  # what no plan tells of stays as it was recorded
-        frame = pd.concat([frame, others], ignore_index=True)
-    elif len(others):
-        more = (
-            f"{_count(len(others), 'more image')} of other configurations: in records/, not in these tables."
-        )
+    # What no plan tells of stays as it was recorded.
+    stays = pd.Series(True, index=others.index) if settings is None else _given_for(frame, others)
+    frame = pd.concat([frame, others[stays]], ignore_index=True)
+    if left := int((~stays).sum()):
+        more = f"{_count(left, 'more image')} of other configurations: in records/, not in these tables."
         note = f"{note}\n{more}" if note else more
     frame = _without_copies(frame)
     metrics, columns = metric_columns(frame), load_columns(run_dir)
@@ -166,6 +166,16 @@ def _tables(cells: pd.DataFrame, metrics: list[str]) -> dict[str, pd.DataFrame]:
         "difference_to_fixed_seed": tables.difference_table(cells, metrics),
     }
     return {name: table for name, table in made.items() if name == "main" or len(table)}
+
+
+def _given_for(frame: pd.DataFrame, others: pd.DataFrame) -> pd.Series:
+    """Mark pictures given to `evaluate`, failed ones included, whose pair is one of the rows of `frame`."""
+    of_source, of_edit = ["pair_id", "source_prompt"], ["pair_id", "source_prompt", "target_prompt"]
+    source, edit = (
+        pd.MultiIndex.from_frame(others[names]).isin(pd.MultiIndex.from_frame(frame[names]))
+        for names in (of_source, of_edit)
+    )
+    return made_elsewhere(others) & ((others["method"].eq("source") & source) | edit)
 
 
 def _without_copies(frame: pd.DataFrame) -> pd.DataFrame:
