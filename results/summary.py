@@ -24,6 +24,8 @@ from results.tables import auto_tau, metric_ranks, table_files, tables
 from results.tables.cells import CONTEXT, GIVEN, is_plain, made_elsewhere, with_cells
 from results.tables.published import compare, load_reference, write_comparison
 
+_VERSION = re.compile(r"(.+)@(\d+)")  # of a metric's column
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -71,7 +73,8 @@ def summarise(
         more = f"{_count(left, 'more image')} of other configurations: in records/, not in these tables."
         note = f"{note}\n{more}" if note else more
     frame = _without_copies(frame)
-    metrics, columns = metric_columns(frame), load_columns(run_dir)
+    older, columns = older_versions(metric_columns(frame)), load_columns(run_dir)
+    metrics = [name for name in metric_columns(frame) if name not in older]
     directions = {name: up for name, up in columns.items() if up is not None}
     images = frame.drop_duplicates(RECORD_IDENTITY)
     candidates = auto_tau.load_candidates(run_dir) if candidates is None else candidates
@@ -148,10 +151,21 @@ def state(frame: pd.DataFrame) -> str:
             lines += [f"- {count} x {escape_markdown(cause)} ({escape_markdown(listed)})"]
         lines += [f"- and {len(causes) - 5} other causes"] if len(causes) > 5 else []
     metrics = metric_columns(frame)
-    waiting = {name: int(frame[f"reason:{name}"].eq("not evaluated").sum()) for name in metrics}
+    older = older_versions(metrics)  # no metric computes them any more
+    current = [name for name in metrics if name not in older]
+    waiting = {name: int(frame[f"reason:{name}"].eq("not evaluated").sum()) for name in current}
     lines += [f"{name}: {count} images not evaluated." for name, count in waiting.items() if count]
+    if older:
+        lines += [f"Values under older names are in metrics/, not in these tables: {', '.join(older)}."]
     lines += [] if metrics else ["No metric was evaluated."]
     return "\n".join(lines) + "\n"
+
+
+def older_versions(metrics: Sequence[str]) -> list[str]:
+    """Return the columns, such as `ssim@1`, that have a newer version among them, `ssim@2`."""
+    versions = [(match[1], int(match[2])) for name in metrics if (match := _VERSION.fullmatch(name))]
+    newest = {column: max(each for name, each in versions if name == column) for column, _ in versions}
+    return [f"{column}@{version}" for column, version in versions if version < newest[column]]
 
 
 def _count(number: int, noun: str) -> str:

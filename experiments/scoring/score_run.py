@@ -53,11 +53,12 @@ def _told_weights(file: Path) -> str:
     return content.decode() if re.fullmatch(rb"[0-9a-f]{64}", content) else ""
 
 
-def _keep_weights(run_dir: Path, metric: Metric, has_values: bool) -> None:
+def _keep_weights(run_dir: Path, metric: Metric) -> None:
     """Keep which weights give a metric's values, before there are any, so that none is ever without."""
     file = RunFolder(run_dir).weights_file(metric.name)
     if not _told_weights(file):
-        if has_values:
+        # An older version's folder may hold columns of the same names.
+        if any(file.parent.glob("*.parquet")):
             _log.warning(
                 "%s: missing or damaged; the values beside it are taken to be of the weights at hand, delete "
                 "%s if they are not",
@@ -100,7 +101,7 @@ def evaluate_run(
     for metric in metrics:
         has_values = known["metric"].isin(metric.names).any()
         if has_values or any(one is metric for one, _, _ in todo):
-            _keep_weights(run_dir, metric, has_values)
+            _keep_weights(run_dir, metric)
             write_columns(run_dir, metric.name, metric.names, metric.higher_is_better)
     failed = 0
     for metric, group, rows in tqdm(todo, desc="evaluating", unit="group", disable=not todo):
