@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from evaluation.edits import Edits
 from evaluation.metric import Metric
-from experiments.inputs.masks import read_mask
+from experiments.inputs.masks import mask_digest, read_mask
 from experiments.running.causes import told
 from experiments.running.png_files import read_png
 from results.store.metric_columns import write_columns
@@ -128,8 +128,8 @@ def evaluate_run(
 def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:
     """Return long rows (key, metric, value, reason) of one metric family for some records.
 
-    Either all of the records have a mask or none has. DamagedPicture where a picture is not the one that was
-    recorded.
+    Either all of the records have a mask or none has. DamagedPicture where a picture or a mask is not the one
+    that was recorded.
     """
     sources = list(dict.fromkeys(rows["source_image"]))
     digests = {row.image: Digest(row.image_sha256, int(row.image_bytes)) for row in rows.itertuples()}
@@ -181,10 +181,15 @@ def _ideals(run_dir: Path, folders: Sequence[str]) -> tuple[torch.Tensor | None,
 
 
 def _masks(run_dir: Path, rows: pd.DataFrame, size: Sequence[int]) -> torch.Tensor:
-    """Return the records' masks (N, 1, height, width) bool; ValueError names a pair with a wrong mask."""
+    """Return the records' masks (N, 1, height, width) bool; DamagedPicture where one is not as recorded."""
     height, width = size
-    masks = [
-        read_mask(run_dir / mask, pair_id, (height, width))
-        for mask, pair_id in zip(rows["mask"], rows["pair_id"], strict=True)
-    ]
+    masks = []
+    for path, pair_id, told_digest in zip(rows["mask"], rows["pair_id"], rows["mask_digest"], strict=True):
+        try:
+            mask = read_mask(run_dir / path, pair_id, (height, width))
+        except ValueError as error:  # no picture, or not of the size in which the run kept it
+            raise DamagedPicture(run_dir / path, f"is not the mask of its record ({error})") from error
+        if told_digest and mask_digest(mask) != told_digest:
+            raise DamagedPicture(run_dir / path, "is not the mask that its record tells of")
+        masks.append(mask)
     return torch.from_numpy(np.stack(masks))[:, None]
