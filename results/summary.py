@@ -24,6 +24,8 @@ from results.tables import auto_tau, metric_ranks, table_files, tables
 from results.tables.cells import CONTEXT, GIVEN, is_plain, made_elsewhere, with_cells
 from results.tables.published import compare, load_reference, write_comparison
 
+_VERSION = re.compile(r"(.+)@(\d+)")  # of a metric's column
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -49,7 +51,8 @@ def summarise(
 ) -> Summary:
     """Write `tables/`, `plots/`, `strips/` under `run_dir`; return them and the main table as Markdown.
 
-    `settings` (`results.store.setting_rows`) limits it to one plan's rows, where the folder holds more.
+    `settings` (`results.store.setting_rows`) limits it to one plan's rows, where the folder holds more, and
+    to what `evaluate` was given for the pairs of these.
     `candidates` of `tau: auto` are by default those of every plan in the folder. `published` names tables of
     published numbers (`results.tables.published`) to show beside the run's own, in `tables/published`.
     Without `draw` there are tables alone; plots and strips of an earlier call stay as they were. What
@@ -63,15 +66,15 @@ def summarise(
     frame = with_settings(records, load_settings(run_dir) if settings is None else settings)
     told = pd.MultiIndex.from_frame(frame[RECORD_IDENTITY])
     others = records[~pd.MultiIndex.from_frame(records[RECORD_IDENTITY]).isin(told)]
-    if settings is None:  # what no plan tells of stays as it was recorded
-        frame = pd.concat([frame, others], ignore_index=True)
-    elif len(others):
-        more = (
-            f"{_count(len(others), 'more image')} of other configurations: in records/, not in these tables."
-        )
+    # What no plan tells of stays as it was recorded.
+    stays = pd.Series(True, index=others.index) if settings is None else _given_for(frame, others)
+    frame = pd.concat([frame, others[stays]], ignore_index=True)
+    if left := int((~stays).sum()):
+        more = f"{_count(left, 'more image')} of other configurations: in records/, not in these tables."
         note = f"{note}\n{more}" if note else more
     frame = _without_copies(frame)
-    metrics, columns = metric_columns(frame), load_columns(run_dir)
+    older, columns = older_versions(metric_columns(frame)), load_columns(run_dir)
+    metrics = [name for name in metric_columns(frame) if name not in older]
     directions = {name: up for name, up in columns.items() if up is not None}
     images = frame.drop_duplicates(RECORD_IDENTITY)
     candidates = auto_tau.load_candidates(run_dir) if candidates is None else candidates
@@ -148,10 +151,21 @@ def state(frame: pd.DataFrame) -> str:
             lines += [f"- {count} x {escape_markdown(cause)} ({escape_markdown(listed)})"]
         lines += [f"- and {len(causes) - 5} other causes"] if len(causes) > 5 else []
     metrics = metric_columns(frame)
-    waiting = {name: int(frame[f"reason:{name}"].eq("not evaluated").sum()) for name in metrics}
+    older = older_versions(metrics)  # no metric computes them any more
+    current = [name for name in metrics if name not in older]
+    waiting = {name: int(frame[f"reason:{name}"].eq("not evaluated").sum()) for name in current}
     lines += [f"{name}: {count} images not evaluated." for name, count in waiting.items() if count]
+    if older:
+        lines += [f"Values under older names are in metrics/, not in these tables: {', '.join(older)}."]
     lines += [] if metrics else ["No metric was evaluated."]
     return "\n".join(lines) + "\n"
+
+
+def older_versions(metrics: Sequence[str]) -> list[str]:
+    """Return the columns, such as `ssim@1`, that have a newer version among them, `ssim@2`."""
+    versions = [(match[1], int(match[2])) for name in metrics if (match := _VERSION.fullmatch(name))]
+    newest = {column: max(each for name, each in versions if name == column) for column, _ in versions}
+    return [f"{column}@{version}" for column, version in versions if version < newest[column]]
 
 
 def _count(number: int, noun: str) -> str:
@@ -166,6 +180,16 @@ def _tables(cells: pd.DataFrame, metrics: list[str]) -> dict[str, pd.DataFrame]:
         "difference_to_fixed_seed": tables.difference_table(cells, metrics),
     }
     return {name: table for name, table in made.items() if name == "main" or len(table)}
+
+
+def _given_for(frame: pd.DataFrame, others: pd.DataFrame) -> pd.Series:
+    """Mark pictures given to `evaluate`, failed ones included, whose pair is one of the rows of `frame`."""
+    of_source, of_edit = ["pair_id", "source_prompt"], ["pair_id", "source_prompt", "target_prompt"]
+    source, edit = (
+        pd.MultiIndex.from_frame(others[names]).isin(pd.MultiIndex.from_frame(frame[names]))
+        for names in (of_source, of_edit)
+    )
+    return made_elsewhere(others) & ((others["method"].eq("source") & source) | edit)
 
 
 def _without_copies(frame: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.inputs.ideals import ideal_warnings, read_ideals
-from experiments.inputs.masks import check_sizes, mask_warnings, read_mask
+from experiments.inputs.masks import check_sizes, mask_digest, mask_warnings, read_mask
 from experiments.planning.plan import GroupPlan, Identity, Plan, without
 from experiments.running.causes import told
 from experiments.running.inversion_cache import kept_paths
@@ -207,16 +207,19 @@ def _record_failure(rows: RecordRows, cause: str) -> None:
         _log.debug("its traceback:", exc_info=True)
 
 
-def _save_masks(rows: RecordRows, size: tuple[int, int]) -> dict[str, str]:
-    """Keep the masks of a group's pairs, in the size (height, width) of its pictures; return warnings."""
-    warnings = {}
+def _save_masks(rows: RecordRows, size: tuple[int, int]) -> dict[str, tuple[str, str]]:
+    """Keep the masks of a group's pairs, in the size (height, width) of its pictures.
+
+    Returns by pair the mask's digest in that size, and warnings.
+    """
+    kept = {}
     for branch in {b.pair.id: b for b in rows.group.branches if b.pair.mask}.values():
         pair = branch.pair
         assert pair.mask is not None
         mask = read_mask(pair.mask, pair.id, size, pair.image)
         write_mask(mask, rows.info.run_dir / rows.mask_path(branch))
-        warnings[pair.id] = mask_warnings(pair.mask, pair.id)
-    return warnings
+        kept[pair.id] = (mask_digest(mask), mask_warnings(pair.mask, pair.id))
+    return kept
 
 
 def _save(
@@ -233,7 +236,8 @@ def _save(
     edits = {b.identity: image for b, image in zip(group.branches, edited.images, strict=True)}
     records = []
     for picture in group.pictures():
-        warnings = [of_masks.get(picture.pair.id, "")]
+        of_mask, told_mask = of_masks.get(picture.pair.id, ("", ""))
+        warnings = [told_mask]
         if not picture.given:
             image = edits[picture.identity]
         elif picture.method == "ideal":
@@ -253,7 +257,7 @@ def _save(
         if picture.trajectory.external is None and not as_given:
             warnings += of_model
         if not rows.is_recorded(picture, digest):  # a source that an earlier call made is
-            records.append(rows.made(picture, digest, own, "; ".join(filter(None, warnings))))
+            records.append(rows.made(picture, digest, own, "; ".join(filter(None, warnings)), of_mask))
     _write(run_dir, records, replace=True)
 
 

@@ -66,15 +66,21 @@ def write_path(path: SourcePath, file: Path) -> None:
         for name, value in tensors.items()
     }
     # As bytes: where the disk is full, the library's own writer raises an error that does not say so.
-    write_whole(file, save(kept, {"path": json.dumps(rest)}))
+    write_whole(file, save(kept, {"path": json.dumps(rest), "key": file.stem}))
 
 
 def read_path(file: Path, device: torch.device) -> SourcePath | None:
-    """Return what `write_path` wrote; None, with a warning, where the file cannot be read."""
+    """Return what `write_path` wrote; None, with a warning, where the file cannot be read or is another's.
+
+    Files from before they told their key are taken to be what they are called.
+    """
     try:
         with safe_open(file, framework="pt", device=str(device)) as content:
             tensors: dict[str, Tensor] = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-            rest = json.loads(content.metadata()["path"])
+            told = content.metadata()
+        if (key := told.get("key", file.stem)) != file.stem:
+            raise ValueError(f"it is the inversion {key}")
+        rest = json.loads(told["path"])
         negatives = {
             name.removeprefix(_NEGATIVES): rows
             for name, rows in tensors.items()

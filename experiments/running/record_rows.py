@@ -93,14 +93,23 @@ class RecordRows:
         return ideals_folder(pair_folder(slug(picture.pair.id)), f"{picture.ideal_digest}-{self.plan.setup}")
 
     def made(
-        self, picture: Branch, digest: Digest, seconds: float = 0.0, warnings: str = ""
+        self,
+        picture: Branch,
+        digest: Digest,
+        seconds: float = 0.0,
+        warnings: str = "",
+        mask_digest: str = "",
     ) -> dict[str, Any]:
-        """Return the row of a picture whose file has that digest; it took `seconds`."""
+        """Return the row of a picture whose file, and the file of its mask, have these digests.
+
+        It took `seconds`.
+        """
         return {
             **self._row(picture),
             "image": self.path(picture),
             "image_sha256": digest.sha256,
             "image_bytes": digest.size,
+            "mask_digest": mask_digest,
             "source_image": self.source_path(picture),
             "status": "ok",
             "warnings": warnings,
@@ -145,6 +154,7 @@ class RecordRows:
             "image": "",
             "image_sha256": "",
             "image_bytes": 0,
+            "mask_digest": "",
             "source_image": "",
             "error": "",
             "warnings": "",

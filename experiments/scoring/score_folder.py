@@ -86,11 +86,12 @@ def score_folder(given: Folder, dataset: Dataset, metrics: Sequence[Metric]) -> 
     rows = _rows(given, dataset.name, matches)
     rows += [_missing_row(given, dataset.name, pair, error.cause) for pair, error in missing]
     groups = {str(group): frame for group, frame in pd.DataFrame(rows).groupby("group")}
-    for group, frame in groups.items():
-        write_records(given.run_dir, group, frame)
+    _check_sources_are_of_one_data_set(given, dataset.name, pd.DataFrame(rows))
+    for group, frame in groups.items():  # as the table of pairs now labels them
+        write_records(given.run_dir, group, frame, replace=True)
     kept = {tuple(row[name] for name in RECORD_IDENTITY) for row in rows}
     for file in RunFolder(given.run_dir).records.glob("*.parquet"):  # what this method had before gives way
-        if re.fullmatch(rf"{slug(given.method)}-(\d+x\d+|missing)", file.stem):
+        if _is_group_of(given.method, file.stem):
             old = read_rows([file], RECORD_TYPES)
             identities = old[RECORD_IDENTITY].itertuples(index=False, name=None)
             left = old[[identity in kept for identity in identities]]
@@ -108,6 +109,28 @@ def _check_folder_is_the_same(given: Folder) -> None:
                 f"{given.run_dir}: has images of {before['edits']} as method {given.method!r}; give --method "
                 "or --run-dir another name"
             )
+
+
+def _check_sources_are_of_one_data_set(given: Folder, dataset: str, rows: pd.DataFrame) -> None:
+    """Raise ValueError where another method's sources are the same pictures of another data set.
+
+    A picture is recorded once, so it would be missing from the tables of one of the two.
+    """
+    files = RunFolder(given.run_dir).records.glob("*.parquet")
+    records = read_rows([file for file in files if not _is_group_of(given.method, file.stem)], RECORD_TYPES)
+    sources = records[records["method"].eq("source") & records["dataset"].ne(dataset)]
+    told = pd.MultiIndex.from_frame(sources[RECORD_IDENTITY])
+    shared = sources[told.isin(pd.MultiIndex.from_frame(rows[RECORD_IDENTITY]))]
+    if len(shared):
+        other = shared["dataset"].iloc[0]
+        raise ValueError(
+            f"{given.run_dir}: has sources of these pairs as data set {other!r}, now they are "
+            f"of {dataset!r}; give --run-dir another name"
+        )
+
+
+def _is_group_of(method: str, group: str) -> bool:
+    return re.fullmatch(rf"{re.escape(slug(method))}-(\d+x\d+|missing)", group) is not None
 
 
 Match = tuple[Pair, Path, Path]
@@ -212,11 +235,12 @@ def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[st
         height, width = before.shape[:2]
         folder = pair_folder(slug(pair.id), seed=0)
         masks: list[np.ndarray] = []
-        mask_path = ideals = of_mask = of_ideal = ""
+        mask_path = told_mask = ideals = of_mask = of_ideal = ""
         if pair.mask is not None:
             masks = [read_mask(pair.mask, pair.id, (height, width))]
             of_mask = mask_warnings(pair.mask, pair.id)
-            mask_path = picture_path(folder, "mask", mask_digest(masks[0]))
+            told_mask = mask_digest(masks[0])
+            mask_path = picture_path(folder, "mask", told_mask)
             write_mask(masks[0], given.run_dir / mask_path)
         if pair.ideal is not None:
             ideals = ideals_folder(folder, ideal_digest(pair.ideal))
@@ -236,6 +260,7 @@ def _rows(given: Folder, dataset: str, matches: Sequence[Match]) -> list[dict[st
             **_common(dataset, pair, f"{slug(given.method)}-{width}x{height}"),
             "source_image": source_path,
             "mask": mask_path,
+            "mask_digest": told_mask,
             "ideal": ideals,
         }
         rows += [

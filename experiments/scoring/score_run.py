@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from evaluation.edits import Edits
 from evaluation.metric import Metric
-from experiments.inputs.masks import read_mask
+from experiments.inputs.masks import mask_digest, read_mask
 from experiments.running.causes import told
 from experiments.running.png_files import read_png
 from results.store.metric_columns import write_columns
@@ -53,11 +53,12 @@ def _told_weights(file: Path) -> str:
     return content.decode() if re.fullmatch(rb"[0-9a-f]{64}", content) else ""
 
 
-def _keep_weights(run_dir: Path, metric: Metric, has_values: bool) -> None:
+def _keep_weights(run_dir: Path, metric: Metric) -> None:
     """Keep which weights give a metric's values, before there are any, so that none is ever without."""
     file = RunFolder(run_dir).weights_file(metric.name)
     if not _told_weights(file):
-        if has_values:
+        # An older version's folder may hold columns of the same names.
+        if any(file.parent.glob("*.parquet")):
             _log.warning(
                 "%s: missing or damaged; the values beside it are taken to be of the weights at hand, delete "
                 "%s if they are not",
@@ -98,7 +99,7 @@ def evaluate_run(
     for metric in metrics:
         has_values = known["metric"].isin(metric.names).any()
         if has_values or any(one is metric for one, _, _ in todo):
-            _keep_weights(run_dir, metric, has_values)
+            _keep_weights(run_dir, metric)
             write_columns(run_dir, metric.name, metric.names, metric.higher_is_better)
     failed = 0
     for metric, group, rows in tqdm(todo, desc="evaluating", unit="group", disable=not todo):
@@ -140,8 +141,8 @@ def _scored(known: pd.DataFrame, metric: Metric) -> set[str]:
 def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:
     """Return long rows (key, metric, value, reason) of one metric family for some records.
 
-    Either all of the records have a mask or none has. DamagedPicture where a picture is not the one that was
-    recorded.
+    Either all of the records have a mask or none has. DamagedPicture where a picture or a mask is not the one
+    that was recorded.
     """
     sources = list(dict.fromkeys(rows["source_image"]))
     digests = {row.image: Digest(row.image_sha256, int(row.image_bytes)) for row in rows.itertuples()}
@@ -193,10 +194,15 @@ def _ideals(run_dir: Path, folders: Sequence[str]) -> tuple[torch.Tensor | None,
 
 
 def _masks(run_dir: Path, rows: pd.DataFrame, size: Sequence[int]) -> torch.Tensor:
-    """Return the records' masks (N, 1, height, width) bool; ValueError names a pair with a wrong mask."""
+    """Return the records' masks (N, 1, height, width) bool; DamagedPicture where one is not as recorded."""
     height, width = size
-    masks = [
-        read_mask(run_dir / mask, pair_id, (height, width))
-        for mask, pair_id in zip(rows["mask"], rows["pair_id"], strict=True)
-    ]
+    masks = []
+    for path, pair_id, told_digest in zip(rows["mask"], rows["pair_id"], rows["mask_digest"], strict=True):
+        try:
+            mask = read_mask(run_dir / path, pair_id, (height, width))
+        except ValueError as error:  # no picture, or not of the size in which the run kept it
+            raise DamagedPicture(run_dir / path, f"is not the mask of its record ({error})") from error
+        if told_digest and mask_digest(mask) != told_digest:
+            raise DamagedPicture(run_dir / path, "is not the mask that its record tells of")
+        masks.append(mask)
     return torch.from_numpy(np.stack(masks))[:, None]

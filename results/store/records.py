@@ -30,7 +30,7 @@ PATH_COLUMNS = ["image", "source_image", "mask", "ideal"]  # inside the run fold
 JSON_COLUMNS = ("weights", "blend", "params")  # text that is a JSON object
 _PLACE = ("key", "group", "pair_id", "dataset", "model", "setup", "edit_type", "difficulty")
 _MADE = ("source_prompt", "target_prompt", "method", "inversion")
-_OUTCOME = (*PATH_COLUMNS, "image_sha256", "status", "error", "warnings", "instruction")
+_OUTCOME = (*PATH_COLUMNS, "image_sha256", "mask_digest", "status", "error", "warnings", "instruction")
 _WHOLE = ("seed", "effective_steps", "num_inference_steps", "image_bytes")
 _REAL = ("guidance_scale", "guidance_rescale", "start_timestep", "start_noise", "seconds")
 

@@ -99,6 +99,25 @@ def test_a_run_from_before_there_were_digests_and_settings_in_names_goes_on(
     assert sorted(told.gt(0)) == [False, False, False, True, True]  # the source was looked at on the way
 
 
+def test_a_run_from_before_a_metric_had_its_version_goes_on(
+    cli: Cli, tiny: list[str], complete_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (complete_run / "metrics" / "pixel@2").rename(complete_run / "metrics" / "pixel@1")
+    (before / "columns.json").unlink()
+    (before / "weights.sha256").unlink()
+    for file in before.iterdir():
+        frame = pd.read_parquet(file)
+        frame.replace({"metric": {"ssim@2": "ssim@1"}}).to_parquet(file)
+    assert cli("run", *tiny, "tau=0.5") == 0
+    told = capsys.readouterr().out
+    assert "Values under older names are in metrics/, not in these tables: ssim@1.\n" in told
+    assert not [text for text in ("missing or damaged", "not evaluated", "Which way") if text in told]
+    main = pd.read_csv(complete_run / "tables" / "main.csv")
+    assert set(main["metric"]) == {"ssim@2", "ms_ssim@1", "psnr@1", "mse@1"}
+    assert main.query("metric == 'ssim@2' and method != 'source'")["n_missing"].eq(0).all()
+    assert load(complete_run)["ssim@1"].notna().any()
+
+
 def test_a_second_call_adds_rows_of_new_pictures_alone(cli: Cli, tiny: list[str], complete_run: Path) -> None:
     first = load_records(complete_run)
     source = path_of(complete_run, "source").read_bytes()

@@ -3,9 +3,11 @@
 import hashlib
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
@@ -164,3 +166,31 @@ def test_a_phones_jpeg_of_two_pictures_is_kept(tmp_path: Path) -> None:
     kept = keep_image(file.getvalue(), tmp_path, "p")
     assert kept.suffix == ".jpg"
     assert RealImage.of(kept).fitted((8, 8)) == "image: first of 2 frames"
+
+
+def test_a_second_table_of_pairs_labels_all_pictures_of_its_method(tmp_path: Path) -> None:
+    """Also those that were recorded before, with another label or under another table."""
+    (tmp_path / "edits").mkdir()
+    both = [Pair(name, "a cat", "a dog", "swap", image=tmp_path / f"{name}.png") for name in "ab"]
+    for seed, pair in enumerate(both):
+        picture(tmp_path / f"{pair.id}.png", seed)
+        picture(tmp_path / "edits" / f"{pair.id}.png", 10 + seed)
+    first = Table(name="first", path=table(tmp_path / "p.csv", *both))
+    made = Folder(tmp_path / "edits", None, tmp_path / "run", "x")
+    assert score_folder(made, first, [Pixel()]) == 0
+    both = [replace(both[0], edit_type="animal"), replace(both[1], target_prompt="a horse", edit_type="")]
+    second = Table(name="second", path=table(tmp_path / "p2.csv", *both))
+    assert score_folder(made, second, [Pixel()]) == 0
+    rows = load(tmp_path / "run")
+    assert set(rows["dataset"]) == {"second"}
+    assert rows.groupby(["method", "pair_id"])["edit_type"].agg(list).to_dict() == {
+        (method, pair.id): [pair.edit_type] for method in ("source", "x") for pair in both
+    }
+    assert rows["mse@1"].notna().all()
+    before = load(tmp_path / "run")
+    with pytest.raises(ValueError, match="has sources of these pairs as data set 'second', now they are of"):
+        score_folder(replace(made, method="y"), first, [Pixel()])
+    pd.testing.assert_frame_equal(load(tmp_path / "run"), before)
+    assert score_folder(replace(made, method="y"), second, [Pixel()]) == 0
+    with pytest.raises(ValueError, match="as data set 'second', now they are of 'first'; give --run-dir"):
+        score_folder(made, first, [Pixel()])

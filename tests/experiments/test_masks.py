@@ -98,6 +98,28 @@ def test_another_mask_is_another_record(bench: Callable[..., int], tmp_path: Pat
     assert load_records(tmp_path / "run")["key"].nunique() == 4
 
 
+@pytest.mark.parametrize("exchanged", [np.eye(32), np.eye(48)])
+def test_a_mask_of_a_run_that_was_exchanged_is_set_aside_when_it_is_read_and_made_again(
+    bench: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], exchanged: np.ndarray
+) -> None:
+    run, mask = tmp_path / "run", write_mask(tmp_path / "mask.png", halves()[0])
+    assert bench(table({"pair": mask})) == 0
+    before, [kept] = load(run), list(run.glob("images/*/mask-*.png"))
+    content = kept.read_bytes()
+    write_mask(kept, exchanged)
+    for file in run.glob("metrics/**/*.parquet"):
+        file.unlink()
+    capsys.readouterr()
+    assert bench(table({"pair": mask})) == 1
+    told = [line for line in capsys.readouterr().out.splitlines() if kept.name in line]
+    assert len(told) == 1
+    assert "is not the mask" in told[0]
+    assert kept.with_name(f"_{kept.name}.damaged").is_file()
+    assert bench(table({"pair": mask})) == 0
+    assert kept.read_bytes() == content
+    pd.testing.assert_series_equal(load(run)[MSE], before[MSE])
+
+
 def test_a_reconstruction_is_scored_inside_the_mask_of_each_pair(
     bench: Callable[..., int], tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Real images end to end on the tiny pipeline: a table of pairs with pictures, inverted and edited."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,17 @@ def test_inversions_are_kept_by_content_and_a_broken_one_is_made_anew(
     assert "cannot be read, the inversion is made anew" in capsys.readouterr().out
     assert inverted == [1, 0, 1]
     pd.testing.assert_series_equal(load(Path(f"{run_dir}-3"))["mse@1"], before["mse@1"])
+    path = read_path(kept, torch.device("cpu"))
+    assert path is not None
+    other = kept.with_stem("0" * 64)
+    write_path(replace(path, latents=path.latents + 1), other)
+    other.replace(kept)  # whole, but of another picture
+    assert cli("run", *tiny, f"run_dir={run_dir}-4") == 0
+    assert f"cannot be read, the inversion is made anew: it is the inversion {'0' * 64}" in (
+        capsys.readouterr().out
+    )
+    assert inverted == [1, 0, 1, 1]
+    pd.testing.assert_series_equal(load(Path(f"{run_dir}-4"))["mse@1"], before["mse@1"])
 
 
 def test_a_lost_reconstruction_is_made_again(cli: Cli, tiny: list[str], run_dir: Path) -> None:

@@ -68,6 +68,7 @@ def make_row(pair_id: str, seed: int, method: str, **settings: object) -> dict[s
         "start_noise": np.nan,
         "seconds": 0.5,
         "image_sha256": "",
+        "mask_digest": "",
         "image_bytes": 0,
         **settings,
     }

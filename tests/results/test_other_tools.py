@@ -11,6 +11,7 @@ from PIL import Image
 
 from results.store.picture_files import digest
 from results.store.records import load_records, write_metrics, write_records
+from results.store.setting_rows import SETTING_TYPES
 from results.summary import Summary, summarise
 from tests.results.synthetic import METRICS, PAIRS, draw, make_frame, make_metrics, make_row, write_run
 
@@ -63,7 +64,7 @@ def give(run_dir: Path, pairs: list[str], source: str = "the run's own") -> Summ
 
 
 def names(run_dir: Path) -> set[str]:
-    return {file.name for folder in ("plots", "tables", "strips") for file in (run_dir / folder).iterdir()}
+    return {file.name for folder in ("plots", "tables", "strips") for file in (run_dir / folder).glob("*")}
 
 
 def width(picture: Path) -> int:
@@ -122,3 +123,16 @@ def test_a_table_that_has_no_rows_any_more_goes(run_dir: Path) -> None:
         file.unlink()
     summarise(run_dir)
     assert not [name for name in names(run_dir) if name.startswith("reweight")]
+
+
+def test_what_was_given_for_the_pairs_of_a_plan_stays_in_its_tables(run_dir: Path) -> None:
+    give(run_dir, ["cat-dog", "snow"], "others")
+    records = load_records(run_dir)
+    planned = records.query("pair_id in ('cat-dog', 'house-2') and model == 'tiny' and method != 'sdedit'")
+    summary = summarise(run_dir, settings=planned[list(SETTING_TYPES)], draw=False)
+    main = summary.tables["main"].query("edit_type == 'all' and metric == 'ms_ssim@1'")
+    assert "sdedit" not in set(main["method"])
+    assert main.query("method == 'othertool'")["n"].item() == 1  # of cat-dog alone
+    assert main.query("method == 'source' and setting == 'as given'")["n"].item() == 1
+    left = len(records) - len(planned) - 2
+    assert f"{left} more images of other configurations" in summary.markdown
