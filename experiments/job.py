@@ -207,11 +207,12 @@ def make_ready(job: Job) -> Ready:
     from experiments.scoring.score_run import check_metrics
     from p2p.loading.pipeline_spec import Pipelines
     from results.store import upkeep
-    from results.store.whole_files import sweep_partials
+    from results.store.whole_files import check_files, sweep_partials
 
     pairs = read_pairs(job)
     for line in upkeep.make_ready(job.run_dir):
         _log.warning(line)
+    check_files(job.cache_dir)
     sweep_partials(job.cache_dir)
     check_metrics(job.metrics, job.run_dir)
     job.model.fetch()

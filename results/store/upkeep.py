@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from results.store.run_folder import RunFolder
-from results.store.whole_files import check_writable, set_aside, sweep_partials
+from results.store.whole_files import check_files, check_writable, set_aside, sweep_partials
 
 _MAGIC = b"PAR1"  # the first and the last bytes of a parquet file
 
@@ -24,6 +24,7 @@ def make_ready(run_dir: Path) -> list[str]:
             raise PermissionError(
                 f"{below}: cannot be written to; change its rights, or choose another run_dir"
             )
+        check_files(below)
     sweep_partials(folder.root)
     return [
         f"{file}: damaged, now {set_aside(file).name}; what it held is made again"

@@ -12,6 +12,7 @@ from pathlib import Path
 PARTIAL = re.compile(r".*[0-9a-f]{32}\.partial")
 """The names of files that are being written, or that a killed writer left."""
 HOUR = 3600.0
+_FILES = (".csv", ".json", ".md", ".parquet", ".pdf", ".png", ".safetensors", ".sha256", ".tex")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -86,6 +87,14 @@ def check_writable(folder: Path) -> None:
     except OSError as error:
         cause = error.strerror or str(error)
         raise OSError(f"{folder}: cannot be written to ({cause}); free space or choose another") from error
+
+
+def check_files(folder: Path) -> None:
+    """Raise IsADirectoryError where below a folder another one has the name of a file, by its suffix."""
+    for above, folders, _ in os.walk(folder):
+        for name in sorted(folders):
+            if Path(name).suffix in _FILES:
+                raise IsADirectoryError(f"{Path(above, name)}: is a folder, allowed is a file; move it away")
 
 
 def sweep_partials(folder: Path, older_than: float = HOUR) -> list[Path]:

@@ -138,3 +138,28 @@ def test_edits_whose_source_is_no_longer_recorded_are_made_again_with_it(
     assert cli("run", *tiny, "tau=0.5") == 0
     assert "source" in set(load_records(complete_run)["method"])
     assert not load_records(complete_run).duplicated(["key", "pair_id", "method"]).any()
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "images/*/0/p2p-*.png",
+        "images/*/mask-0123456789abcdef.png",
+        "metrics/pixel@2/columns.json",
+        "metrics/pixel@2/weights.sha256",
+        "tables/main.csv",
+        "records/*.parquet",
+        "../.cache/inversions/0123456789abcdef.safetensors",
+    ],
+)
+def test_a_folder_in_place_of_a_file_is_one_line(
+    file: str, cli: Cli, tiny: list[str], complete_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = sorted(complete_run.glob(file)) or [complete_run / file.replace("*", "pair")]
+    found[0].unlink(missing_ok=True)
+    found[0].mkdir(parents=True)
+    assert cli("run", *tiny) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert told[0].startswith("error: ")
+    assert told[0].endswith(f"{found[0].name}: is a folder, allowed is a file; move it away")

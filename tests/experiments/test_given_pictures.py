@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from evaluation.pixel import Pixel
 from experiments.datasets.files import keep_image
 from experiments.datasets.magicbrush import _white
-from experiments.datasets.pair import Pair
+from experiments.datasets.pair import Pair, slug
 from experiments.datasets.pie_bench import PieBench
 from experiments.datasets.tabular import Table
 from experiments.inputs.ideals import ideal_warnings
@@ -194,3 +194,19 @@ def test_a_second_table_of_pairs_labels_all_pictures_of_its_method(tmp_path: Pat
     assert score_folder(replace(made, method="y"), second, [Pixel()]) == 0
     with pytest.raises(ValueError, match="as data set 'second', now they are of 'first'; give --run-dir"):
         score_folder(made, first, [Pixel()])
+
+
+def test_pictures_given_for_the_pairs_of_a_run_stay_in_its_tables(
+    cli: Cli, tiny: list[str], complete_run: Path, tmp_path: Path
+) -> None:
+    own = load_records(complete_run).query("method == 'source'").iloc[0]
+    for folder in ("edits", "source"):
+        picture(tmp_path / folder / f"{slug(own['pair_id'])}.png", len(folder), (32, 32))
+    pair = Pair(own["pair_id"], "a cat on a bench", "a dog on a bench")
+    arguments = ["--source", str(tmp_path / "source"), "--pairs", str(table(tmp_path / "inline.csv", pair))]
+    arguments += ["--run-dir", str(complete_run), "--method", "ot", "metrics=pixel", "plots=false"]
+    assert cli("evaluate", str(tmp_path / "edits"), *arguments) == 0
+    assert cli("run", *tiny, "tau=0.5") == 0
+    main = pd.read_csv(complete_run / "tables" / "main.csv").query("metric == 'mse@1'")
+    assert main.query("method == 'ot'")["n"].tolist() == [1]
+    assert main.query("method == 'p2p'")["tau"].tolist() == [0.5]
