@@ -6,7 +6,6 @@ Read from type hints, so that a class says it once. A class whose hints cannot b
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
@@ -14,6 +13,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from experiments.datasets.pair import is_whole_text
+from p2p.numbers import is_finite
 
 ANSWERS = {
     "model": "identity",
@@ -73,8 +73,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is Any or not isinstance(kind, type):
         return True
     if kind is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and abs(value) <= sys.float_info.max
+        return is_finite(value)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if kind is str or issubclass(kind, Path):

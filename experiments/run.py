@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import atexit
 import inspect
-import itertools
 import logging
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -41,6 +40,7 @@ from experiments.config_keys import (
     nearest,
 )
 from experiments.config_types import ANSWERS, misfits, named
+from experiments.options import GROUPS, list_options, options_of
 from experiments.running.time_limit import TimeUp, ends_when_time_is_up
 from results.store.whole_files import no_room
 
@@ -51,17 +51,6 @@ if TYPE_CHECKING:
     from p2p.loading.model_spec import ModelSpec
 
 _log = logging.getLogger(__name__)
-GROUPS = (
-    "experiment",
-    "model",
-    "dataset",
-    "inversion",
-    "method",
-    "grid",
-    "metrics",
-    "executor",
-    "tracking",
-)
 SHORT_CUTS = ("operator", "tau", "cross_replace_steps", "self_replace_steps", "weights", "strength")
 MOST_SHARDS = 1000  # of the jobs of an array SLURM takes 1,001 unless told otherwise (MaxArraySize)
 MOVED = {
@@ -641,52 +630,10 @@ def _option(group: str, name: str) -> dict[str, Any]:
             assert isinstance(content, dict)
             return {str(key): value for key, value in content.items()}
     folders = [Path(s.path) for s in HydraConfig.get().runtime.config_sources if s.schema == "file"]
-    there = sorted(file.stem for file in _options(group, folders))
+    there = sorted(file.stem for file in options_of(group, folders))
     where = "grid.methods" if group == "method" else f"{group}s"
     near = nearest(name, there)
     raise ValueError(f"{where}: no {group} {name!r}{near}, allowed are {', '.join(there)}")
-
-
-def list_options(arguments: Sequence[str] = ()) -> str:
-    """Return every option of every config group with the notes at the head of its file.
-
-    Those of `--config-dir FOLDER` come with the others. Raises ValueError for any other argument.
-    """
-    lines = []
-    for group in GROUPS:
-        lines.append(f"{group}:")
-        for file in sorted(_options(group, [CONF, *_config_folders(arguments)]), key=lambda file: file.stem):
-            first, *more = _notes(file) or [""]
-            lines.append(f"  {file.stem:20} {first}")
-            lines += [f"  {'':20} {note}" for note in more if group == "metrics"]
-    return "\n".join(lines)
-
-
-def _config_folders(arguments: Sequence[str]) -> list[Path]:
-    """Return the folder that `--config-dir` names, Hydra's flag, if it is given."""
-    rest = [part for argument in arguments for part in argument.split("=", 1)]
-    if not rest:
-        return []
-    if len(rest) != 2 or rest[0] not in ("--config-dir", "-cd"):
-        raise ValueError(f"ls: {' '.join(arguments)!r}: allowed is --config-dir FOLDER")
-    if not Path(rest[1]).is_dir():
-        raise ValueError(f"--config-dir: there is no folder {rest[1]!r}")
-    return [Path(rest[1])]
-
-
-def _options(group: str, folders: Iterable[Path]) -> list[Path]:
-    """Return the files of a group's options; of two of one name the first folder's."""
-    found: dict[str, Path] = {}
-    for folder in folders:
-        for file in (folder / group).glob("*.yaml"):
-            found.setdefault(file.stem, file)
-    return list(found.values())
-
-
-def _notes(file: Path) -> list[str]:
-    """Return the comments that a file of the configuration begins with."""
-    comments = itertools.takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
-    return [line[1:].strip() for line in comments if "@package" not in line]
 
 
 if __name__ == "__main__":

@@ -8,20 +8,19 @@ prompt's own, also where padding repeats it (CLIP of Stable Diffusion 1.x).
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import accumulate
-from numbers import Real
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
-from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from p2p.numbers import is_finite
 
 Tail = Literal["by_position", "google"]
 """What follows the last changed word: "by_position" aligns words and end token with each other and leaves
@@ -75,6 +74,8 @@ class ExpandingTokenizer:
 
     def expanded(self, prompt: str) -> str:
         """Return the text that the pipeline encodes."""
+        from diffusers.loaders import TextualInversionLoaderMixin  # of all diffusers only here
+
         text: str = TextualInversionLoaderMixin().maybe_convert_prompt(prompt, self.tokenizer)
         return text
 
@@ -338,16 +339,8 @@ def _check_tail(tail: str) -> None:
 def _check_weight(prompt: str, word: object, weight: object) -> None:
     if not isinstance(word, str):  # YAML reads `2: 1.5` as a position where the word "2" may be meant
         raise ValueError(f"weights must be keyed by words, got {word!r} for prompt {prompt!r}")
-    if isinstance(weight, bool) or not isinstance(weight, Real) or not _is_finite(weight):
+    if not is_finite(weight):
         raise ValueError(f"weight of {word!r} in {prompt!r} must be a finite number, got {weight!r}")
-
-
-def _is_finite(number: Real) -> bool:
-    """Say whether a number is finite; a whole number beyond floating point's largest is not."""
-    try:
-        return math.isfinite(number)
-    except OverflowError:
-        return False
 
 
 def check_word_counts(source_prompt: str, target_prompt: str) -> None:

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-
-def check_number(name: str, value: object, least: float = -math.inf, note: str = "") -> None:
-    """Raise ValueError for what is no finite number of at least `least`; `note` is put behind that."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not value >= least:  # type: ignore[arg-type, operator]
-        bound = "" if math.isinf(least) else f" of at least {least:g}"
-        raise ValueError(f"{name}: {value!r} is not a finite number{bound}{note}")
+from p2p.numbers import check_finite
 
 
 @dataclass(frozen=True)
@@ -27,7 +20,7 @@ class Sampling:
     max_batch: int = 64  # UNet rows per call; guidance takes two per image
 
     def __post_init__(self) -> None:
-        check_number("guidance_scale", self.guidance_scale, 1, " (1 is off)")
+        check_finite("guidance_scale", self.guidance_scale, 1, " (1 is off)")
         for name, least in (("num_inference_steps", 1), ("max_batch", 2)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not value >= least:

@@ -1,15 +1,16 @@
 """How values are spelled where people read them: two values are never spelled alike."""
 
 import json
-import math
 import re
 
 _READS_OTHERWISE = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?|true|false|null|nan|[+-]?inf", re.IGNORECASE)
 
 
-def spell_number(value: float) -> str:
+def spell_number(value: int | float) -> str:
     """Return a number in as few digits as tell it from any other; 1 and 1.0 are one number."""
-    if math.isfinite(value) and value == int(value) and abs(value) < 1e15:
+    if isinstance(value, int):
+        return str(value)
+    if value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     short = f"{value:g}"
     return short if float(short) == value else repr(value)

@@ -5,13 +5,13 @@ Words are found as in the reference code (Hertz et al. 2022, `get_word_inds`): p
 
 import difflib
 import hashlib
-import math
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from pathlib import Path
+
+from p2p.numbers import is_finite
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _pair_problems(pair: Pair) -> Iterator[str]:
         yield from _prompt_problems(name, getattr(pair, name))
     for words, factor in pair.weights.items():
         yield from _word_problems("weights", words, "target_prompt", pair.target_prompt)
-        if isinstance(factor, bool) or not isinstance(factor, Real) or not _is_finite(factor):
+        if not is_finite(factor):
             yield f"weights[{words!r}] = {factor!r}: must be a finite number"
     if pair.blend_words is not None:
         source_words, target_words = pair.blend_words
@@ -206,14 +206,6 @@ def is_whole_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _is_finite(number: Real) -> bool:
-    """Say whether a number is finite; a whole number beyond floating point's largest is not."""
-    try:
-        return math.isfinite(number)
-    except OverflowError:
-        return False
 
 
 def _prompt_problems(name: str, prompt: str) -> Iterator[str]:

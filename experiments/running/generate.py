@@ -69,7 +69,7 @@ def group_states(plan: Plan, run_dir: Path) -> list[str]:
     made = set(records.loc[records["status"] == "ok", RECORD_IDENTITY].itertuples(index=False, name=None))
     states = []
     for group in plan.groups:
-        if made.issuperset(picture.identity for picture in group.pictures()):
+        if all(made.issuperset([b.identity, *group.given_identities(b)]) for b in group.branches):
             states.append("there")
         else:
             edits = tried.issuperset(branch.identity for branch in group.branches)

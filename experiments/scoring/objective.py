@@ -4,6 +4,9 @@ import logging
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from experiments.planning.plan import Identity
 from results.store.records import RECORD_IDENTITY, load
 from results.tables.cells import GIVEN
@@ -23,11 +26,7 @@ def mean_of_edits(run_dir: Path, pictures: Collection[Identity], metric: str) ->
     edits = edits[~edits["method"].isin(GIVEN)]
     if edits["method"].ne("fixed_seed").any():
         edits = edits[edits["method"].ne("fixed_seed")]
-    values = (
-        edits[metric].where(edits[metric].abs() < float("inf"))
-        if metric in edits
-        else edits["tau"] * float("nan")
-    )
+    values = edits.get(metric, pd.Series(float("nan"), edits.index)).replace([np.inf, -np.inf], np.nan)
     if values.isna().all():
         reasons = "; ".join(sorted(set(edits.get(f"reason:{metric}", ())))) or "not evaluated"
         raise ValueError(f"objective: {metric} is undefined for all {len(edits)} edits ({reasons})")

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from p2p.families.model import Model
 from p2p.inversion.inversion import Inversion, ddim_levels, finite, predict_rows
-from p2p.sampling import Calls, Sampling, check_number
+from p2p.numbers import check_finite
+from p2p.sampling import Calls, Sampling
 from p2p.source_path import SourcePath
 
 
@@ -37,8 +38,8 @@ class EditFriendly(Inversion):
     seeded: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_number("guidance_scale", self.guidance_scale, 1, " (1 is off)")
-        check_number("skip", self.skip)
+        check_finite("guidance_scale", self.guidance_scale, 1, " (1 is off)")
+        check_finite("skip", self.skip)
         if not 0 <= self.skip < 1:
             raise ValueError(f"skip: {self.skip!r} is not in [0, 1)")
 

@@ -18,7 +18,8 @@ from torch.nn.functional import mse_loss
 
 from p2p.families.model import Conditioning, Model, stack_rows
 from p2p.inversion.inversion import Inversion, ddim_levels, ddim_states, finite, predict_rows
-from p2p.sampling import Calls, Sampling, check_number
+from p2p.numbers import check_finite
+from p2p.sampling import Calls, Sampling
 from p2p.source_path import SourcePath
 
 TEXT = "encoder_hidden_states"
@@ -50,7 +51,7 @@ class NullText(Inversion):
         ):
             raise ValueError(f"inner_steps: {self.inner_steps!r} is not a whole number of at least 0")
         for name in ("learning_rate", "epsilon", "epsilon_growth"):
-            check_number(name, getattr(self, name), 0)
+            check_finite(name, getattr(self, name), 0)
 
     def evaluations(self, sampling: Sampling) -> int:
         """Return how many UNet evaluations one image takes at most; early stops save some."""

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from p2p.families.model import Model
 from p2p.inversion.negative_prompt import NegativePrompt
-from p2p.sampling import Calls, Sampling, check_number
+from p2p.numbers import check_finite
+from p2p.sampling import Calls, Sampling
 from p2p.source_path import NORMS, Shrink, SourcePath
 
 
@@ -36,11 +37,11 @@ class Proximal(NegativePrompt):
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise ValueError(f"norm: {self.norm!r} is not one of {', '.join(map(repr, NORMS))}")
-        check_number("quantile", self.quantile)
+        check_finite("quantile", self.quantile)
         if not 0 <= self.quantile < 1:
             raise ValueError(f"quantile: {self.quantile!r} is not in [0, 1)")
         if self.threshold is not None:
-            check_number("threshold", self.threshold, 0)
+            check_finite("threshold", self.threshold, 0)
 
     def invert(
         self,

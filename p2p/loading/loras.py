@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import re
 import textwrap
 import warnings
@@ -16,6 +15,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
+
+from p2p.numbers import is_finite
 
 _LAYER = re.compile(r"lora_A|lora_down|lora\.down|lora_linear_layer\.down|lokr_w1|hada_w1_a")
 """What one key of each of a file's layers contains, in the forms of PEFT, diffusers, kohya and LyCORIS."""
@@ -31,8 +32,7 @@ class Lora:
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or Path(self.path).suffix != ".safetensors":
             raise ValueError(f"loras: path {self.path!r} is no .safetensors file")
-        number = isinstance(self.scale, (int, float)) and not isinstance(self.scale, bool)
-        if not number or not math.isfinite(self.scale):
+        if not is_finite(self.scale):
             raise ValueError(f"loras: scale {self.scale!r} of {self.path!r} is not a finite number")
 
     @classmethod

@@ -19,8 +19,9 @@ from torch import Tensor
 from p2p.alignment import Tokenizers, encode
 from p2p.loading.pipeline_spec import ExternalCall, Pipelines, PipelineSpec
 from p2p.loading.placeholders import TEXTS, check_placeholders, filled, placeholders
+from p2p.numbers import check_finite
 from p2p.pictures import to_pil
-from p2p.sampling import Sampling, check_number
+from p2p.sampling import Sampling
 from p2p.trajectory import EditRequest, Trajectory
 
 OURS = ("generator", "output_type", "return_dict")  # arguments that the run gives
@@ -51,7 +52,7 @@ class External:
 
     def __post_init__(self) -> None:
         kind = self.spec.kind
-        check_number("rows_per_step", self.rows_per_step)
+        check_finite("rows_per_step", self.rows_per_step)
         if not self.rows_per_step > 0:
             raise ValueError(f"rows_per_step: {self.rows_per_step!r} is not a number above 0")
         if not isinstance(self.prepare, Mapping):

@@ -18,8 +18,8 @@ from p2p.alignment import Tokenizers, equalizer
 from p2p.local_blend import LocalBlend
 from p2p.methods.profiles import profile
 from p2p.methods.windows import Steps, gate_rows, self_window, windows_from_tau
+from p2p.numbers import check_finite
 from p2p.operators import Alignment, block_alignment, find_operator, resolve_operator
-from p2p.sampling import check_number
 from p2p.trajectory import (
     CrossInjection,
     EditRequest,
@@ -71,9 +71,9 @@ class PromptToPrompt:
             raise ValueError("tau: {} names no word, allowed are a number, or numbers by word")
         self._windows()
         if not (self.weights is None or isinstance(self.weights, Mapping)):
-            check_number("weights", self.weights, note=" or a mapping of words to numbers")
+            check_finite("weights", self.weights, note=" or a mapping of words to numbers")
         if self.blend_weight is not None:
-            check_number("blend_weight", self.blend_weight)
+            check_finite("blend_weight", self.blend_weight)
         start = profile(self.profile).blend_start if self.blend_start is None else self.blend_start
         shares = {
             "blend_start": start,
@@ -81,7 +81,7 @@ class PromptToPrompt:
             "substruct_threshold": self.substruct_threshold,
         }
         for name, share in shares.items():
-            check_number(name, share)
+            check_finite(name, share)
             if not 0 <= share < 1:
                 raise ValueError(f"{name}: {share!r} is not in [0, 1)")
         if self.substruct_words is not None:

@@ -97,10 +97,10 @@ def over_noise(table: pd.DataFrame, metrics: Sequence[str], directions: Directio
     Unlike a strength, a share of steps, it means the same under every scheduler.
     """
     rows = _plain(table)
-    rows = rows[rows["start_noise"].notna()]
+    curves = _curves(rows[rows["start_noise"].notna()])
     figure, panels = new_figure(len(metrics))
     for axes, metric in zip(panels, metrics):
-        for curve in _curves(rows):
+        for curve in curves:
             _band(axes, curve, curve.cells["start_noise"], metric)
         axes.set_xlabel("share of noise at the start  (freer edit →)", fontsize=SIZE, color=INK)
         label_axis(axes, "y", metric, directions)

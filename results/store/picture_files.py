@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from results.store.whole_files import write_once
+from results.store.whole_files import framed_size, write_once
 
 _BEGIN = b"\x89PNG\r\n\x1a\n"
 _END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk of every PNG
@@ -75,14 +75,8 @@ def read_picture(path: Path, told: Digest | None = None) -> Image.Image:
 
 def looks_whole(path: Path, size: int = 0) -> bool:
     """Say whether a file begins and ends as a PNG does and has that size in bytes (0: any)."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            begin = file.read(len(_BEGIN))
-            length = file.seek(-len(_END), 2) + len(_END)
-            end = file.read(len(_END))
-    except OSError:  # also where it is shorter
-        return False
-    return begin == _BEGIN and end == _END and size in (0, length)
+    found = framed_size(path, _BEGIN, _END)
+    return found > 0 and size in (0, found)
 
 
 def _bytes(path: Path, told: Digest | None) -> bytes:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from results.store.run_folder import RunFolder
-from results.store.whole_files import check_files, check_writable, set_aside, sweep_partials
+from results.store.whole_files import check_files, check_writable, framed_size, set_aside, sweep_partials
 
 _MAGIC = b"PAR1"  # the first and the last bytes of a parquet file
 
@@ -30,16 +30,5 @@ def make_ready(run_dir: Path) -> list[str]:
         f"{file}: damaged, now {set_aside(file).name}; what it held is made again"
         for store in (folder.records, folder.settings, folder.metrics, folder.candidates)
         for file in sorted(store.rglob("*.parquet"))
-        if not _is_whole(file)
+        if not framed_size(file, _MAGIC, _MAGIC)
     ]
-
-
-def _is_whole(file: Path) -> bool:
-    """Say whether a file begins and ends as parquet: one that was cut short, or is empty, does not."""
-    try:
-        with file.open("rb", buffering=0) as content:
-            begin = content.read(len(_MAGIC))
-            content.seek(-len(_MAGIC), 2)
-            return begin == _MAGIC and content.tell() > len(_MAGIC) and content.read() == _MAGIC
-    except OSError:  # also where it is shorter
-        return False

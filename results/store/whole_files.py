@@ -123,6 +123,18 @@ def sweep_partials(folder: Path, older_than: float = HOUR) -> list[Path]:
     return swept
 
 
+def framed_size(file: Path, begin: bytes, end: bytes) -> int:
+    """Return the size in bytes of a file that begins and ends so, as whole ones of its format do, else 0."""
+    try:
+        with file.open("rb", buffering=0) as content:
+            first = content.read(len(begin))
+            size = content.seek(-len(end), 2) + len(end)
+            last = content.read(len(end))
+    except OSError:  # also where it is shorter
+        return 0
+    return size if first == begin and last == end and size >= len(begin) + len(end) else 0
+
+
 def set_aside(file: Path) -> Path:
     """Rename a damaged file so that nothing reads it, and return its new path, `_NAME.damaged` beside it."""
     aside = file.with_name(f"_{file.name}.damaged")

@@ -5,7 +5,7 @@ the user; how much of the source an edit may change is easier to state than a nu
 """
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,7 +54,7 @@ class Target:
             raise ValueError(f"target of {self.metric!r}: {bounds} given, allowed is one of them")
         for name, bound in given.items():
             number = isinstance(bound, int | float) and not isinstance(bound, bool)
-            if not number or not math.isfinite(bound):
+            if not number or not abs(bound) <= sys.float_info.max:
                 raise ValueError(f"target of {self.metric!r}: {name} {bound!r} is not a finite number")
 
     @property

@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+import experiments.options
 import experiments.run
 from tests.experiments.command import Cli
 
@@ -25,7 +26,7 @@ def _options() -> list[str]:
     conf = experiments.run.CONF
     return [
         f"{group}={file.stem}"
-        for group in experiments.run.GROUPS
+        for group in experiments.options.GROUPS
         if group != "method"
         for file in sorted((conf / group).glob("*.yaml"))
     ]
@@ -87,9 +88,9 @@ def test_ls_tells_the_names_of_metrics(file: Path) -> None:
         )
         for node in nodes.values()
     ]
-    _, *notes = experiments.run._notes(file)
+    _, *notes = experiments.options.notes_of(file)
     assert " ".join(notes) == "Gives " + ", ".join(name for metric in metrics for name in metric.names)
-    assert all(note in experiments.run.list_options() for note in notes)
+    assert all(note in experiments.options.list_options() for note in notes)
 
 
 @pytest.mark.parametrize("flag", [["--config-dir", "{}"], ["--config-dir={}"], ["-cd", "{}"]])

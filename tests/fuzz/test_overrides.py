@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+import experiments.options
 import experiments.run
 from tests.experiments.command import p2p_bench
 from tests.fuzz.odd import examples, numbers, texts
@@ -35,7 +36,7 @@ MORE = (
         "+metrics.pixel.batch_size",
         "grid.methods",
         "shard",
-        *experiments.run.GROUPS,
+        *experiments.options.GROUPS,
     ),
 )
 LEFT_OUT = ("estimate",)  # loads the model

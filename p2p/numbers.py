@@ -1,0 +1,18 @@
+"""Numbers that users give: which are usable, and one line for those that are not."""
+
+import math
+import sys
+from numbers import Real
+
+
+def is_finite(value: object) -> bool:
+    """Say whether this is a number that floating point can hold; true, false, NaN and 10**400 are none."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    return number and bool(abs(value) <= sys.float_info.max)  # type: ignore[arg-type]
+
+
+def check_finite(name: str, value: object, least: float = -math.inf, note: str = "") -> None:
+    """Raise ValueError for what is no finite number of at least `least`; `note` is put behind that."""
+    if not is_finite(value) or not value >= least:  # type: ignore[operator]
+        bound = "" if math.isinf(least) else f" of at least {least:g}"
+        raise ValueError(f"{name}: {value!r} is not a finite number{bound}{note}")
