@@ -386,8 +386,8 @@ COMMANDS = {"evaluate": _evaluate, "export": _export, "heat-maps": _heat_maps, "
 
 def _plan(config: DictConfig) -> None:
     """The task of `p2p-bench plan`."""
-    shards = _sound(lambda: _shard_count(config.shards))
     job = _sound(lambda: build(config, elsewhere=True))
+    shards = _sound(lambda: _shard_count(config.shards))
     from experiments.job import told_plan
 
     print(_sound(lambda: told_plan(job, config.estimate, shards)))

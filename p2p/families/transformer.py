@@ -35,8 +35,10 @@ class LatentTransformer(Model):
 
     @property
     def sample_size(self) -> int:
-        """Height and width of the latents where none is asked for."""
-        size: int = self.denoiser.config.sample_size
+        """Height and width of the latents where none is asked for. ValueError where the config has none."""
+        size = self.denoiser.config.sample_size
+        if not isinstance(size, int):
+            raise ValueError(f"height: the transformer's config tells none (sample_size: {size!r})")
         return size
 
     @property

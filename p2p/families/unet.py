@@ -37,6 +37,9 @@ class UNetModel(Model):
         for name, pixels, own in (("height", self.height, sample[0]), ("width", self.width, sample[1])):
             if pixels is not None and (pixels <= 0 or pixels % factor):
                 raise ValueError(f"{name}: {pixels} is no multiple of {factor} above 0")
+            if pixels is None and not (isinstance(own, int) and own > 0):
+                told = f"the UNet's config tells none (sample_size: {unet.sample_size!r})"
+                raise ValueError(f"{name}: {told}, allowed is to give it")
             sides.append(own if pixels is None else pixels // factor)
         return unet.in_channels, sides[0], sides[1]
 

@@ -22,12 +22,19 @@ PACKAGES = {
 """By a config's `quant_method`: the package that diffusers reads such weights with."""
 
 
-def folder_problem(folder: Path, pipeline: str, family: type[Model], left_out: Collection[str]) -> str | None:
+def folder_problem(
+    folder: Path, pipeline: str, family: type[Model], left_out: Collection[str], sized: bool
+) -> str | None:
     """Return why a folder cannot be run as this pipeline, None where its files tell of nothing.
 
-    Only the name of another family's class is a problem: many a folder bears a class of its own and loads.
+    `left_out` are components that are not loaded; `sized` says whether height and width are given. Only the
+    name of another family's class is a problem: many a folder bears a class of its own and loads.
     """
-    return next(_problems(folder, pipeline, family, left_out), None)
+    problem = next(_problems(folder, pipeline, family, left_out), None)
+    unet = folder / "unet" / "config.json"
+    if problem is None and not sized and unet.is_file() and not _read(unet).get("sample_size"):
+        return "its UNet tells no size (sample_size); allowed are model.height= and model.width="
+    return problem
 
 
 def _problems(folder: Path, pipeline: str, family: type[Model], left_out: Collection[str]) -> Iterator[str]:

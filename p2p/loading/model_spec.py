@@ -113,7 +113,8 @@ class ModelSpec:
             return
         files = self.files
         left_out = [name for name, value in {**files.options, **files.left_out}.items() if value is None]
-        if problem := folder_problem(folder, self.pipeline, self.family, left_out):
+        sized = self.height is not None and self.width is not None
+        if problem := folder_problem(folder, self.pipeline, self.family, left_out, sized):
             raise ValueError(f"{files.owner}: {self.path!r} cannot be run, {problem}")
 
     def load_tokenizers(self) -> Tokenizers:

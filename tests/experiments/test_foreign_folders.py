@@ -198,6 +198,7 @@ def test_a_lora_of_another_width_is_one_line(
         ),
         ("model_index.json", "{", "model_index.json: is not JSON (Expecting property name"),
         ("unet/config.json", "[1]", "unet/config.json: holds list, allowed is a JSON object"),
+        ("unet/config.json", '{"sample_size": null}', "its UNet tells no size (sample_size); allowed are"),
     ],
 )
 def test_a_file_of_a_folder_that_is_not_what_it_should_be_is_named(

@@ -54,6 +54,7 @@ LONG = "1" * 400
         ("+model.upscaler=5", "model: upscaler: 5 is not a configuration of ModelSpec"),
         ("+metrics.mine._target_=builtins.dict", "metrics.mine: 'builtins.dict' makes no object that serves"),
         ("model._target_=no.such", "model: Error loading 'no.such'"),
+        ("executor=[]", "shard: is missing, and nothing can be left out"),
         ("name=[a]", "name: ['a'] is no name"),
         ("name=", "name: '' is no name of a folder in runs/; run_dir=PATH takes any place"),
         ("name=..", "name: '..' is no name of a folder"),
