@@ -1,14 +1,17 @@
 """Numbers that users give: which are usable, and one line for those that are not."""
 
 import math
-import sys
 from numbers import Real
 
 
 def is_finite(value: object) -> bool:
     """Say whether this is a number that floating point can hold; true, false, NaN and 10**400 are none."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    return number and bool(abs(value) <= sys.float_info.max)  # type: ignore[arg-type]
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:  # an integer beyond float64
+        return False
 
 
 def check_finite(name: str, value: object, least: float = -math.inf, note: str = "") -> None:
