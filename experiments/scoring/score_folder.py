@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import logging
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,8 +35,8 @@ from experiments.running.png_files import write_mask, write_png
 from experiments.running.provenance import read_provenance
 from experiments.scoring.score_run import check_metrics, evaluate_run
 from results.store.picture_files import Digest
-from results.store.records import NOTHING, RECORD_IDENTITY, RECORD_TYPES, read_rows, write_records, write_rows
-from results.store.run_folder import RunFolder, ideal_path, ideals_folder, pair_folder, picture_path
+from results.store.records import NOTHING, RECORD_IDENTITY, forget_records, merge_rows, write_records
+from results.store.run_folder import ideal_path, ideals_folder, pair_folder, picture_path
 from results.store.upkeep import make_ready
 from results.tables.cells import GIVEN
 
@@ -85,18 +84,19 @@ def score_folder(given: Folder, dataset: Dataset, metrics: Sequence[Metric]) -> 
         _log.warning(line)
     rows = _rows(given, dataset.name, matches)
     rows += [_missing_row(given, dataset.name, pair, error.cause) for pair, error in missing]
-    groups = {str(group): frame for group, frame in pd.DataFrame(rows).groupby("group")}
-    for group, frame in groups.items():
-        write_records(given.run_dir, group, frame)
+    write_records(given.run_dir, rows)
     kept = {tuple(row[name] for name in RECORD_IDENTITY) for row in rows}
-    for file in RunFolder(given.run_dir).records.glob("*.parquet"):  # what this method had before gives way
-        if re.fullmatch(rf"{slug(given.method)}-(\d+x\d+|missing)", file.stem):
-            old = read_rows([file], RECORD_TYPES)
-            identities = old[RECORD_IDENTITY].itertuples(index=False, name=None)
-            left = old[[identity in kept for identity in identities]]
-            write_rows(file, left, RECORD_TYPES) if len(left) else file.unlink()
+
+    def outdated(records: pd.DataFrame) -> pd.Series:  # what this method had before gives way
+        of_method = records["group"].str.fullmatch(rf"{slug(given.method)}-(\d+x\d+|missing)")
+        identities = records[RECORD_IDENTITY].itertuples(index=False, name=None)
+        return of_method & ~pd.Series([identity in kept for identity in identities], records.index)
+
+    forget_records(given.run_dir, outdated)
     _tell(rows)
-    return evaluate_run(given.run_dir, metrics, {row["key"] for row in rows})
+    failed = evaluate_run(given.run_dir, metrics, {row["key"] for row in rows})
+    merge_rows(given.run_dir)
+    return failed
 
 
 def _check_folder_is_the_same(given: Folder) -> None:
