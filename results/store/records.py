@@ -146,8 +146,7 @@ def load_records(run_dir: Path) -> pd.DataFrame:
 
 def load_metrics(run_dir: Path) -> pd.DataFrame:
     """Return all metric values as long rows `key, metric, value, reason`; empty where none was computed."""
-    rows = read_newest(RunFolder(run_dir).metrics, METRIC_TYPES, "**/*.parquet")
-    return as_frame(each_once(rows, METRICS), METRIC_TYPES)
+    return as_frame(_values(run_dir).cast(METRICS.schema), METRIC_TYPES)
 
 
 def scored_keys(run_dir: Path, columns: Sequence[Sequence[str]]) -> list[tuple[set[str], bool]]:
@@ -155,13 +154,12 @@ def scored_keys(run_dir: Path, columns: Sequence[Sequence[str]]) -> list[tuple[s
 
     Beside it whether there is any value of these metrics.
     """
-    every = each_once(read_newest(RunFolder(run_dir).metrics, METRIC_TYPES, "**/*.parquet"), METRICS)
+    (key, keys), (metric, metrics) = (_coded(_values(run_dir), name) for name in METRIC_IDENTITY)
     found = []
-    for metrics in columns:
-        rows = every.filter(pc.is_in(every["metric"], pa.array(metrics, pa.string())))
-        counts = pc.value_counts(rows["key"])
-        whole = counts.field("values").filter(pc.equal(counts.field("counts"), len(metrics)))
-        found.append((set(whole.to_pylist()), len(rows) > 0))
+    for names in columns:
+        of_family = np.isin(metric, np.flatnonzero(np.isin(metrics, list(names))))
+        counts = np.bincount(key[of_family], minlength=len(keys))
+        found.append((set(keys[counts == len(names)]), bool(of_family.any())))
     return found
 
 
@@ -171,16 +169,38 @@ def load(run_dir: Path) -> pd.DataFrame:
     A record without a value is NaN with a reason: that of the metric, else "generation failed" or "not
     evaluated".
     """
-    records, parts = load_records(run_dir), []
-    failed = records["status"].ne("ok")
-    for metric, rows in load_metrics(run_dir).groupby("metric"):
-        by_key = rows.set_index("key")
-        value = records["key"].map(by_key["value"]).mask(failed)
-        reason = (
-            records["key"].map(by_key["reason"]).fillna("not evaluated").mask(failed, "generation failed")
-        )
-        parts += [value.rename(metric), reason.rename(reason_column(metric))]
+    records, rows = load_records(run_dir), _values(run_dir)
+    failed = records["status"].ne("ok").to_numpy(bool)
+    image, images = pd.factorize(records["key"])
+    (key, keys), (metric, metrics), (reason, reasons) = (_coded(rows, n) for n in ("key", "metric", "reason"))
+    place = pd.Index(images).get_indexer(keys)[key]  # of each value among the images; -1: it has no record
+    value = rows["value"].to_numpy()
+    told = np.array([*reasons, "not evaluated", "generation failed"], dtype=object)
+    parts = []
+    for number in np.argsort(metrics):
+        own = np.flatnonzero((metric == number) & (place >= 0))
+        values, why = np.full(len(images), np.nan), np.full(len(images), len(reasons))
+        values[place[own]], why[place[own]] = value[own], reason[own]
+        name = str(metrics[number])
+        text = pa.DictionaryArray.from_arrays(np.where(failed, len(told) - 1, why[image]), pa.array(told))
+        parts.append(pd.Series(np.where(failed, np.nan, values[image]), name=name))
+        parts.append(pd.Series(text.dictionary_decode(), dtype="string", name=reason_column(name)))
     return pd.concat([records, *parts], axis=1)
+
+
+def _values(run_dir: Path) -> pa.Table:
+    """Return all metric values, each once; texts are dictionaries, as there are many rows and few texts."""
+    rows = read_newest(RunFolder(run_dir).metrics, METRIC_TYPES, "**/*.parquet")
+    for place, name in enumerate(METRIC_TYPES):
+        if METRIC_TYPES[name] == "string":
+            rows = rows.set_column(place, name, rows[name].dictionary_encode())
+    return each_once(rows, METRICS)
+
+
+def _coded(rows: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a column of `_values` as numbers, and the text that each number stands for."""
+    column = rows[name].combine_chunks()
+    return column.indices.to_numpy(), np.asarray(column.dictionary.to_pylist(), dtype=object)
 
 
 def reason_column(metric: str) -> str:

@@ -91,8 +91,11 @@ class RowFiles:
     def _merge_own(self) -> None:
         """Put the writer's own small files into one; one that is gone was merged by another process."""
         there = [(path, rows) for path, rows in self._own if path.exists()]
-        _put_together(self.folder, self.kind, there)
         self._own = []
+        if len(there) > 1:
+            _put_together(
+                self.folder, self.kind, [path for path, _ in there], pa.concat_tables([r for _, r in there])
+            )
 
 
 def merge(folder: Path, kind: RowKind, keep: Callable[[pa.Table], Any] | None = None) -> None:
@@ -100,15 +103,13 @@ def merge(folder: Path, kind: RowKind, keep: Callable[[pa.Table], Any] | None = 
 
     Safe beside writers and other processes that merge. ValueError names a file that cannot be read.
     """
-    found = []
     files = listed(folder)
-    if len(files) > 1 or (keep and files):
-        for file in files:
-            try:
-                found.append((file, read_table([file], kind.types)))
-            except FileNotFoundError:  # another process merged it since: its rows are in that one's file
-                continue
-    _put_together(folder, kind, found, keep)
+    while len(files) > 1 or (keep and files):
+        try:
+            _put_together(folder, kind, files, read_table(files, kind.types), keep)
+            return
+        except FileNotFoundError:  # another process merged it since: its rows are in that one's file
+            files = [file for file in files if file.exists()]
 
 
 def listed(folder: Path, pattern: str = "*.parquet") -> list[Path]:
@@ -237,20 +238,18 @@ def write_rows(path: Path, rows: pd.DataFrame, types: Mapping[str, str]) -> None
 def _put_together(
     folder: Path,
     kind: RowKind,
-    files: Sequence[tuple[Path, pa.Table]],
+    files: Sequence[Path],
+    rows: pa.Table,
     keep: Callable[[pa.Table], Any] | None = None,
 ) -> None:
-    """Write the rows of files, given with them, to one file, and remove those."""
-    if not files or (len(files) == 1 and keep is None):
-        return
-    rows = each_once(pa.concat_tables([rows for _, rows in files]), kind)
+    """Write the rows that files hold, given with them, to one file, and remove those."""
+    once = each_once(rows, kind)
     if keep is not None:
-        kept = rows.filter(pa.array(keep(rows)))
-        if len(files) == 1 and len(kept) == len(rows):
+        once = once.filter(pa.array(keep(once)))
+        if len(files) == 1 and len(once) == len(rows):
             return
-        rows = kept
-    made = _write(folder, max(_number(path) for path, _ in files), _content(rows)) if len(rows) else None
-    for path, _ in files:
+    made = _write(folder, max(map(_number, files)), _content(once)) if len(once) else None
+    for path in files:
         if path != made:
             path.unlink(missing_ok=True)
 
