@@ -190,7 +190,7 @@ def load(run_dir: Path) -> pd.DataFrame:
 
 def _values(run_dir: Path) -> pa.Table:
     """Return all metric values, each once; texts are dictionaries, as there are many rows and few texts."""
-    rows = read_newest(RunFolder(run_dir).metrics, METRIC_TYPES, "**/*.parquet")
+    rows = read_newest(RunFolder(run_dir).metrics, METRIC_TYPES, "**/*.parquet").combine_chunks()
     for place, name in enumerate(METRIC_TYPES):
         if METRIC_TYPES[name] == "string":
             rows = rows.set_column(place, name, rows[name].dictionary_encode())

@@ -137,6 +137,7 @@ def read_newest(folder: Path, types: Mapping[str, str], pattern: str = "*.parque
 
 def each_once(rows: pa.Table, kind: RowKind) -> pa.Table:
     """Return each row once: of several with one identity a settled one, and the last of these."""
+    rows = rows.combine_chunks()  # a dictionary of thousands of chunks takes minutes
     code = np.zeros(len(rows), np.int64)
     for name in kind.identity:
         own, names = pd.factorize(_codes(rows[name]))

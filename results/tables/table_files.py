@@ -121,7 +121,7 @@ def _body(rows: pd.DataFrame, table: pd.DataFrame, escape: Escape) -> list[list[
         several = members.loc[members["n"].gt(0), "n"].nunique() > 1
         texts = {
             row.metric: _interval(row, decimals[row.metric]) + (f" (n {row.n})" if several and row.n else "")
-            for row in members.itertuples()
+            for row in members[["metric", "mean", "low", "high", "n"]].itertuples()
         }
         body.append(
             [

@@ -79,6 +79,7 @@ def difference_table(
     plain = cells[is_plain(cells)].reset_index(drop=True)
     typed = _has_types(plain)
     metrics = list(metrics)
+    values = plain[metrics]
     pair_of, image = _pairs(plain), plain.groupby(["pair_id", "seed"]).ngroup().to_numpy()
     _, first = np.unique(image, return_index=True)
     pairs = pair_of[first]  # of each image
@@ -90,16 +91,17 @@ def difference_table(
         base = np.flatnonzero(part & method.eq(reference))
         if len(plain.loc[base].drop_duplicates(CELL)) != 1:
             continue
-        base_means, base_there = _by_image(plain, base, image, metrics)
+        base_means, base_there = _by_image(values, base, image)
         others = np.flatnonzero(part & ~method.isin([reference, *GIVEN]))
         for cell, members in _cells(plain, others):
+            noise = _noise(plain, members)
             for edit_type, own in _edit_types(plain, members, typed):
-                means, there = _by_image(plain, own, image, metrics)
+                means, there = _by_image(values, own, image)
                 compared = there | (base_there & np.isin(pairs, pair_of[own]))
                 for number, metric in enumerate(metrics):
                     difference = (means[number] - base_means[number])[compared]
                     result = estimate_numbered(difference, pairs[compared], _unpaired)
-                    rows.append(_row(cell, plain, members, edit_type, metric, result))
+                    rows.append(_row(cell, noise, edit_type, metric, result))
     return _tidy(rows)
 
 
@@ -112,6 +114,7 @@ def _table(cells: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     }
     rows: list[dict[str, object]] = []
     for cell, members in _cells(cells, np.arange(len(cells))):
+        noise = _noise(cells, members)
         # Two settings may be called the same: a picture counts once.
         once = members[np.sort(np.unique(image[members], return_index=True)[1])]
         for edit_type, own in _edit_types(cells, once, typed):
@@ -121,7 +124,7 @@ def _table(cells: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
                     return texts[codes[own[missing]]]  # noqa: B023
 
                 result = estimate_numbered(values[own], pairs[own], reasons)
-                rows.append(_row(cell, cells, members, edit_type, metric, result))
+                rows.append(_row(cell, noise, edit_type, metric, result))
     return _tidy(rows)
 
 
@@ -164,11 +167,12 @@ def _unpaired(missing: np.ndarray) -> Iterable[str]:
     return ["no partner with a value"] * int(missing.sum())
 
 
-def _row(
-    cell: tuple, cells: pd.DataFrame, members: np.ndarray, edit_type: str, metric: str, result: Estimate
-) -> dict[str, object]:
-    # One and the same, but for records from before there was the column.
-    noise = cells["start_noise"].iloc[members].max()
+def _noise(cells: pd.DataFrame, rows: np.ndarray) -> float:
+    """Return a cell's share of noise: one and the same, but for records from before there was the column."""
+    return float(cells["start_noise"].iloc[rows].max())
+
+
+def _row(cell: tuple, noise: float, edit_type: str, metric: str, result: Estimate) -> dict[str, object]:
     told = {"start_noise": noise, "edit_type": edit_type, "metric": metric}
     estimated = {name: getattr(result, name) for name in _ESTIMATED}
     return {**dict(zip(CELL, cell)), **told, **estimated}
@@ -183,13 +187,11 @@ def _tidy(rows: list[dict[str, object]]) -> pd.DataFrame:
     )
 
 
-def _by_image(
-    cells: pd.DataFrame, rows: np.ndarray, image: np.ndarray, metrics: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
+def _by_image(values: pd.DataFrame, rows: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return each metric's mean by numbered image (metrics, images), and of which images there are rows."""
     count = image.max() + 1 if len(image) else 0
-    means, there = np.full((len(metrics), count), np.nan), np.zeros(count, bool)
-    of_image = cells.iloc[rows][metrics].groupby(image[rows]).mean()
+    means, there = np.full((values.shape[1], count), np.nan), np.zeros(count, bool)
+    of_image = values.iloc[rows].groupby(image[rows]).mean()
     means[:, of_image.index] = of_image.to_numpy(float).T
     there[image[rows]] = True
     return means, there
