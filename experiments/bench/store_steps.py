@@ -166,8 +166,15 @@ def main() -> None:
         "plots": lambda: summary(folder, plots=True),
     }
     told = steps[step]()
-    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps(told | {"megabytes": held / (1024**2 if sys.platform == "darwin" else 1024)}))
+    print(json.dumps(told | {"megabytes": _megabytes()}))
+
+
+def _megabytes() -> float:
+    """Return the most memory held; Linux's `ru_maxrss` counts what the starting process held before."""
+    if sys.platform == "linux":
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
 
 
 if __name__ == "__main__":

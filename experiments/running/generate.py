@@ -52,8 +52,8 @@ def remaining(plan: Plan, run_dir: Path) -> Plan:
     ok = records[records["status"] == "ok"]
     sizes = dict(zip(ok["image"], ok["image_bytes"], strict=True))
     paths = {path for column in PATH_COLUMNS for path in ok[column]}
-    whole = [path for path in paths if not path or _is_whole(run_dir / path, sizes.get(path, 0))]
-    kept = ok[ok[PATH_COLUMNS].isin(whole).all(axis=1)]
+    broken = [path for path in paths if path and not _is_whole(run_dir, path, sizes.get(path, 0))]
+    kept = ok[~ok[PATH_COLUMNS].isin(broken).any(axis=1)] if broken else ok
     recorded = set(kept[RECORD_IDENTITY].itertuples(index=False, name=None))
     done = {
         branch.identity
@@ -72,11 +72,11 @@ def recorded_groups(plan: Plan, run_dir: Path) -> int:
     return sum(recorded.issuperset(picture.identity for picture in g.pictures()) for g in plan.groups)
 
 
-def _is_whole(path: Path, size: int) -> bool:
+def _is_whole(run_dir: Path, path: str, size: int) -> bool:
     """Say whether a picture, or each picture of a pair's ideals, is there and looks whole."""
-    if path.suffix == ".png":
-        return looks_whole(path, size)
-    ideals = list(path.glob("*.png"))
+    if path.endswith(".png"):
+        return looks_whole(f"{run_dir}/{path}", size)
+    ideals = list((run_dir / path).glob("*.png"))
     return bool(ideals) and all(map(looks_whole, ideals))
 
 

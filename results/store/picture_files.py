@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -73,13 +74,16 @@ def read_picture(path: Path, told: Digest | None = None) -> Image.Image:
         return image.convert("RGB")
 
 
-def looks_whole(path: Path, size: int = 0) -> bool:
+def looks_whole(path: Path | str, size: int = 0) -> bool:
     """Say whether a file begins and ends as a PNG does and has that size in bytes (0: any)."""
     try:
-        with path.open("rb", buffering=0) as file:
-            begin = file.read(len(_BEGIN))
-            length = file.seek(-len(_END), 2) + len(_END)
-            end = file.read(len(_END))
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # half the time of a file object
+        try:
+            begin = os.read(file, len(_BEGIN))
+            length = os.lseek(file, -len(_END), os.SEEK_END) + len(_END)
+            end = os.read(file, len(_END))
+        finally:
+            os.close(file)
     except OSError:  # also where it is shorter
         return False
     return begin == _BEGIN and end == _END and size in (0, length)
