@@ -242,7 +242,7 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     from experiments.running.provenance import write_provenance
     from experiments.running.record_rows import RunInfo
     from experiments.scoring.score_run import evaluate_run
-    from results.store.records import has_records
+    from results.store.records import has_records, merge_rows
     from results.store.setting_rows import write_settings
     from results.summary import summarise
     from results.tables.auto_tau import CANDIDATE_TYPES, write_candidates
@@ -266,6 +266,7 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
         info = RunInfo(job.run_dir, job.dataset.name, job.model.name, job.cache_dir)
         failed = run_plan(ready.left, ready.model, info, ready.pipelines)
     failed += evaluate_run(job.run_dir, job.metrics, part.keys())
+    merge_rows(job.run_dir)
     states = group_states(ready.whole, job.run_dir)
     there = f"{states.count('there')} of {len(states)} groups are there"
     waits = job.shard[1] > 1 and _leaves_tables(job, ready.whole, states, failed)

@@ -15,7 +15,7 @@ from pathlib import Path
 import diffusers
 import torch
 
-from experiments.bench import edit_cost, overhead, scoring, startup, sweep
+from experiments.bench import edit_cost, overhead, scoring, startup, store, sweep
 from experiments.bench.measuring import Clock, Measured
 from experiments.bench.report import Goal, machine, table
 from experiments.embedded.training import WEIGHTS
@@ -37,6 +37,11 @@ GOALS: dict[str, Goal] = {
     "startup_plan": ("<=", 1 / 3),
     "startup_large_plan": ("<=", 0.1),
     "startup_finished_run": ("<=", 1 / 3),
+    "store_files": ("<=", 1 / 20),
+    "store_writing": ("<=", 0.1),
+    "store_tables": ("<=", 0.1),
+    "store_plots": ("<=", 0.1),
+    "store_tables_megabytes": ("<=", 1000.0),
 }
 MEANING = {
     "sweep_speedup": "tau sweep: naive loop / tree",
@@ -57,12 +62,19 @@ MEANING = {
     "startup_plan": "`plan experiment=quickstart`: processor time, now / before",
     "startup_large_plan": "`plan` of 1,000 pairs x 11 taus x 2 seeds beyond one of 1 pair, now / before",
     "startup_finished_run": "`run` with nothing left to make beyond its `plan`, now / before",
+    "store_files": "files of records and metric values, now / before",
+    "store_writing": "writing them: processor time, now / before",
+    "store_tables": "loading and tabulating a run: processor time, now / before",
+    "store_plots": "the same with plots and strips",
+    "store_tables_megabytes": "loading and tabulating a run: peak memory, MB",
     **{f"evaluation_speedup_{name}": f"the same, {name} alone" for name in scoring.FAMILIES},
 }
 Say = Callable[[str], None]
 
 
-def measurements(quick: bool, clock: Clock) -> dict[str, tuple[tuple[str, ...], Callable[[Say], Measured]]]:
+def measurements(
+    quick: bool, clock: Clock, edits_stored: int = 10_010
+) -> dict[str, tuple[tuple[str, ...], Callable[[Say], Measured]]]:
     """Return what can be measured: the keys that each measurement gives, and how."""
     spec = ModelSpec("embedded", str(WEIGHTS / "pipeline"), 16, 16, dtype="float32", device=str(clock.device))
 
@@ -75,6 +87,7 @@ def measurements(quick: bool, clock: Clock) -> dict[str, tuple[tuple[str, ...], 
     step_steps, step_rounds = (1, 1) if quick else (5, 7)
     groups, edits, turns = (1, 2, 1) if quick else (8, 11, 3)
     many, limit, starts = (20, 1, 1) if quick else (1000, 4, 5)
+    stored = 1 if quick else edits_stored // 110
     return {
         "overhead": (
             ("overhead",),
@@ -101,6 +114,7 @@ def measurements(quick: bool, clock: Clock) -> dict[str, tuple[tuple[str, ...], 
             lambda say: scoring.measure(groups, edits, turns, clock, say),
         ),
         "startup": (startup.KEYS, lambda say: startup.measure(many, limit, starts, say)),
+        "store": (store.KEYS, lambda say: store.measure(stored, say)),
     }
 
 
@@ -117,8 +131,12 @@ def main() -> None:
         help="own: this process's processor seconds, where the machine has other work",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--edits", type=int, default=10_010, help="of the run that `store` keeps")
     options = parser.parse_args()
-    offered = measurements(options.quick, Clock(torch.device(options.device), options.clock == "own"))
+    if options.edits < 110:
+        parser.error(f"--edits: {options.edits} is too few, allowed are 110 or more")
+    clock = Clock(torch.device(options.device), options.clock == "own")
+    offered = measurements(options.quick, clock, options.edits)
     keys = [key for some, _ in offered.values() for key in some]
     for key in options.only:
         if key not in keys and key not in offered:

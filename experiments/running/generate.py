@@ -1,4 +1,4 @@
-"""Carry out a plan: images, then one record file per group, so that a killed run continues where it stood."""
+"""Carry out a plan: images, then each group's records, so that a killed run continues where it stood."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,7 +25,15 @@ from p2p.loading.pipeline_spec import Pipelines
 from p2p.sampling import Calls
 from p2p.schedulers import noise_share
 from results.store.picture_files import Digest, looks_whole
-from results.store.records import PATH_COLUMNS, RECORD_IDENTITY, has_records, load_records, write_records
+from results.store.records import (
+    PATH_COLUMNS,
+    RECORD_IDENTITY,
+    has_records,
+    load_records,
+    record_files,
+    record_rows,
+)
+from results.store.row_files import RowFiles
 from results.store.run_folder import ideal_path
 from results.store.whole_files import no_room
 
@@ -45,8 +52,8 @@ def remaining(plan: Plan, run_dir: Path) -> Plan:
     ok = records[records["status"] == "ok"]
     sizes = dict(zip(ok["image"], ok["image_bytes"], strict=True))
     paths = {path for column in PATH_COLUMNS for path in ok[column]}
-    whole = [path for path in paths if not path or _is_whole(run_dir / path, sizes.get(path, 0))]
-    kept = ok[ok[PATH_COLUMNS].isin(whole).all(axis=1)]
+    broken = [path for path in paths if path and not _is_whole(run_dir, path, sizes.get(path, 0))]
+    kept = ok[~ok[PATH_COLUMNS].isin(broken).any(axis=1)] if broken else ok
     recorded = set(kept[RECORD_IDENTITY].itertuples(index=False, name=None))
     done = {
         branch.identity
@@ -77,11 +84,11 @@ def group_states(plan: Plan, run_dir: Path) -> list[str]:
     return states
 
 
-def _is_whole(path: Path, size: int) -> bool:
+def _is_whole(run_dir: Path, path: str, size: int) -> bool:
     """Say whether a picture, or each picture of a pair's ideals, is there and looks whole."""
-    if path.suffix == ".png":
-        return looks_whole(path, size)
-    ideals = list(path.glob("*.png"))
+    if path.endswith(".png"):
+        return looks_whole(f"{run_dir}/{path}", size)
+    ideals = list((run_dir / path).glob("*.png"))
     return bool(ideals) and all(map(looks_whole, ideals))
 
 
@@ -118,7 +125,9 @@ def run_plan(plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines) -> i
     """
     failed = 0
     info = replace(info, starts=_starts(plan, model), recorded=_recorded(info.run_dir))
-    with tqdm(total=plan.evaluations, desc="generating", unit="eval", smoothing=0.05) as bar:
+    progress = tqdm(total=plan.evaluations, desc="generating", unit="eval", smoothing=0.05)
+    with progress as bar, record_files(info.run_dir) as files:
+        info = replace(info, write=lambda rows: _write(files, rows))
         calls = Calls(plan.sampling.max_batch, bar.update)
         whole = [group.group() for group in plan.groups]
         for numbers in batches(whole, plan.sampling, plan.model.guidance_embedded):
@@ -199,7 +208,7 @@ def _one_by_one(
 def _record_failure(rows: RecordRows, cause: str) -> None:
     """Record that a group failed; where even that fails, say so, as the other groups still go on."""
     try:
-        _write(rows.info.run_dir, [rows.failed(b, cause) for b in rows.group.branches], replace=False)
+        rows.info.write([rows.failed(branch, cause) for branch in rows.group.branches])
     except Exception as error:
         if no_room(error):
             raise
@@ -258,10 +267,10 @@ def _save(
             warnings += of_model
         if not rows.is_recorded(picture, digest):  # a source that an earlier call made is
             records.append(rows.made(picture, digest, own, "; ".join(filter(None, warnings)), of_mask))
-    _write(run_dir, records, replace=True)
+    rows.info.write(records)
 
 
-def _write(run_dir: Path, rows: Sequence[Mapping[str, Any]], *, replace: bool) -> None:
-    """Write rows to the record files of their groups."""
-    for group, part in pd.DataFrame(rows).groupby("group") if rows else ():
-        write_records(run_dir, str(group), part, replace=replace)
+def _write(files: RowFiles, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a group's records, where there are any."""
+    if rows:
+        files.write(record_rows(rows))

@@ -36,8 +36,16 @@ from experiments.running.png_files import write_mask, write_png
 from experiments.running.provenance import read_provenance
 from experiments.scoring.score_run import check_metrics, evaluate_run
 from results.store.picture_files import Digest
-from results.store.records import NOTHING, RECORD_IDENTITY, RECORD_TYPES, read_rows, write_records, write_rows
-from results.store.run_folder import RunFolder, ideal_path, ideals_folder, pair_folder, picture_path
+from results.store.records import (
+    NOTHING,
+    RECORD_IDENTITY,
+    forget_records,
+    has_records,
+    load_records,
+    merge_rows,
+    write_records,
+)
+from results.store.run_folder import ideal_path, ideals_folder, pair_folder, picture_path
 from results.store.upkeep import make_ready
 from results.tables.cells import GIVEN
 
@@ -85,19 +93,20 @@ def score_folder(given: Folder, dataset: Dataset, metrics: Sequence[Metric]) -> 
         _log.warning(line)
     rows = _rows(given, dataset.name, matches)
     rows += [_missing_row(given, dataset.name, pair, error.cause) for pair, error in missing]
-    groups = {str(group): frame for group, frame in pd.DataFrame(rows).groupby("group")}
-    _check_sources_are_of_one_data_set(given, dataset.name, pd.DataFrame(rows))
-    for group, frame in groups.items():  # as the table of pairs now labels them
-        write_records(given.run_dir, group, frame, replace=True)
-    kept = {tuple(row[name] for name in RECORD_IDENTITY) for row in rows}
-    for file in RunFolder(given.run_dir).records.glob("*.parquet"):  # what this method had before gives way
-        if _is_group_of(given.method, file.stem):
-            old = read_rows([file], RECORD_TYPES)
-            identities = old[RECORD_IDENTITY].itertuples(index=False, name=None)
-            left = old[[identity in kept for identity in identities]]
-            write_rows(file, left, RECORD_TYPES) if len(left) else file.unlink()
+    frame = pd.DataFrame(rows)
+    _check_sources_are_of_one_data_set(given, dataset.name, frame)
+    write_records(given.run_dir, rows)  # as the table of pairs now labels them
+    kept = pd.MultiIndex.from_frame(frame[RECORD_IDENTITY])
+
+    def outdated(records: pd.DataFrame) -> pd.Series:  # what this method had before gives way
+        told = pd.MultiIndex.from_frame(records[RECORD_IDENTITY])
+        return _are_of(given.method, records) & ~told.isin(kept)
+
+    forget_records(given.run_dir, outdated)
     _tell(rows)
-    return evaluate_run(given.run_dir, metrics, {row["key"] for row in rows})
+    failed = evaluate_run(given.run_dir, metrics, {row["key"] for row in rows})
+    merge_rows(given.run_dir)
+    return failed
 
 
 def _check_folder_is_the_same(given: Folder) -> None:
@@ -116,9 +125,11 @@ def _check_sources_are_of_one_data_set(given: Folder, dataset: str, rows: pd.Dat
 
     A picture is recorded once, so it would be missing from the tables of one of the two.
     """
-    files = RunFolder(given.run_dir).records.glob("*.parquet")
-    records = read_rows([file for file in files if not _is_group_of(given.method, file.stem)], RECORD_TYPES)
-    sources = records[records["method"].eq("source") & records["dataset"].ne(dataset)]
+    if not has_records(given.run_dir):
+        return
+    records = load_records(given.run_dir)
+    others = records["method"].eq("source") & ~_are_of(given.method, records)
+    sources = records[others & records["dataset"].ne(dataset)]
     told = pd.MultiIndex.from_frame(sources[RECORD_IDENTITY])
     shared = sources[told.isin(pd.MultiIndex.from_frame(rows[RECORD_IDENTITY]))]
     if len(shared):
@@ -129,8 +140,9 @@ def _check_sources_are_of_one_data_set(given: Folder, dataset: str, rows: pd.Dat
         )
 
 
-def _is_group_of(method: str, group: str) -> bool:
-    return re.fullmatch(rf"{re.escape(slug(method))}-(\d+x\d+|missing)", group) is not None
+def _are_of(method: str, records: pd.DataFrame) -> pd.Series:
+    """Mark the records of the groups that a method's folder made."""
+    return records["group"].str.fullmatch(rf"{re.escape(slug(method))}-(\d+x\d+|missing)")
 
 
 Match = tuple[Pair, Path, Path]

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,8 @@ from experiments.running.causes import told
 from experiments.running.png_files import read_png
 from results.store.metric_columns import write_columns
 from results.store.picture_files import DamagedPicture, Digest
-from results.store.records import has_records, load_metrics, load_records, write_metrics
+from results.store.records import has_records, load_records, metric_files, metric_rows, scored_keys
+from results.store.row_files import RowFiles
 from results.store.run_folder import RunFolder
 from results.store.whole_files import no_room, set_aside, write_whole
 
@@ -91,35 +93,23 @@ def evaluate_run(
     records = load_records(run_dir)
     records = _with_source_digests(records[records["status"] == "ok"])
     records = records[records["key"].isin(list(keys))].drop_duplicates("key")
-    known = load_metrics(run_dir)
     todo = []
-    for metric in metrics:
-        left = records[~records["key"].isin(_scored(known, metric))]
-        todo += [(metric, str(group), rows) for group, rows in left.groupby("group", sort=False)]
-    for metric in metrics:
-        has_values = known["metric"].isin(metric.names).any()
-        if has_values or any(one is metric for one, _, _ in todo):
+    scored = scored_keys(run_dir, [metric.names for metric in metrics])
+    for metric, (whole, any_value) in zip(metrics, scored, strict=True):
+        left = records[~records["key"].isin(list(whole))]
+        groups = [(str(group), rows) for group, rows in left.groupby("group", sort=False)]
+        todo.append((metric, groups))
+        if any_value or groups:
             _keep_weights(run_dir, metric)
             write_columns(run_dir, metric.name, metric.names, metric.higher_is_better)
+    count = sum(len(groups) for _, groups in todo)
     failed = 0
-    for metric, group, rows in tqdm(todo, desc="evaluating", unit="group", disable=not todo):
-        try:
-            parts = [part for _, part in rows.groupby(rows["mask"].ne(""))]
-            batches = [
-                part.iloc[i : i + batch_size] for part in parts for i in range(0, len(part), batch_size)
-            ]
-            for batch in batches:
-                write_metrics(run_dir, metric.name, group, score(run_dir, metric, batch))
-        except Exception as error:  # one group that cannot be scored must not lose the others
-            if no_room(error):
-                raise
-            failed += 1
-            if isinstance(error, DamagedPicture) and error.path.exists():
-                aside = set_aside(error.path)
-                _log.warning("%s of %s failed: %s; it is now %s", metric.name, group, error, aside.name)
-            else:
-                _log.warning("%s of %s failed: %s", metric.name, group, told(error))
-            _log.debug("its traceback:", exc_info=True)
+    with tqdm(total=count, desc="evaluating", unit="group", disable=not count) as bar:
+        for metric, groups in todo:
+            with metric_files(run_dir, metric.name) as files:
+                for group, rows in groups:
+                    failed += not _scored(run_dir, metric, group, _batches(rows, batch_size), files)
+                    bar.update()
     return failed
 
 
@@ -127,18 +117,39 @@ def unscored(run_dir: Path, metrics: Sequence[Metric], keys: Collection[str]) ->
     """Return how many successful pictures with these keys lack a value, and a reason, of any metric."""
     if not has_records(run_dir):
         return 0
-    records, known = load_records(run_dir), load_metrics(run_dir)
+    records = load_records(run_dir)
     made = set(records.loc[records["status"] == "ok", "key"]) & set(keys)
-    return len({key for metric in metrics for key in made - _scored(known, metric)})
+    scored = scored_keys(run_dir, [metric.names for metric in metrics])
+    return len(set().union(*(made - whole for whole, _ in scored)))
 
 
-def _scored(known: pd.DataFrame, metric: Metric) -> set[str]:
-    """Return the keys of the pictures that have all columns of a metric."""
-    done = known[known["metric"].isin(metric.names)].groupby("key")["metric"].nunique()
-    return set(done[done == len(metric.names)].index)
+def _batches(rows: pd.DataFrame, size: int) -> list[pd.DataFrame]:
+    """Part a group's records, those with a mask from those without one."""
+    parts = [part for _, part in rows.groupby(rows["mask"].ne(""))]
+    return [part.iloc[i : i + size] for part in parts for i in range(0, len(part), size)]
 
 
-def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:
+def _scored(
+    run_dir: Path, metric: Metric, group: str, batches: Sequence[pd.DataFrame], files: RowFiles
+) -> bool:
+    """Score a group and write its values; log it and return False where it fails."""
+    try:
+        for batch in batches:
+            files.write(metric_rows(score(run_dir, metric, batch), metric.name))
+    except Exception as error:  # one group that cannot be scored must not lose the others
+        if no_room(error):
+            raise
+        if isinstance(error, DamagedPicture) and error.path.exists():
+            aside = set_aside(error.path)
+            _log.warning("%s of %s failed: %s; it is now %s", metric.name, group, error, aside.name)
+        else:
+            _log.warning("%s of %s failed: %s", metric.name, group, told(error))
+        _log.debug("its traceback:", exc_info=True)
+        return False
+    return True
+
+
+def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Return long rows (key, metric, value, reason) of one metric family for some records.
 
     Either all of the records have a mask or none has. DamagedPicture where a picture or a mask is not the one
@@ -157,18 +168,11 @@ def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> pd.DataFrame:
         masks=_masks(run_dir, rows, images.shape[-2:]) if rows["mask"].ne("").any() else None,
         ideals=_ideals(run_dir, rows["ideal"]),
     )
-    parts = [
-        pd.DataFrame(
-            {
-                "key": rows["key"].to_numpy(),
-                "metric": name,
-                "value": scores.values.numpy(),
-                "reason": scores.reasons,
-            }
-        )
+    return [
+        {"key": key, "metric": name, "value": value, "reason": reason}
         for name, scores in metric(edits).items()
+        for key, value, reason in zip(rows["key"], scores.values.tolist(), scores.reasons, strict=True)
     ]
-    return pd.concat(parts, ignore_index=True)
 
 
 def _with_source_digests(records: pd.DataFrame) -> pd.DataFrame:

@@ -73,7 +73,7 @@ def read_picture(path: Path, told: Digest | None = None) -> Image.Image:
         return image.convert("RGB")
 
 
-def looks_whole(path: Path, size: int = 0) -> bool:
+def looks_whole(path: Path | str, size: int = 0) -> bool:
     """Say whether a file begins and ends as a PNG does and has that size in bytes (0: any)."""
     found = framed_size(path, _BEGIN, _END)
     return found > 0 and size in (0, found)

@@ -1,21 +1,22 @@
-"""The run folder's records and metric values: one parquet file per group, written whole or not at all.
+"""The run folder's records and metric values: their columns and checks, written and loaded.
 
-Records hold one row per image; metric values are long rows, one per image and metric.
+Records hold one row per image; metric values are long rows, one per image and metric. Files of both are
+those of `results.store.row_files`.
 """
 
-import hashlib
 import json
 import re
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.dataset
-import pyarrow.parquet
+import pyarrow.compute as pc
 
+from results.store.row_files import RowFiles, RowKind, arrow_rows, as_frame, each_once, merge, read_newest
 from results.store.run_folder import RunFolder
-from results.store.whole_files import write_whole
 
 WINDOWS = ["cross_start", "cross_end", "self_start", "self_end"]  # in steps
 EFFECT_TYPES: dict[str, str] = {
@@ -57,52 +58,70 @@ METRIC_TYPES: dict[str, str] = {"key": "string", "metric": "string", "value": "f
 # One image may serve two pairs (a shared source) or two methods, so the key alone does not name a row.
 RECORD_IDENTITY = ["key", "pair_id", "method"]
 METRIC_IDENTITY = ["key", "metric"]
+RECORDS = RowKind(RECORD_TYPES, tuple(RECORD_IDENTITY), lambda rows: pc.equal(rows["status"], "ok"))
+METRICS = RowKind(
+    METRIC_TYPES, tuple(METRIC_IDENTITY), lambda rows: pc.invert(pc.is_null(rows["value"], nan_is_null=True))
+)
+Rows: TypeAlias = pd.DataFrame | Sequence[Mapping[str, Any]]
 
-_ARROW = {
-    "string": pa.string(),
-    "Int64": pa.int64(),
-    "int64": pa.int64(),
-    "float64": pa.float64(),
-    "bool": pa.bool_(),
-    "boolean": pa.bool_(),
-}
-# Of records written when there was no such column.
-_BEFORE = {"uses_mask": False, "guidance_rescale": 0.0, "image_bytes": 0}
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][\w.@+-]*", re.ASCII)
 
 
-def write_records(run_dir: Path, group: str, frame: pd.DataFrame, *, replace: bool = False) -> None:
-    """Add the rows of `group` to the run, atomically.
+def record_files(run_dir: Path) -> RowFiles:
+    """Return a writer of records, for one process; rows are those of `record_rows`."""
+    return RowFiles(RunFolder(run_dir).records, RECORDS)
 
-    Rows of the group that are there already stay, unless the new frame has the same image again: then a
-    failed row gives way, and a successful one stays as it is unless `replace`. ValueError names what breaks
-    the schema.
+
+def metric_files(run_dir: Path, family: str) -> RowFiles:
+    """Return a writer of one metric family's values, e.g. `lpips_embedded@1`; rows are `metric_rows`'.
+
+    ValueError where the family's name makes no path.
     """
-    rows = _checked(frame, RECORD_TYPES, RECORD_IDENTITY, f"records of {group}")
-    _check_record_rows(rows, group)
-    path = RunFolder(run_dir).records_file(_safe(group))
-    old = read_rows([path], RECORD_TYPES) if path.exists() else rows.iloc[:0]
-    settled = old["status"].eq("ok")
-    write_rows(path, _merged(old, rows, RECORD_IDENTITY, settled, replace), RECORD_TYPES)
-
-
-def write_metrics(
-    run_dir: Path, family: str, group: str, frame: pd.DataFrame, *, replace: bool = False
-) -> None:
-    """Add values of one metric family, e.g. `lpips_embedded@1`, atomically.
-
-    A value that is there already stays unless `replace`; a missing one gives way. Missing values need a
-    reason.
-    """
-    rows = _checked(frame, METRIC_TYPES, METRIC_IDENTITY, f"{family} of {group}")
-    unexplained = rows["value"].isna() & rows["reason"].eq("")
-    if unexplained.any():
-        raise ValueError(f"{family} of {group}: {int(unexplained.sum())} missing values have no reason")
     safe = "/".join(_safe(part) for part in family.split("/"))
-    path = RunFolder(run_dir).metrics_file(safe, _safe(group))
-    old = read_rows([path], METRIC_TYPES) if path.exists() else rows.iloc[:0]
-    settled = old["value"].notna()
-    write_rows(path, _merged(old, rows, METRIC_IDENTITY, settled, replace), METRIC_TYPES)
+    return RowFiles(RunFolder(run_dir).metrics_folder(safe), METRICS)
+
+
+def record_rows(rows: Rows) -> pa.Table:
+    """Return records, one row per image, as they are written. ValueError names what breaks the schema."""
+    table = arrow_rows(rows, RECORDS, "records")
+    _check_record_rows(table)
+    return table
+
+
+def metric_rows(rows: Rows, family: str) -> pa.Table:
+    """Return values of a metric family as they are written. ValueError where a missing one has no reason."""
+    table = arrow_rows(rows, METRICS, family)
+    told = zip(table["value"].to_pylist(), table["reason"].to_pylist(), strict=True)
+    if count := sum(value is None and not reason for value, reason in told):
+        raise ValueError(f"{family}: {count} missing values have no reason")
+    return table
+
+
+def write_records(run_dir: Path, rows: Rows) -> None:
+    """Add records to the run, in a file of their own."""
+    record_files(run_dir).write(record_rows(rows))
+
+
+def write_metrics(run_dir: Path, family: str, rows: Rows) -> None:
+    """Add values of one metric family to the run, in a file of their own."""
+    metric_files(run_dir, family).write(metric_rows(rows, family))
+
+
+def merge_rows(run_dir: Path) -> None:
+    """Put the run's records into one file, and each metric family's values, whoever wrote them."""
+    folder = RunFolder(run_dir)
+    merge(folder.records, RECORDS)
+    for family in sorted({file.parent for file in folder.metrics.rglob("*.parquet")}):
+        merge(family, METRICS)
+
+
+def forget_records(run_dir: Path, forgotten: Callable[[pd.DataFrame], pd.Series]) -> None:
+    """Take records out of the run; `forgotten` marks them in a frame of all."""
+
+    def keep(rows: pa.Table) -> np.ndarray:
+        return ~forgotten(as_frame(rows, RECORD_TYPES)).to_numpy(bool)
+
+    merge(RunFolder(run_dir).records, RECORDS, keep)
 
 
 def has_records(run_dir: Path) -> bool:
@@ -111,26 +130,37 @@ def has_records(run_dir: Path) -> bool:
 
 
 def load_records(run_dir: Path) -> pd.DataFrame:
-    """Return all records, one row per image; FileNotFoundError where there are none.
+    """Return all records, one row per image, by group; FileNotFoundError where there are none.
 
     Groups that overlap (a source made again for new edits, a failure made good) may record an image twice: a
-    successful row comes before a failed one, and the first stays.
+    successful row comes before a failed one, and the last one written before those before it.
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
         raise FileNotFoundError(f"{run_dir}: no such run folder")
-    files = sorted(RunFolder(run_dir).records.glob("*.parquet"))
-    if not files:
+    if not has_records(run_dir):
         raise FileNotFoundError(f"{run_dir}: the run has no records yet")
-    records = read_rows(files, RECORD_TYPES)
-    failures_last = records.sort_values("status", key=lambda status: status.ne("ok"), kind="stable")
-    return failures_last.drop_duplicates(RECORD_IDENTITY).sort_index(ignore_index=True)
+    rows = each_once(read_newest(RunFolder(run_dir).records, RECORD_TYPES), RECORDS)
+    return as_frame(rows.take(pc.sort_indices(rows, [("group", "ascending")])), RECORD_TYPES)
 
 
 def load_metrics(run_dir: Path) -> pd.DataFrame:
     """Return all metric values as long rows `key, metric, value, reason`; empty where none was computed."""
-    rows = read_rows(sorted(RunFolder(run_dir).metrics.rglob("*.parquet")), METRIC_TYPES)
-    return rows.drop_duplicates(METRIC_IDENTITY, ignore_index=True)
+    return as_frame(_values(run_dir).cast(METRICS.schema), METRIC_TYPES)
+
+
+def scored_keys(run_dir: Path, columns: Sequence[Sequence[str]]) -> list[tuple[set[str], bool]]:
+    """Return for each list of metrics which keys have a value, or the reason for none, of each of them.
+
+    Beside it whether there is any value of these metrics.
+    """
+    (key, keys), (metric, metrics) = (_coded(_values(run_dir), name) for name in METRIC_IDENTITY)
+    found = []
+    for names in columns:
+        of_family = np.isin(metric, np.flatnonzero(np.isin(metrics, list(names))))
+        counts = np.bincount(key[of_family], minlength=len(keys))
+        found.append((set(keys[counts == len(names)]), bool(of_family.any())))
+    return found
 
 
 def load(run_dir: Path) -> pd.DataFrame:
@@ -139,16 +169,38 @@ def load(run_dir: Path) -> pd.DataFrame:
     A record without a value is NaN with a reason: that of the metric, else "generation failed" or "not
     evaluated".
     """
-    records, parts = load_records(run_dir), []
-    failed = records["status"].ne("ok")
-    for metric, rows in load_metrics(run_dir).groupby("metric"):
-        by_key = rows.set_index("key")
-        value = records["key"].map(by_key["value"]).mask(failed)
-        reason = (
-            records["key"].map(by_key["reason"]).fillna("not evaluated").mask(failed, "generation failed")
-        )
-        parts += [value.rename(metric), reason.rename(reason_column(metric))]
+    records, rows = load_records(run_dir), _values(run_dir)
+    failed = records["status"].ne("ok").to_numpy(bool)
+    image, images = pd.factorize(records["key"])
+    (key, keys), (metric, metrics), (reason, reasons) = (_coded(rows, n) for n in ("key", "metric", "reason"))
+    place = pd.Index(images).get_indexer(keys)[key]  # of each value among the images; -1: it has no record
+    value = rows["value"].to_numpy()
+    told = np.array([*reasons, "not evaluated", "generation failed"], dtype=object)
+    parts = []
+    for number in np.argsort(metrics):
+        own = np.flatnonzero((metric == number) & (place >= 0))
+        values, why = np.full(len(images), np.nan), np.full(len(images), len(reasons))
+        values[place[own]], why[place[own]] = value[own], reason[own]
+        name = str(metrics[number])
+        text = pa.DictionaryArray.from_arrays(np.where(failed, len(told) - 1, why[image]), pa.array(told))
+        parts.append(pd.Series(np.where(failed, np.nan, values[image]), name=name))
+        parts.append(pd.Series(text.dictionary_decode(), dtype="string", name=reason_column(name)))
     return pd.concat([records, *parts], axis=1)
+
+
+def _values(run_dir: Path) -> pa.Table:
+    """Return all metric values, each once; texts are dictionaries, as there are many rows and few texts."""
+    rows = read_newest(RunFolder(run_dir).metrics, METRIC_TYPES, "**/*.parquet").combine_chunks()
+    for place, name in enumerate(METRIC_TYPES):
+        if METRIC_TYPES[name] == "string":
+            rows = rows.set_column(place, name, rows[name].dictionary_encode())
+    return each_once(rows, METRICS)
+
+
+def _coded(rows: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a column of `_values` as numbers, and the text that each number stands for."""
+    column = rows[name].combine_chunks()
+    return column.indices.to_numpy(), np.asarray(column.dictionary.to_pylist(), dtype=object)
 
 
 def reason_column(metric: str) -> str:
@@ -161,39 +213,20 @@ def metric_columns(frame: pd.DataFrame) -> list[str]:
     return [name for name in frame.columns if reason_column(name) in frame.columns]
 
 
-def _checked(frame: pd.DataFrame, types: dict[str, str], identity: list[str], what: str) -> pd.DataFrame:
-    missing, unknown = sorted(set(types) - set(frame.columns)), sorted(set(frame.columns) - set(types))
-    if missing or unknown:
-        raise ValueError(f"{what}: missing columns {missing}, unknown columns {unknown}")
-    rows = frame.loc[:, list(types)].reset_index(drop=True)
-    for name, kind in types.items():
-        try:
-            rows[name] = rows[name].astype(kind)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{what}: column {name} is not {kind}: {str(error).splitlines()[0]}") from error
-        if kind == "string" and rows[name].isna().any():
-            raise ValueError(f"{what}: column {name} has missing values; empty text is ''")
-    repeated = rows.loc[rows.duplicated(identity), identity]
-    if len(repeated):
-        raise ValueError(f"{what}: {len(repeated)} repeated rows, first {repeated.iloc[0].to_dict()}")
-    return rows
-
-
-def _check_record_rows(rows: pd.DataFrame, group: str) -> None:
-    for row in rows.itertuples(index=False):
-        where = f"records of {group}, key {row.key}"
-        if row.group != group:
-            raise ValueError(f"{where}: group is {row.group!r}")
-        if row.status not in ("ok", "failed"):
-            raise ValueError(f"{where}: status is {row.status!r}, not 'ok' or 'failed'")
-        if (row.status == "ok") != bool(row.image):
-            raise ValueError(f"{where}: a row has an image exactly if its status is 'ok'")
-        for name in (getattr(row, column) for column in PATH_COLUMNS):
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise ValueError(f"{where}: {name!r} is not a path inside the run folder")
-        for name in JSON_COLUMNS:
-            if not _is_json_object(text := getattr(row, name)):
-                raise ValueError(f"{where}: {name} is not a JSON object: {text!r}")
+def _check_record_rows(table: pa.Table) -> None:
+    columns = table.select(["key", "status", *PATH_COLUMNS, *JSON_COLUMNS]).to_pydict()
+    for key, status, image in zip(columns["key"], columns["status"], columns["image"], strict=True):
+        if status not in ("ok", "failed"):
+            raise ValueError(f"records, key {key}: status is {status!r}, not 'ok' or 'failed'")
+        if (status == "ok") != bool(image):
+            raise ValueError(f"records, key {key}: a row has an image exactly if its status is 'ok'")
+    for name in {name for column in PATH_COLUMNS for name in columns[column]}:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise ValueError(f"records: {name!r} is not a path inside the run folder")
+    for column in JSON_COLUMNS:
+        for text in set(columns[column]):
+            if not _is_json_object(text):
+                raise ValueError(f"records: {column} is not a JSON object: {text!r}")
 
 
 def _is_json_object(text: str) -> bool:
@@ -203,57 +236,9 @@ def _is_json_object(text: str) -> bool:
         return False
 
 
-def _merged(
-    old: pd.DataFrame, new: pd.DataFrame, identity: list[str], settled: pd.Series, replace: bool
-) -> pd.DataFrame:
-    """Put old and new rows together; of two with one identity, a settled old one wins unless `replace`."""
-    first, second = (new, old) if replace else (old[settled], new)
-    both = pd.concat([first, second, old], ignore_index=True)
-    return both.drop_duplicates(identity, ignore_index=True)
-
-
 def _safe(name: str) -> str:
     if not _SAFE_NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} is not usable as a file name: letters, digits, and _ . @ + - after the first"
         )
     return name
-
-
-def read_rows(files: list[Path], types: dict[str, str]) -> pd.DataFrame:
-    """Return the rows of parquet files of one schema; empty where there is no file."""
-    if not files:
-        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in types.items()})
-    schema = pa.schema([(name, _ARROW[kind]) for name, kind in types.items()])
-    try:
-        dataset = pyarrow.dataset.dataset([str(file) for file in files], schema=schema, format="parquet")
-        table = dataset.to_table()
-    except (pa.ArrowException, OSError) as error:
-        if len(files) > 1:
-            for file in files:
-                read_rows([file], types)
-        cause = str(error).splitlines()[0]
-        raise ValueError(f"{files[0]}: cannot be read ({cause}); delete it and run again") from error
-    # Without this the windows, which are nullable, would come back as floats.
-    nullable = {pa.int64(): pd.Int64Dtype()}
-    frame = table.to_pandas(types_mapper=nullable.get)
-    # Files from before a column came have none of it; no text that is written is missing.
-    texts = [name for name, kind in types.items() if kind == "string"]
-    absent = {name: value for name, value in _BEFORE.items() if name in types}
-    return frame.fillna({**dict.fromkeys(texts, ""), **absent}).astype(types)
-
-
-def write_plan_rows(folder: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:
-    """Write what a plan tells of its records to a file named after its content: the same plan is one file."""
-    typed = rows.astype(types)[list(types)]
-    name = hashlib.sha256(typed.to_csv().encode()).hexdigest()[:16]
-    write_rows(folder / f"{name}.parquet", typed, types)
-
-
-def write_rows(path: Path, rows: pd.DataFrame, types: dict[str, str]) -> None:
-    """Write rows of a schema to a parquet file, whole or not at all."""
-    schema = pa.schema([(name, _ARROW[kind]) for name, kind in types.items()])
-    table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
-    content = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(table, content)
-    write_whole(path, content.getvalue().to_pybytes())

@@ -29,10 +29,6 @@ class RunFolder:
         """The folder of records, one row per picture."""
         return self.root / "records"
 
-    def records_file(self, group: str) -> Path:
-        """Return the file of a group's records."""
-        return self.records / f"{group}.parquet"
-
     @property
     def settings(self) -> Path:
         """The folder of which settings each picture stands for, a file per plan."""
@@ -43,9 +39,9 @@ class RunFolder:
         """The folder of metric values, a folder per family in it; a family's name may hold `/`."""
         return self.root / "metrics"
 
-    def metrics_file(self, family: str, group: str) -> Path:
-        """Return the file of a metric family's values for a group's pictures."""
-        return self.metrics / family / f"{group}.parquet"
+    def metrics_folder(self, family: str) -> Path:
+        """Return the folder of a metric family's values."""
+        return self.metrics / family
 
     def weights_file(self, family: str) -> Path:
         """Return the file with the hash of the weights that gave a metric family's values."""

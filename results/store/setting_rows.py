@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from results.store.records import EFFECT_TYPES, RECORD_IDENTITY, RECORD_TYPES, read_rows, write_plan_rows
+from results.store.records import EFFECT_TYPES, RECORD_IDENTITY, RECORD_TYPES
+from results.store.row_files import read_rows, write_plan_rows
 from results.store.run_folder import RunFolder
 
 # In this order: the names of the files hash the rows as CSV.

@@ -123,13 +123,16 @@ def sweep_partials(folder: Path, older_than: float = HOUR) -> list[Path]:
     return swept
 
 
-def framed_size(file: Path, begin: bytes, end: bytes) -> int:
+def framed_size(file: Path | str, begin: bytes, end: bytes) -> int:
     """Return the size in bytes of a file that begins and ends so, as whole ones of its format do, else 0."""
     try:
-        with file.open("rb", buffering=0) as content:
-            first = content.read(len(begin))
-            size = content.seek(-len(end), 2) + len(end)
-            last = content.read(len(end))
+        content = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))  # half the time of a file object
+        try:
+            first = os.read(content, len(begin))
+            size = os.lseek(content, -len(end), os.SEEK_END) + len(end)
+            last = os.read(content, len(end))
+        finally:
+            os.close(content)
     except OSError:  # also where it is shorter
         return 0
     return size if first == begin and last == end and size >= len(begin) + len(end) else 0

@@ -13,15 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from results.labels import escape_markdown, method_label
-from results.store.records import (
-    RECORD_IDENTITY,
-    WINDOWS,
-    metric_columns,
-    read_rows,
-    reason_column,
-    write_plan_rows,
-    write_rows,
-)
+from results.store.records import RECORD_IDENTITY, WINDOWS, metric_columns, reason_column
+from results.store.row_files import read_rows, write_plan_rows, write_rows
 from results.store.run_folder import RunFolder
 from results.tables.cells import CONTEXT
 

@@ -4,9 +4,10 @@ A cell never averages over two settings: whatever differs within a method become
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from results.labels import METHODS
@@ -39,17 +40,16 @@ def with_cells(frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.assign(
         uses_mask=_uses_mask(frame),
         tau=frame["tau"].round(9),  # 1 - 0.8 is 0.2
-        weighting=frame["weights"].map(_weighting).mask(_unchanged(frame), "×1"),
+        weighting=_each_text(frame["weights"], _weighting).mask(_unchanged(frame), "×1"),
         # A user's edit type may have the name of the row over all of them.
         edit_type=frame["edit_type"].where(frame["edit_type"].ne(ALL), "'all'"),
     )
     frame = frame.assign(variant=_variants(frame))
     named = free_windows(frame) | ~_windows_follow_tau(frame)
-    settings = pd.Series(
-        [_setting(row, windows) for (_, row), windows in zip(frame.iterrows(), named)],
-        index=frame.index,
-        dtype=object,
-    )
+    of_setting = ["tau", "strength", "method", "params", *WINDOWS, "weighting", "variant"]
+    numbers, different = _different(frame[of_setting].assign(named=named))
+    texts = [_setting(row, row["named"]) for _, row in different.iterrows()]
+    settings = pd.Series(np.array(texts, dtype=object)[numbers], index=frame.index, dtype=object)
     # Other pictures than the run's own sources: two rows of one name would not tell which is which.
     source, elsewhere = frame["method"].eq("source"), made_elsewhere(frame)
     twice = frame["dataset"].isin(frame.loc[source & ~elsewhere, "dataset"])
@@ -137,7 +137,7 @@ def _windows_follow_tau(frame: pd.DataFrame) -> pd.Series:
 
     Where one tau stands for several, labels have to name the windows.
     """
-    windows = frame[WINDOWS].astype("string").fillna("").agg(" ".join, axis=1)
+    windows = frame.groupby(WINDOWS, dropna=False).ngroup()
     return (
         windows.groupby([frame[name] for name in [*CONTEXT, "method", "tau"]], dropna=False)
         .transform("nunique")
@@ -169,25 +169,38 @@ def _variants(frame: pd.DataFrame) -> pd.Series:
 
 def _told(columns: pd.DataFrame, in_steps: pd.Series) -> pd.Series:
     """Return the variants; `in_steps`: whether windows and weights of a row are taken to show parameters."""
+    numbers, different = _different(columns.assign(in_steps=in_steps))
     params = pd.Series(
         [
             {
                 name: spell(value)
                 for name, value in json.loads(row["params"]).items()
-                if not _shown(name, value, row, by_windows)
+                if not _shown(name, value, row, row["in_steps"])
             }
-            for row, by_windows in zip(columns.to_dict("records"), in_steps)
+            for row in different.to_dict("records")
         ],
-        index=columns.index,
+        index=different.index,
         dtype=object,
     )
-    labels = pd.Series("", index=columns.index, dtype=object)
-    for _, rows in params.groupby(columns["method"]):
+    labels = pd.Series("", index=different.index, dtype=object)
+    for _, rows in params.groupby(different["method"]):
         names = sorted({name for row in rows for name in row})
         varying = [name for name in names if len({row.get(name) for row in rows}) > 1]
         texts = [[f"{name}={row[name]}" for name in varying if name in row] for row in rows]
         labels.loc[rows.index] = [", ".join(text) for text in texts]
-    return labels
+    return pd.Series(labels.to_numpy()[numbers], index=columns.index, dtype=object)
+
+
+def _different(frame: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return which of its different rows each row of a frame is, and these, the first first."""
+    numbers = frame.groupby(list(frame), sort=False, dropna=False).ngroup().to_numpy()
+    _, first = np.unique(numbers, return_index=True)
+    return numbers, frame.iloc[first].reset_index(drop=True)
+
+
+def _each_text(column: pd.Series, spell: Callable[[str], str]) -> pd.Series:
+    """Return what a function makes of each text of a column, asked once for each different text."""
+    return column.map({text: spell(text) for text in column.unique()})
 
 
 def _shown(name: str, value: object, row: Mapping[str, Any], by_windows: bool) -> bool:
@@ -215,5 +228,6 @@ def _mixed(frame: pd.DataFrame) -> pd.Series:
     """
     cell = [name for name in CELL if name != "setting"]
     place = [frame[name] for name in (*cell, "pair_id", "seed", "source_prompt", "target_prompt")]
-    several = frame["key"].groupby(place, dropna=False).transform("nunique").gt(1)
+    keys = pd.Series(pd.factorize(frame["key"])[0], frame.index).groupby(place, dropna=False)
+    several = keys.transform("min") < keys.transform("max")
     return several.groupby(frame["method"]).transform("any")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from results.labels import csv_text, escape_markdown, metric_label
 from results.store.whole_files import write_whole
@@ -69,6 +68,8 @@ def spearman(
     The interval is NaN with fewer than FEWEST_PAIRS pairs. Ties share their mean rank (Spearman's rho is
     Pearson's r of ranks).
     """
+    from scipy.stats import rankdata  # takes longer to import than most tables to make
+
     pairs = first.shape[1]
     whole = np.full((1, pairs), 1.0)
     counts = np.concatenate([whole, resampled_counts(pairs, resamples, seed)])

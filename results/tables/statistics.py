@@ -4,7 +4,7 @@ The seeds of a pair are averaged first, then pairs are resampled: images of one 
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -53,13 +53,39 @@ def estimate(
     zero.
     """
     numbers = np.asarray(values, dtype=float)
-    finite = np.isfinite(numbers)
-    per_pair = _pair_means(numbers[finite], np.asarray(pairs, dtype=object)[finite])
-    mean, low, high = _interval(per_pair, confidence, resamples, seed)
     texts = np.full(len(numbers), "", dtype=object) if reasons is None else np.asarray(reasons, dtype=object)
-    counted = Counter(str(text) or "not a finite number" for text in texts[~finite])
+    _, numbered = np.unique(np.asarray(pairs, dtype=object).astype(str), return_inverse=True)
+    return estimate_numbered(
+        numbers,
+        numbered,
+        lambda missing: texts[missing],
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+    )
+
+
+def estimate_numbered(
+    values: np.ndarray,
+    pairs: np.ndarray,
+    reasons: Callable[[np.ndarray], Iterable[str]],
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Estimate:
+    """Return what `estimate` does of pairs that are numbered in the order of their names.
+
+    `reasons` gives the texts of the rows that a mask marks.
+    """
+    finite = np.isfinite(values)
+    per_pair = _pair_means(values[finite], pairs[finite])
+    mean, low, high = _interval(per_pair, confidence, resamples, seed)
+    missing = int((~finite).sum())
+    told = reasons(~finite) if missing else ()
+    counted = Counter(str(text) or "not a finite number" for text in told)
     return Estimate(
-        mean, low, high, len(per_pair), int(finite.sum()), int((~finite).sum()), dict(sorted(counted.items()))
+        mean, low, high, len(per_pair), len(values) - missing, missing, dict(sorted(counted.items()))
     )
 
 
@@ -86,12 +112,13 @@ def paired_difference(
 
 
 def _pair_means(values: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Average values per pair; (images,) -> (pairs,), the same whatever the order of the rows."""
+    """Average values per numbered pair; (images,) -> (pairs,), the same whatever the order of the rows."""
     if not len(values):
         return values
-    _, index = np.unique(pairs.astype(str), return_inverse=True)
-    order = np.lexsort((values, index))
-    return np.bincount(index[order], weights=values[order]) / np.bincount(index)
+    order = np.lexsort((values, pairs))
+    counts = np.bincount(pairs)
+    there = counts > 0
+    return np.bincount(pairs[order], weights=values[order])[there] / counts[there]
 
 
 def _interval(

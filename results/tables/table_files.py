@@ -114,21 +114,21 @@ def _body(rows: pd.DataFrame, table: pd.DataFrame, escape: Escape) -> list[list[
         metric: _decimals(table.loc[table["metric"].eq(metric), "mean"]) for metric in _metrics(table)
     }
     body = []
+    context, masks, none = _varying_context(table), _has_masks(table), escape("—")
     for cell, members in rows.groupby(CELL, sort=False, dropna=False):
         of = dict(zip(CELL, cell))
-        none = escape("—")
         least, most = members["n"].min(), members["n"].max()
         several = members.loc[members["n"].gt(0), "n"].nunique() > 1
         texts = {
             row.metric: _interval(row, decimals[row.metric]) + (f" (n {row.n})" if several and row.n else "")
-            for row in members.itertuples()
+            for row in members[["metric", "mean", "low", "high", "n"]].itertuples()
         }
         body.append(
             [
-                *(escape(_context_text(of, name)) for name in _varying_context(table)),
+                *(escape(_context_text(of, name)) for name in context),
                 escape(method_label(of["method"])),
                 escape(of["setting"]) or none,
-                *([of["uses_mask"]] if _has_masks(table) else []),
+                *([of["uses_mask"]] if masks else []),
                 *(texts.get(metric) or none for metric in decimals),
                 f"{most}" if least == most else escape(f"{least}–{most}"),
                 f"{members['n_missing'].sum()}",

@@ -4,15 +4,15 @@ All take `results.tables.cells.with_cells`' rows. `results.tables.table_files` t
 and LaTeX.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
 
+import numpy as np
 import pandas as pd
 
 from results.labels import published_name, published_order, published_scale
 from results.store.records import RECORD_IDENTITY, WINDOWS, reason_column
 from results.tables.cells import ALL, CELL, CONTEXT, GIVEN, is_plain, ordered
-from results.tables.statistics import Estimate, estimate, paired_difference
+from results.tables.statistics import Estimate, estimate_numbered
 
 _ESTIMATED = ["mean", "low", "high", "n", "n_images", "n_missing", "reasons"]
 COLUMNS = [*CELL, "start_noise", "edit_type", "metric", *_ESTIMATED]
@@ -76,46 +76,75 @@ def difference_table(
 
     `reference` must have one setting per context; where it has none or several, the table is empty.
     """
-    plain = cells[is_plain(cells)]
+    plain = cells[is_plain(cells)].reset_index(drop=True)
     typed = _has_types(plain)
-    rows = []
-    for _, part in plain.groupby(CONTEXT, dropna=False):
-        base = part[part["method"].eq(reference)]
-        if len(base.drop_duplicates(CELL)) != 1:
+    metrics = list(metrics)
+    values = plain[metrics]
+    pair_of, image = _pairs(plain), plain.groupby(["pair_id", "seed"]).ngroup().to_numpy()
+    _, first = np.unique(image, return_index=True)
+    pairs = pair_of[first]  # of each image
+    method = plain["method"]
+    rows: list[dict[str, object]] = []
+    for context in plain.groupby(CONTEXT, dropna=False).indices.values():
+        part = np.zeros(len(plain), bool)
+        part[context] = True
+        base = np.flatnonzero(part & method.eq(reference))
+        if len(plain.loc[base].drop_duplicates(CELL)) != 1:
             continue
-        rows += [
-            _row(
-                cell,
-                members,
-                edit_type,
-                metric,
-                paired_difference(_by_image(rows_of, metric), _by_image(base_of, metric)),
-            )
-            for cell, members in part[~part["method"].isin([reference, *GIVEN])].groupby(CELL, dropna=False)
-            for edit_type, rows_of in _edit_types(members, typed)
-            for base_of in [base[base["pair_id"].isin(rows_of["pair_id"])]]
-            for metric in metrics
-        ]
+        base_means, base_there = _by_image(values, base, image)
+        others = np.flatnonzero(part & ~method.isin([reference, *GIVEN]))
+        for cell, members in _cells(plain, others):
+            noise = _noise(plain, members)
+            for edit_type, own in _edit_types(plain, members, typed):
+                means, there = _by_image(values, own, image)
+                compared = there | (base_there & np.isin(pairs, pair_of[own]))
+                for number, metric in enumerate(metrics):
+                    difference = (means[number] - base_means[number])[compared]
+                    result = estimate_numbered(difference, pairs[compared], _unpaired)
+                    rows.append(_row(cell, noise, edit_type, metric, result))
     return _tidy(rows)
 
 
 def _table(cells: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
-    typed = _has_types(cells)
-    return _tidy(
-        [
-            _row(
-                cell,
-                members,
-                edit_type,
-                metric,
-                estimate(rows[metric], rows["pair_id"], rows[reason_column(metric)]),
-            )
-            for cell, members in cells.groupby(CELL, dropna=False)
-            # Two settings may be called the same: a picture counts once.
-            for edit_type, rows in _edit_types(members.drop_duplicates(RECORD_IDENTITY), typed)
-            for metric in metrics
-        ]
-    )
+    cells = cells.reset_index(drop=True)
+    typed, pairs = _has_types(cells), _pairs(cells)
+    image = cells.groupby(RECORD_IDENTITY).ngroup().to_numpy()
+    columns = {
+        name: (cells[name].to_numpy(float), *pd.factorize(cells[reason_column(name)])) for name in metrics
+    }
+    rows: list[dict[str, object]] = []
+    for cell, members in _cells(cells, np.arange(len(cells))):
+        noise = _noise(cells, members)
+        # Two settings may be called the same: a picture counts once.
+        once = members[np.sort(np.unique(image[members], return_index=True)[1])]
+        for edit_type, own in _edit_types(cells, once, typed):
+            for metric, (values, codes, texts) in columns.items():
+
+                def reasons(missing: np.ndarray) -> Iterable[str]:
+                    return texts[codes[own[missing]]]  # noqa: B023
+
+                result = estimate_numbered(values[own], pairs[own], reasons)
+                rows.append(_row(cell, noise, edit_type, metric, result))
+    return _tidy(rows)
+
+
+def _pairs(cells: pd.DataFrame) -> np.ndarray:
+    """Return for each row the number of its pair, in the order of the pairs' names."""
+    codes, names = pd.factorize(cells["pair_id"])
+    order = np.argsort(np.asarray(names, dtype=object).astype(str))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    return rank[codes]
+
+
+def _cells(cells: pd.DataFrame, rows: np.ndarray) -> Iterator[tuple[tuple, np.ndarray]]:
+    """Yield each cell of some rows, given by their places: its columns, and its rows."""
+    part = cells.iloc[rows][CELL]
+    number = part.groupby(CELL, dropna=False).ngroup().to_numpy()
+    order = np.argsort(number, kind="stable")
+    for own in np.split(order, np.flatnonzero(np.diff(number[order])) + 1):
+        if len(own):
+            yield tuple(part.iloc[own[0]]), rows[own]
 
 
 def _has_types(cells: pd.DataFrame) -> bool:
@@ -123,17 +152,30 @@ def _has_types(cells: pd.DataFrame) -> bool:
     return bool(cells["edit_type"].ne("").any())
 
 
-def _edit_types(members: pd.DataFrame, typed: bool) -> list[tuple[str, pd.DataFrame]]:
-    types = [(str(name), rows) for name, rows in members.groupby("edit_type")] if typed else []
-    return [(ALL, members), *types]
+def _edit_types(cells: pd.DataFrame, rows: np.ndarray, typed: bool) -> list[tuple[str, np.ndarray]]:
+    """Part a cell's rows, given by their places, by edit type; all of them come first."""
+    if not typed:
+        return [(ALL, rows)]
+    types = cells["edit_type"].iloc[rows].reset_index(drop=True)
+    return [
+        (ALL, rows),
+        *((str(name), rows[own]) for name, own in sorted(types.groupby(types).indices.items())),
+    ]
 
 
-def _row(
-    cell: tuple, members: pd.DataFrame, edit_type: str, metric: str, result: Estimate
-) -> dict[str, object]:
-    noise = members["start_noise"].max()  # one and the same, but for records from before there was the column
+def _unpaired(missing: np.ndarray) -> Iterable[str]:
+    return ["no partner with a value"] * int(missing.sum())
+
+
+def _noise(cells: pd.DataFrame, rows: np.ndarray) -> float:
+    """Return a cell's share of noise: one and the same, but for records from before there was the column."""
+    return float(cells["start_noise"].iloc[rows].max())
+
+
+def _row(cell: tuple, noise: float, edit_type: str, metric: str, result: Estimate) -> dict[str, object]:
     told = {"start_noise": noise, "edit_type": edit_type, "metric": metric}
-    return {**dict(zip(CELL, cell)), **told, **asdict(result)}
+    estimated = {name: getattr(result, name) for name in _ESTIMATED}
+    return {**dict(zip(CELL, cell)), **told, **estimated}
 
 
 def _tidy(rows: list[dict[str, object]]) -> pd.DataFrame:
@@ -145,8 +187,14 @@ def _tidy(rows: list[dict[str, object]]) -> pd.DataFrame:
     )
 
 
-def _by_image(rows: pd.DataFrame, metric: str) -> pd.Series:
-    return rows.groupby(["pair_id", "seed"])[metric].mean()
+def _by_image(values: pd.DataFrame, rows: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each metric's mean by numbered image (metrics, images), and of which images there are rows."""
+    count = image.max() + 1 if len(image) else 0
+    means, there = np.full((values.shape[1], count), np.nan), np.zeros(count, bool)
+    of_image = values.iloc[rows].groupby(image[rows]).mean()
+    means[:, of_image.index] = of_image.to_numpy(float).T
+    there[image[rows]] = True
+    return means, there
 
 
 def _partner(rows: pd.DataFrame, candidates: pd.DataFrame, on: list[str]) -> pd.Series:

@@ -95,8 +95,10 @@ def told(run_dir: Path, inputs: Path) -> dict[str, Any]:
     """
     files = sorted(path.relative_to(run_dir).as_posix() for path in run_dir.rglob("*") if path.is_file())
     kept = [name for name in files if not name.startswith(("hydra/", "provenance"))]
+    # Settings hash the inputs' paths, records the seconds that they took.
+    hashed = r"(?<=^settings/)\w+|(?<=-)[0-9a-f]{16}(?=\.parquet$)"
     return {
-        "files": [re.sub(r"^(settings)/\w+", r"\1/HASH", name) for name in kept],  # hashes the inputs' paths
+        "files": [re.sub(hashed, "HASH", name) for name in kept],
         "pixels": {name: pixels(run_dir / name) for name in kept if name.startswith("images/")},
         **{store: rows(run_dir / store, inputs) for store in STORES},
     }

@@ -18,7 +18,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from experiments.bench import __main__ as bench
-from experiments.bench import edit, edit_cost, naive, overhead, scoring, startup, sweep
+from experiments.bench import edit, edit_cost, naive, overhead, scoring, startup, store, sweep
 from experiments.bench.bare import BareCalls
 from experiments.bench.measuring import Clock, Ratio, held_memory, in_turn
 from experiments.bench.report import meets
@@ -35,6 +35,7 @@ OWN_KEYS = {
     "materialised_vs_plain_time", "materialised_vs_plain_memory",
     "self_memory_16", "self_memory_24", "self_memory_32", "self_memory_growth",
     *startup.KEYS,
+    *store.KEYS,
     "evaluation_speedup", *(f"evaluation_speedup_{name}" for name in scoring.FAMILIES),
 }  # fmt: skip
 
@@ -163,6 +164,7 @@ def test_the_quick_form_reports_every_figure(
     monkeypatch.setattr(edit_cost, "process", here)
     monkeypatch.setattr(startup, "earlier_tree", lambda commit: nullcontext(Path("before")))
     monkeypatch.setattr(startup, "spent", pretended)
+    monkeypatch.setattr(store, "earlier_tree", lambda commit: nullcontext(store.ROOT))
     monkeypatch.setattr("sys.argv", ["bench", "--quick", "--out", str(tmp_path)])
     bench.main()
     report = json.loads((tmp_path / "bench.json").read_text())

@@ -79,8 +79,8 @@ def run_dir(tmp_path: Path) -> Path:
                     "value": np.nan if missing else value, "reason": "equal prompts" if missing else "",
                 }
             )  # fmt: skip
-    write_records(run_dir, "g", pd.DataFrame(rows))
-    write_metrics(run_dir, "clip_toy@1", "g", pd.DataFrame(values))
+    write_records(run_dir, pd.DataFrame(rows))
+    write_metrics(run_dir, "clip_toy@1", pd.DataFrame(values))
     return run_dir
 
 
@@ -139,7 +139,7 @@ def test_minimums_choose_among_settings(run_dir: Path, tmp_path: Path) -> None:
 def test_a_threshold_that_is_no_share_from_the_first_step_is_null(run_dir: Path, tmp_path: Path) -> None:
     records = load_records(run_dir)
     records.loc[records["method"].eq("p2p"), "self_start"] = 2
-    write_records(run_dir, "g", records, replace=True)
+    write_records(run_dir, records)
     export(run_dir, tmp_path / "out", {})
     line = (tmp_path / "out/0000000/metadata.jsonl").read_text().splitlines()[0]
     assert json.loads(line)["p2p_threshold"] is None
@@ -194,6 +194,6 @@ def test_the_command(cli: Cli, run_dir: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_records_from_before_instructions_have_none(run_dir: Path) -> None:
-    file = run_dir / "records" / "g.parquet"
+    file = next((run_dir / "records").glob("*.parquet"))
     pd.read_parquet(file).drop(columns="instruction").to_parquet(file)
     assert load_records(run_dir)["instruction"].eq("").all()

@@ -1,16 +1,16 @@
 """What a sweeper gets from a job: the mean of its objective, or an error where that is undefined."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 
 import experiments.run
-from results.store.records import load, write_metrics
+from results.store.records import load, load_metrics, write_metrics
 from tests.experiments.command import Cli, call_task
 
 
@@ -38,10 +38,9 @@ def test_a_job_returns_the_mean_over_pairs_of_what_it_is_searched_for(
 def test_an_undefined_objective_is_an_error_and_no_number(
     cli: Cli, tiny: list[str], complete_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keys = load(complete_run)["key"].unique()
-    values = pd.DataFrame({"key": keys, "metric": "mse@1", "value": float("nan"), "reason": "an empty mask"})
-    for group in load(complete_run)["group"].unique():
-        write_metrics(complete_run, "pixel@2", group, values, replace=True)
+    values = load_metrics(complete_run).assign(value=float("nan"), reason="an empty mask")
+    shutil.rmtree(complete_run / "metrics")
+    write_metrics(complete_run, "pixel@2", values)
     assert cli("run", *tiny, "objective=mse@1") == 1
     assert "error: objective: mse@1 is undefined for all 3 edits (an empty mask)" in capsys.readouterr().err
 

@@ -141,14 +141,14 @@ def test_a_group_that_cannot_be_recorded_does_not_stop_the_others(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write = experiments.running.generate.write_records
+    checked = experiments.running.generate.record_rows
 
-    def refuse_seed_one(run_dir: Path, group: str, rows: Any, **options: Any) -> None:
-        if rows["seed"].eq(1).any():
+    def refuse_seed_one(rows: Any) -> Any:
+        if rows[0]["seed"] == 1:
             "\ud800".encode()
-        write(run_dir, group, rows, **options)
+        return checked(rows)
 
-    monkeypatch.setattr(experiments.running.generate, "write_records", refuse_seed_one)
+    monkeypatch.setattr(experiments.running.generate, "record_rows", refuse_seed_one)
     assert cli("run", *tiny, "seed=[0,1,2]") == 1
     records = load_records(run_dir)
     assert set(records["seed"]) == {0, 2}

@@ -157,12 +157,12 @@ def draw(path: Path, row: pd.Series, side: int = 64) -> None:
 
 def write_run(run_dir: Path, frame: pd.DataFrame, metrics: pd.DataFrame | None, side: int = 64) -> None:
     """Write records, metrics and pictures as a runner would."""
-    for group, rows in frame.groupby("group"):
+    for _, rows in frame.groupby("group"):
         for row in rows[rows["status"] == "ok"].itertuples():
             draw(run_dir / row.image, row, side)
-        write_records(run_dir, str(group), rows)
+        write_records(run_dir, rows)
         if metrics is not None:
             values = metrics[metrics["key"].isin(rows["key"])]
-            write_metrics(run_dir, "toy@1", str(group), values)
+            write_metrics(run_dir, "toy@1", values)
     if metrics is not None:
         write_columns(run_dir, "toy@1", list(metrics["metric"].unique()), DIRECTIONS)

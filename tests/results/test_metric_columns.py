@@ -53,7 +53,7 @@ def test_the_published_table_has_the_arrows_of_its_metrics(tmp_path: Path) -> No
     for group in load_records(tmp_path)["group"]:
         keys = frame.loc[frame["group"].eq(group), "key"]
         rows = [{"key": key, "metric": name, "value": 0.5, "reason": ""} for key in keys for name in names]
-        write_metrics(tmp_path, "pie/all@1", group, pd.DataFrame(rows))
+        write_metrics(tmp_path, "pie/all@1", pd.DataFrame(rows))
     told = {name: up for name, up in names.items() if up is not None}
     write_columns(tmp_path, "pie/all@1", list(names), told)
     summarise(tmp_path, draw=False)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from results.store.picture_files import digest
-from results.store.records import load_records, write_metrics, write_records
+from results.store.records import forget_records, load_records, write_metrics, write_records
 from results.store.setting_rows import SETTING_TYPES
 from results.summary import Summary, summarise
 from tests.results.synthetic import METRICS, PAIRS, draw, make_frame, make_metrics, make_row, write_run
@@ -27,13 +27,13 @@ def run_dir(tmp_path: Path) -> Path:
     frame = make_frame(list(PAIRS))
     run_dir = tmp_path / "run"
     write_run(run_dir, frame, make_metrics(frame))
-    for group, rows in load_records(run_dir).groupby("group"):
+    for _, rows in load_records(run_dir).groupby("group"):
         sources = rows[rows["method"].eq("source")]
         told = [digest((run_dir / image).read_bytes()) for image in sources["image"]]
         told = sources.assign(
             image_sha256=[one.sha256 for one in told], image_bytes=[one.size for one in told]
         )
-        write_records(run_dir, str(group), told, replace=True)
+        write_records(run_dir, told)
     return run_dir
 
 
@@ -53,13 +53,13 @@ def give(run_dir: Path, pairs: list[str], source: str = "the run's own") -> Summ
         rows.append(make_row(pair, 0, "othertool", **common, source_image=own["image"]))
         draw(run_dir / str(rows[-1]["image"]), pd.Series(rows[-1]))
     frame = pd.DataFrame(rows)
-    write_records(run_dir, "othertool-64x64", frame)
+    write_records(run_dir, frame)
     values = [
         {"key": key, "metric": metric, "value": 0.4, "reason": ""}
         for key in frame["key"]
         for metric in METRICS
     ]
-    write_metrics(run_dir, "toy@1", "othertool-64x64", pd.DataFrame(values))
+    write_metrics(run_dir, "toy@1", pd.DataFrame(values))
     return summarise(run_dir)
 
 
@@ -119,8 +119,7 @@ def test_drawings_that_a_call_without_plots_leaves_are_removed_by_the_next_one(r
 def test_a_table_that_has_no_rows_any_more_goes(run_dir: Path) -> None:
     summarise(run_dir)
     assert "reweight.csv" in names(run_dir)
-    for file in (run_dir / "records").glob("snow-*"):
-        file.unlink()
+    forget_records(run_dir, lambda records: records["pair_id"].eq("snow"))
     summarise(run_dir)
     assert not [name for name in names(run_dir) if name.startswith("reweight")]
 

@@ -12,7 +12,7 @@ from results.store.records import RECORD_TYPES
 from results.store.run_folder import RunFolder, ideal_path, ideals_folder, pair_folder, picture_path
 
 README = (Path(__file__).parents[2] / "results" / "README.md").read_text()
-NAMES = {"group": "*", "family": "<family@version>"}
+NAMES = {"family": "<family@version>"}
 
 
 def made() -> dict[str, str]:
@@ -82,5 +82,4 @@ def test_the_name_of_a_picture_tells_its_setting_in_safe_letters(
 
 @pytest.mark.parametrize("root", ["runs/one", Path("runs/one")])
 def test_a_family_with_a_slash_is_a_folder_in_a_folder(root: str | Path) -> None:
-    file = RunFolder(root).metrics_file("pie/lpips@1", "cat-s0")
-    assert file == Path("runs/one/metrics/pie/lpips@1/cat-s0.parquet")
+    assert RunFolder(root).metrics_folder("pie/lpips@1") == Path("runs/one/metrics/pie/lpips@1")
