@@ -1,4 +1,4 @@
-"""A search by Hydra's real Optuna sweeper on the tiny pipeline: what it asks for, and what it makes of failures."""
+"""A search by Hydra's real Optuna sweeper on the tiny pipeline: its trials, its failures, its front."""
 
 import re
 from pathlib import Path
@@ -57,8 +57,8 @@ def test_all_trials_share_one_folder_and_its_front_is_the_searchs(tiny_folder: P
 
 
 def test_trials_that_fail_are_left_out_and_the_exit_code_tells(tiny_folder: Path, run_dir: Path) -> None:
-    # The sum is beyond 1 for some trials, which are refused.
-    more = ["hydra.sweeper.n_trials=6", "~hydra.sweeper.params", "sampling.guidance_rescale=range(0,2,0.25)"]
+    # Beyond 1 it is refused.
+    more = ["hydra.sweeper.n_trials=6", "hydra.sweeper.params=null", "sampling.guidance_rescale=range(0,2,0.25)"]
     code, out, err = searched(tiny_folder, run_dir, *more)
     assert code == 1, out + err
     failed = re.search(r"^error: (\d) jobs failed, the first: job \d: .*guidance_rescale", err, re.MULTILINE)
@@ -109,7 +109,7 @@ def test_a_stored_search_goes_on_with_trials_of_its_own(tiny_folder: Path, run_d
 
 
 def test_a_range_of_a_search_holds_its_end(tiny_folder: Path, run_dir: Path) -> None:
-    more = ["~hydra.sweeper.params", "tau=range(0,1,1)", "hydra.sweeper.n_trials=8"]
+    more = ["hydra.sweeper.params=null", "tau=range(0,1,1)", "hydra.sweeper.n_trials=8"]
     code, out, err = searched(tiny_folder, run_dir, *more)
     assert code == 0, out + err
     assert set(load(run_dir).query("method == 'p2p'")["tau"]) == {0, 1}

@@ -59,7 +59,6 @@ def test_the_front_is_what_no_setting_beats() -> None:
     places = dict(zip(front.table["tau"], front.table["place"], strict=True))
     assert places == {0.0: 1, 0.2: 2, 0.6: 3, 0.4: 2, 0.8: 3}  # of a beaten one the place of what beats it
     turned = found(edits(values), {UP: False, DOWN: True})
-    assert standings(turned)[0.2] == LEVEL or standings(turned)[0.2] == DOMINATED
     assert {tau for tau, standing in standings(turned).items() if standing == FRONT} == {0.0, 0.4, 0.8}
 
 
