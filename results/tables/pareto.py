@@ -129,7 +129,7 @@ def standings_of(first: np.ndarray, second: np.ndarray) -> tuple[list[str], np.n
     # Rounded: means that differ in their last digit only are ties.
     means = [side.mean(axis=1).round(12) for side in (first, second)]
     beats = _beats(means[0], means[1])
-    on_front = ~beats.any(axis=0)
+    on_front = np.logical_not(beats.any(axis=0))
     pairs = first.shape[1]
     counts = resampled_counts(pairs, RESAMPLES, 0) / pairs if pairs >= FEWEST_PAIRS else None
     standings, beaten_by = [], np.full(len(first), -1)
@@ -137,7 +137,7 @@ def standings_of(first: np.ndarray, second: np.ndarray) -> tuple[list[str], np.n
         if on_front[index]:
             standings.append(FRONT)
             continue
-        better = np.flatnonzero(beats[:, index] & on_front)
+        better = np.flatnonzero(beats[:, index] & on_front).tolist()
         clear = [one for one in better if counts is None or _clearly(one, index, (first, second), counts)]
         beaten_by[index] = clear[0] if clear else better[0]
         standings.append(DOMINATED if clear else LEVEL)
@@ -146,8 +146,9 @@ def standings_of(first: np.ndarray, second: np.ndarray) -> tuple[list[str], np.n
 
 def _beats(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return a matrix (settings, settings): whether the row's setting beats the column's."""
-    no_worse = (first[:, None] >= first) & (second[:, None] >= second)
-    return no_worse & ((first[:, None] > first) | (second[:, None] > second))
+    no_worse = np.greater_equal.outer(first, first) & np.greater_equal.outer(second, second)
+    better = np.greater.outer(first, first) | np.greater.outer(second, second)
+    return np.logical_and(no_worse, better)
 
 
 def _clearly(one: int, other: int, sides: Sequence[np.ndarray], counts: np.ndarray) -> bool:

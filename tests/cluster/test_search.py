@@ -58,7 +58,8 @@ def test_all_trials_share_one_folder_and_its_front_is_the_searchs(tiny_folder: P
 
 def test_trials_that_fail_are_left_out_and_the_exit_code_tells(tiny_folder: Path, run_dir: Path) -> None:
     # Beyond 1 it is refused.
-    more = ["hydra.sweeper.n_trials=6", "hydra.sweeper.params=null", "sampling.guidance_rescale=range(0,2,0.25)"]
+    more = ["hydra.sweeper.n_trials=6", "hydra.sweeper.params=null"]
+    more += ["sampling.guidance_rescale=range(0,2,0.25)"]
     code, out, err = searched(tiny_folder, run_dir, *more)
     assert code == 1, out + err
     failed = re.search(r"^error: (\d) jobs failed, the first: job \d: .*guidance_rescale", err, re.MULTILINE)

@@ -79,6 +79,9 @@ def test_a_front_of_random_settings_is_that_of_the_definition() -> None:
 
 def test_equal_settings_do_not_beat_each_other() -> None:
     assert set(standings(found(edits({0.0: (0.3, 0.2), 0.2: (0.3, 0.2)}))).values()) == {FRONT}
+    in_last_digit = np.array([[0.1, 0.2], [0.3, 0.0]])
+    assert in_last_digit[0].mean() != in_last_digit[1].mean()
+    assert standings_of(in_last_digit, np.ones((2, 2)))[0] == [FRONT, FRONT]
 
 
 def test_what_chance_may_have_put_behind_is_told_apart() -> None:
@@ -120,6 +123,16 @@ def test_a_pair_without_values_anywhere_does_not_count_and_is_told() -> None:
     assert front.n == 7
     assert front.notes == ("1 pairs do not count, as most settings have no value (2 x generation failed).",)
     assert front.table[UP].iloc[0] == pytest.approx(cells[~lost & cells["tau"].eq(0)][UP].mean())
+
+
+def test_a_pair_that_few_settings_have_does_not_keep_the_others_out() -> None:
+    cells = edits({0.0: (0.2, 0.1), 0.2: (0.4, 0.2), 0.4: (0.6, 0.3)})
+    front = found(cells[~(cells["tau"].lt(0.4) & cells["pair_id"].eq("pair-7"))])
+    assert front.n == 7
+    assert set(front.table["standing"]) == {FRONT}
+    assert front.notes == (
+        "1 pairs do not count, as most settings have no value (fewer settings than half have them).",
+    )
 
 
 def test_one_setting_or_none_has_no_front() -> None:
