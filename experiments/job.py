@@ -129,6 +129,23 @@ def check_objective(job: Job) -> None:
         raise ValueError("objective: tau=auto chooses by itself, allowed are numbers and windows")
 
 
+def check_search(job: Job, asked: Sequence[str]) -> None:
+    """Raise ValueError where a sweeper looks for other values than the job returns, or for the worst of them.
+
+    `asked` has "minimize" or "maximize" for each value; empty where no sweeper says so.
+    """
+    if asked and len(asked) != len(job.objective):
+        raise ValueError(
+            f"objective: {len(job.objective)} metrics, while hydra.sweeper.direction has {len(asked)} "
+            f"entries ({', '.join(asked)}); allowed is one for each metric"
+        )
+    better = directions(job.metrics)
+    for metric, way in zip(job.objective, asked):
+        right = {True: "maximize", False: "minimize", None: way}[better.get(metric)]
+        if way != right:
+            raise ValueError(f"hydra.sweeper.direction: {way} for {metric}, allowed is {right}")
+
+
 def objectives(job: Job, ready: Ready) -> tuple[float, ...]:
     """Return the means that the job's objective asks for. Raises ValueError where one is undefined."""
     if not job.objective:
@@ -278,6 +295,7 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
         settings=None if multirun else settings,
         candidates=None if multirun else candidates,
         published=job.reference,
+        objective=job.objective,
         draw=job.plots,
         note="" if set(states) == {"there"} else f"{there}, and tables are of these alone.",
         reuse=job.tracking is None,

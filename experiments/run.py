@@ -51,8 +51,17 @@ if TYPE_CHECKING:
     from p2p.loading.model_spec import ModelSpec
 
 _log = logging.getLogger(__name__)
+_failed_jobs: list[str] = []  # of this process's sweep: a sweeper may go on beyond them, and end well
 SHORT_CUTS = ("operator", "tau", "cross_replace_steps", "self_replace_steps", "weights", "strength")
 MOST_SHARDS = 1000  # of the jobs of an array SLURM takes 1,001 unless told otherwise (MaxArraySize)
+PLUGINS = {
+    "hydra/sweeper=optuna": "optuna",
+    "hydra/launcher=submitit_slurm": "slurm",
+    "hydra/launcher=submitit_local": "slurm",
+    "hydra/launcher=joblib": "joblib",
+    "hydra/launcher=ray": "ray",
+}
+"""Which extra brings what Hydra itself lacks."""
 MOVED = {
     "p2p.baselines.FixedSeed": "p2p.FixedSeed",
     "p2p.baselines.SDEdit": "p2p.SDEdit",
@@ -175,6 +184,7 @@ def _shard_count(count: Any) -> int:
 def _with_hydra(task: Callable[[DictConfig], Any]) -> None:
     """Compose the configuration of the command line and give it to the task, or each of several."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors reach us, and are told in one line
+    _failed_jobs.clear()
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except JobFailed as failure:  # under multirun; told where it happened, which may be another machine
@@ -194,6 +204,10 @@ def _with_hydra(task: Callable[[DictConfig], Any]) -> None:
         else:
             raise
         sys.exit(2)
+    if _failed_jobs:
+        told = f"{len(_failed_jobs)} jobs failed, the first: {_failed_jobs[0]}"
+        print(f"error: {_printable(told)}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _tell_job(failure: str) -> None:
@@ -224,6 +238,7 @@ def _job_failed(text: str) -> JobFailed:
     if folder:
         atexit.register(_end_with_one)
         text += f"; it printed to {folder.replace('%j', str(job.id))}"
+    _failed_jobs.append(f"job {job.num}: {text}")
     return JobFailed(f"job {job.num}: {text}", os.getpid())
 
 
@@ -247,6 +262,8 @@ def _composing(error: Exception) -> str:
     """Return in one line why a configuration could not be composed, and the nearest thing there is."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
+        if extra := PLUGINS.get(f"{group}={name}"):
+            return f"{group}={name}: needs the extra {extra}: pip install 'p2p-bench[{extra}]'"
         options = error.options or sorted(file.stem for file in (CONF / group).glob("*.yaml"))
         near, allowed = nearest(name, options), ", ".join(options)
         return f"{group}={name}: there is none{near}, allowed are {allowed}"
@@ -408,7 +425,13 @@ def _run(config: DictConfig) -> float | tuple[float, ...] | None:
 
 def _carried_out(config: DictConfig) -> float | tuple[float, ...] | None:
     job = _sound(lambda: build(config))
-    from experiments.job import make_ready, objectives, run
+    from experiments.job import check_search, make_ready, objectives, run
+
+    try:
+        check_search(job, _searched_directions())
+    except ValueError as error:  # of every job of the search alike: it ends
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
     _quiet_libraries()
     ready = _sound(lambda: make_ready(job))
@@ -420,6 +443,16 @@ def _carried_out(config: DictConfig) -> float | tuple[float, ...] | None:
         sys.exit(1)
     found = _sound(lambda: objectives(job, ready), exit_code=1)
     return found[0] if len(found) == 1 else found or None
+
+
+def _searched_directions() -> list[str]:
+    """Return "minimize" or "maximize" for each value that Optuna's sweeper asks for; [] of other sweepers."""
+    hydra_config = HydraConfig.get()
+    asked = hydra_config.sweeper.get("direction") if hydra_config.mode == RunMode.MULTIRUN else None
+    if asked is None:
+        return []
+    several = asked if OmegaConf.is_list(asked) else [asked]
+    return [str(getattr(one, "name", one)) for one in several]
 
 
 def _sound(make: Callable[[], Any], exit_code: int = 2) -> Any:

@@ -10,18 +10,25 @@ from pathlib import Path
 def main(arguments: Sequence[str]) -> int:
     """Run `p2p-bench tables`; return the exit code.
 
-    No model is loaded and nothing planned; the published numbers beside the run's are those of its last call.
+    No model is loaded and nothing planned; the published numbers beside the run's, and the objectives of its
+    Pareto front, are those of its last call.
     """
     parser = argparse.ArgumentParser("p2p-bench tables", description=__doc__.splitlines()[0])
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--no-plots", action="store_true", help="leave plots and strips as they are")
     given = parser.parse_args(arguments)
+    from experiments.config_keys import check_objective
     from experiments.running.provenance import read_provenance
     from results.summary import summarise
 
     calls = read_provenance(given.run_dir)
-    published = calls[-1]["config"].get("reference") if calls else None
-    summary = summarise(given.run_dir, published=published or (), draw=not given.no_plots)
+    last = calls[-1]["config"] if calls else {}
+    summary = summarise(
+        given.run_dir,
+        published=last.get("reference") or (),
+        objective=check_objective(last.get("objective")),
+        draw=not given.no_plots,
+    )
     print(summary.markdown)
     print(given.run_dir)
     return 0

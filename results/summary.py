@@ -13,14 +13,14 @@ from pathlib import Path
 import pandas as pd
 
 from results.labels import escape_markdown, published_name
-from results.plots import plot_style, run_plots, strips, sweep_plots, truth_plots
+from results.plots import pareto_plots, plot_style, run_plots, strips, sweep_plots, truth_plots
 from results.store import made_from
 from results.store.metric_columns import load_columns
 from results.store.records import RECORD_IDENTITY, load, metric_columns
 from results.store.run_folder import RunFolder
 from results.store.setting_rows import load_settings, with_settings
 from results.store.whole_files import write_whole
-from results.tables import auto_tau, metric_ranks, table_files, tables
+from results.tables import auto_tau, metric_ranks, pareto, table_files, tables
 from results.tables.cells import CONTEXT, GIVEN, is_plain, made_elsewhere, with_cells
 from results.tables.published import compare, load_reference, write_comparison
 
@@ -45,6 +45,7 @@ def summarise(
     settings: pd.DataFrame | None = None,
     candidates: pd.DataFrame | None = None,
     published: Collection[str] = (),
+    objective: Sequence[str] = (),
     draw: bool = True,
     reuse: bool = False,
     note: str = "",
@@ -55,6 +56,8 @@ def summarise(
     to what `evaluate` was given for the pairs of these.
     `candidates` of `tau: auto` are by default those of every plan in the folder. `published` names tables of
     published numbers (`results.tables.published`) to show beside the run's own, in `tables/published`.
+    `objective` names the two metrics of `tables/pareto`, by default alignment and preservation
+    (`results.tables.pareto`).
     Without `draw` there are tables alone; plots and strips of an earlier call stay as they were. What
     else an earlier call wrote and this one does not is removed. With `reuse`, what an earlier call made of
     equal rows by equal code is left, and `tables` of the result is empty. `note` is put before the summary.
@@ -78,7 +81,7 @@ def summarise(
     directions = {name: up for name, up in columns.items() if up is not None}
     images = frame.drop_duplicates(RECORD_IDENTITY)
     candidates = auto_tau.load_candidates(run_dir) if candidates is None else candidates
-    inputs = made_from.digest([frame, candidates], [directions, sorted(published), draw, note])
+    inputs = made_from.digest([frame, candidates], [directions, sorted(published), [*objective], draw, note])
     failed = int(images["status"].ne("ok").sum())
     if reuse and (kept := made_from.kept(folder, inputs)):
         text = folder.summary.read_text(encoding="utf-8")
@@ -119,6 +122,12 @@ def summarise(
         paths += metric_ranks.write_correlations(ranks, folder.tables / "correlations")
         figures += _truth_plots(folder.plots, made["main"], ranks, directions) if draw else []
         text += "\nWhich metric ranks settings as the truth does: see tables/correlations.md.\n"
+    by = pareto.chosen_metrics(run_plots.measured(made["main"]), directions, objective)
+    if by and (found := pareto.fronts(cells, by, directions)):
+        paths += pareto.write_fronts(found, directions, folder.tables / "pareto")
+        figures += pareto_plots.draw(found, directions, folder.plots / "pareto") if draw else []
+        text += f"\nPareto front of {' and '.join(by)}: see tables/pareto.md.\n"
+        text += "".join(f"{pareto.told(front)}\n" for front in found)
     if published:
         comparison = compare(made["main"], load_reference(published))
         paths += write_comparison(comparison, folder.tables / "published")

@@ -102,7 +102,7 @@ def _sections(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 def _header(table: pd.DataFrame, directions: Directions, escape: Escape) -> list[str]:
     names = [f"{escape(metric)} {arrow(metric, directions)}".strip() for metric in _metrics(table)]
     masks = ["uses mask"] if _has_masks(table) else []
-    return [*_varying_context(table), "method", "setting", *masks, *names, "pairs", "missing"]
+    return [*varying_context(table), "method", "setting", *masks, *names, "pairs", "missing"]
 
 
 def _body(rows: pd.DataFrame, table: pd.DataFrame, escape: Escape) -> list[list[str]]:
@@ -111,21 +111,22 @@ def _body(rows: pd.DataFrame, table: pd.DataFrame, escape: Escape) -> list[list[
     Where the columns of a row are means over different pairs, each says over how many.
     """
     decimals = {
-        metric: _decimals(table.loc[table["metric"].eq(metric), "mean"]) for metric in _metrics(table)
+        metric: decimals_of(table.loc[table["metric"].eq(metric), "mean"]) for metric in _metrics(table)
     }
     body = []
-    context, masks, none = _varying_context(table), _has_masks(table), escape("—")
+    context, masks, none = varying_context(table), _has_masks(table), escape("—")
     for cell, members in rows.groupby(CELL, sort=False, dropna=False):
         of = dict(zip(CELL, cell))
         least, most = members["n"].min(), members["n"].max()
         several = members.loc[members["n"].gt(0), "n"].nunique() > 1
         texts = {
-            row.metric: _interval(row, decimals[row.metric]) + (f" (n {row.n})" if several and row.n else "")
+            row.metric: interval_text(row, decimals[row.metric])
+            + (f" (n {row.n})" if several and row.n else "")
             for row in members[["metric", "mean", "low", "high", "n"]].itertuples()
         }
         body.append(
             [
-                *(escape(_context_text(of, name)) for name in context),
+                *(escape(context_text(of, name)) for name in context),
                 escape(method_label(of["method"])),
                 escape(of["setting"]) or none,
                 *([of["uses_mask"]] if masks else []),
@@ -137,7 +138,7 @@ def _body(rows: pd.DataFrame, table: pd.DataFrame, escape: Escape) -> list[list[
     return body
 
 
-def _varying_context(table: pd.DataFrame) -> list[str]:
+def varying_context(table: pd.DataFrame) -> list[str]:
     """List what tells models and runs apart; what other tools made has no model, and its method tells it."""
     elsewhere = made_elsewhere(table)
     denoised = table if elsewhere.all() else table[~elsewhere]
@@ -146,7 +147,7 @@ def _varying_context(table: pd.DataFrame) -> list[str]:
     ]
 
 
-def _context_text(cell: Mapping[str, Any], name: str) -> str:
+def context_text(cell: Mapping[str, Any], name: str) -> str:
     return "—" if cell["setup"] == "" and name not in ("model", "dataset") else f"{cell[name]}"
 
 
@@ -158,13 +159,13 @@ def _metrics(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(table["metric"]))
 
 
-def _decimals(means: pd.Series) -> int:
+def decimals_of(means: pd.Series) -> int:
     """Choose one number of decimals for a column, by its largest mean."""
     largest = means.abs().max()
     return next((decimals for decimals, limit in ((2, 10.0), (3, 0.1), (4, 0.01)) if largest >= limit), 5)
 
 
-def _interval(row: Any, decimals: int) -> str:
+def interval_text(row: Any, decimals: int) -> str:
     if np.isnan(row.mean):
         return ""
     if np.isnan(row.low):

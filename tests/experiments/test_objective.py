@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import MissingConfigException
+from omegaconf import OmegaConf
 
 import experiments.run
+from experiments.job import check_search
 from results.store.records import load, load_metrics, write_metrics
 from tests.experiments.command import Cli, call_task
 
@@ -60,3 +65,57 @@ def test_an_objective_that_no_job_can_give_is_refused(
     assert call_task(*tiny, *overrides) == 2
     assert message in capsys.readouterr().err
     assert not (run_dir / "records").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ([], ""),
+        (["maximize", "minimize"], ""),
+        (["minimize", "minimize"], "hydra.sweeper.direction: minimize for ssim@2, allowed is maximize"),
+        (["maximize", "maximize"], "hydra.sweeper.direction: maximize for mse@1, allowed is minimize"),
+        (["maximize"], r"objective: 2 metrics, while hydra.sweeper.direction has 1 entries \(maximize\)"),
+    ],
+)
+def test_a_search_for_the_worst_of_a_metric_is_refused(
+    asked: list[str], message: str, tiny: list[str]
+) -> None:
+    GlobalHydra.instance().clear()
+    overrides = [*tiny, "objective=[ssim@2,mse@1]"]
+    with initialize_config_dir(str(experiments.run.CONF), version_base="1.3"):
+        config = compose("config", overrides, return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    OmegaConf.set_struct(config, False)
+    job = experiments.run.build(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
+    if not message:
+        check_search(job, asked)
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_search(job, asked)
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra"),
+    [
+        ("hydra/sweeper/optuna", "optuna"),
+        ("hydra/launcher/submitit_slurm", "slurm"),
+        ("hydra/launcher/joblib", "joblib"),
+    ],
+)
+def test_what_is_not_installed_is_named_with_its_extra(missing: str, extra: str) -> None:
+    told = experiments.run._composing(MissingConfigException("", missing))
+    assert told.endswith(f": needs the extra {extra}: pip install 'p2p-bench[{extra}]'")
+
+
+def test_jobs_that_a_sweeper_went_on_beyond_are_told_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def tolerant(**_: Any) -> Any:
+        """Stand for Hydra under a sweeper that books failures and goes on."""
+        return lambda task: lambda: experiments.run._failed_jobs.append("job 3: no room")
+
+    monkeypatch.setattr(experiments.run.hydra, "main", tolerant)
+    with pytest.raises(SystemExit) as stop:
+        experiments.run._with_hydra(experiments.run._run)
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "error: 1 jobs failed, the first: job 3: no room\n"

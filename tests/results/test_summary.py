@@ -29,7 +29,7 @@ def test_a_finished_run_gives_tables_plots_and_strips(finished_run: Path, tmp_pa
     assert all(path.stat().st_size for path in summary.paths)
     assert {"tables/main.csv", "tables/main.md", "tables/main.tex", "tables/reweight.md"} <= made
     assert {"plots/trade_off.png", "plots/trade_off.pdf", "plots/over_tau.png", "strips/pairs.png"} <= made
-    assert set(summary.images) == {"plots/trade_off", "plots/over_tau", "strips/pairs"}
+    assert set(summary.images) == {"plots/trade_off", "plots/over_tau", "plots/pareto", "strips/pairs"}
     assert (summary.n_images, summary.n_failed) == (100, 0)
     assert summary.markdown.startswith("100 images of 4 pairs.")
 

@@ -1,0 +1,104 @@
+"""The Pareto front of a run as a picture: every setting by two metrics, the front drawn through and named."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from results.labels import escape_mathtext, method_label
+from results.plots.plot_style import INK, SIZE, Directions, bars, label_axis, legend, new_figure, save
+from results.tables.pareto import APART, DOMINATED, FRONT, LEVEL, Front, told, values_of
+
+_LOOK = {DOMINATED: ("#BBBBBB", "o", 14), LEVEL: ("#56B4E9", "s", 20), FRONT: ("#0072B2", "o", 34)}
+_LABEL = {DOMINATED: "dominated", LEVEL: "beaten within the interval", FRONT: "on the front"}
+CLOSE = 0.025  # of an axis: numbers of settings that lie closer together would cover each other
+MOST_NAMES = 12
+"""How many settings of the front the picture spells out; the table has all of them."""
+
+
+def draw(found: Sequence[Front], directions: Mapping[str, bool], stem: Path) -> list[Path]:
+    """Write a figure per data set, as PNG and PDF; of several the data set is part of the name."""
+    paths: list[Path] = []
+    for front in found:
+        name = re.sub(r"[^A-Za-z0-9.]+", "_", f"-{front.dataset}") if len(found) > 1 else ""
+        paths += save(pareto(front, directions), stem.with_name(stem.name + name))
+    return paths
+
+
+def pareto(front: Front, directions: Directions) -> Figure:
+    """Plot the first metric against the second, a point a setting; the front has intervals and numbers.
+
+    The line bounds what some setting of the front is at least as good as. Settings that are not compared are
+    not drawn; the title counts them.
+    """
+    table = front.table[front.table["standing"].ne(APART)]
+    figure, (axes,) = new_figure(1, width=8.4, height=5.0)
+    upward, along = front.metrics
+    x, y = values_of(table, along), values_of(table, upward)
+    for standing, (color, marker, size) in _LOOK.items():
+        of = table["standing"].eq(standing)
+        if not of.any():
+            continue
+        axes.scatter(
+            x.loc[of, "mean"], y.loc[of, "mean"], s=size, color=color, marker=marker, edgecolor="white",
+            linewidth=0.6, label=_LABEL[standing], zorder=3,
+        )  # fmt: skip
+    of = table["standing"].eq(FRONT)
+    best = table[of].sort_values("place")
+    color = _LOOK[FRONT][0]
+    axes.errorbar(
+        x.loc[of, "mean"], y.loc[of, "mean"], xerr=bars(x[of]), yerr=bars(y[of]), fmt="none", ecolor=color,
+        alpha=0.3, elinewidth=0.8, zorder=2,
+    )  # fmt: skip
+    axes.plot(
+        *_steps(x.loc[best.index, "mean"], y.loc[best.index, "mean"]), color=color, linewidth=1.1, zorder=2.5
+    )
+    _numbers(axes, best, x["mean"], y["mean"], color)
+    label_axis(axes, "x", along, directions)
+    label_axis(axes, "y", upward, directions)
+    legend(figure, axes)
+    axes.set_title(told(front), loc="right", fontsize=SIZE - 2, color="#777777")
+    axes.text(
+        1.02, 0.5, escape_mathtext(_names(best)), fontsize=SIZE - 2, color=INK, va="center", linespacing=1.6,
+        transform=axes.transAxes,
+    )  # fmt: skip
+    return figure
+
+
+def _steps(x: pd.Series, y: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Return the staircase through a front that begins at the best x: to the next x, then to its better y."""
+    return np.repeat(x.to_numpy(), 2)[1:], np.repeat(y.to_numpy(), 2)[:-1]
+
+
+def _numbers(axes: Axes, best: pd.DataFrame, x: pd.Series, y: pd.Series, color: str) -> None:
+    """Write its place beside each setting of the front, one text for several that lie close together."""
+    width, height = np.ptp(axes.get_xlim()) * CLOSE, np.ptp(axes.get_ylim()) * CLOSE
+    near: list[list[int]] = []
+    for index in best.index:
+        last = near[-1][-1] if near else None
+        if last is not None and abs(x[last] - x[index]) < width and abs(y[last] - y[index]) < height:
+            near[-1].append(index)
+        else:
+            near.append([index])
+    for together in near:
+        places = [f"{best.at[index, 'place']}" for index in together]
+        axes.annotate(
+            "–".join(dict.fromkeys([places[0], places[-1]])), (x[together[0]], y[together[-1]]),
+            xytext=(-4, 4), textcoords="offset points", ha="right", va="bottom", fontsize=SIZE - 1,
+            color=color, zorder=4, path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )  # fmt: skip
+
+
+def _names(best: pd.DataFrame) -> str:
+    lines = []
+    for _, row in best.head(MOST_NAMES).iterrows():
+        named = ", ".join(filter(None, [method_label(row["method"]), row["setting"]]))
+        lines += fill(f"{row['place']}  {named}", 38, subsequent_indent="    ").splitlines()
+    more = len(best) - MOST_NAMES
+    return "\n".join([*lines, *([f"and {more} more, in tables/pareto.md"] if more > 0 else [])])
