@@ -43,7 +43,7 @@ def check_compiler(device: torch.device) -> None:
         raise ValueError(f"compile: does not work on this machine ({_cause(error)}), {EAGER}") from error
 
 
-def compiled(network: Any) -> Callable[..., Any]:
+def compiled(network: Any, backend: str | None = None) -> Callable[..., Any]:
     """Return a network's call, compiled at its first use for each size of call.
 
     Raises ValueError, in one line, where it cannot be compiled in one piece.
@@ -51,7 +51,7 @@ def compiled(network: Any) -> Callable[..., Any]:
     if any(hasattr(part, "_hf_hook") for part in network.modules()):
         raise ValueError(f"compile: the denoiser is offloaded by accelerate, {EAGER}")
     # A size that is not fixed would be a symbol in the graph, and one graph slow at all sizes.
-    call = torch.compile(network, fullgraph=True, dynamic=False, backend=BACKEND)
+    call = torch.compile(network, fullgraph=True, dynamic=False, backend=backend or BACKEND)
 
     def run(*arguments: Any, **named: Any) -> Any:
         try:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from p2p.conditioning import Texts
-from p2p.dense_calls import DenseCalls
 from p2p.denoising_run import DenoisingRun
+from p2p.dense_calls import DenseCalls
 from p2p.devices import overflow_advice
 from p2p.families.model import Model
 from p2p.prepared import Indices, Preparation, check_injections
@@ -51,9 +51,7 @@ def denoise(
     maps = WordMaps.of(levels, model, index, start)
     forks = [index([node.parent for node in level]) for level in levels]
     with model.injection_processors() as layers:
-        run = DenoisingRun(
-            model, scheduler, sources, sampling, calls, texts, prepared, maps, layers, dense
-        )
+        run = DenoisingRun(model, scheduler, sources, sampling, calls, texts, prepared, maps, layers, dense)
         steps = zip(levels, forks, scheduler.timesteps[start:], strict=True)
         for number, (level, parents, timestep) in enumerate(steps):
             fork(scheduler, parents, latents)

@@ -86,7 +86,7 @@ class DenseCalls:
         banked = power_of_two(before)
         found = [n.group if n.group < before else banked + n.group - part.begin for n in nodes]
         own_limit = self.model.pixels(self.model.self_max_side)
-        own = [(n.injection.self_max_pixels or own_limit) if _takes_self(n) else 0 for n in nodes]
+        own = [_limit(node, own_limit) for node in nodes]
         injecting = any(i and (i.cross or i.self_attention) for i in injections)
         follows = injecting and part.begin + part.count < len(part.level)
         keep = [group - part.begin for group in part.sources]
@@ -117,8 +117,13 @@ class DenseCalls:
         return pad(own, (0, columns, 0, 0, 0, part.size - part.count)).flatten(0, 1)
 
 
-def _takes_self(node: Node) -> bool:
-    return node.injection is not None and node.injection.self_attention
+def _limit(node: Node, own: int) -> int:
+    """Return the pixels of the largest layers in which a node takes self-attention, 0 where it takes none.
+
+    `own` is the model's limit.
+    """
+    injection = node.injection
+    return (injection.self_max_pixels or own) if injection and injection.self_attention else 0
 
 
 def _padded(tensor: Tensor, rows: int) -> Tensor:

@@ -42,7 +42,7 @@ class DenseInjection:
     taking: None = None  # single layers are taken from in calls that are not compiled
 
     def itself(self, attention: Attended) -> Tensor:
-        """Return self-attention: `softmax(Q_s K_s^T) V_t` in rows whose gate is open in layers of this size."""
+        """Return self-attention: `softmax(Q_s K_s^T) V_t` in rows whose gate is open at its size."""
         layer, query, key, value, scale, _ = attention
         gate = self._gate(query.shape[2])
         if gate is not None:
@@ -135,9 +135,7 @@ class DenseInjection:
         )
         return torch.cat([output[: self.first], output[self.first :] + added])
 
-    def _shared_out(
-        self, values: Tensor, begin: int, end: int, gate: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _shared_out(self, values: Tensor, begin: int, end: int, gate: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the values for rows' own maps, and those of conditional rows for their sources' maps.
 
         `begin` and `end` are of the text's tokens.

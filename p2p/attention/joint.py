@@ -13,9 +13,7 @@ from p2p.attention.dense import DenseInjection
 from p2p.attention.injection import AnyInjection, BatchInjection, LayerAttention
 
 
-def inject_joint(
-    attention: LayerAttention, text_tokens: slice, injection: AnyInjection
-) -> Tensor:
+def inject_joint(attention: LayerAttention, text_tokens: slice, injection: AnyInjection) -> Tensor:
     """Return attention of image queries in which edited rows use their source's maps.
 
     The layer's query is (rows, heads, pixels, channels), of the image alone. Its key and value are over text

@@ -90,6 +90,22 @@ class Model(ABC):
     def _compiled(self) -> Callable[..., Any]:
         return compiled(self.denoiser)
 
+    @torch.no_grad()
+    def check_compiles(self) -> None:
+        """Raise ValueError, in one line, where the denoiser with the engine's processors is not one graph.
+
+        One row is traced, and nothing compiled.
+        """
+        latents = torch.zeros(1, *self.latent_shape, device=self.device, dtype=self.dtype)
+        own = torch.zeros(1, dtype=torch.int64, device=self.device)
+        kept, self._compiled = self._compiled, compiled(self.denoiser, "eager")
+        try:
+            with self.injection_processors():
+                conditioning = stack_rows([self.encode_prompt("")])
+                self.predict(latents, torch.tensor(500), conditioning, DenseInjection(0, False, own, ()))
+        finally:
+            self._compiled = kept
+
     @property
     def device(self) -> torch.device:
         """Where the denoiser computes."""
