@@ -35,7 +35,7 @@ OWN_KEYS = {
     "materialised_vs_plain_time", "materialised_vs_plain_memory",
     "self_memory_16", "self_memory_24", "self_memory_32", "self_memory_growth",
     *startup.KEYS,
-    "evaluation_speedup", *(f"evaluation_speedup_{name}" for name in scoring.FAMILIES),
+    "compiled_speedup", "evaluation_speedup", *(f"evaluation_speedup_{name}" for name in scoring.FAMILIES),
 }  # fmt: skip
 
 
@@ -163,6 +163,7 @@ def test_the_quick_form_reports_every_figure(
     monkeypatch.setattr(edit_cost, "process", here)
     monkeypatch.setattr(startup, "earlier_tree", lambda commit: nullcontext(Path("before")))
     monkeypatch.setattr(startup, "spent", pretended)
+    monkeypatch.setattr("p2p.compiling.BACKEND", "eager")
     monkeypatch.setattr("sys.argv", ["bench", "--quick", "--out", str(tmp_path)])
     bench.main()
     report = json.loads((tmp_path / "bench.json").read_text())

@@ -27,7 +27,10 @@ def test_a_machine_without_a_compiler_is_one_line_before_anything_is_made(
     assert not (run_dir / "images").exists()
 
 
-def test_a_compiled_run_is_the_same_run(monkeypatch: pytest.MonkeyPatch, tiny: list[str], run_dir: Path) -> None:
+@pytest.mark.slow
+def test_a_compiled_run_is_the_same_run(
+    monkeypatch: pytest.MonkeyPatch, tiny: list[str], run_dir: Path
+) -> None:
     monkeypatch.setattr("p2p.compiling.BACKEND", "eager")
     assert call_task(*tiny, "model.compile=true") == 0
     [told] = [json.loads(file.read_text()) for file in (run_dir / "provenance").glob("*.json")]

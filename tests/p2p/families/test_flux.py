@@ -174,9 +174,7 @@ def test_edits_equal_formed_maps(model: Flux, formed: list[Tensor], max_batch: i
 
 @pytest.mark.usefixtures("padded_calls")
 @pytest.mark.parametrize("max_batch", [2, 6, 64])
-def test_edits_of_padded_calls_equal_formed_maps(
-    model: Flux, formed: list[Tensor], max_batch: int
-) -> None:
+def test_edits_of_padded_calls_equal_formed_maps(model: Flux, formed: list[Tensor], max_batch: int) -> None:
     sampling = Sampling(STEPS, GUIDANCE, max_batch=max_batch)
     assert_engine_equals(formed, replace(model, compile=True), sampling, TOLERANCE)
 
