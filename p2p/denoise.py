@@ -15,6 +15,7 @@ from torch import Tensor
 
 from p2p.conditioning import Texts
 from p2p.denoising_run import DenoisingRun
+from p2p.dense_calls import DenseCalls
 from p2p.devices import overflow_advice
 from p2p.families.model import Model
 from p2p.prepared import Indices, Preparation, check_injections
@@ -46,10 +47,11 @@ def denoise(
     index = Indices(latents.device)
     per_node = sampling.rows_per_state(model.guidance_embedded)
     prepared = Preparation.of(levels, per_node, model, index, max(1, calls.max_rows // per_node))
+    dense = DenseCalls.of(prepared) if model.compile else None
     maps = WordMaps.of(levels, model, index, start)
     forks = [index([node.parent for node in level]) for level in levels]
     with model.injection_processors() as layers:
-        run = DenoisingRun(model, scheduler, sources, sampling, calls, texts, prepared, maps, layers)
+        run = DenoisingRun(model, scheduler, sources, sampling, calls, texts, prepared, maps, layers, dense)
         steps = zip(levels, forks, scheduler.timesteps[start:], strict=True)
         for number, (level, parents, timestep) in enumerate(steps):
             fork(scheduler, parents, latents)

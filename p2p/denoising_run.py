@@ -14,9 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from p2p.attention.injection import BatchInjection
+from p2p.attention.dense import DenseInjection
+from p2p.attention.injection import AnyInjection
 from p2p.attention.source_bank import SourceBank
+from p2p.compiling import call_size
 from p2p.conditioning import Texts
+from p2p.dense_calls import DenseCalls, Part
 from p2p.families.model import Model
 from p2p.guidance import guide_nodes
 from p2p.memory import attempt
@@ -40,45 +43,58 @@ class DenoisingRun:
     prepared: Preparation
     maps: WordMaps
     layers: Sequence[str]  # with the engine's processors
+    dense: DenseCalls | None  # of a compiled denoiser
 
     def predict(self, latents: Tensor, number: int, timestep: Tensor) -> Tensor:
         """Return the guided noise prediction of every node of a level, sources first; levels count from 0.
 
-        It takes calls of `calls.max_rows` rows, halved where memory runs out.
+        It takes calls of `calls.max_rows` rows, halved where memory runs out. Those of a compiled denoiser
+        are padded to few sizes; a step in which rows take from single layers is not compiled.
         """
         level, per_node = self.prepared.levels[number], self.prepared.per_node
         step = self.sources[0].start + number
+        dense = None if any(n.injection and n.injection.layers for n in level) else self.dense
         bank = SourceBank()
         scaled = scale_model_input(self.scheduler, latents, timestep)
         predictions = []
         begin = 0
         while begin < len(level):
-            nodes = level[begin : begin + max(1, self.calls.max_rows // per_node)]
-            rows = scaled[begin : begin + len(nodes)].repeat(per_node, 1, 1, 1)
-            conditioning = self.texts.rows(nodes, self.sources, step)
-            words = self.maps.words(begin, len(nodes), per_node)
-            chunk = self.prepared.chunk(number, begin, len(nodes))
-            injection = chunk.at_step(self.prepared.mixes, bank, words, self.maps.active_layers)
-            bank.keep = begin + len(nodes) < len(level)
+            left, most = len(level) - begin, max(1, self.calls.max_rows // per_node)
+            count, size = call_size(left, most) if dense else (min(left, most),) * 2
+            part = Part(level, begin, count, size)
+            rows = part.filled(scaled[begin : begin + count]).repeat(per_node, 1, 1, 1)
+            conditioning = self.texts.rows(part.nodes, self.sources, step)
+            words = self.maps.words(begin, count, per_node)
+            injection: AnyInjection | None
+            if dense:
+                injection = dense.injection(part, bank, words, self.maps.active_layers)
+            else:
+                chunk = self.prepared.chunk(number, begin, count)
+                injection = chunk.at_step(self.prepared.mixes, bank, words, self.maps.active_layers)
+            bank.keep = begin + count < len(level)
             kept = dict(bank.layers)
             scale = self.sampling.guidance_scale
             call = partial(self.model.predict, rows, timestep, conditioning, injection, scale)
-            output = attempt(call, "denoiser: at one state" if len(nodes) == 1 else None)
+            output = attempt(call, "denoiser: at one state" if count == 1 else None)
             if output is None:
                 bank.layers = kept  # what the broken call had added
-                self.calls.max_rows = max(per_node, per_node * (len(nodes) // 2))
+                self.calls.max_rows = max(per_node, per_node * (count // 2))
                 continue
             if injection:
                 self._check_visits(injection)
-                self.maps.add(begin, len(nodes), injection)
-            self.calls.on_rows(len(rows))
-            begin += len(nodes)
+                if isinstance(injection, DenseInjection):
+                    part.take_in(injection, bank, self.maps.width)
+                    output = output.unflatten(0, (per_node, size))[:, :count].flatten(0, 1)
+                self.maps.add(begin, count, injection)
+            self.calls.on_rows(per_node * count)
+            begin += count
             if self.texts.negative is not None:
+                nodes = level[begin - count : begin]
                 output = guide_nodes(self.model, output, nodes, self.sources, self.sampling)
             predictions.append(output)
         return torch.cat(predictions)
 
-    def _check_visits(self, injection: BatchInjection) -> None:
+    def _check_visits(self, injection: AnyInjection) -> None:
         """Raise RuntimeError where a call passed a layer by, so that it edited less than was asked for."""
         if sorted(injection.visited) != sorted(self.layers):
             missed = set(self.layers) - set(injection.visited)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from p2p.attention.injection import BatchInjection
+from p2p.attention.injection import AnyInjection
 from p2p.families.model import Model
 from p2p.local_blend import LocalBlend
 from p2p.tree import Node, Watched
@@ -145,7 +145,7 @@ class WordMaps:
         own = self.columns[begin : begin + nodes]
         return torch.cat([torch.zeros_like(own)] * (per_node - 1) + [own])
 
-    def add(self, begin: int, nodes: int, injection: BatchInjection) -> None:
+    def add(self, begin: int, nodes: int, injection: AnyInjection) -> None:
         """Add the maps of one call's nodes to the sums of every active reading: the mean over its layers."""
         for reading in self.active:
             maps = torch.stack([injection.maps[layer] for layer in self.groups[reading].layers]).mean(0)

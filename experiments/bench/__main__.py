@@ -15,7 +15,7 @@ from pathlib import Path
 import diffusers
 import torch
 
-from experiments.bench import edit_cost, overhead, scoring, startup, store, sweep
+from experiments.bench import compiled, edit_cost, overhead, scoring, startup, store, sweep
 from experiments.bench.measuring import Clock, Measured
 from experiments.bench.report import Goal, machine, table
 from experiments.embedded.training import WEIGHTS
@@ -55,6 +55,7 @@ MEANING = {
     "self_memory_growth": "an edit's memory per pixel, largest / smallest size; linear is 1, quadratic the "
     "sizes' ratio",
     "evaluation_speedup": "scoring groups of edits: libraries column by column / shared features",
+    "compiled_speedup": "edits of the embedded model, denoising alone: as it is / compiled, when compiled",
     "startup_help": "`p2p-bench --help`: processor time, now / before",
     "startup_ls": "`p2p-bench ls`: processor time, now / before",
     "startup_typo": "a misspelt experiment: processor time, now / before",
@@ -80,6 +81,11 @@ def measurements(
 
     def embedded() -> Model:
         return spec.load()
+
+    def measure_compiled(say: Say) -> Measured:
+        model, sampling = embedded(), Sampling(2 if quick else 20)
+        groups = sweep.pair_groups(model, 1 if quick else 4, [0.0], sampling)
+        return compiled.measure(model, groups, sampling, 1 if quick else 5, clock, say)
 
     pairs, taus, steps = (1, [0.0, 1.0], 2) if quick else (8, TAUS, 50)
     shapes, side, rounds = ("tiny", 16, 1) if quick else ("sd15", 64, 2)
@@ -113,6 +119,7 @@ def measurements(
             ("evaluation_speedup", *(f"evaluation_speedup_{name}" for name in scoring.FAMILIES)),
             lambda say: scoring.measure(groups, edits, turns, clock, say),
         ),
+        "compile": (("compiled_speedup",), lambda say: measure_compiled(say)),
         "startup": (startup.KEYS, lambda say: startup.measure(many, limit, starts, say)),
         "store": (store.KEYS, lambda say: store.measure(stored, say)),
     }

@@ -33,6 +33,7 @@ GOALS: dict[str, Goal] = {
     "sdxl_edit_vs_plain_memory": ("<=", 1.05),
     "evaluation_speedup": (">=", 5.0),
     "waits_per_step": ("<=", 0.0),
+    "compiled_speedup": (">=", 1.25),
 }
 MEANING = {
     "right": "share of the tests marked gpu that pass",
@@ -48,6 +49,7 @@ MEANING = {
     "evaluation_speedup_clip": "the same, CLIP alone",
     "evaluation_speedup_lpips": "the same, LPIPS alone",
     "waits_per_step": "how often a step waits for the device, less diffusers' own",
+    "compiled_speedup": "SD 1.5's shapes: one edit as it is / compiled, when compiled",
 }
 NEEDS_CUDA = "needs CUDA"
 LONGEST_CAUSE = 300  # letters of an error, which in the table is a line
@@ -115,6 +117,10 @@ def measurements(quick: bool, clock: Clock) -> dict[str, tuple[tuple[str, ...], 
         "sdxl": (
             ("sdxl_edit_vs_plain_time", "sdxl_edit_vs_plain_memory"),
             lambda say: gpu_fast.measure_xl(xl, xl_side, 2 if quick else 4, clock, say),
+        ),
+        "compile": (
+            ("compiled_speedup",),
+            lambda say: gpu_fast.measure_compiled(shapes, side, steps, rounds, clock, say),
         ),
         "evaluation": (
             ("evaluation_speedup", "evaluation_speedup_clip", "evaluation_speedup_lpips"),

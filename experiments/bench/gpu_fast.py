@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from experiments.bench import edit, naive
+from experiments.bench import compiled, edit, naive
 from experiments.bench.measuring import Clock, Measured, Ratio, held_memory, in_turn
 from experiments.bench.shapes import SHAPES, XL_SHAPES, model_at, random_pipeline, random_xl_pipeline
 from experiments.bench.sweep import model_calls, pair_groups
@@ -98,6 +98,19 @@ def _compare(
         measured.details[f"{key}_{unit}"] = {
             what: [one[unit] for one in some] for what, some in given.items()
         }
+
+
+def measure_compiled(shapes: str, side: int, steps: int, rounds: int, clock: Clock, say: Say) -> Measured:
+    """Measure one edit of Stable Diffusion 1.5's layers as it is against the same edit compiled.
+
+    The edit is refined with everything injected at every step, so that there is one graph to compile.
+    """
+    model = model_at(random_pipeline(SHAPES[shapes], str(clock.device), dtype_of(clock)), side)
+    sampling = Sampling(steps, GUIDANCE)
+    method = PromptToPrompt(tau=0.0, self_replace_steps=1.0)
+    request = EditRequest(edit.SOURCE, edit.TARGETS["refine"])
+    trajectory = method.trajectory(request, model.tokenizers, steps)
+    return compiled.measure(model, [Group(edit.SOURCE, 0, (trajectory,))], sampling, rounds, clock, say)
 
 
 def measure_sweep(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -72,7 +73,8 @@ def estimate(spec: ModelSpec, plan: Plan) -> str:
         resolve_device(spec.device)
     except ValueError as error:
         return f"time unknown: {error}"
-    model, rows, upscaled = spec.load(), plan.sampling.max_batch, plan.upscaler_evaluations
+    model = replace(spec, compile=False).load()  # compiling takes longer than a plan should
+    rows, upscaled = plan.sampling.max_batch, plan.upscaler_evaluations
     seconds = seconds_per_evaluation(model, rows) * (plan.evaluations - upscaled)
     if model.upscaler is not None:
         small = torch.zeros(1, *model.latent_shape)

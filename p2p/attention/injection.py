@@ -24,6 +24,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from p2p.attention.dense import DenseInjection
 from p2p.attention.source_bank import SourceBank
 from p2p.attention.taking import Taking
 
@@ -61,6 +62,10 @@ class BatchInjection:
         have to be copied to the device in every layer.
         """
         return sum(pixels <= limit for limit in self.self_max_pixels)
+
+
+AnyInjection = BatchInjection | DenseInjection
+"""Of a call of the denoiser as it is, and of a call of the compiled one."""
 
 
 class LayerAttention(NamedTuple):
@@ -101,7 +106,7 @@ class InjectionProcessor:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
-        injection: BatchInjection | None = None,
+        injection: AnyInjection | None = None,
     ) -> Tensor:
         """Attend from (rows, pixels, channels), or (rows, channels, height, width), to text or to itself."""
         residual = hidden_states
@@ -152,12 +157,14 @@ class InjectionProcessor:
         return output / attn.rescale_output_factor
 
 
-def inject_cross(attention: LayerAttention, injection: BatchInjection) -> Tensor:
+def inject_cross(attention: LayerAttention, injection: AnyInjection) -> Tensor:
     """Return cross-attention (rows, heads, pixels, channels) in which edited rows use their source's maps.
 
     The layer's mask (rows, 1, 1, tokens) is added before the softmax; each row's mask stays with that row's
     keys. Maps of words are computed as the output is, with the words' columns in place of the values.
     """
+    if isinstance(injection, DenseInjection):
+        return injection.cross(attention)
     source = attention.bank_sources(injection) if injection.any_cross else None
     if injection.words is not None and attention.layer in injection.words_layers:
         columns = injection.words[:, None].expand(-1, attention.query.shape[1], -1, -1)
@@ -204,11 +211,13 @@ def _attend_edited(
     return output.index_add(0, rows, from_source)
 
 
-def inject_self(attention: LayerAttention, injection: BatchInjection) -> Tensor:
+def inject_self(attention: LayerAttention, injection: AnyInjection) -> Tensor:
     """Return self-attention: `softmax(Q_s K_s^T) V_t` in edited rows, in layers within a row's limit.
 
     Rows that take tensors from their source in this layer (`injection.taking`) have them. There is no mask.
     """
+    if isinstance(injection, DenseInjection):
+        return injection.itself(attention)
     layer, query, key, value, scale, _ = attention
     if query.shape[2] <= injection.largest_self:
         source_query, source_key = attention.bank_sources(injection)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from p2p.attention.injection import BatchInjection, LayerAttention
+from p2p.attention.dense import DenseInjection
+from p2p.attention.injection import AnyInjection, BatchInjection, LayerAttention
 
 
-def inject_joint(attention: LayerAttention, text_tokens: slice, injection: BatchInjection) -> Tensor:
+def inject_joint(attention: LayerAttention, text_tokens: slice, injection: AnyInjection) -> Tensor:
     """Return attention of image queries in which edited rows use their source's maps.
 
     The layer's query is (rows, heads, pixels, channels), of the image alone. Its key and value are over text
@@ -25,6 +26,8 @@ def inject_joint(attention: LayerAttention, text_tokens: slice, injection: Batch
     Nothing is renormalised, so the shares that text and image take from two softmaxes need not sum to 1. With
     both injected and an identity alignment the map is the source's.
     """
+    if isinstance(injection, DenseInjection):
+        return injection.joint(attention, text_tokens)
     layer, query, _, value, _, _ = attention
     taken = injection.any_cross or query.shape[2] <= injection.largest_self
     source = attention.bank_sources(injection) if taken else None

@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import Attention, AttnAddedKVProcessor
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from p2p.attention.injection import BatchInjection, LayerAttention, injection_processors
+from p2p.attention.injection import AnyInjection, LayerAttention, injection_processors
 from p2p.attention.joint import inject_joint
 from p2p.families.model import Conditioning, eight_bits
 from p2p.families.unet import UNetModel
@@ -31,7 +31,7 @@ class AddedKeysProcessor:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None = None,
-        injection: BatchInjection | None = None,
+        injection: AnyInjection | None = None,
     ) -> Tensor:
         """Attend from (rows, channels, height, width) to text (rows, tokens, channels) and to itself."""
         if attention_mask is not None:
@@ -99,7 +99,7 @@ class DeepFloyd(UNetModel):
         latents: Tensor,
         timestep: Tensor,
         conditioning: Conditioning,
-        injection: BatchInjection | None = None,
+        injection: AnyInjection | None = None,
         guidance_scale: float = 1.0,
     ) -> Tensor:
         """Return noise for each row, and the variance where the scheduler takes a learned one."""
@@ -155,7 +155,7 @@ class DeepFloydUpscaler(DeepFloyd):
         latents: Tensor,
         timestep: Tensor,
         conditioning: Conditioning,
-        injection: BatchInjection | None = None,
+        injection: AnyInjection | None = None,
         guidance_scale: float = 1.0,
     ) -> Tensor:
         """Return noise for each row, and the variance where the scheduler takes a learned one."""

@@ -16,7 +16,7 @@ import torch
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch import Tensor
 
-from p2p.attention.injection import BatchInjection, injection_processors
+from p2p.attention.injection import AnyInjection, injection_processors
 from p2p.families.flow_matching import flow_options, shift
 from p2p.families.joint_processors import FluxProcessor
 from p2p.families.model import Conditioning, on_device
@@ -81,7 +81,7 @@ class Flux(LatentTransformer):
         latents: Tensor,
         timestep: Tensor,
         conditioning: Conditioning,
-        injection: BatchInjection | None = None,
+        injection: AnyInjection | None = None,
         guidance_scale: float = 1.0,
     ) -> Tensor:
         """Return the predicted velocity for each row."""
@@ -92,7 +92,7 @@ class Flux(LatentTransformer):
         grid = torch.meshgrid(*sides, indexing="ij")
         places = torch.stack([torch.zeros_like(grid[0]), *grid], -1).flatten(0, 1)
         text = conditioning["encoder_hidden_states"]
-        output = self.denoiser(
+        output = self.network(injection)(
             tokens.flatten(3).flatten(1, 2),
             timestep=on_device(timestep, latents.device).to(latents.dtype).expand(rows) / 1000,
             img_ids=places.to(latents.dtype),

@@ -12,7 +12,7 @@ from diffusers.models.transformers.transformer_flux import FluxAttention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from p2p.attention.injection import BatchInjection, LayerAttention, inject_self
+from p2p.attention.injection import AnyInjection, LayerAttention, inject_self
 from p2p.attention.joint import inject_joint
 
 
@@ -28,7 +28,7 @@ class SD3Processor:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        injection: BatchInjection | None = None,
+        injection: AnyInjection | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attend from (rows, pixels, channels) and, where given, (rows, tokens, channels)."""
         query, key, value = _projected(
@@ -71,7 +71,7 @@ class FluxProcessor:
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
-        injection: BatchInjection | None = None,
+        injection: AnyInjection | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attend from (rows, pixels, channels) and (rows, tokens, channels), or from both joined."""
         query, key, value = _projected(
@@ -99,7 +99,7 @@ def attend(
     key: Tensor,
     value: Tensor,
     text_tokens: slice,
-    injection: BatchInjection | None,
+    injection: AnyInjection | None,
 ) -> Tensor:
     """Return attention (rows, tokens, channels) of all queries; only the image's are edited."""
     if injection is None:

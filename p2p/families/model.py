@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from p2p.alignment import ExpandingTokenizer, NoText, Tokenizers, encode
-from p2p.attention.injection import BatchInjection, injection_processors
+from p2p.attention.dense import DenseInjection
+from p2p.attention.injection import AnyInjection, injection_processors
 from p2p.attention.single_layers import NO_LAYERS, LayerInjection, UNetLayers
+from p2p.compiling import compiled
 from p2p.schedulers import set_timesteps
 
 Conditioning = Mapping[str, Tensor]
@@ -45,6 +47,7 @@ class Model(ABC):
     width: int | None = None
     upscaler: Model | None = None  # runs on the images of this model
     warnings: Sequence[str] = ()  # what its loading has to tell, for the records of its images
+    compile: bool = False  # whether steps call the denoiser compiled
 
     pipeline_name: ClassVar[str]  # of diffusers' class
     load_options: ClassVar[Mapping[str, Any]] = {}  # of the pipeline class's from_pretrained
@@ -78,6 +81,30 @@ class Model(ABC):
     def denoiser(self) -> Any:
         """The network that is called at each step."""
         return self.pipeline.unet
+
+    def network(self, injection: AnyInjection | None) -> Callable[..., Any]:
+        """Return what `predict` calls: the denoiser, or it compiled where the injection is of such a call."""
+        return self._compiled if isinstance(injection, DenseInjection) else self.denoiser
+
+    @cached_property
+    def _compiled(self) -> Callable[..., Any]:
+        return compiled(self.denoiser)
+
+    @torch.no_grad()
+    def check_compiles(self) -> None:
+        """Raise ValueError, in one line, where the denoiser with the engine's processors is not one graph.
+
+        One row is traced, and nothing compiled.
+        """
+        latents = torch.zeros(1, *self.latent_shape, device=self.device, dtype=self.dtype)
+        own = torch.zeros(1, dtype=torch.int64, device=self.device)
+        kept, self._compiled = self._compiled, compiled(self.denoiser, "eager")
+        try:
+            with self.injection_processors():
+                conditioning = stack_rows([self.encode_prompt("")])
+                self.predict(latents, torch.tensor(500), conditioning, DenseInjection(0, False, own, ()))
+        finally:
+            self._compiled = kept
 
     @property
     def device(self) -> torch.device:
@@ -237,7 +264,7 @@ class Model(ABC):
         latents: Tensor,
         timestep: Tensor,
         conditioning: Conditioning,
-        injection: BatchInjection | None = None,
+        injection: AnyInjection | None = None,
         guidance_scale: float = 1.0,
     ) -> Tensor:
         """Return the denoiser's output for each row of `latents` (rows, channels, height, width).

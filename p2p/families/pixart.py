@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from p2p.attention.injection import BatchInjection
+from p2p.attention.injection import AnyInjection
 from p2p.families.model import Conditioning, on_device
 from p2p.families.transformer import LatentTransformer
 
@@ -50,11 +50,11 @@ class PixArtAlpha(LatentTransformer):
         latents: Tensor,
         timestep: Tensor,
         conditioning: Conditioning,
-        injection: BatchInjection | None = None,
+        injection: AnyInjection | None = None,
         guidance_scale: float = 1.0,
     ) -> Tensor:
         """Return the predicted noise for each row; what a model says of its variance is not used."""
-        output = self.denoiser(
+        output = self.network(injection)(
             latents,
             conditioning["encoder_hidden_states"],
             on_device(timestep, latents.device).expand(len(latents)),

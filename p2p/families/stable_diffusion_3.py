@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from diffusers.models.attention_processor import JointAttnProcessor2_0
 from torch import Tensor
 
-from p2p.attention.injection import BatchInjection, injection_processors
+from p2p.attention.injection import AnyInjection, injection_processors
 from p2p.families.flow_matching import flow_options, shift
 from p2p.families.joint_processors import SD3Processor
 from p2p.families.model import Conditioning, on_device
@@ -66,11 +66,11 @@ class StableDiffusion3(LatentTransformer):
         latents: Tensor,
         timestep: Tensor,
         conditioning: Conditioning,
-        injection: BatchInjection | None = None,
+        injection: AnyInjection | None = None,
         guidance_scale: float = 1.0,
     ) -> Tensor:
         """Return the predicted velocity for each row."""
-        return self.denoiser(
+        return self.network(injection)(
             latents,
             timestep=on_device(timestep, latents.device).expand(len(latents)),
             joint_attention_kwargs={"injection": injection} if injection else None,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from p2p.attention.injection import BatchInjection
+from p2p.attention.injection import AnyInjection
 from p2p.attention.taking import feature_hooks
 from p2p.families.model import Conditioning, Model, on_device
 
@@ -72,7 +72,7 @@ class UNetModel(Model):
         latents: Tensor,
         timestep: Tensor,
         conditioning: Conditioning,
-        injection: BatchInjection | None = None,
+        injection: AnyInjection | None = None,
         guidance_scale: float = 1.0,
     ) -> Tensor:
         """Return the denoiser's output for each row; `guidance_scale` is for one that is told it."""
@@ -80,7 +80,7 @@ class UNetModel(Model):
         if self.guidance_embedded:
             timestep_cond = self._guidance_row(guidance_scale, latents).repeat(len(latents), 1)
         with feature_hooks(self.denoiser, injection.taking if injection else None):
-            return self.denoiser(
+            return self.network(injection)(
                 latents,
                 on_device(timestep, latents.device),
                 timestep_cond=timestep_cond,

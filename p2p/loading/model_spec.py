@@ -15,6 +15,7 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 from p2p.alignment import Tokenizers
+from p2p.compiling import check_compiler
 from p2p.devices import default_dtype, exact_float32, resolve_device
 from p2p.families import FAMILIES, family_of
 from p2p.families.model import Model, encoder_of, tokenizer_of
@@ -41,7 +42,8 @@ class ModelSpec:
     pipeline's own with `scheduler_config` on top. `clip_tokenizer` says that the tokenizer is CLIP's, so that
     planning needs no download. `loras` are mappings of a safetensors file's `path` and, optionally, its
     `scale`. `upscaler` is the model of a second stage, run on the images of this one. `leave_out` names text
-    encoders that are not loaded, where the family can do without.
+    encoders that are not loaded, where the family can do without. `compile` has steps call the denoiser
+    compiled; like the device it is no part of `identity`.
     """
 
     name: str
@@ -62,6 +64,7 @@ class ModelSpec:
     upscaler: ModelSpec | None = None
     leave_out: Sequence[str] = ()
     carried_over: Sequence[str] = ()
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if unknown := set(self.leave_out) - set(self.family.can_leave_out):
@@ -81,6 +84,8 @@ class ModelSpec:
             raise ValueError(f"dtype: {self.dtype!r} is not one of {', '.join(map(repr, DTYPES))}, or None")
         if self.dtype == "float64" and device.type == "mps":
             raise ValueError("dtype: 'float64' is not on mps, allowed are 'float32', 'float16', 'bfloat16'")
+        if not isinstance(self.compile, bool):
+            raise ValueError(f"compile: {self.compile!r} is not true or false")
         if self.scheduler is not None:
             scheduler_class(self.scheduler)
 
@@ -205,7 +210,7 @@ class ModelSpec:
 
     def load(self, components: Mapping[str, Any] | None = None) -> Model:
         """Load the weights. Raises OSError in one line where they cannot be had, ValueError for a device that
-        is not here, torch.OutOfMemoryError for one with too little memory.
+        is not here or cannot compile, torch.OutOfMemoryError for one with too little memory.
 
         `components` are parts of the pipeline that are there already. For CUDA, float32 is made exact first
         (see `exact_float32`), for the whole process.
@@ -214,6 +219,8 @@ class ModelSpec:
         self.check()
         if device.type == "cuda":
             exact_float32()
+        if self.compile:
+            check_compiler(device)
         files, parts = self.files, dict(components or {})
         if (folder := files.folder()) is not None:
             parts = {**files.checked(self._read_tokenizers, folder, {*files.left_out, *parts}), **parts}
@@ -224,7 +231,12 @@ class ModelSpec:
         shared = {name: getattr(pipeline, name) for name in SHARED} if self.upscaler else {}
         upscaler = self.upscaler.load(shared) if self.upscaler else None
         sides = self.self_max_side, self.blend_side
-        return self.family(pipeline, *sides, self.height, self.width, upscaler, warnings)
+        model: Model = self.family(
+            pipeline, *sides, self.height, self.width, upscaler, warnings, self.compile
+        )
+        if self.compile and self.pipeline != UPSCALED[1]:  # which has to be told of an image
+            model.check_compiles()
+        return model
 
     def _read_tokenizers(self, folder: Path, aside: Collection[str]) -> dict[str, PreTrainedTokenizerBase]:
         """Return the tokenizers that planning read, by name, without `aside`, to be given to the pipeline.

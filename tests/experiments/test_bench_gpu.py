@@ -51,6 +51,14 @@ def test_the_engines_figures_run_on_a_cpu(tmp_path: Path, capsys: pytest.Capture
     assert printed.splitlines()[-1] == str(tmp_path / "bench_gpu.json")
 
 
+def test_compiled_and_eager_edits_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2p.compiling.BACKEND", "eager")
+    assert gpu.main([*REHEARSAL, "--only", "compiled_speedup", "--out", str(tmp_path)]) == 0
+    found = read(tmp_path)
+    assert found["figures"]["compiled_speedup"] > 0
+    assert found["details"]["compiled_largest_difference_of_latents"] < 1e-3
+
+
 def test_the_evaluation_agrees_with_torchmetrics(tmp_path: Path) -> None:
     """The measurement itself compares every column, and raises where one differs."""
     assert gpu.main([*REHEARSAL, "--only", "evaluation_speedup", "--out", str(tmp_path)]) == 0

@@ -69,3 +69,9 @@ def picture() -> Tensor:
     x = torch.linspace(0, 1, 32)
     waves = 0.5 + 0.4 * torch.sin(9 * x + x[:, None])
     return (torch.stack([x.expand(32, 32), x[:, None].expand(32, 32), waves]) * 255).round() / 255
+
+
+@pytest.fixture
+def padded_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a model with `compile` make the calls of a compiled denoiser, without waiting for a compiler."""
+    monkeypatch.setattr("p2p.families.model.compiled", lambda network: network)

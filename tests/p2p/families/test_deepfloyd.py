@@ -1,6 +1,7 @@
 """DeepFloyd IF: tiny random pipelines of both stages against their own calls and against formed maps."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,13 @@ def test_edits_of_the_base_equal_formed_maps(base: DeepFloyd, name: str) -> None
     check_edit(base, lambda prompts, generators: call(base, prompts, generators), name, JointMaps)
 
 
+@pytest.mark.usefixtures("padded_calls")
+@pytest.mark.parametrize("name", EDITS)
+def test_edits_of_the_base_in_padded_calls_equal_formed_maps(base: DeepFloyd, name: str) -> None:
+    compiled = replace(base, compile=True)
+    check_edit(compiled, lambda prompts, generators: call(base, prompts, generators), name, JointMaps)
+
+
 def test_no_map_is_formed(base: DeepFloyd) -> None:
     check_no_map(base, lambda prompts, generators: call(base, prompts, generators), JointMaps)
 
@@ -190,6 +198,7 @@ def test_both_stages_equal_plain_diffusers_with_one_generator(model: DeepFloyd) 
 
 
 @pytest.mark.parametrize("name", ["replace", "refine"])
+@pytest.mark.usefixtures("padded_calls")
 def test_edits_of_the_upscaler_equal_formed_maps(model: DeepFloyd, name: str) -> None:
     upscaler = model.upscaler
     assert upscaler is not None
@@ -212,11 +221,11 @@ def test_edits_of_the_upscaler_equal_formed_maps(model: DeepFloyd, name: str) ->
 
     wanted, controller = edited_latents(upscaler, pipeline, settings, 5, JointMaps)
     assert controller.nearest > 1e-9, "a blend value lies on its threshold"
-    for max_batch in (2, 64):
+    for model, max_batch in product((upscaler, replace(upscaler, compile=True)), (2, 64)):
         generator = torch.Generator().manual_seed(5)
         sampling = replace(SAMPLING, max_batch=max_batch)
         with torch.no_grad():
-            [ours] = upscaled_latents(upscaler, trees, [small], sampling, Calls(max_batch), [generator])
+            [ours] = upscaled_latents(model, trees, [small], sampling, Calls(max_batch), [generator])
         torch.testing.assert_close(ours, wanted, rtol=0, atol=TOLERANCE)
     with recorded_steps(upscaler.pipeline) as plain:
         pipeline([SOURCE, edit["target"]], [torch.Generator().manual_seed(5) for _ in range(2)])

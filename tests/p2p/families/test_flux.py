@@ -1,5 +1,6 @@
 """Flux: plain runs equal diffusers' pipeline, edits equal formed maps; distilled guidance, packed latents."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,13 @@ def test_the_network_is_told_the_guidance(either: Flux) -> None:
 @pytest.mark.parametrize("max_batch", [2, 6, 64])
 def test_edits_equal_formed_maps(model: Flux, formed: list[Tensor], max_batch: int) -> None:
     assert_engine_equals(formed, model, Sampling(STEPS, GUIDANCE, max_batch=max_batch), TOLERANCE)
+
+
+@pytest.mark.usefixtures("padded_calls")
+@pytest.mark.parametrize("max_batch", [2, 6, 64])
+def test_edits_of_padded_calls_equal_formed_maps(model: Flux, formed: list[Tensor], max_batch: int) -> None:
+    sampling = Sampling(STEPS, GUIDANCE, max_batch=max_batch)
+    assert_engine_equals(formed, replace(model, compile=True), sampling, TOLERANCE)
 
 
 def test_equal_prompts_give_the_source(model: Flux) -> None:

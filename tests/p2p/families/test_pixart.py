@@ -1,5 +1,6 @@
 """PixArt: plain runs equal diffusers' pipelines, edits equal formed maps; masked text, learned sigma."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,15 @@ def test_source_and_tau_1_equal_plain_diffusers(model: PixArtAlpha, guidance: fl
 @pytest.mark.parametrize("max_batch", [2, 6, 64])
 def test_edits_equal_formed_maps(model: PixArtAlpha, formed: list[Tensor], max_batch: int) -> None:
     assert_engine_equals(formed, model, Sampling(STEPS, 3.0, max_batch=max_batch), TOLERANCE)
+
+
+@pytest.mark.usefixtures("padded_calls")
+@pytest.mark.parametrize("max_batch", [2, 6, 64])
+def test_edits_of_padded_calls_equal_formed_maps(
+    model: PixArtAlpha, formed: list[Tensor], max_batch: int
+) -> None:
+    sampling = Sampling(STEPS, 3.0, max_batch=max_batch)
+    assert_engine_equals(formed, dataclasses.replace(model, compile=True), sampling, TOLERANCE)
 
 
 def refine_words_alone(source: str, target: str, tokenizer: Any, tail: Any) -> tuple[Tensor, Tensor]:

@@ -151,6 +151,15 @@ def test_edits_equal_formed_maps(model: StableDiffusion3, formed: list[Tensor], 
     assert_engine_equals(formed, model, Sampling(STEPS, GUIDANCE, max_batch=max_batch), TOLERANCE)
 
 
+@pytest.mark.usefixtures("padded_calls")
+@pytest.mark.parametrize("max_batch", [2, 6, 64])
+def test_edits_of_padded_calls_equal_formed_maps(
+    model: StableDiffusion3, formed: list[Tensor], max_batch: int
+) -> None:
+    sampling = Sampling(STEPS, GUIDANCE, max_batch=max_batch)
+    assert_engine_equals(formed, replace(model, compile=True), sampling, TOLERANCE)
+
+
 def test_equal_prompts_give_the_source(model: StableDiffusion3) -> None:
     assert_equal_prompts_give_the_source(model, STEPS, GUIDANCE)
 

@@ -1,6 +1,7 @@
 """SDXL: a tiny random StableDiffusionXLPipeline against its own call and against formed maps."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,13 @@ def test_it_equals_plain_diffusers(model: StableDiffusionXL) -> None:
 @pytest.mark.parametrize("name", EDITS)
 def test_edits_equal_formed_maps(model: StableDiffusionXL, name: str) -> None:
     check_edit(model, lambda prompts, generators: call(model, prompts, generators), name)
+
+
+@pytest.mark.usefixtures("padded_calls")
+@pytest.mark.parametrize("name", EDITS)
+def test_edits_of_padded_calls_equal_formed_maps(model: StableDiffusionXL, name: str) -> None:
+    compiled = replace(model, compile=True)
+    check_edit(compiled, lambda prompts, generators: call(model, prompts, generators), name)
 
 
 def test_no_map_is_formed(model: StableDiffusionXL) -> None:
