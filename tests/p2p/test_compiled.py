@@ -128,8 +128,8 @@ def test_compiled_code_gives_the_edits_too(calm_model: StableDiffusion) -> None:
     sampling = Sampling(STEPS, 3.0, max_batch=8)
     ours, theirs = (tree_latents(one, own, sampling) for one in (model, calm_model))
     for branch, latents in theirs.items():
-        # Wider than for another batch size: compiled code rounds what is computed in single precision otherwise,
-        # such as the timestep's embedding.
+        # Wider than for another batch size: compiled code may round otherwise what is computed in single
+        # precision, such as the timestep's embedding.
         torch.testing.assert_close(ours[branch], latents, rtol=0, atol=1e-3)
 
 
