@@ -111,7 +111,7 @@ def _body(rows: pd.DataFrame, table: pd.DataFrame, escape: Escape) -> list[list[
     Where the columns of a row are means over different pairs, each says over how many.
     """
     decimals = {
-        metric: _decimals(table.loc[table["metric"].eq(metric), "mean"]) for metric in _metrics(table)
+        metric: decimals_of(table.loc[table["metric"].eq(metric), "mean"]) for metric in _metrics(table)
     }
     body = []
     for cell, members in rows.groupby(CELL, sort=False, dropna=False):
@@ -158,8 +158,8 @@ def _metrics(table: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(table["metric"]))
 
 
-def _decimals(means: pd.Series) -> int:
-    """Choose one number of decimals for a column, by its largest mean."""
+def decimals_of(means: pd.Series) -> int:
+    """Choose one number of decimals for a column of means, by the largest of them."""
     largest = means.abs().max()
     return next((decimals for decimals, limit in ((2, 10.0), (3, 0.1), (4, 0.01)) if largest >= limit), 5)
 
