@@ -18,6 +18,7 @@ from results.store.metric_columns import load_columns
 from results.store.run_folder import RunFolder
 from results.store.whole_files import write_whole
 from results.tables import auto_tau
+from results.tables.cells import GIVEN
 from results.tables.published import compare, load_reference
 
 
@@ -45,6 +46,7 @@ def write_report(
     cells = summary.run_cells(frame, candidates)
     made = tables or summary.run_tables(cells, metrics)
     rows = columns.numbered(cells)
+    made_edits = rows["status"].eq("ok") & ~rows["method"].isin(GIVEN)
     pictures = frame[frame["status"].eq("ok")]
     broken = make_thumbnails(run_dir, pictures)
     comparison = compare(made["main"], load_reference(published)) if published else None
@@ -64,6 +66,8 @@ def write_report(
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         note=note,
         left=left,
+        edits=_count(int(made_edits.sum()), "edit"),
+        pairs=_count(int(cells.loc[~cells["method"].isin(GIVEN), "pair_id"].nunique()), "pair"),
         comparison=[] if comparison is None else columns.comparison_rows(comparison),
         problems=problems(frame, metrics, broken),
         calls=origin.calls_told(calls),
@@ -76,3 +80,7 @@ def write_report(
     write_whole(folder / "index.html", page)
     sweep(run_dir, (thumbnail_path(*row) for row in pictures[["image", "image_sha256"]].to_numpy()))
     return folder / "index.html"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + "s" * (number != 1)

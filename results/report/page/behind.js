@@ -1,5 +1,5 @@
 // The pictures behind a point of the drawing or a cell of the map, in a panel beside it.
-const MOST_BEHIND = 12;
+const MOST_BEHIND = 9;
 
 function showBehind(panel, {title, lines, pictures, cell = null}) {
   const rest = pictures.length - MOST_BEHIND;

@@ -44,12 +44,12 @@ function card(scene) {
   const select = el('select', {'aria-label': `Method for ${PAIRS.pair_id[pair]}`});
   fill(select, [...there.keys()].map(series => [series, SERIES.label[series]]));
   const range = el('input', {type: 'range', min: 0, step: 1, 'aria-label': `Setting for ${PAIRS.pair_id[pair]}`});
-  const setting = el('span', {}), values = el('span', {});
+  const setting = el('output', {}), values = el('p', {class: 'told'});
   const node = el('article', {class: 'card', 'aria-label': `${PAIRS.pair_id[pair]}, seed ${SCENES.seed[scene]}`},
     el('button', {type: 'button', class: 'shot two', 'aria-label': `Compare the pictures of ${PAIRS.pair_id[pair]}, seed ${SCENES.seed[scene]}`,
       onclick: () => openViewer(pictureOf(scene), scene)}, left, right),
     el('p', {class: 'prompts', title: PAIRS.target_prompt[pair]}, ...promptDifference(PAIRS.source_prompt[pair], PAIRS.target_prompt[pair])),
-    el('div', {class: 'pick-line'}, select, range), el('p', {class: 'told'}, setting, values));
+    select, el('div', {class: 'pick-line'}, range, setting), values);
   node.refresh = () => {
     const picture = pictureOf(scene), series = seriesOf(picture), pictures = there.get(series);
     select.value = series;

@@ -1,6 +1,18 @@
 // Best and worst edits by a metric, and those about which two metrics disagree most.
 const MOST_CASES = 8;
 
+// The first edits of a list, one of each pair: else one odd pair would fill a row.
+function onePerPair(pictures) {
+  const seen = new Set(), found = [];
+  for (const picture of pictures) {
+    if (found.length === MOST_CASES) break;
+    if (seen.has(EDITS.pair[picture])) continue;
+    seen.add(EDITS.pair[picture]);
+    found.push(picture);
+  }
+  return found;
+}
+
 function startCases() {
   if (!METRICS.length) { $('cases').hidden = true; return; }
   const options = METRICS.map(metric => [metric.name, metric.label]);
@@ -30,7 +42,7 @@ function drawCases() {
   const metric = $('case-metric').value, other = $('case-other').value, up = METRICS.find(one => one.name === metric).up;
   const valued = shown.filter(picture => VALUES[metric][picture] != null);
   const sorted = valued.slice().sort((a, b) => VALUES[metric][a] - VALUES[metric][b]);
-  const most = sorted.slice(-MOST_CASES).reverse(), least = sorted.slice(0, MOST_CASES);
+  const most = onePerPair(sorted.slice().reverse()), least = onePerPair(sorted);
   const told = picture => number(VALUES[metric][picture], decimalsOf(metric));
   const rows = up == null ? [['Highest', most, told], ['Lowest', least, told]]
     : [['Best', up ? most : least, told], ['Worst', up ? least : most, told]];
@@ -38,7 +50,7 @@ function drawCases() {
     const both = valued.filter(picture => VALUES[other][picture] != null), a = ranks(both, metric), b = ranks(both, other);
     const gap = picture => Math.abs(a.get(picture) - b.get(picture));
     const share = place => `${Math.round(place * 100)}`;
-    rows.push(['Largest disagreement', both.sort((p, q) => gap(q) - gap(p)).slice(0, MOST_CASES),
+    rows.push(['Largest disagreement', onePerPair(both.sort((p, q) => gap(q) - gap(p))),
       picture => `rank ${share(a.get(picture))} against ${share(b.get(picture))}`]);
   }
   const short = picture => [SERIES.label[seriesOf(picture)], atText(EDITS.cell[picture])].filter(Boolean).join(', ');

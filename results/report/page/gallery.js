@@ -2,7 +2,7 @@
 let grid = null, view = 'pairs';
 
 function startGallery() {
-  grid = virtualGrid($('cards'), {narrowest: 272, height: width => Math.floor((width - 16) / 2) + 134, make: card});
+  grid = virtualGrid($('cards'), {narrowest: 272, height: width => Math.floor((width - 16) / 2) + 158, make: card});
   fill($('order'), [['', 'as planned'], ...METRICS.flatMap(metric => [
     [`${metric.name}\n1`, `${metric.label}, ${metric.up == null ? 'lowest' : metric.up ? 'worst' : 'best'} first`],
     [`${metric.name}\n-1`, `${metric.label}, ${metric.up == null ? 'highest' : metric.up ? 'best' : 'worst'} first`],
@@ -55,7 +55,7 @@ function drawGallery() {
   if (view === 'pairs') {
     const there = new Set();
     if (shown.length) SCENES.edits.forEach((edits, scene) => { if (seriesIn(scene).size) there.add(scene); });
-    grid.show(inOrder([...there], pictureOf), {narrowest: 272, height: width => Math.floor((width - 16) / 2) + 134, make: card});
+    grid.show(inOrder([...there], pictureOf), {narrowest: 272, height: width => Math.floor((width - 16) / 2) + 158, make: card});
   } else {
     const under = picture => [SERIES.label[seriesOf(picture)], atText(EDITS.cell[picture])].filter(Boolean).join(', ');
     grid.show(inOrder(shown, picture => picture), {narrowest: 148, height: width => width + 44, make: picture =>

@@ -8,9 +8,19 @@ const seriesOf = picture => CELLS.series[EDITS.cell[picture]];
 const isGiven = picture => SERIES.given[seriesOf(picture)];
 const colourOf = series => `m${plotted.get(series) ?? 5}`;
 
-// Series that are drawn have colours in their order; sources and other given pictures have none.
+// Series that are drawn, with the number of their colour and shape: that of the method where it has one, for its
+// first series, else the next that is free. Sources and other given pictures have none.
 const plotted = new Map();
-SERIES.label.forEach((_, series) => { if (!SERIES.given[series]) plotted.set(series, plotted.size % 8); });
+const OWN = {p2p: 0, sdedit: 1, fixed_seed: 2, p2p_auto_tau: 3};
+{
+  const drawn = [...SERIES.label.keys()].filter(series => !SERIES.given[series]);
+  const first = drawn.filter(series => SERIES.method[series] in OWN
+    && drawn.find(other => SERIES.method[other] === SERIES.method[series]) === series);
+  const free = [0, 1, 2, 3, 4, 5, 6, 7].filter(look => !first.some(series => OWN[SERIES.method[series]] === look));
+  let next = 0;
+  for (const series of drawn)
+    plotted.set(series, first.includes(series) ? OWN[SERIES.method[series]] : free.length ? free[next++ % free.length] : next++ % 8);
+}
 
 function el(name, attributes = {}, ...children) {
   const node = document.createElement(name);

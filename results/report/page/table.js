@@ -50,7 +50,7 @@ function drawTable() {
   shownTable = {rows, metrics, type};
   $('table').tHead.replaceChildren(headRow(metrics));
   const best = new Map(metrics.map(([place, metric]) => [place, bestOf(rows, place, metric.up)]));
-  $('table').tBodies[0].replaceChildren(...rows.map((row, number) => bodyRow(row, rows[number - 1], metrics, best)));
+  $('table').replaceChildren($('table').caption, $('table').tHead, ...bodies(rows, metrics, best));
   const which = type === 'all' ? 'all edit types' : `edit type ${type || 'none'}`;
   $('table-note').textContent = plain
     ? `Means over pairs, ${which}, with 95 % intervals by bootstrap over pairs (from six pairs on).`
@@ -73,20 +73,29 @@ function headRow(metrics) {
     const shape = sorted === 'ascending' ? ' ▴' : sorted ? ' ▾' : '';
     return el('th', {scope: 'col', 'aria-sort': sorted}, el('button', {type: 'button', 'data-place': place, onclick: press}, ...label, shape));
   };
-  return el('tr', {}, el('th', {scope: 'col', class: 'text'}, 'method'), el('th', {scope: 'col', class: 'text'}, 'setting'),
+  return el('tr', {}, el('th', {scope: 'col', class: 'text'}, 'setting'),
     ...metrics.map(([place, metric]) => {
       const {name, version} = metricName(metric.label);
-      return sort(place, [name, arrow(metric.up), el('span', {class: 'sr'}, better(metric.up)), ' ', el('span', {class: 'version'}, version)]);
+      return sort(place, [name, arrow(metric.up).replace(' ', '\u00a0'), el('span', {class: 'sr'}, better(metric.up)), ' ', el('span', {class: 'version'}, version)]);
     }), sort('pairs', ['pairs']));
 }
 
-function bodyRow(row, before, metrics, best) {
-  const apart = before && before.series !== row.series && !order;
-  const same = before && before.series === row.series && !order;
-  const swatch = plotted.has(row.series) ? mark(row.series) : null;
-  return el('tr', {class: apart ? 'apart' : null},
-    el('th', {scope: 'row'}, same ? el('span', {class: 'sr'}, row.label) : swatch, same ? '' : row.label),
-    el('td', {class: 'text'}, row.setting || '–'),
+// A series with several settings has a heading of its own; once sorted, each row says its series.
+function bodies(rows, metrics, best) {
+  const parts = order ? [rows] : [...d3.group(rows, row => row.series).values()];
+  return parts.map(part => {
+    const {series, label} = part[0] ?? {}, headed = !order && part.length > 1;
+    return el('tbody', {}, headed ? el('tr', {class: 'series'}, el('th', {scope: 'rowgroup', colspan: metrics.length + 2}, signOf(series), label)) : null,
+      ...part.map(row => bodyRow(row, headed, metrics, best)));
+  });
+}
+
+const signOf = series => plotted.has(series) ? mark(series) : null;
+
+function bodyRow(row, headed, metrics, best) {
+  const name = headed ? [row.setting || '–'] : [signOf(row.series), [row.label, row.setting].filter(Boolean).join(', ')];
+  return el('tr', {},
+    el('th', {scope: 'row', class: headed ? 'inset' : null}, ...name),
     ...metrics.map(([place, metric]) => {
       const value = row.values[place];
       if (!value || value.mean == null) return el('td', {title: Object.keys(value?.reasons ?? {}).join('; ') || null}, '–');

@@ -38,7 +38,7 @@ function drawTauMap() {
     const cell = cells.find(one => CELLS.cross_end[one] === cross && CELLS.self_end[one] === own);
     if (cell == null) return el('td', {class: 'none'}, el('span', {class: 'sr'}, 'not run'), el('span', {'aria-hidden': 'true'}, '·'));
     const value = by.get(cell)[place].mean, part = most > least ? (value - least) / (most - least) : .5;
-    const button = el('button', {type: 'button', 'aria-pressed': 'false', onclick: press(cell), onpointerenter: press(cell), onfocus: press(cell)}, number(value, decimals));
+    const button = el('button', {type: 'button', 'data-cell': cell, 'aria-pressed': 'false', onclick: press(cell), onpointerenter: press(cell), onfocus: press(cell)}, number(value, decimals));
     button.style.background = `color-mix(in oklab, var(--heat) ${Math.round(part * 100)}%, var(--rule))`;
     return el('td', {}, button);
   };
@@ -46,5 +46,8 @@ function drawTauMap() {
     el('caption', {class: 'sr'}, `${metric.label} by the shares of steps with injected attention`),
     el('thead', {}, el('tr', {}, el('th', {scope: 'col'}, 'self ↑ cross →'), ...crosses.map(cross => el('th', {scope: 'col'}, share(cross))))),
     el('tbody', {}, ...selves.map(own => el('tr', {}, el('th', {scope: 'row'}, share(own)), ...crosses.map(cross => box(cross, own))))));
-  emptyBehind($('map-behind'), cells.length ? `${metric.label}${better(metric.up)}. Point at a field to see the pictures behind it.` : 'No values under these filters.');
+  // The best field stands beside the map until another is pointed at.
+  const best = metric.up === false ? least : most, first = cells.find(cell => by.get(cell)[place].mean === best);
+  if (first == null) emptyBehind($('map-behind'), 'No values under these filters.');
+  else press(first)({currentTarget: $('map').querySelector(`[data-cell="${first}"]`)});
 }

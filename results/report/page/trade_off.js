@@ -1,5 +1,5 @@
 // The trade-off: Observable Plot draws axes, curves and intervals; hover, keyboard and words are our own.
-const SHAPES = ['circle', 'square', 'triangle', 'diamond', 'star', 'wye', 'cross', 'times'];
+const SHAPES = ['circle', 'square', 'diamond', 'triangle', 'star', 'cross', 'wye', 'times'];
 const hiddenSeries = new Set();
 let points = [], current = -1, pinned = false, scales = null;
 
@@ -33,10 +33,12 @@ function startTradeOff() {
   }).observe($('plot').parentNode);
   const plot = $('plot');
   plot.addEventListener('pointermove', event => { if (!pinned) goTo(nearest(event)); });
-  plot.addEventListener('pointerleave', () => { if (!pinned) goTo(-1, false); });
-  plot.addEventListener('click', event => { const found = nearest(event); pinned = found >= 0 && !(pinned && found === current); goTo(found); });
+  plot.addEventListener('click', event => {
+    const found = nearest(event);
+    pinned = found >= 0 && !(pinned && found === current);
+    goTo(found);
+  });
   plot.addEventListener('keydown', onPlotKey);
-  plot.addEventListener('blur', () => { if (!pinned) goTo(-1, false); });
 }
 
 // The means of plain settings, in the order of each series.
@@ -82,12 +84,12 @@ function drawTradeOff() {
   const curves = d3.group(means, point => point.series);
   const bar = (point, name, value) => point[name]?.low == null ? point[value] : null;
   const marks = [
-    Plot.link(means.filter(point => bar(point, 'ex', 'x') == null), {x1: point => point.ex.low, x2: point => point.ex.high, y: 'y', stroke: point => `var(--m${plotted.get(point.series)})`, strokeOpacity: .4}),
-    Plot.link(means.filter(point => bar(point, 'ey', 'y') == null), {x: 'x', y1: point => point.ey.low, y2: point => point.ey.high, stroke: point => `var(--m${plotted.get(point.series)})`, strokeOpacity: .4}),
+    Plot.link(means.filter(point => bar(point, 'ex', 'x') == null), {x1: point => point.ex.low, x2: point => point.ex.high, y: 'y', stroke: point => `var(--m${plotted.get(point.series)})`, strokeOpacity: .3}),
+    Plot.link(means.filter(point => bar(point, 'ey', 'y') == null), {x: 'x', y1: point => point.ey.low, y2: point => point.ey.high, stroke: point => `var(--m${plotted.get(point.series)})`, strokeOpacity: .3}),
     ...[...curves].flatMap(([series, list]) => [
       SERIES.along[series] && list.length > 1 ? Plot.line(list, {x: 'x', y: 'y', stroke: `var(--m${plotted.get(series)})`, strokeWidth: 1.8, curve: 'linear'}) : null,
       Plot.dot(list, {x: 'x', y: 'y', symbol: shapeOf(series), r: 5, fill: `var(--m${plotted.get(series)})`, stroke: 'var(--ground)', strokeWidth: 1}),
-      narrow && list.length > 4 ? null : Plot.text(list, {x: 'x', y: 'y', text: point => SERIES.along[series] ? String(+CELLS.at[point.cell].toFixed(9)) : '', dx: 8, dy: 9, textAnchor: 'start', fill: `var(--m${plotted.get(series)})`, stroke: 'var(--ground)', strokeWidth: 3, fontSize: 11}),
+      narrow && list.length > 4 ? null : Plot.text(list, {x: 'x', y: 'y', text: point => SERIES.along[series] ? String(+CELLS.at[point.cell].toFixed(9)) : '', dx: 8, dy: 9, textAnchor: 'start', fill: `var(--m${plotted.get(series)})`, stroke: 'var(--ground)', strokeWidth: 3, fontSize: 11, className: 'point-label'}),
     ]),
   ].filter(Boolean);
   const height = Math.round(Math.min(460, Math.max(300, width * .62)));
@@ -107,8 +109,26 @@ function drawTradeOff() {
   scales.ring = ring.node();
   plot.replaceChildren(el('canvas', {}), drawing);
   drawDots();
+  thinLabels(drawing);
   pinned = false;
-  goTo(-1);
+  goTo(firstPoint());
+}
+
+// The point that stands there before anybody points at one: the middle of the first curve.
+function firstPoint() {
+  const series = points.find(point => point.picture == null && SERIES.method[point.series] === 'p2p')?.series ?? points[0]?.series;
+  const curve = [...points.keys()].filter(place => points[place].picture == null && points[place].series === series);
+  return curve[Math.floor(curve.length / 2)] ?? 0;
+}
+
+// Of labels that would cover one another the first stays.
+function thinLabels(drawing) {
+  const kept = [];
+  for (const text of drawing.querySelectorAll('.point-label text')) {
+    const box = text.getBoundingClientRect();
+    const covers = kept.some(other => box.left < other.right && other.left < box.right && box.top < other.bottom - 2 && other.top < box.bottom - 2);
+    if (covers) text.style.display = 'none'; else kept.push(box);
+  }
 }
 
 function drawLegend() {
@@ -132,13 +152,12 @@ function nearest(event) {
   return found;
 }
 
-function goTo(place, empty = true) {
-  if (place === current && place >= 0) return '';
+// What was pointed at last stays in the panel, so that its pictures can be reached.
+function goTo(place) {
   const point = points[place], ring = scales?.ring;
-  if (!point && !empty) { if (ring) ring.style.display = 'none'; current = -1; return ''; }
+  if (!point) return '';
   current = place;
-  if (ring) ring.style.display = point ? '' : 'none';
-  if (!point) { emptyBehind($('plot-behind'), 'Point at a setting, or reach it with the arrow keys: its pictures stand here. A click holds it.'); return ''; }
+  ring.style.display = '';
   ring.setAttribute('cx', point.px);
   ring.setAttribute('cy', point.py);
   const one = point.picture != null, cell = one ? EDITS.cell[point.picture] : point.cell;
@@ -154,7 +173,7 @@ function goTo(place, empty = true) {
 
 function onPlotKey(event) {
   const step = {ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
-  if (event.key === 'Escape') { pinned = false; goTo(-1); return; }
+  if (event.key === 'Escape') { pinned = false; goTo(firstPoint()); return; }
   if (event.key === 'Enter' && points[current]) {
     const point = points[current];
     if (point.picture == null) onlySetting(point.cell); else openViewer(point.picture);

@@ -77,6 +77,7 @@ function setSide(side, picture) {
   const told = atText(EDITS.cell[picture]) || 'one setting';
   range.setAttribute('aria-valuetext', told);
   $(`${side}-told`).textContent = told;
+  $(`${side}-tag`).textContent = [SERIES.label[series], atText(EDITS.cell[picture])].filter(Boolean).join(', ');
   drawValues();
   for (const button of $('film').querySelectorAll('.shot')) button.setAttribute('aria-pressed', String(+button.dataset.picture === viewing.right));
 }
