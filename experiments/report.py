@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run `p2p-bench report`; return the exit code.
 
-    Of all that the folder holds; the published numbers beside the run's are those of its last call.
+    It is of all that the folder holds; the published numbers beside the run's are those of its last call.
     """
     parser = argparse.ArgumentParser("p2p-bench report", description=__doc__.splitlines()[0])
     parser.add_argument("run_dir", type=Path)
@@ -22,3 +26,21 @@ def main(arguments: Sequence[str]) -> int:
     published = calls[-1]["config"].get("reference") if calls else None
     print(write_report(given.run_dir, published=published or (), calls=calls))
     return 0
+
+
+def write_beside(run_dir: Path, **rows: Any) -> None:
+    """Write the report at the end of a call, of the rows that `results.report.write_report` takes.
+
+    Where that fails there is a warning: the run has its pictures, values and tables by then.
+    """
+    from experiments.running.provenance import read_provenance
+    from results.report.write_report import write_report
+
+    try:
+        print(write_report(run_dir, calls=read_provenance(run_dir), **rows))
+    except Exception as error:  # whatever it is, the run is whole without it
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        _log.warning(
+            "no report: %s; `p2p-bench report %s` tries again, report=false leaves it out", cause, run_dir
+        )
+        _log.debug("its traceback:", exc_info=True)

@@ -1,7 +1,7 @@
 """What the page's scripts read: a run's rows as columns of plain values, ready for JSON.
 
-`cells` are table rows (a method with its setting), `edits` pictures, `pairs` prompts, `scenes` what one card of
-the gallery holds: a pair's source and all its edits with one seed. Numbers of tables are those of
+`cells` are table rows (a method with its setting), `edits` pictures, `pairs` prompts, `scenes` what one card
+of the gallery holds: a pair's source and all its edits with one seed. Numbers of tables are those of
 `results.tables`; nothing is averaged here.
 """
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from results.labels import escape_latex, metric_label, method_label
+from results.labels import escape_latex, method_label, metric_label
 from results.report.scenes import PAIR, distinct_pairs, scene_columns
-from results.report.thumbnails import thumbnail_path
+from results.report.thumbnails import ONLY_THUMBNAIL, thumbnail_path
 from results.store.records import RECORD_IDENTITY, WINDOWS, reason_column
 from results.tables.cells import CELL, CONTEXT, GIVEN, is_plain, made_elsewhere, ordered
 from results.tables.table_files import decimals_of
@@ -98,7 +98,7 @@ def edit_columns(rows: pd.DataFrame, metrics: Sequence[str], broken: Mapping[str
     folder_list = list(dict.fromkeys(folders))
     warnings = list(dict.fromkeys(text for text in rows["warnings"] if text))
     thumbs = [
-        None if image in broken and "thumbnail" not in broken[image] else _short(thumbnail_path(image, digest))
+        _short(thumbnail_path(image, digest)) if broken.get(image) in (None, ONLY_THUMBNAIL) else None
         for image, digest in zip(rows["image"], rows["image_sha256"])
     ]
     edits = {
@@ -163,7 +163,10 @@ def comparison_rows(comparison: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _table(
-    name: str, table: pd.DataFrame, number_of: Callable[[pd.DataFrame], list[int]], directions: Mapping[str, bool]
+    name: str,
+    table: pd.DataFrame,
+    number_of: Callable[[pd.DataFrame], list[int]],
+    directions: Mapping[str, bool],
 ) -> dict[str, Any]:
     metrics = list(dict.fromkeys(table["metric"]))
     place = {metric: number for number, metric in enumerate(metrics)}
@@ -191,16 +194,16 @@ def _table(
 
 def _cell_numbers(cells: pd.DataFrame) -> Callable[[pd.DataFrame], list[int]]:
     """Return what finds the numbers of a table's cells; NaN equals NaN."""
-    numbers = {_identity(row): int(number) for row, number in zip(cells[CELL].to_numpy(object), cells["cell"])}
+    numbers = {
+        _identity(row): int(number) for row, number in zip(cells[CELL].to_numpy(object), cells["cell"])
+    }
     return lambda table: [numbers[_identity(row)] for row in table[CELL].to_numpy(object)]
 
 
 def _identity(row: Sequence[Any]) -> tuple[Hashable, ...]:
-    return tuple(None if pd.isna(value) else float(value) if _is_number(value) else str(value) for value in row)
-
-
-def _is_number(value: object) -> bool:
-    return not isinstance(value, str)
+    return tuple(
+        None if pd.isna(value) else value if isinstance(value, str) else float(value) for value in row
+    )
 
 
 def _along(cells: pd.DataFrame) -> str:
@@ -215,7 +218,7 @@ def _series_label(row: pd.Series, varying: Sequence[str]) -> str:
     """Name a series: its method, what differs in it from other series, and where its pictures come from."""
     label = method_label(row["method"])
     parts = [row["variant"], f"weights {row['weighting']}" if row["weighting"] else ""]
-    if not row["setup"] == "":
+    if row["setup"] != "":
         parts += [_context(name, row[name]) for name in varying]
     elif row["method"] == "source":
         parts += ["as given"]
@@ -226,7 +229,11 @@ def _context(name: str, value: object) -> str:
     """Spell a part of a context; numbers say what they are."""
     if value == "" or pd.isna(value):
         return ""
-    words = {"num_inference_steps": "{} steps", "guidance_scale": "guidance {}", "guidance_rescale": "rescale {}"}
+    words = {
+        "num_inference_steps": "{} steps",
+        "guidance_scale": "guidance {}",
+        "guidance_rescale": "rescale {}",
+    }
     shown = f"{value:g}" if isinstance(value, float) else str(value)
     return words.get(name, "{}").replace("{}", shown)
 

@@ -15,7 +15,7 @@ from results.store.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Call:
-    """One call that worked on the run: when, the command that repeats it, facts about it, its configuration."""
+    """One call that worked on the run: when, what repeats it on a command line, facts, its configuration."""
 
     time: str
     command: str

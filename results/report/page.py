@@ -59,7 +59,7 @@ def render(data: Mapping[str, Any], **values: Any) -> str:
 
 
 def json_in_html(value: Any) -> str:
-    """Return JSON that nothing in it can end: `<`, `>`, `&`, U+2028, U+2029 and lone surrogates are escaped.
+    """Return JSON that nothing in it can end: `<`, `>`, `&`, U+2028, U+2029, lone surrogates are escaped.
 
     ValueError where a number is not finite, which JSON has no word for.
     """

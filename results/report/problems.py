@@ -40,7 +40,11 @@ def problems(
     failed, made = (images[images["status"].ne("ok") == which] for which in (True, False))
     first = [text.splitlines()[0] if text else "no cause recorded" for text in failed["error"]]
     warned = made[made["warnings"].ne("")]
-    told = [(text, name) for all_of, name in zip(warned["warnings"], warned["_name"]) for text in all_of.split("; ")]
+    told = [
+        (text, name)
+        for all_of, name in zip(warned["warnings"], warned["_name"])
+        for text in all_of.split("; ")
+    ]
     missing = [
         (f"{metric_label(metric)}: {reason}", name)
         for metric in metrics

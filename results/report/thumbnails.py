@@ -19,6 +19,7 @@ from results.store.run_folder import RunFolder
 from results.store.whole_files import write_once
 
 SIDE = 160  # pixels of the longer side, at most: cards are 150 wide, and the page shows full pictures itself
+ONLY_THUMBNAIL = "the file is gone; its thumbnail is left"
 QUALITY = 80  # 2 to 3 kB for a photograph
 
 
@@ -54,7 +55,7 @@ def _make(run_dir: Path, image: str, digest: Digest) -> str:
     """Make one thumbnail unless it is there; return why it cannot be made, "" where it is there."""
     target = RunFolder(run_dir).report / thumbnail_path(image, digest.sha256)
     if target.exists():
-        return "" if (run_dir / image).exists() else "the file is gone; its thumbnail is left"
+        return "" if (run_dir / image).exists() else ONLY_THUMBNAIL
     try:
         picture = read_picture(run_dir / image, digest)
     except FileNotFoundError:
