@@ -29,15 +29,20 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def write_beside(run_dir: Path, **rows: Any) -> None:
-    """Write the report at the end of a call, of the rows that `results.report.write_report` takes.
+    """Write the report at the end of a call, of what `results.report.write_report` takes.
 
-    Where that fails there is a warning: the run has its pictures, values and tables by then.
+    One that is of equal rows, made by equal code, stays as it is. Where that fails there is a warning: the run has its pictures, values and tables by then.
     """
     from experiments.running.provenance import read_provenance
-    from results.report.write_report import write_report
+    from results.report.write_report import made_of, write_report
+    from results.store import made_from
+    from results.store.run_folder import RunFolder
 
     try:
-        print(write_report(run_dir, calls=read_provenance(run_dir), **rows))
+        stamp = made_from.stamp(RunFolder(run_dir))
+        if stamp and stamp == made_of(run_dir):
+            return
+        print(write_report(run_dir, calls=read_provenance(run_dir), stamp=stamp, **rows))
     except Exception as error:  # whatever it is, the run is whole without it
         cause = f"{type(error).__name__}: {error}".splitlines()[0]
         _log.warning(

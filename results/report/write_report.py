@@ -1,5 +1,6 @@
 """From a run folder to its report: `report/index.html` and the thumbnails beside it."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,12 +32,13 @@ def write_report(
     calls: Sequence[Mapping[str, Any]] = (),
     tables: Mapping[str, pd.DataFrame] | None = None,
     note: str = "",
+    stamp: str = "",
 ) -> Path:
     """Write the report of a run, of the rows that its tables are of; return the path of the page.
 
     `settings`, `candidates`, `published` and `note` are as in `results.summary.summarise`, `calls` are the
     run's provenance. `tables` are those of a `Summary` of equal arguments, which else are made here.
-    Thumbnails that are there stay. FileNotFoundError where the run has no records.
+    `stamp` goes into the page, where `made_of` finds it. Thumbnails that are there stay. FileNotFoundError where the run has no records.
     """
     run_dir = Path(run_dir)
     frame, left = summary.run_rows(run_dir, settings)
@@ -63,6 +65,7 @@ def write_report(
     page = render(
         data,
         run=run_dir.resolve().name,
+        stamp=stamp,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         note=note,
         left=left,
@@ -80,6 +83,16 @@ def write_report(
     write_whole(folder / "index.html", page)
     sweep(run_dir, (thumbnail_path(*row) for row in pictures[["image", "image_sha256"]].to_numpy()))
     return folder / "index.html"
+
+
+def made_of(run_dir: Path) -> str:
+    """Return the stamp of the run's report; "" where there is no report, or none with a stamp."""
+    try:
+        with (RunFolder(run_dir).report / "index.html").open(encoding="utf-8") as page:
+            found = re.search(r'<meta name="made-of" content="(\w*)">', page.read(4096))
+    except OSError:
+        return ""
+    return found[1] if found else ""
 
 
 def _count(number: int, noun: str) -> str:
