@@ -70,6 +70,7 @@ def series_columns(rows: pd.DataFrame) -> dict[str, list[Any]]:
     along = {number: _along(part) for number, part in cells.groupby("series")}
     return {
         "method": list(first["method"]),
+        "name": [method_label(method) for method in first["method"]],
         "label": labels,
         "latex": [escape_latex(label) for label in labels],
         "along": [{"": "", "tau": "τ", "strength": "strength"}[along[number]] for number in first["series"]],

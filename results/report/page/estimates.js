@@ -7,7 +7,7 @@ const narrowed = () => ['seed', 'difficulty', 'dataset'].some(name => chosen[nam
 function seriesShown(series) {
   const value = name => { const field = FIELDS.find(one => one.name === name); return chosen[name] === '' ? null : field.values[chosen[name]]; };
   if (SERIES.given[series]) return value('method') == null;
-  return [['method', series], ['model', SERIES.model[series]], ['inversion', SERIES.inversion[series]]]
+  return [['method', SERIES.name[series]], ['model', SERIES.model[series]], ['inversion', SERIES.inversion[series]]]
     .every(([name, own]) => value(name) == null || value(name) === own);
 }
 

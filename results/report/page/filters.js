@@ -1,7 +1,7 @@
 // Which pictures are shown. A choice with one answer is not offered; what is chosen stands in the address.
 const FIELDS = [
   {name: 'edit_type', label: 'Edit type', of: picture => PAIRS.edit_type[EDITS.pair[picture]], none: 'no type'},
-  {name: 'method', label: 'Method', of: seriesOf, named: series => SERIES.label[series], ofEdits: true},
+  {name: 'method', label: 'Method', of: picture => SERIES.name[seriesOf(picture)], ofEdits: true},
   {name: 'seed', label: 'Seed', of: picture => EDITS.seed[picture]},
   {name: 'difficulty', label: 'Difficulty', of: picture => PAIRS.difficulty[EDITS.pair[picture]], none: 'not stated'},
   {name: 'dataset', label: 'Data set', of: picture => PAIRS.dataset[EDITS.pair[picture]]},
@@ -25,7 +25,7 @@ function startFilters() {
     chosen[field.name] = '';
     if (field.values.length < 2) continue;
     field.select = el('select', {name: field.name});
-    fill(field.select, [['', 'all'], ...field.values.map((value, place) => [String(place), nameIn(field, value) || field.none || '–'])]);
+    fill(field.select, [['', 'all'], ...field.values.map((value, place) => [String(place), String(value) || field.none || '–'])]);
     form.insertBefore(el('label', {class: 'field'}, field.label, field.select), words);
   }
   readAddress();
@@ -35,12 +35,10 @@ function startFilters() {
   if (matchMedia('(max-width: 52rem)').matches) $('filter-box').open = false;
 }
 
-const nameIn = (field, value) => field.named ? field.named(value) : String(value);
-
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1)), form = $('filters');
   for (const field of FIELDS) {
-    const place = field.values.findIndex(value => given.has(field.name) && nameIn(field, value) === given.get(field.name));
+    const place = field.values.findIndex(value => given.has(field.name) && String(value) === given.get(field.name));
     if (field.select && place >= 0) { field.select.value = String(place); chosen[field.name] = String(place); }
   }
   if (given.has('words')) { form.querySelector('[name=words]').value = given.get('words'); chosen.words = given.get('words'); }
@@ -55,7 +53,7 @@ function readForm() {
 
 function writeAddress() {
   const kept = new URLSearchParams();
-  for (const field of FIELDS) if (chosen[field.name]) kept.set(field.name, nameIn(field, field.values[chosen[field.name]]));
+  for (const field of FIELDS) if (chosen[field.name]) kept.set(field.name, field.values[chosen[field.name]]);
   if (chosen.words) kept.set('words', chosen.words);
   // A section's name in the address stays until a filter takes its place.
   if (String(kept) || location.hash.includes('=')) history.replaceState(null, '', '#' + kept);

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.bench.report_page import FLAGS
 from results.report.write_report import write_report
-from tests.results import synthetic
+from results.summary import summarise
 from tests.results.synthetic import PAIRS, make_frame, make_metrics, make_row, write_run
 
 HOSTILE = "</script><script>window.bad=1</script><!--<script> \"><img src=x onerror=window.bad=2> \u2028 ${bad} '"
@@ -48,10 +48,12 @@ def make_run(run_dir: Path) -> pd.DataFrame:
 
 @pytest.fixture(scope="session")
 def told(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A run's folder (`run_dir`), its records (`frame`) and its page (`page`); read only."""
+    """A run's folder (`run_dir`), its records (`frame`), tables and report (`page`); read only."""
     run_dir = tmp_path_factory.mktemp("runs") / "a <b>run</b> & more"
     frame = make_run(run_dir)
-    return SimpleNamespace(run_dir=run_dir, frame=frame, page=write_report(run_dir, calls=[CALL, CALL]))
+    tables = summarise(run_dir, draw=False).tables
+    page = write_report(run_dir, calls=[CALL, CALL], tables=tables)
+    return SimpleNamespace(run_dir=run_dir, frame=frame, tables=tables, page=page)
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +98,3 @@ def data_of(page: Path) -> dict[str, Any]:
     """Return the data that stands in a page."""
     text = page.read_text(encoding="utf-8")
     return json.loads(text.partition('id="data">')[2].partition("</script>")[0])
-
-
-__all__ = ["CALL", "HOSTILE", "data_of", "make_run", "synthetic"]

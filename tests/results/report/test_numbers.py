@@ -14,7 +14,7 @@ from results.report.scenes import scene_columns
 from results.report.thumbnails import make_thumbnails
 from results.report.write_report import made_of, write_report
 from results.store.records import load, load_records, write_metrics, write_records
-from results.summary import current_metrics, run_cells, run_rows, summarise
+from results.summary import current_metrics, run_cells, run_rows
 from results.tables.auto_tau import load_candidates
 from tests.results.report.conftest import HOSTILE, data_of
 from tests.results.synthetic import METRICS, make_frame, make_metrics, make_row, p2p, write_run
@@ -34,7 +34,7 @@ def table_frame(data: dict, name: str) -> pd.DataFrame:
 
 @pytest.mark.parametrize("name", ["main", "difference_to_fixed_seed", "reweight"])
 def test_every_number_of_a_table_is_the_table_s(told: SimpleNamespace, name: str) -> None:
-    table = summarise(told.run_dir, draw=False).tables[name]
+    table = told.tables[name]
     if name == "main":
         table = table[table["weighting"].eq("")]
     shown = table_frame(data_of(told.page), name)
@@ -101,8 +101,8 @@ def test_problems_tell_each_cause_its_count_and_whom_it_hit(told: SimpleNamespac
     frame, _ = run_rows(told.run_dir)
     found = problems(frame, current_metrics(frame), {})
     [failure] = found["Failed"]
-    assert (failure.cause, failure.count) == (f"boom {' '.join(HOSTILE.splitlines())}".split("\u2028")[0] if 0 else failure.cause, 1)
-    assert failure.cause.startswith("boom") and "more" not in failure.cause
+    assert failure.count == 1
+    assert failure.cause.startswith("boom </script>") and "more" not in failure.cause
     assert {problem.count for problem in found["Warnings"]} == {12}
     undefined = int(frame.loc[frame["status"].eq("ok"), METRICS[1]].isna().sum())
     assert [problem.count for problem in found["Missing values"]] == [undefined]
@@ -121,7 +121,7 @@ def test_json_in_html_ends_nothing_and_reads_back() -> None:
 def test_plot_s_own_style_is_the_one_that_the_policy_lets_through() -> None:
     source = Path("results/report/vendor/plot.umd.min.js").read_text(encoding="utf-8")
     for part in PLOT_STYLE.replace(".chart", "\0").split("\0"):
-        assert part in source
+        assert part.replace("\n", r"\n") in source
 
 
 def test_a_report_is_made_of_a_run_without_values_and_of_one_that_failed(tmp_path: Path) -> None:
