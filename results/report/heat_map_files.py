@@ -1,5 +1,6 @@
 """Word heat-maps of a run's pairs: pictures in `heat_maps/` that say in their text what they are of."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,12 @@ from PIL import Image
 from results.store.run_folder import RunFolder
 
 SOURCE, TARGET, SEED, TITLE = "Source prompt", "Target prompt", "Seed", "Title"  # keys of a PNG's text
+
+
+def heat_map_text(source_prompt: str, target_prompt: str, seed: int, words: Sequence[str]) -> dict[str, str]:
+    """Return the text of a PNG that says which pair's heat-maps it shows; `target_prompt` is "" for none."""
+    told = f"Where {', '.join(words)} {'is' if len(words) == 1 else 'are'} attended to"
+    return {SOURCE: source_prompt, TARGET: target_prompt, SEED: str(seed), TITLE: told}
 
 
 def heat_map_files(run_dir: Path) -> list[dict[str, Any]]:

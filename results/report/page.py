@@ -21,7 +21,8 @@ SCRIPTS = (
     *("viewer.js", "start.js"),
 )
 """In the order in which they stand in the page; they share one scope."""
-VENDOR = ("d3.min.js", "plot.umd.min.js")
+VENDOR = ("d3", "plot")
+"""Libraries of `vendor/`, each with its licence, which goes into the page with it."""
 PLOT_STYLE = """:where(.chart) {
   --plot-background: white;
   display: block;
@@ -39,7 +40,9 @@ PLOT_STYLE = """:where(.chart) {
 def render(data: Mapping[str, Any], **values: Any) -> str:
     """Return the page's HTML. `data` is for its scripts, `values` are for its template. Both are untrusted."""
     style = "\n".join(_read("page", name) for name in STYLES)
-    library = "\n".join(_read("vendor", name) for name in VENDOR)
+    library = "\n".join(
+        f"/*\n{_read('vendor', f'{name}.LICENSE')}\n*/\n{_read('vendor', f'{name}.min.js')}" for name in VENDOR
+    )
     script = "(() => {\n'use strict';\n" + "\n".join(_read("page", name) for name in SCRIPTS) + "\n})();"
     environment = Environment(
         loader=FileSystemLoader(HERE / "page"),

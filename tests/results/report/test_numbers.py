@@ -119,7 +119,7 @@ def test_json_in_html_ends_nothing_and_reads_back() -> None:
 
 
 def test_plot_s_own_style_is_the_one_that_the_policy_lets_through() -> None:
-    source = Path("results/report/vendor/plot.umd.min.js").read_text(encoding="utf-8")
+    source = Path("results/report/vendor/plot.min.js").read_text(encoding="utf-8")
     for part in PLOT_STYLE.replace(".chart", "\0").split("\0"):
         assert part.replace("\n", r"\n") in source
 
