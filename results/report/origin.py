@@ -1,5 +1,6 @@
 """Where a run's pictures and numbers come from, as the page tells it: calls, hashes, times."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import pandas as pd
 from results.labels import method_label
 from results.store.records import RECORD_IDENTITY
 from results.store.run_folder import RunFolder
+
+_OF_NOTHING = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -29,11 +32,13 @@ def calls_told(calls: Sequence[Mapping[str, Any]]) -> list[Call]:
 
 
 def hashes(run_dir: Path) -> dict[str, str]:
-    """Return the digests of the weights that gave the metric values, by metric family."""
+    """Return the digests of the weights that gave the metric values, by metric family, "no weights" for none."""
     folder = RunFolder(run_dir).metrics
     files = sorted(folder.rglob(RunFolder(run_dir).weights_file("").name))
+    digests = {file: file.read_text(encoding="utf-8").strip() for file in files}
     return {
-        file.parent.relative_to(folder).as_posix(): file.read_text(encoding="utf-8").strip() for file in files
+        file.parent.relative_to(folder).as_posix(): "no weights" if digest == _OF_NOTHING else digest
+        for file, digest in digests.items()
     }
 
 
@@ -62,7 +67,7 @@ def _call(call: Mapping[str, Any]) -> Call:
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
     }
     return Call(
-        time=str(call.get("time") or ""),
+        time=str(call.get("time") or "").replace("T", " ").replace("+00:00", " UTC"),
         command=str(call.get("command") or ""),
         facts={name: fact for name, fact in facts.items() if fact},
         config=json.dumps(call["config"], indent=2, ensure_ascii=False),

@@ -59,6 +59,7 @@ function card(scene) {
     const told = atText(EDITS.cell[picture]) || SERIES.label[series];
     range.setAttribute('aria-valuetext', told);
     setting.textContent = told;
+    values.title = [$('across').value, $('up').value].filter(Boolean).map(metric => METRICS.find(one => one.name === metric).label).join('; ');
     values.textContent = [$('across').value, $('up').value].filter(Boolean)
       .map(metric => `${metric.split(/[_@]/)[0]} ${number(valueOf(picture, metric), decimalsOf(metric))}`).join('  ');
     showSmall(right, picture);

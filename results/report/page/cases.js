@@ -1,5 +1,5 @@
 // Best and worst edits by a metric, and those about which two metrics disagree most.
-const MOST_CASES = 8;
+const MOST_CASES = 6;
 
 // The first edits of a list, one of each pair: else one odd pair would fill a row.
 function onePerPair(pictures) {
@@ -58,7 +58,7 @@ function drawCases() {
     el('h3', {}, heading),
     heading === 'Largest disagreement' ? el('p', {class: 'about small'}, 'Ranks run from 0, the worst of the edits shown, to 100, the best; first by the one metric, then by the other.') : null,
     pictures.length ? el('ul', {class: 'case-row'}, ...pictures.map(picture => el('li', {},
-      shot(picture, el('span', {}, text(picture), el('br'), short(picture), el('br'), PAIRS.target_prompt[EDITS.pair[picture]])))))
+      shot(picture, el('span', {}, el('strong', {}, text(picture)), el('br'), short(picture), el('br'), PAIRS.target_prompt[EDITS.pair[picture]])))))
       : el('p', {class: 'about'}, 'No edit has a value under these filters.'),
   ].filter(Boolean)));
 }

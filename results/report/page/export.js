@@ -25,8 +25,8 @@ function tableCsv({rows, metrics, type}) {
 function tableLatex({rows, metrics}) {
   const sign = up => up == null ? '' : up ? ' $\\uparrow$' : ' $\\downarrow$';
   const line = cells => cells.join(' & ') + ' \\\\';
-  const told = (value, decimals) => !value || value.mean == null ? '---' : number(value.mean, decimals)
-    + (value.low == null ? '' : ` [${number(value.low, decimals)}, ${number(value.high, decimals)}]`);
+  const told = (value, decimals) => !value || value.mean == null ? '---' : plainNumber(value.mean, decimals)
+    + (value.low == null ? '' : ` [${plainNumber(value.low, decimals)}, ${plainNumber(value.high, decimals)}]`);
   return ['% needs \\usepackage{booktabs}', `\\begin{tabular}{ll${'r'.repeat(metrics.length + 1)}}`, '\\toprule',
     line(['method', 'setting', ...metrics.map(([, metric]) => metric.latex + sign(metric.up)), 'pairs']), '\\midrule',
     ...rows.map(row => line([row.latex, row.settingLatex || '---',

@@ -59,7 +59,7 @@ function drawGallery() {
   } else {
     const under = picture => [SERIES.label[seriesOf(picture)], atText(EDITS.cell[picture])].filter(Boolean).join(', ');
     grid.show(inOrder(shown, picture => picture), {narrowest: 148, height: width => width + 44, make: picture =>
-      shot(picture, el('span', {}, under(picture), el('br'), metric ? `${metric.split('@')[0]} ${number(valueOf(picture, metric), decimalsOf(metric))}` : ''))});
+      shot(picture, el('span', {}, under(picture), el('br'), metric ? el('strong', {}, number(valueOf(picture, metric), decimalsOf(metric))) : '', metric ? ` ${metric.split('@')[0]}` : ''))});
   }
   $('cards').setAttribute('aria-label', view === 'pairs' ? 'Cards of pairs, scrolls' : 'Single edits, scrolls');
 }

@@ -48,6 +48,7 @@ function drawTable() {
   const metrics = [...table.metrics.entries()].filter(([, metric]) => !hiddenColumns.has(metric.name));
   const plain = !narrowed() || exact, type = editTypeShown();
   shownTable = {rows, metrics, type};
+  $('table').classList.toggle('sorted', order != null);
   $('table').tHead.replaceChildren(headRow(metrics));
   const best = new Map(metrics.map(([place, metric]) => [place, bestOf(rows, place, metric.up)]));
   $('table').replaceChildren($('table').caption, $('table').tHead, ...bodies(rows, metrics, best));
@@ -70,13 +71,13 @@ function headRow(metrics) {
       drawTable();
       $('table').tHead.querySelector(`[data-place="${place}"]`).focus();
     };
-    const shape = sorted === 'ascending' ? ' ▴' : sorted ? ' ▾' : '';
-    return el('th', {scope: 'col', 'aria-sort': sorted}, el('button', {type: 'button', 'data-place': place, onclick: press}, ...label, shape));
+    const shape = sorted === 'ascending' ? '\u00a0▴' : sorted ? '\u00a0▾' : '';
+    return el('th', {scope: 'col', 'aria-sort': sorted}, el('button', {type: 'button', 'data-place': place, onclick: press}, label[0], shape, ...label.slice(1)));
   };
   return el('tr', {}, el('th', {scope: 'col', class: 'text'}, 'setting'),
     ...metrics.map(([place, metric]) => {
       const {name, version} = metricName(metric.label);
-      return sort(place, [name, arrow(metric.up).replace(' ', '\u00a0'), el('span', {class: 'sr'}, better(metric.up)), ' ', el('span', {class: 'version'}, version)]);
+      return sort(place, [name + arrow(metric.up).replace(' ', '\u00a0'), el('span', {class: 'sr'}, better(metric.up)), ' ', el('span', {class: 'version'}, version)]);
     }), sort('pairs', ['pairs']));
 }
 

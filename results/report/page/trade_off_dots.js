@@ -18,7 +18,7 @@ function drawDots() {
   }
   probe.remove();
   const clouds = points.filter(point => point.picture != null);
-  paint.globalAlpha = Math.max(0.12, Math.min(0.5, 30 / Math.sqrt(clouds.length + 1) / 10));
+  paint.globalAlpha = Math.max(0.15, Math.min(0.55, 5 / Math.sqrt(clouds.length + 1)));
   for (const point of clouds) {
     paint.fillStyle = colours.get(point.series);
     paint.beginPath();

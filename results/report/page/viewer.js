@@ -74,11 +74,13 @@ function setSide(side, picture) {
   range.max = Math.max(0, pictures.length - 1);
   range.disabled = pictures.length < 2;
   range.value = pictures.indexOf(picture);
-  const told = atText(EDITS.cell[picture]) || 'one setting';
-  range.setAttribute('aria-valuetext', told);
+  const told = atText(EDITS.cell[picture]) || '';
+  range.setAttribute('aria-valuetext', told || 'one setting');
   $(`${side}-told`).textContent = told;
   $(`${side}-tag`).textContent = [SERIES.label[series], atText(EDITS.cell[picture])].filter(Boolean).join(', ');
   drawValues();
+  // The others of the slider, so that it does not wait for a server.
+  pictures.slice(0, 24).forEach(other => { new Image().src = inRun(fullPath(other)); });
   for (const button of $('film').querySelectorAll('.shot')) button.setAttribute('aria-pressed', String(+button.dataset.picture === viewing.right));
 }
 
@@ -102,7 +104,7 @@ function drawValues() {
   const name = picture => [SERIES.label[seriesOf(picture)], atText(EDITS.cell[picture])].filter(Boolean).join(', ');
   $('viewer-values').tHead.replaceChildren(el('tr', {}, el('th', {scope: 'col'}, 'metric'), el('th', {scope: 'col'}, name(left)), el('th', {scope: 'col'}, name(right))));
   $('viewer-values').tBodies[0].replaceChildren(...METRICS.map(metric => el('tr', {},
-    el('th', {scope: 'row'}, metric.label + arrow(metric.up)), told(left, metric.name), told(right, metric.name))));
+    el('th', {scope: 'row'}, metricName(metric.label).name, arrow(metric.up).replace(' ', '\u00a0'), ' ', el('span', {class: 'version'}, metricName(metric.label).version)), told(left, metric.name), told(right, metric.name))));
   const warning = EDITS.warning[right] == null ? '' : RUN.warnings[EDITS.warning[right]];
   const missing = METRICS.map(metric => reasonOf(right, metric.name) && `${metric.label}: ${reasonOf(right, metric.name)}`).filter(Boolean);
   const time = EDITS.seconds[right] == null ? '' : `, ${+EDITS.seconds[right].toPrecision(3)} s`;

@@ -1,5 +1,6 @@
 // How numbers, settings and prompts are spelled.
-const number = (value, decimals) => value == null ? '–' : value.toFixed(decimals).replace(/^-(?=[0.]*$)/, '');
+const plainNumber = (value, decimals) => value.toFixed(decimals).replace(/^-(?=[0.]*$)/, '');
+const number = (value, decimals) => value == null ? '–' : plainNumber(value, decimals).replace('-', '\u2212');
 const arrow = up => up == null ? '' : up ? ' ↑' : ' ↓';
 const better = up => up == null ? '' : up ? ', higher is better' : ', lower is better';
 const counted = (count, noun) => `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`;
