@@ -1,6 +1,6 @@
 // A card: a pair's source beside one of its edits, with a slider along the method's settings.
 const cardState = new Map();   // scene -> {series, cell}: what was chosen on this card alone
-const allState = {series: null, at: null};
+const allState = {series: null, cell: null};
 
 // The pictures of a scene that the filters leave, by series, in the order of the slider.
 function seriesIn(scene) {
@@ -17,8 +17,11 @@ function seriesIn(scene) {
 const sourceOf = scene => SCENES.edits[scene].find(picture => SERIES.method[seriesOf(picture)] === 'source')
   ?? SCENES.edits[scene].find(isGiven) ?? null;
 
-// Of a series, the picture whose setting is nearest to the one that is asked for.
-function nearestTo(pictures, at) {
+// Of a series, the picture of a cell, else the one whose setting is nearest to the cell's, else the middle one.
+function nearestTo(pictures, cell) {
+  const same = pictures.find(picture => EDITS.cell[picture] === cell);
+  if (same != null) return same;
+  const at = cell == null || SERIES.along[CELLS.series[cell]] !== SERIES.along[seriesOf(pictures[0])] ? null : CELLS.at[cell];
   if (at == null) return pictures[Math.floor((pictures.length - 1) / 2)];
   const distance = picture => Math.abs((CELLS.at[EDITS.cell[picture]] ?? 0) - at);
   return pictures.reduce((best, picture) => distance(picture) < distance(best) ? picture : best);
@@ -30,12 +33,7 @@ function pictureOf(scene) {
   if (!there.size) return null;
   const wanted = own?.series ?? allState.series;
   const series = there.has(wanted) ? wanted : there.keys().next().value;
-  const pictures = there.get(series);
-  if (own && own.series === series) {
-    const same = pictures.find(picture => EDITS.cell[picture] === own.cell);
-    if (same != null) return same;
-  }
-  return nearestTo(pictures, series === allState.series ? allState.at : null);
+  return nearestTo(there.get(series), own?.series === series ? own.cell : allState.cell);
 }
 
 function card(scene) {
@@ -65,8 +63,7 @@ function card(scene) {
     showSmall(right, picture);
   };
   select.addEventListener('change', () => {
-    const series = +select.value, before = pictureOf(scene);
-    const next = nearestTo(there.get(series), SERIES.along[series] === SERIES.along[seriesOf(before)] ? CELLS.at[EDITS.cell[before]] : null);
+    const series = +select.value, next = nearestTo(there.get(series), EDITS.cell[pictureOf(scene)]);
     cardState.set(scene, {series, cell: EDITS.cell[next]});
     node.refresh();
   });

@@ -14,7 +14,7 @@ function onePerPair(pictures) {
 }
 
 function startCases() {
-  if (!METRICS.length) { $('cases').hidden = true; return; }
+  if (!METRICS.length) { $('cases').hidden = $('to-cases').hidden = true; return; }
   const options = METRICS.map(metric => [metric.name, metric.label]);
   fill($('case-metric'), options);
   fill($('case-other'), options);

@@ -22,7 +22,7 @@ function startAllCards() {
   if (best != null) $('all-series').value = best;
   const set = apply => {
     const series = +$('all-series').value, cells = settings.get(series) ?? [], cell = cells[+$('all-at').value];
-    Object.assign(allState, {series, at: cell == null ? null : CELLS.at[cell] ?? 0});
+    Object.assign(allState, {series, cell: cell ?? null});
     const told = cell == null ? '' : atText(cell);
     $('all-told').textContent = told;
     $('all-at').setAttribute('aria-valuetext', told || 'one setting');

@@ -19,12 +19,13 @@ function mark(series) {
 }
 
 function startTradeOff() {
+  if (!METRICS.length) { $('trade-off').hidden = $('to-trade-off').hidden = true; return; }
   const options = METRICS.map(metric => [metric.name, metric.label]);
   const first = start => METRICS.find(metric => metric.name.startsWith(start))?.name;
   fill($('across'), options);
   fill($('up'), options);
   $('across').value = first('lpips') ?? first('pie/lpips') ?? METRICS[0]?.name ?? '';
-  $('up').value = first('clip_target') ?? first('pie/clip_similarity_target') ?? METRICS.at(-1)?.name ?? '';
+  $('up').value = first('clip_target') ?? METRICS.find(metric => /^pie\/clip_similarity_target_image(?!_edit)/.test(metric.name))?.name ?? METRICS.at(-1)?.name ?? '';
   for (const id of ['across', 'up', 'dots']) $(id).addEventListener('change', drawTradeOff);
   filterListeners.push(drawTradeOff);
   themeListeners.push(drawDots);
@@ -54,9 +55,9 @@ function meanPoints(across, up) {
   }).sort((a, b) => a.series - b.series || (CELLS.at[a.cell] ?? 0) - (CELLS.at[b.cell] ?? 0));
 }
 
-function axis(metric) {
+function axis(metric, narrow) {
   const one = METRICS.find(other => other.name === metric);
-  return one ? one.label + (one.up == null ? '' : one.up ? ', higher is better' : ', lower is better') : metric;
+  return narrow ? metricName(one.label).name + arrow(one.up) : one.label + better(one.up);
 }
 
 function extent(list, value, low, high) {
@@ -89,14 +90,14 @@ function drawTradeOff() {
     ...[...curves].flatMap(([series, list]) => [
       SERIES.along[series] && list.length > 1 ? Plot.line(list, {x: 'x', y: 'y', stroke: `var(--m${plotted.get(series)})`, strokeWidth: 1.8, curve: 'linear'}) : null,
       Plot.dot(list, {x: 'x', y: 'y', symbol: shapeOf(series), r: 5, fill: `var(--m${plotted.get(series)})`, stroke: 'var(--ground)', strokeWidth: 1}),
-      narrow && list.length > 4 ? null : Plot.text(list, {x: 'x', y: 'y', text: point => SERIES.along[series] ? String(+CELLS.at[point.cell].toFixed(9)) : '', dx: 8, dy: 9, textAnchor: 'start', fill: `var(--m${plotted.get(series)})`, stroke: 'var(--ground)', strokeWidth: 3, fontSize: 11, className: 'point-label'}),
+      narrow && list.length > 4 ? null : Plot.text(list, {x: 'x', y: 'y', text: point => SERIES.along[series] ? String(+CELLS.at[point.cell].toFixed(9)) : atText(point.cell), dx: 8, dy: 9, textAnchor: 'start', fill: `var(--m${plotted.get(series)})`, stroke: 'var(--ground)', strokeWidth: 3, fontSize: 11, className: 'point-label'}),
     ]),
   ].filter(Boolean);
   const height = Math.round(Math.min(460, Math.max(300, width * .62)));
   const drawing = Plot.plot({
     className: 'chart', width, height, marginLeft: 48, marginRight: 18, marginTop: 26, marginBottom: 44, marks,
-    x: {domain: extent(all, p => p.x, p => p.ex?.low, p => p.ex?.high), label: axis(across), labelArrow: 'none', labelAnchor: 'right', grid: true, ticks: narrow ? 5 : 8},
-    y: {domain: extent(all, p => p.y, p => p.ey?.low, p => p.ey?.high), label: axis(up), labelArrow: 'none', grid: true, ticks: 7},
+    x: {domain: extent(all, p => p.x, p => p.ex?.low, p => p.ex?.high), label: axis(across, narrow), labelArrow: 'none', labelAnchor: 'right', grid: true, ticks: narrow ? 5 : 8},
+    y: {domain: extent(all, p => p.y, p => p.ey?.low, p => p.ey?.high), label: axis(up, narrow), labelArrow: 'none', grid: true, ticks: 7},
     color: {type: 'identity'},
   });
   // Plot names its groups for readers without a role that may carry a name; our own words stand in their place.

@@ -16,9 +16,7 @@ function startViewer() {
   stage.addEventListener('pointermove', event => { if (stage.hasPointerCapture(event.pointerId)) drag(event); });
   for (const side of ['left', 'right']) {
     $(`${side}-series`).addEventListener('change', () => {
-      const pictures = ofSeries(+$(`${side}-series`).value), before = viewing[side];
-      const at = SERIES.along[seriesOf(pictures[0])] === SERIES.along[seriesOf(before)] ? CELLS.at[EDITS.cell[before]] : null;
-      setSide(side, nearestTo(pictures, at));
+      setSide(side, nearestTo(ofSeries(+$(`${side}-series`).value), EDITS.cell[viewing[side]]));
     });
     $(`${side}-at`).addEventListener('input', () => setSide(side, ofSeries(+$(`${side}-series`).value)[+$(`${side}-at`).value]));
   }

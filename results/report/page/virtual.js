@@ -11,7 +11,9 @@ function virtualGrid(box, {narrowest, height, make}) {
     columns = Math.max(1, Math.floor(width / settings.narrowest));
     cellWidth = Math.floor(width / columns);
     const tall = typeof settings.height === 'function' ? settings.height(cellWidth) : settings.height;
-    list.style.height = `${Math.ceil(items.length / columns) * tall}px`;
+    const whole = Math.ceil(items.length / columns) * tall;
+    list.style.height = `${whole}px`;
+    box.style.height = `${Math.max(whole + 2, 60)}px`;  // up to the most that its style allows
     const from = Math.max(0, Math.floor(box.scrollTop / tall) - 1) * columns;
     const to = Math.min(items.length, (Math.ceil((box.scrollTop + box.clientHeight) / tall) + 1) * columns);
     for (const [place, node] of live) {

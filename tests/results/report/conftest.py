@@ -15,7 +15,9 @@ from results.report.write_report import write_report
 from results.summary import summarise
 from tests.results.synthetic import PAIRS, make_frame, make_metrics, make_row, write_run
 
-HOSTILE = "</script><script>window.bad=1</script><!--<script> \"><img src=x onerror=window.bad=2> \u2028 ${bad} '"
+HOSTILE = (
+    "</script><script>window.bad=1</script><!--<script> \"><img src=x onerror=window.bad=2> \u2028 ${bad} '"
+)
 CALL = {
     "time": "2026-01-02T03:04:05+00:00",
     "command": f"p2p-bench run name='{HOSTILE}'",

@@ -1,6 +1,7 @@
 """The page in a real Chromium: what it shows, by pointer and by keyboard, is what the run holds."""
 
 import io
+import json
 import re
 import shutil
 from pathlib import Path
@@ -11,14 +12,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results.store.records import load
+from results.report.write_report import write_report
+from results.store.records import load, write_records
 from results.tables.statistics import estimate
 from results.tables.table_files import decimals_of
 from tests.results.report.conftest import HOSTILE
-from tests.results.synthetic import METRICS
+from tests.results.synthetic import METRICS, make_frame, make_metrics, make_row, windows, write_run
 
 CLIP, LPIPS = METRICS[0], METRICS[2]
-SETTLED = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+SETTLED = (
+    "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
+)
 
 
 def edits_of(told: SimpleNamespace) -> pd.DataFrame:
@@ -235,7 +239,9 @@ def test_the_viewer_wipes_between_any_two_pictures(visit: Any) -> None:
     first = page.locator(".card .shot").first
     first.focus()
     page.keyboard.press("Enter")
-    assert page.inner_text("#left-tag") == "source image" and "Prompt-to-Prompt" in page.inner_text("#right-tag")
+    assert page.inner_text("#left-tag") == "source image" and "Prompt-to-Prompt" in page.inner_text(
+        "#right-tag"
+    )
     loaded = "() => ['left', 'right'].every(id => document.getElementById(id).naturalWidth > 0)"
     page.wait_for_function(loaded)
     page.focus("#wipe")
@@ -298,7 +304,9 @@ def test_single_edits_in_an_order_and_only_those_in_view(visit: Any, told: Simpl
     assert page.locator("#cards li").count() < 40
 
 
-def test_without_the_run_s_images_thumbnails_stand_in(visit: Any, told: SimpleNamespace, tmp_path: Path) -> None:
+def test_without_the_run_s_images_thumbnails_stand_in(
+    visit: Any, told: SimpleNamespace, tmp_path: Path
+) -> None:
     shutil.copytree(told.page.parent, tmp_path / "site" / "report")
     page = visit(tmp_path / "site" / "report" / "index.html")
     page.locator(".card .shot").first.click()
@@ -318,4 +326,49 @@ def test_what_is_hostile_is_shown_as_it_is_and_runs_nowhere(visit: Any, told: Si
     assert page.title() == f"{told.run_dir.name} – p2p-bench report"
     assert HOSTILE in page.locator("#origin pre").first.text_content()
     assert page.locator("footer").count() == 1 and page.locator("img[src=x]").count() == 0
+    assert page.errors == []
+
+
+def test_a_run_over_windows_without_tau_has_sliders_and_labels_too(visit: Any, tmp_path: Path) -> None:
+    settings = [windows((0, 40), (0, 0)), windows((0, 0), (0, 20)), windows((10, 40), (0, 20))]
+    rows = [make_row(pair, 0, "source") for pair in ("cat-dog", "house-2")]
+    rows += [
+        make_row(pair, 0, "p2p", **one, params=json.dumps({"place": place}))
+        for pair in ("cat-dog", "house-2")
+        for place, one in enumerate(settings)
+    ]
+    frame = pd.DataFrame(rows)
+    write_run(tmp_path, frame, make_metrics(frame.assign(tau=frame["tau"].fillna(0.5))))
+    page = visit(write_report(tmp_path))
+    labels = page.locator("#plot .point-label text").all_text_contents()
+    assert sorted(labels) == ["cross 0–40", "cross 10–40, self 0–20", "self 0–20"]
+    page.focus("#all-at")
+    page.keyboard.press("Home")
+    seen = set()
+    for _ in settings:
+        told = page.inner_text("#all-told")
+        cards = page.locator(".card input").evaluate_all("all => all.map(one => one.ariaValueText)")
+        assert cards == [told, told]
+        seen.add(told)
+        page.keyboard.press("ArrowRight")
+    assert seen == set(labels)
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("failed", [False, True], ids=["no values", "no pictures"])
+def test_a_run_without_values_or_pictures_has_a_page_that_works(
+    visit: Any, tmp_path: Path, failed: bool
+) -> None:
+    if failed:
+        row = make_row("cat-dog", 0, "p2p", status="failed", error="out of memory", image="", source_image="")
+        write_records(tmp_path, str(row["group"]), pd.DataFrame([row]))
+    else:
+        write_run(tmp_path, make_frame(["cat-dog"]), None)
+    page = visit(write_report(tmp_path))
+    assert counted(page) == (0 if failed else 22)
+    assert page.locator(".card").count() == (0 if failed else 2)
+    assert "out of memory" in page.inner_text("#problems") or not failed
+    if not failed:
+        page.locator(".card .shot").first.click()
+        page.click("#viewer-after")
     assert page.errors == []

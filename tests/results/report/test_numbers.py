@@ -38,7 +38,18 @@ def test_every_number_of_a_table_is_the_table_s(told: SimpleNamespace, name: str
     if name == "main":
         table = table[table["weighting"].eq("")]
     shown = table_frame(data_of(told.page), name)
-    columns = ["method", "setting", "edit_type", "metric", "mean", "low", "high", "n", "n_images", "n_missing"]
+    columns = [
+        "method",
+        "setting",
+        "edit_type",
+        "metric",
+        "mean",
+        "low",
+        "high",
+        "n",
+        "n_images",
+        "n_missing",
+    ]
     pd.testing.assert_frame_equal(
         shown[columns].reset_index(drop=True),
         table[columns].reset_index(drop=True),
@@ -71,7 +82,9 @@ def test_a_card_holds_a_pair_s_source_and_all_its_edits_of_one_seed(told: Simple
     of_pair = told.frame[told.frame["status"].eq("ok")].groupby(["pair_id", "seed"]).size()
     cards = {
         (data["pairs"]["pair_id"][pair], seed): len(edits)
-        for pair, seed, edits in zip(*(data["scenes"][name] for name in ("pair", "seed", "edits")), strict=True)
+        for pair, seed, edits in zip(
+            *(data["scenes"][name] for name in ("pair", "seed", "edits")), strict=True
+        )
     }
     assert cards == of_pair.to_dict()
     pairs = [data["pairs"]["pair_id"][pair] for pair in data["scenes"]["pair"]]
