@@ -31,7 +31,8 @@ def main(arguments: Sequence[str]) -> int:
 def write_beside(run_dir: Path, **rows: Any) -> None:
     """Write the report at the end of a call, of what `results.report.write_report` takes.
 
-    One that is of equal rows, made by equal code, stays as it is. Where that fails there is a warning: the run has its pictures, values and tables by then.
+    One that is of equal rows, made by equal code, stays as it is. Where that fails there is a warning: by
+    then the run has its pictures, values and tables.
     """
     from experiments.running.provenance import read_provenance
     from results.report.write_report import made_of, write_report

@@ -22,7 +22,7 @@ FLAGS = (
 """With these Chromium asks nothing of the network, and any outside host fails at once."""
 _PAINTED = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 _READY = "document.documentElement.dataset.ready && performance.now()"
-# Until the browser has drawn what the choice changed (`drawn`), and until the pictures in view are decoded too.
+# Until the browser has drawn what the choice changed, and until the pictures in view are decoded too.
 _FILTER = """async value => {
   const select = document.querySelector('#filters select'), start = performance.now();
   select.value = value;

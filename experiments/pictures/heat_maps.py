@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     place = options.add_mutually_exclusive_group()
     place.add_argument("--out", type=Path, help="the picture (default runs/heat_maps/<prompts>-<seed>.png)")
     place.add_argument(
-        "--run", type=Path, metavar="RUN_DIR", help="put it into that run, whose report shows it with its pair"
+        "--run", type=Path, metavar="RUN_DIR", help="put it into that run, whose report shows it by its pair"
     )
     return options
 

@@ -36,7 +36,7 @@ _PUBLISHED = {"pie_bench": ["ju2024pnp"], "magicbrush": ["zhang2023magicbrush"]}
 
 
 def citations(rows: pd.DataFrame, metrics: Sequence[str], published: Collection[str]) -> dict[str, Any]:
-    """Return the keys that each method, inversion and metric of a run asks for, those of all, and the entries.
+    """Return the keys that each method, inversion and metric of a run asks for, of all, and the entries.
 
     `rows` have the columns `method` and `inversion`.
     """

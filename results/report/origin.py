@@ -32,7 +32,7 @@ def calls_told(calls: Sequence[Mapping[str, Any]]) -> list[Call]:
 
 
 def hashes(run_dir: Path) -> dict[str, str]:
-    """Return the digests of the weights that gave the metric values, by metric family, "no weights" for none."""
+    """Return the digest of the weights behind each metric family's values, "no weights" for none."""
     folder = RunFolder(run_dir).metrics
     files = sorted(folder.rglob(RunFolder(run_dir).weights_file("").name))
     digests = {file: file.read_text(encoding="utf-8").strip() for file in files}

@@ -34,14 +34,15 @@ PLOT_STYLE = """:where(.chart) {
 :where(.chart tspan) {
   white-space: pre;
 }"""
-"""What Observable Plot 0.6.17 puts into a drawing of the class `chart`; the policy lets it through by hash."""
+"""What Observable Plot 0.6.17 puts into a drawing of class `chart`; the policy lets it through."""
 
 
 def render(data: Mapping[str, Any], **values: Any) -> str:
-    """Return the page's HTML. `data` is for its scripts, `values` are for its template. Both are untrusted."""
+    """Return the page's HTML. `data` is for its scripts, `values` for its template; neither is trusted."""
     style = "\n".join(_read("page", name) for name in STYLES)
     library = "\n".join(
-        f"/*\n{_read('vendor', f'{name}.LICENSE')}\n*/\n{_read('vendor', f'{name}.min.js')}" for name in VENDOR
+        f"/*\n{_read('vendor', name + '.LICENSE')}\n*/\n{_read('vendor', name + '.min.js')}"
+        for name in VENDOR
     )
     script = "(() => {\n'use strict';\n" + "\n".join(_read("page", name) for name in SCRIPTS) + "\n})();"
     environment = Environment(

@@ -14,7 +14,7 @@ _SCENE = [*(name for name in CONTEXT if name != "inversion"), "pair_id", "source
 
 
 def distinct_pairs(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[int]]:
-    """Return the distinct pairs of some rows, pair-2 before pair-10, and the place of each row's among them."""
+    """Return the distinct pairs of rows, pair-2 before pair-10, and the place of each row's among them."""
     distinct = rows[PAIR].drop_duplicates()
     order = sorted(distinct.index, key=lambda place: natural_order(str(distinct["pair_id"][place])))
     distinct = distinct.loc[order]

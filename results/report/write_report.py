@@ -38,7 +38,8 @@ def write_report(
 
     `settings`, `candidates`, `published` and `note` are as in `results.summary.summarise`, `calls` are the
     run's provenance. `tables` are those of a `Summary` of equal arguments, which else are made here.
-    `stamp` goes into the page, where `made_of` finds it. Thumbnails that are there stay. FileNotFoundError where the run has no records.
+    `stamp` goes into the page, where `made_of` finds it. Thumbnails that are there stay. FileNotFoundError
+    where the run has no records.
     """
     run_dir = Path(run_dir)
     frame, left = summary.run_rows(run_dir, settings)

@@ -22,7 +22,8 @@ def test_a_run_ends_with_its_report_and_one_that_made_nothing_leaves_it(
     assert cli("run", *tiny, "report=true") == 0
     assert str(page) in capsys.readouterr().out.splitlines()
     data = data_of(page)
-    assert len(data["edits"]["key"]) == 5 and data["tables"][0]["name"] == "main"
+    assert len(data["edits"]["key"]) == 5
+    assert data["tables"][0]["name"] == "main"
     before = page.stat().st_mtime_ns
     assert cli("run", *tiny, "report=true") == 0
     assert page.stat().st_mtime_ns == before
@@ -50,7 +51,8 @@ def test_the_report_is_made_of_the_folder_alone(
     page = complete_run / "report" / "index.html"
     assert capsys.readouterr().out == f"{page}\n"
     text = page.read_text(encoding="utf-8")
-    assert "p2p-bench run model=folder" in text and "report=false" in text  # what repeats the call
+    assert "p2p-bench run model=folder" in text
+    assert "report=false" in text
 
 
 def test_a_report_that_fails_does_not_fail_the_run(

@@ -115,7 +115,8 @@ def test_problems_tell_each_cause_its_count_and_whom_it_hit(told: SimpleNamespac
     found = problems(frame, current_metrics(frame), {})
     [failure] = found["Failed"]
     assert failure.count == 1
-    assert failure.cause.startswith("boom </script>") and "more" not in failure.cause
+    assert failure.cause.startswith("boom </script>")
+    assert "more" not in failure.cause
     assert {problem.count for problem in found["Warnings"]} == {12}
     undefined = int(frame.loc[frame["status"].eq("ok"), METRICS[1]].isna().sum())
     assert [problem.count for problem in found["Missing values"]] == [undefined]
@@ -126,7 +127,8 @@ def test_json_in_html_ends_nothing_and_reads_back() -> None:
     value = {"text": HOSTILE + "\u2029\ud800&amp;", "number": None}
     text = json_in_html(value)
     assert not set("<>&\u2028\u2029") & set(text)
-    assert text.encode("utf-8") and json.loads(text) == value
+    assert text.encode("utf-8")
+    assert json.loads(text) == value
     with pytest.raises(ValueError, match="JSON"):
         json_in_html(float("nan"))
 
@@ -156,7 +158,9 @@ def test_published_numbers_stand_beside_the_run_s(tmp_path: Path) -> None:
         values = make_metrics(rows).assign(metric="pie/structure_distance@1").drop_duplicates("key")
         write_metrics(tmp_path, "pie@1", str(group), values)
     text = write_report(tmp_path, published=["pie_bench"]).read_text(encoding="utf-8")
-    assert 'id="published"' in text and "69.43" in text and "cure-lab/PnPInversion" in text
+    assert 'id="published"' in text
+    assert "69.43" in text
+    assert "cure-lab/PnPInversion" in text
 
 
 def test_thumbnails_are_made_once_and_only_the_missing_ones_again(tmp_path: Path) -> None:

@@ -58,9 +58,11 @@ def test_the_theme_is_chosen_and_kept(visit: Any) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(ground)
     page.click("#theme")
-    assert page.inner_text("#theme") == "Theme: light" and page.evaluate(ground) == light
+    assert page.inner_text("#theme") == "Theme: light"
+    assert page.evaluate(ground) == light
     page.click("#theme")
-    assert page.inner_text("#theme") == "Theme: dark" and page.evaluate(ground) != light
+    assert page.inner_text("#theme") == "Theme: dark"
+    assert page.evaluate(ground) != light
     page.reload()
     page.wait_for_selector("html[data-ready]")
     assert page.inner_text("#theme") == "Theme: dark"
@@ -74,7 +76,8 @@ def test_only_files_beside_the_page_are_asked_for(visit: Any, told: Any) -> None
     page.wait_for_function("() => document.getElementById('right').naturalWidth > 0")
     folder = told.run_dir.as_uri() + "/"
     asked = [address for address in page.seen if not address.startswith(("data:", "blob:"))]
-    assert len(asked) > 10 and all(address.startswith(folder) for address in asked)
+    assert len(asked) > 10
+    assert all(address.startswith(folder) for address in asked)
     assert page.errors == []
 
 
