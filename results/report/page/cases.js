@@ -21,7 +21,7 @@ function startCases() {
   $('case-metric').value = $('up').value;
   $('case-other').value = $('across').value;
   for (const id of ['case-metric', 'case-other']) $(id).addEventListener('change', drawCases);
-  filterListeners.push(drawCases);
+  followers.push({section: 'cases', draw: drawCases});
 }
 
 // Places by a metric from 0 (worst) to 1 (best); equal values share their mean place.

@@ -8,7 +8,7 @@ const FIELDS = [
   {name: 'model', label: 'Model', of: picture => SERIES.model[seriesOf(picture)], none: 'other tools'},
   {name: 'inversion', label: 'Inversion', of: picture => SERIES.inversion[seriesOf(picture)], none: 'none', ofEdits: true},
 ];
-const filterListeners = [];
+const followers = [];                        // sections that follow the filters: {section, draw}
 const texts = PAIRS.pair_id.map((id, pair) => [id, PAIRS.source_prompt[pair], PAIRS.target_prompt[pair]].join('\n').toLowerCase());
 const editTotal = EDITS.cell.reduce((count, _, picture) => count + !isGiven(picture), 0);
 
@@ -74,7 +74,16 @@ function applyFilters() {
   const only = chosen.setting == null ? '' : ` of ${SERIES.label[CELLS.series[chosen.setting]]}, ${atText(chosen.setting)}`;
   $('count').textContent = `${shown.length.toLocaleString('en')} of ${counted(editTotal, 'edit')}${only}`;
   writeAddress();
-  filterListeners.forEach(listener => listener());
+  drawFollowers();
+}
+
+// Sections in view follow at once, the others a moment later: a choice is answered sooner.
+function drawFollowers() {
+  const inView = ({section}) => { const box = $(section).getBoundingClientRect(); return box.bottom > 0 && box.top < innerHeight; };
+  const seen = new Set(followers.filter(inView));
+  seen.forEach(({draw}) => draw());
+  clearTimeout(drawFollowers.rest);
+  drawFollowers.rest = setTimeout(() => followers.forEach(follower => { if (!seen.has(follower)) follower.draw(); }));
 }
 
 // Only edits of one setting, from a point of the drawing or a cell of the map.

@@ -10,7 +10,7 @@ function startGallery() {
   $('order').addEventListener('change', drawGallery);
   for (const input of document.querySelectorAll('[name=view]')) input.addEventListener('change', () => { view = input.value; drawGallery(); });
   startAllCards();
-  filterListeners.push(drawGallery);
+  followers.push({section: 'gallery', draw: drawGallery});
 }
 
 // One slider for all cards; a card that was set by hand follows again.

@@ -12,7 +12,9 @@ requestAnimationFrame(() => setTimeout(() => {
   startCases();
   startViewer();
   applyFilters();
-  document.documentElement.dataset.ready = 'yes';
-  const section = location.hash.length > 1 && !location.hash.includes('=') && $(location.hash.slice(1));
-  if (section) section.scrollIntoView();
+  setTimeout(() => {
+    document.documentElement.dataset.ready = 'yes';
+    const section = location.hash.length > 1 && !location.hash.includes('=') && $(location.hash.slice(1));
+    if (section) section.scrollIntoView();
+  });
 }));

@@ -11,7 +11,7 @@ function startTable() {
   });
   document.addEventListener('click', event => { if (!$('column-menu').contains(event.target)) $('column-menu').open = false; });
   drawColumnMenu();
-  filterListeners.push(drawTable);
+  followers.push({section: 'results', draw: drawTable});
 }
 
 function drawColumnMenu() {

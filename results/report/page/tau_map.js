@@ -8,7 +8,7 @@ function startTauMap() {
   $('map-metric').value = $('up').value;
   fill($('map-series'), able.map(series => [series, SERIES.label[series]]));
   for (const id of ['map-metric', 'map-series']) $(id).addEventListener('change', drawTauMap);
-  filterListeners.push(drawTauMap);
+  followers.push({section: 'tau-map', draw: drawTauMap});
 }
 
 // Cells of a series whose windows begin at the first step, as a tau's do.

@@ -27,7 +27,7 @@ function startTradeOff() {
   $('across').value = first('lpips') ?? first('pie/lpips') ?? METRICS[0]?.name ?? '';
   $('up').value = first('clip_target') ?? METRICS.find(metric => /^pie\/clip_similarity_target_image(?!_edit)/.test(metric.name))?.name ?? METRICS.at(-1)?.name ?? '';
   for (const id of ['across', 'up', 'dots']) $(id).addEventListener('change', drawTradeOff);
-  filterListeners.push(drawTradeOff);
+  followers.push({section: 'trade-off', draw: drawTradeOff});
   themeListeners.push(drawDots);
   new ResizeObserver(([entry]) => {
     if (Math.abs(entry.contentRect.width - (scales?.width ?? 0)) > 1 && scales) drawTradeOff();

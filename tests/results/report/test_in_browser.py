@@ -308,6 +308,7 @@ def test_single_edits_in_an_order_and_only_those_in_view(visit: Any, told: Simpl
         "last => [...document.querySelectorAll('#cards li')].some(one => one.ariaPosInSet === last)",
         arg=str(len(edits)),
     )
+    assert page.locator("#cards li[aria-posinset='1']").count() == 0
     assert page.locator("#cards li").count() < 40
 
 

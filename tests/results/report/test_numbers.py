@@ -7,12 +7,14 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from results.report import thumbnails
 from results.report.columns import numbered
 from results.report.page import PLOT_STYLE, json_in_html
 from results.report.problems import problems
 from results.report.scenes import scene_columns
 from results.report.thumbnails import make_thumbnails
 from results.report.write_report import made_of, write_report
+from results.store.picture_files import read_picture
 from results.store.records import load, load_records, write_metrics, write_records
 from results.summary import current_metrics, run_cells, run_rows
 from results.tables.auto_tau import load_candidates
@@ -163,7 +165,9 @@ def test_published_numbers_stand_beside_the_run_s(tmp_path: Path) -> None:
     assert "cure-lab/PnPInversion" in text
 
 
-def test_thumbnails_are_made_once_and_only_the_missing_ones_again(tmp_path: Path) -> None:
+def test_thumbnails_are_made_once_and_only_the_missing_ones_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frame = make_frame(["cat-dog"])
     write_run(tmp_path, frame, None, side=512)
     records = load_records(tmp_path)
@@ -172,10 +176,13 @@ def test_thumbnails_are_made_once_and_only_the_missing_ones_again(tmp_path: Path
     assert len(files) == records["image"].nunique()
     gone = sorted(files)[0]
     gone.unlink()
+    read = []
+    monkeypatch.setattr(thumbnails, "read_picture", lambda *told: read.append(told) or read_picture(*told))
     make_thumbnails(tmp_path, records)
     again = {file: file.stat().st_mtime_ns for file in tmp_path.glob("report/thumbnails/*/*.webp")}
     assert set(again) == set(files)
     assert {file for file in again if again[file] != files[file]} == {gone}
+    assert len(read) == 1
 
 
 def test_a_picture_that_is_gone_or_damaged_is_told_and_the_report_made(tmp_path: Path) -> None:
