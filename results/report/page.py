@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 HERE = Path(__file__).parent
-STYLES = ("theme.css", "layout.css", "parts.css", "viewer.css")
+STYLES = ("theme.css", "layout.css", "parts.css", "viewer.css", "print.css")
 SCRIPTS = (
     *("run.js", "words.js", "theme.js", "filters.js", "estimates.js", "export.js", "table.js", "behind.js"),
     *("trade_off.js", "trade_off_dots.js", "tau_map.js", "virtual.js", "cards.js", "gallery.js", "cases.js"),

@@ -1,7 +1,7 @@
 // The trade-off: Observable Plot draws axes, curves and intervals; hover, keyboard and words are our own.
 const SHAPES = ['circle', 'square', 'diamond', 'triangle', 'star', 'cross', 'wye', 'times'];
 const hiddenSeries = new Set();
-let points = [], current = -1, pinned = false, scales = null;
+let points = [], current = -1, pinned = false, scales = null, drawnWidth = 0;
 
 const shapeOf = series => SHAPES[plotted.get(series) ?? 0];
 const symbolOf = series => d3[`symbol${shapeOf(series)[0].toUpperCase()}${shapeOf(series).slice(1)}`] ?? d3.symbolCircle;
@@ -30,7 +30,7 @@ function startTradeOff() {
   followers.push({section: 'trade-off', draw: drawTradeOff});
   themeListeners.push(drawDots);
   new ResizeObserver(([entry]) => {
-    if (Math.abs(entry.contentRect.width - (scales?.width ?? 0)) > 1 && scales) drawTradeOff();
+    if (drawnWidth && entry.contentRect.width && Math.abs(entry.contentRect.width - drawnWidth) > 1) drawTradeOff();
   }).observe($('plot').parentNode);
   const plot = $('plot');
   plot.addEventListener('pointermove', event => { if (!pinned) goTo(nearest(event)); });
@@ -69,13 +69,15 @@ function extent(list, value, low, high) {
 
 function drawTradeOff() {
   const plot = $('plot'), width = Math.floor(plot.clientWidth), across = $('across').value, up = $('up').value;
+  if (!width) return;  // not laid out: what is there stays, and the width that comes draws it
+  drawnWidth = width;
   const means = meanPoints(across, up), narrow = width < 520;
   const dots = $('dots').checked ? shown.filter(picture => !hiddenSeries.has(seriesOf(picture)) && SERIES.plain[seriesOf(picture)]
     && VALUES[across][picture] != null && VALUES[up][picture] != null) : [];
   const clouds = dots.map(picture => ({picture, series: seriesOf(picture), x: VALUES[across][picture], y: VALUES[up][picture]}));
   const all = [...means, ...clouds];
   drawLegend();
-  if (!all.length || !width) {
+  if (!all.length) {
     scales = null;
     points = [];
     plot.replaceChildren(el('p', {class: 'about'}, 'No setting has values of both metrics under these filters.'));

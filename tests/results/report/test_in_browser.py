@@ -377,3 +377,20 @@ def test_a_run_without_values_or_pictures_has_a_page_that_works(
         page.locator(".card .shot").first.click()
         page.click("#viewer-after")
     assert page.errors == []
+
+
+def test_the_drawing_follows_the_width_and_outlives_being_hidden(visit: Any) -> None:
+    page = visit(viewport={"width": 1300, "height": 800})
+    wide = page.locator("#plot svg").get_attribute("width")
+    page.evaluate("document.querySelector('main').style.display = 'none'")
+    choose(page, "edit_type", "swap")
+    page.evaluate("document.querySelector('main').style.display = ''")
+    assert page.locator("#plot svg").count() == 1
+    page.set_viewport_size({"width": 700, "height": 800})
+    page.wait_for_function(
+        "wide => document.querySelector('#plot svg').getAttribute('width') < +wide", arg=wide
+    )
+    page.emulate_media(media="print")
+    page.screenshot(full_page=True)
+    assert page.locator("#plot svg").count() == 1
+    assert page.errors == []
