@@ -43,7 +43,7 @@ def make_thumbnails(run_dir: Path, pictures: pd.DataFrame) -> dict[str, str]:
 
 
 def sweep(run_dir: Path, kept: Iterable[str]) -> None:
-    """Remove thumbnails that no picture of the report has any more; `kept` are paths in its folder."""
+    """Remove thumbnails that no picture of the run has any more; `kept` are paths in the report's folder."""
     folder = RunFolder(run_dir).report
     names = {folder / path for path in kept}
     for file in folder.glob("thumbnails/*/*.webp"):

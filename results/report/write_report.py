@@ -16,6 +16,7 @@ from results.report.page import render
 from results.report.problems import problems
 from results.report.thumbnails import make_thumbnails, sweep, thumbnail_path
 from results.store.metric_columns import load_columns
+from results.store.records import load_records
 from results.store.run_folder import RunFolder
 from results.store.whole_files import write_whole
 from results.tables import auto_tau
@@ -82,7 +83,9 @@ def write_report(
     )
     folder = RunFolder(run_dir).report
     write_whole(folder / "index.html", page)
-    sweep(run_dir, (thumbnail_path(*row) for row in pictures[["image", "image_sha256"]].to_numpy()))
+    # Pictures of other configurations keep theirs for the report that shows them.
+    recorded = load_records(run_dir)[["image", "image_sha256"]]
+    sweep(run_dir, (thumbnail_path(*row) for row in recorded.to_numpy() if row[0]))
     return folder / "index.html"
 
 

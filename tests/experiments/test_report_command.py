@@ -38,8 +38,13 @@ def test_the_report_of_a_plan_is_of_its_rows_and_the_command_s_of_the_whole_fold
     assert cli("run", *tiny, "report=true", "grid.methods.p2p.tau=[0]") == 0
     assert len(data_of(page)["edits"]["key"]) == 4
     assert "1 images of other configurations" in page.read_text(encoding="utf-8")
+    thumbnails = {file: file.stat().st_mtime_ns for file in page.parent.rglob("*.webp")}
+    assert len(thumbnails) == 4
     assert cli("report", str(complete_run)) == 0
     assert len(data_of(page)["edits"]["key"]) == 5
+    assert cli("run", *tiny, "report=true", "grid.methods.p2p.tau=[1]") == 0
+    there = {file: file.stat().st_mtime_ns for file in page.parent.rglob("*.webp")}
+    assert thumbnails.items() <= there.items()  # those of other configurations stay
 
 
 def test_the_report_is_made_of_the_folder_alone(

@@ -208,6 +208,12 @@ def test_thumbnails_of_pictures_that_the_run_lost_are_removed(tmp_path: Path) ->
     assert not stale.exists()
 
 
+def test_the_page_names_no_folder_of_the_machine(told: SimpleNamespace) -> None:
+    text = told.page.read_text(encoding="utf-8")
+    assert str(told.run_dir.parent) not in text
+    assert str(Path.home()) not in text
+
+
 def test_a_stamp_tells_what_a_report_was_made_of(tmp_path: Path) -> None:
     assert made_of(tmp_path) == ""
     write_run(tmp_path, make_frame(["cat-dog"]), None)

@@ -1,8 +1,7 @@
-"""The page in a real Chromium: what it shows, by pointer and by keyboard, is what the run holds."""
+"""The page in a real Chromium: filters, tables, drawings and downloads say what the run's tables say."""
 
 import io
 import re
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,33 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results.report.write_report import write_report
-from results.store.records import load, write_records
 from results.tables.statistics import estimate
 from results.tables.table_files import decimals_of
-from tests.results.report.conftest import HOSTILE
-from tests.results.synthetic import METRICS, make_frame, make_metrics, make_row, windows, write_run
-
-CLIP, LPIPS = METRICS[0], METRICS[2]
-SETTLED = (
-    "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))"
-)
-
-
-def edits_of(told: SimpleNamespace) -> pd.DataFrame:
-    """Return the records of the edits that were made, with their values."""
-    records = load(told.run_dir)
-    return records[records["status"].eq("ok") & records["method"].ne("source")]
-
-
-def choose(page: Any, name: str, label: str) -> None:
-    """Choose in a filter, and wait until the page has followed."""
-    page.select_option(f"[name={name}]", label=label)
-    page.evaluate(SETTLED)
-
-
-def counted(page: Any) -> int:
-    return int(page.inner_text("#count").split(" of ")[0].replace(",", ""))
+from tests.results.report.browsing import CLIP, LPIPS, SETTLED, choose, counted, edits_of
+from tests.results.synthetic import METRICS
 
 
 def cells(page: Any) -> dict[str, list[str]]:
@@ -210,173 +186,6 @@ def test_the_map_of_windows_holds_the_table_s_means(visit: Any, told: SimpleName
     page.locator("#map button").first.focus()
     assert page.inner_text("#map-behind h3") == "cross 40 %, self 40 %"
     assert page.locator("#map-behind img").count() == 8
-
-
-def test_the_slider_of_a_card_goes_through_its_taus(visit: Any) -> None:
-    page = visit()
-    card = page.locator(".card").first
-    slider, edit = card.locator("input[type=range]"), card.locator("img").nth(1)
-    assert slider.get_attribute("max") == "5"
-    slider.focus()
-    page.keyboard.press("Home")
-    seen = []
-    for _ in range(6):
-        seen.append((slider.get_attribute("aria-valuetext"), edit.get_attribute("src")))
-        assert seen[-1][0] in (edit.get_attribute("alt") or "")
-        page.keyboard.press("ArrowRight")
-    assert [tau for tau, _ in seen] == [f"τ {tau}" for tau in ("0", "0.2", "0.4", "0.6", "0.8", "1")]
-    assert len({source for _, source in seen}) == 6
-    card.locator("select").select_option(label="SDEdit")
-    assert slider.get_attribute("aria-valuetext") == "strength 0.5"
-
-
-def test_one_slider_sets_all_cards(visit: Any) -> None:
-    page = visit()
-    page.locator(".card input").first.focus()
-    page.keyboard.press("Home")
-    page.focus("#all-at")
-    page.keyboard.press("End")
-    settings = page.locator(".card input").evaluate_all("all => all.map(one => one.ariaValueText)")
-    # The pair that re-weights words alone has no tau of its own without weights.
-    assert len(settings) > 5
-    assert set(settings) <= {"τ 1", "fixed seed, weights ×1"}
-
-
-def test_the_viewer_wipes_between_any_two_pictures(visit: Any) -> None:
-    page = visit()
-    first = page.locator(".card .shot").first
-    first.focus()
-    page.keyboard.press("Enter")
-    assert page.inner_text("#left-tag") == "source image"
-    assert "Prompt-to-Prompt" in page.inner_text("#right-tag")
-    loaded = "() => ['left', 'right'].every(id => document.getElementById(id).naturalWidth > 0)"
-    page.wait_for_function(loaded)
-    page.focus("#wipe")
-    page.keyboard.press("End")
-    assert page.evaluate("document.getElementById('stage').style.getPropertyValue('--at')") == "100%"
-    box = page.locator("#stage").bounding_box()
-    page.mouse.click(box["x"] + box["width"] * 0.25, box["y"] + 20)
-    assert float(page.input_value("#wipe")) == pytest.approx(25, abs=1)
-    page.select_option("#left-series", label="SDEdit")
-    page.focus("#left-at")
-    page.keyboard.press("Home")
-    assert page.inner_text("#left-tag") == "SDEdit, strength 0.3"
-    page.wait_for_function(loaded)
-    assert page.locator("#film .shot").count() == 12
-    page.locator("#film .shot").nth(1).click()
-    assert page.inner_text("#right-tag") == "fixed seed"
-    title = page.inner_text("#viewer-title")
-    page.click("#viewer-after")
-    assert page.inner_text("#viewer-title") != title
-    assert page.inner_text("#left-tag") == "SDEdit, strength 0.3"
-    page.keyboard.press("Escape")
-    assert page.locator("dialog[open]").count() == 0
-    assert page.evaluate("document.activeElement.className") == "shot two"
-    assert page.errors == []
-
-
-def test_best_worst_and_disputed_edits_are_those_of_the_values(visit: Any, told: SimpleNamespace) -> None:
-    page, edits = visit(), edits_of(told)
-    page.select_option("#case-metric", CLIP)
-    page.select_option("#case-other", LPIPS)
-    best = edits.sort_values(CLIP, ascending=False).drop_duplicates("pair_id")
-    rows = page.locator("#case-rows .case-row")
-    assert [text.split("\n")[0] for text in rows.nth(0).locator(".under").all_inner_texts()] == [
-        f"{value:.3f}" for value in best[CLIP]
-    ]
-    worst = edits.sort_values(CLIP).drop_duplicates("pair_id")
-    assert [text.split("\n")[0] for text in rows.nth(1).locator(".under").all_inner_texts()] == [
-        f"{value:.3f}" for value in worst[CLIP]
-    ]
-    ranks = edits[CLIP].rank() - edits[LPIPS].rank(ascending=False)
-    gap = 100 * ranks.abs().max() / (len(edits) - 1)
-    [told_first, *_] = rows.nth(2).locator(".under").all_inner_texts()
-    [one, other] = map(int, re.findall(r"\d+", told_first.split("\n")[0]))
-    assert abs(one - other) == pytest.approx(gap, abs=1.01)
-
-
-def test_single_edits_in_an_order_and_only_those_in_view(visit: Any, told: SimpleNamespace) -> None:
-    page, edits = visit(viewport={"width": 900, "height": 500}), edits_of(told)
-    page.locator(".switch label").last.click()
-    page.select_option("#order", f"{LPIPS}\n-1")
-    first = page.locator("#cards li").first
-    assert first.get_attribute("aria-setsize") == str(len(edits))
-    assert f"{edits[LPIPS].max():.3f}" in first.inner_text()
-    assert page.locator("#cards li").count() < 40
-    page.locator("#cards").evaluate("box => { box.scrollTop = box.scrollHeight; }")
-    page.wait_for_function(
-        "last => [...document.querySelectorAll('#cards li')].some(one => one.ariaPosInSet === last)",
-        arg=str(len(edits)),
-    )
-    assert page.locator("#cards li[aria-posinset='1']").count() == 0
-    assert page.locator("#cards li").count() < 40
-
-
-def test_without_the_run_s_images_thumbnails_stand_in(
-    visit: Any, told: SimpleNamespace, tmp_path: Path
-) -> None:
-    shutil.copytree(told.page.parent, tmp_path / "site" / "report")
-    page = visit(tmp_path / "site" / "report" / "index.html")
-    page.locator(".card .shot").first.click()
-    page.wait_for_function("() => document.getElementById('right').naturalWidth > 0")
-    assert "thumbnails/" in (page.get_attribute("#right", "src") or "")
-
-
-def test_what_is_hostile_is_shown_as_it_is_and_runs_nowhere(visit: Any, told: SimpleNamespace) -> None:
-    page = visit()
-    page.fill("[name=words]", "=evil")
-    page.evaluate(SETTLED)
-    page.locator(".card .shot").first.click()
-    assert page.inner_text("#viewer-title").startswith("=evil (<b>x</b>, hard, seed 0)")
-    shown = page.locator("#viewer-prompts").text_content()
-    assert " ".join(shown.split()) == " ".join(f"{HOSTILE} dog".split())
-    assert page.evaluate("window.bad") is None
-    assert page.title() == f"{told.run_dir.name} – p2p-bench report"
-    assert HOSTILE in page.locator("#origin pre").first.text_content()
-    assert page.locator("footer").count() == 1
-    assert page.locator("img[src=x]").count() == 0
-    assert page.errors == []
-
-
-def test_a_run_over_windows_without_tau_has_sliders_and_labels_too(visit: Any, tmp_path: Path) -> None:
-    settings = [windows((0, 40), (0, 0)), windows((0, 0), (0, 20)), windows((10, 40), (0, 20))]
-    rows = [make_row(pair, 0, "source") for pair in ("cat-dog", "house-2")]
-    rows += [make_row(pair, 0, "p2p", **one) for pair in ("cat-dog", "house-2") for one in settings]
-    frame = pd.DataFrame(rows)
-    write_run(tmp_path, frame, make_metrics(frame.assign(tau=frame["tau"].fillna(0.5))))
-    page = visit(write_report(tmp_path))
-    labels = page.locator("#plot .point-label text").all_text_contents()
-    assert sorted(labels) == ["cross 0–40", "cross 10–40, self 0–20", "self 0–20"]
-    page.focus("#all-at")
-    page.keyboard.press("Home")
-    seen = set()
-    for _ in settings:
-        told = page.inner_text("#all-told")
-        cards = page.locator(".card input").evaluate_all("all => all.map(one => one.ariaValueText)")
-        assert cards == [told, told]
-        seen.add(told)
-        page.keyboard.press("ArrowRight")
-    assert seen == set(labels)
-    assert page.errors == []
-
-
-@pytest.mark.parametrize("failed", [False, True], ids=["no values", "no pictures"])
-def test_a_run_without_values_or_pictures_has_a_page_that_works(
-    visit: Any, tmp_path: Path, failed: bool
-) -> None:
-    if failed:
-        row = make_row("cat-dog", 0, "p2p", status="failed", error="out of memory", image="", source_image="")
-        write_records(tmp_path, str(row["group"]), pd.DataFrame([row]))
-    else:
-        write_run(tmp_path, make_frame(["cat-dog"]), None)
-    page = visit(write_report(tmp_path))
-    assert counted(page) == (0 if failed else 22)
-    assert page.locator(".card").count() == (0 if failed else 2)
-    assert "out of memory" in page.inner_text("#problems") or not failed
-    if not failed:
-        page.locator(".card .shot").first.click()
-        page.click("#viewer-after")
-    assert page.errors == []
 
 
 def test_the_drawing_follows_the_width_and_outlives_being_hidden(visit: Any) -> None:
