@@ -1,4 +1,4 @@
-"""The page in a real Chromium: sliders, wipe, orders and cases show the pictures they say, by pointer and key."""
+"""The page in a real Chromium: sliders, wipe, orders and cases show the pictures that they say they show."""
 
 import re
 import shutil
@@ -17,6 +17,8 @@ from results.store.records import write_records
 from tests.results.report.browsing import CLIP, LPIPS, SETTLED, counted, edits_of
 from tests.results.report.conftest import HOSTILE
 from tests.results.synthetic import make_frame, make_metrics, make_row, windows, write_run
+
+pytestmark = pytest.mark.xdist_group("browser")
 
 
 def test_the_slider_of_a_card_goes_through_its_taus(visit: Any) -> None:

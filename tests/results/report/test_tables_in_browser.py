@@ -15,6 +15,8 @@ from results.tables.table_files import decimals_of
 from tests.results.report.browsing import CLIP, LPIPS, SETTLED, choose, counted, edits_of
 from tests.results.synthetic import METRICS
 
+pytestmark = pytest.mark.xdist_group("browser")
+
 
 def cells(page: Any) -> dict[str, list[str]]:
     """Return the means of the table by row, a heading before the settings that it is over."""
@@ -73,7 +75,9 @@ def test_the_table_shows_the_run_s_means_and_those_of_an_edit_type(visit: Any, t
         digits = {name: decimals_of(plain.loc[plain["metric"].eq(name), "mean"]) for name in METRICS}
         metrics = sorted(METRICS)
         assert shown["Prompt-to-Prompt, τ 0.4"][:4] == [f"{own[name]:.{digits[name]}f}" for name in metrics]
-    assert "95 %" in page.inner_text("#table-note")
+    assert page.inner_text("#table-note").startswith("Means over pairs, edit type add, with 95 % intervals")
+    page.select_option("#table-name", "difference_to_fixed_seed")
+    assert page.inner_text("#table-note").startswith("Mean differences over pairs, edit type add")
 
 
 def test_means_under_a_filter_are_over_pairs_as_the_tables_are(visit: Any, told: SimpleNamespace) -> None:
