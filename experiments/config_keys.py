@@ -23,7 +23,7 @@ NODES: dict[str, Any] = {
 }
 """What the nodes of a configuration are; the groups `executor` and `experiment` set keys of others."""
 GRID = ("seeds", "methods", "inversions")  # the keys of a grid
-FLAGS = ("plots", "estimate")
+FLAGS = ("plots", "report", "estimate")
 
 
 def check_keys(config: Mapping[str, Any]) -> None:

@@ -55,6 +55,8 @@ class Job:
     plots: bool
     config: dict[str, Any]
     objective: tuple[str, ...] = ()  # metrics whose means a sweeper gets
+    report: bool = True
+    command: str = ""  # what repeats this job on a command line
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,7 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     import pandas as pd
 
     from experiments.planning.setting_rows import plan_settings
+    from experiments.report import write_beside
     from experiments.running.generate import group_states, run_plan
     from experiments.running.provenance import write_provenance
     from experiments.running.record_rows import RunInfo
@@ -272,7 +275,7 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
         if isinstance(named.method, External)
     ]
     config = {**job.config, "pipelines": others} if others else job.config
-    write_provenance(job.run_dir, config, job.model.identity())
+    write_provenance(job.run_dir, config, job.model.identity(), job.command)
     settings = plan_settings(ready.whole, job.dataset.name, job.model.name)
     write_settings(job.run_dir, settings)  # first, for tables of what a killed job has made
     candidates = pd.DataFrame(list(ready.whole.candidates), columns=list(CANDIDATE_TYPES))
@@ -290,19 +293,20 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     if waits or not has_records(job.run_dir):
         print(job.run_dir)
         return failed
+    rows: dict[str, Any] = {
+        "settings": None if multirun else settings,
+        "candidates": None if multirun else candidates,
+        "published": job.reference,
+        "note": "" if set(states) == {"there"} else f"{there}, and tables are of these alone.",
+    }
     summary = summarise(
-        job.run_dir,
-        settings=None if multirun else settings,
-        candidates=None if multirun else candidates,
-        published=job.reference,
-        objective=job.objective,
-        draw=job.plots,
-        note="" if set(states) == {"there"} else f"{there}, and tables are of these alone.",
-        reuse=job.tracking is None,
+        job.run_dir, **rows, objective=job.objective, draw=job.plots, reuse=job.tracking is None
     )
     if job.tracking is not None:
         job.tracking.log_run(job.run_dir, job.config, summary.tables, summary.images)
     print(summary.markdown)
+    if job.report:
+        write_beside(job.run_dir, **rows, tables=summary.tables)
     if failed:
         print(f"{failed} groups failed; the next call tries them again")
     print(job.run_dir)

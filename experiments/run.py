@@ -12,6 +12,7 @@ import inspect
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -80,6 +81,7 @@ USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
   p2p-bench plan [overrides]   show what that would cost, and compute nothing; estimate=true: the time too
   p2p-bench tables RUN_DIR [--no-plots]
                                make tables, plots and strips again of what the folder holds
+  p2p-bench report RUN_DIR     make the report of what the folder holds, a page for a browser
   p2p-bench evaluate FOLDER (--pairs FILE | dataset=...) [--source FOLDER] [metrics=...]
                                score images that any other tool made
   p2p-bench export RUN_DIR OUT [--min METRIC=VALUE ...]
@@ -361,13 +363,14 @@ def _export(arguments: list[str]) -> int:
 
 def _evaluate(arguments: list[str]) -> int:
     """Score a folder of images with the configured metrics; return the exit code."""
+    from experiments import report
     from experiments.running.provenance import write_provenance
     from experiments.scoring import score_folder
     from results.summary import summarise
 
     _quiet_libraries()
     given, table, overrides = score_folder.parse(arguments)
-    own = ["metrics", "reference", "plots", *(["dataset"] if table is None else [])]
+    own = ["metrics", "reference", "plots", "report", *(["dataset"] if table is None else [])]
     allowed = ["metrics_device", *own]
     for override in overrides:
         if re.split(r"[.=@]", override.lstrip("+~"))[0] not in allowed:
@@ -375,7 +378,7 @@ def _evaluate(arguments: list[str]) -> int:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("config", overrides)
     plain = _plain(config)
-    chosen = {key: plain[key] for key in own if key != "plots"}
+    chosen = {key: plain[key] for key in own if key not in ("plots", "report")}
     check_flags(plain)
     check_numbers(chosen)
     metrics = _metrics(chosen["metrics"])
@@ -385,9 +388,12 @@ def _evaluate(arguments: list[str]) -> int:
     dataset = table or _instantiate("dataset", chosen["dataset"])
     failed = score_folder.score_folder(given, dataset, metrics)
     told = {"evaluate": asdict(given) | {"edits": str(given.edits.resolve())}, "dataset": asdict(dataset)}
-    write_provenance(given.run_dir, {**chosen, **told}, score_folder.MODEL)
+    command = shlex.join(["p2p-bench", "evaluate", *arguments])
+    write_provenance(given.run_dir, {**chosen, **told}, score_folder.MODEL, command)
     summary = summarise(given.run_dir, published=published, draw=draw)
     print(summary.markdown)
+    if plain["report"]:
+        report.write_beside(given.run_dir, published=published, tables=summary.tables)
     print(given.run_dir)
     return 1 if failed else 0
 
@@ -398,7 +404,19 @@ def _tables(arguments: list[str]) -> int:
     return tables.main(arguments)
 
 
-COMMANDS = {"evaluate": _evaluate, "export": _export, "heat-maps": _heat_maps, "tables": _tables}
+def _report(arguments: list[str]) -> int:
+    from experiments import report
+
+    return report.main(arguments)
+
+
+COMMANDS = {
+    "evaluate": _evaluate,
+    "export": _export,
+    "heat-maps": _heat_maps,
+    "report": _report,
+    "tables": _tables,
+}
 
 
 def _plan(config: DictConfig) -> None:
@@ -516,13 +534,30 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
         inversions=_inversions(plain),
         cache_dir=Path(plain["cache_dir"] or Path(config.run_dir).parent / ".cache"),
         plots=plain["plots"],
+        report=plain["report"],
+        command=_command(),
         objective=check_objective(plain["objective"]),
         # A tracker tells runs apart by this, and a run that is drawn later is the same run.
         config={
-            **{key: value for key, value in plain.items() if key not in ("plots", "estimate", "shards")},
+            **{
+                key: value
+                for key, value in plain.items()
+                if key not in ("plots", "report", "estimate", "shards")
+            },
             "model": _settled(made["model"], plain["model"]),
         },
     )
+
+
+def _command() -> str:
+    """Return the command line that repeats this job, which may be one of a multirun."""
+    hydra_config = HydraConfig.get()
+    folders = [
+        f"--config-dir={source.path}"
+        for source in hydra_config.runtime.config_sources
+        if source.schema == "file" and Path(source.path) != CONF and source.provider != "main"
+    ]
+    return shlex.join(["p2p-bench", "run", *folders, *hydra_config.overrides.task])
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

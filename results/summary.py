@@ -65,19 +65,11 @@ def summarise(
     """
     run_dir = Path(run_dir)
     folder = RunFolder(run_dir)
-    records = load(run_dir)
-    frame = with_settings(records, load_settings(run_dir) if settings is None else settings)
-    told = pd.MultiIndex.from_frame(frame[RECORD_IDENTITY])
-    others = records[~pd.MultiIndex.from_frame(records[RECORD_IDENTITY]).isin(told)]
-    # What no plan tells of stays as it was recorded.
-    stays = pd.Series(True, index=others.index) if settings is None else _given_for(frame, others)
-    frame = pd.concat([frame, others[stays]], ignore_index=True)
-    if left := int((~stays).sum()):
+    frame, left = run_rows(run_dir, settings)
+    if left:
         more = f"{_count(left, 'more image')} of other configurations: in records/, not in these tables."
         note = f"{note}\n{more}" if note else more
-    frame = _without_copies(frame)
-    older, columns = older_versions(metric_columns(frame)), load_columns(run_dir)
-    metrics = [name for name in metric_columns(frame) if name not in older]
+    columns, metrics = load_columns(run_dir), current_metrics(frame)
     directions = {name: up for name, up in columns.items() if up is not None}
     images = frame.drop_duplicates(RECORD_IDENTITY)
     candidates = auto_tau.load_candidates(run_dir) if candidates is None else candidates
@@ -87,12 +79,11 @@ def summarise(
         text = folder.summary.read_text(encoding="utf-8")
         return Summary(text, kept, {}, _thumbnails(kept), len(images) - failed, failed)
     before = made_from.written(folder)
-    chosen = auto_tau.chosen_rows(images, candidates)
-    cells = with_cells(pd.concat([frame, chosen], ignore_index=True) if len(chosen) else frame)
-    made_cells, chosen_cells = cells.iloc[: len(frame)], cells.iloc[len(frame) :]
-    made = _tables(cells, metrics)
+    cells = run_cells(frame, candidates)
+    made_cells, chosen = cells.iloc[: len(frame)], cells.iloc[len(frame) :]
+    made = run_tables(cells, metrics)
     if len(chosen):
-        chosen = auto_tau.labelled(chosen_cells)
+        chosen = auto_tau.labelled(chosen)
         made["auto_tau"] = tables.main_table(chosen, [auto_tau.CHOSEN_TAU, auto_tau.TARGET_MISSED, *metrics])
     headings = {**directions, **{published_name(name): up for name, up in directions.items()}}
     paths = [
@@ -141,6 +132,33 @@ def summarise(
     return Summary(text, tuple(paths), made, _thumbnails(paths), len(images) - failed, failed)
 
 
+def run_rows(run_dir: Path, settings: pd.DataFrame | None = None) -> tuple[pd.DataFrame, int]:
+    """Return the rows that a run's tables are of, and how many images of other configurations they leave out.
+
+    A row is a setting of a picture, with a column per metric. `settings` is as in `summarise`.
+    """
+    records = load(run_dir)
+    frame = with_settings(records, load_settings(run_dir) if settings is None else settings)
+    told = pd.MultiIndex.from_frame(frame[RECORD_IDENTITY])
+    others = records[~pd.MultiIndex.from_frame(records[RECORD_IDENTITY]).isin(told)]
+    # What no plan tells of stays as it was recorded.
+    stays = pd.Series(True, index=others.index) if settings is None else _given_for(frame, others)
+    frame = pd.concat([frame, others[stays]], ignore_index=True)
+    return _without_copies(frame), int((~stays).sum())
+
+
+def run_cells(frame: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
+    """Return `run_rows`' rows with their cells, and below them those that `tau: auto` chose."""
+    chosen = auto_tau.chosen_rows(frame.drop_duplicates(RECORD_IDENTITY), candidates)
+    return with_cells(pd.concat([frame, chosen], ignore_index=True) if len(chosen) else frame)
+
+
+def current_metrics(frame: pd.DataFrame) -> list[str]:
+    """Return the metrics that tables show: where there are several versions of one, the newest."""
+    older = older_versions(metric_columns(frame))
+    return [name for name in metric_columns(frame) if name not in older]
+
+
 def _thumbnails(paths: Sequence[Path]) -> dict[str, Path]:
     return {f"{path.parent.name}/{path.stem}": path for path in paths if path.suffix == ".png"}
 
@@ -161,7 +179,7 @@ def state(frame: pd.DataFrame) -> str:
         lines += [f"- and {len(causes) - 5} other causes"] if len(causes) > 5 else []
     metrics = metric_columns(frame)
     older = older_versions(metrics)  # no metric computes them any more
-    current = [name for name in metrics if name not in older]
+    current = current_metrics(frame)
     waiting = {name: int(frame[f"reason:{name}"].eq("not evaluated").sum()) for name in current}
     lines += [f"{name}: {count} images not evaluated." for name, count in waiting.items() if count]
     if older:
@@ -181,7 +199,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + "s" * (number != 1)
 
 
-def _tables(cells: pd.DataFrame, metrics: list[str]) -> dict[str, pd.DataFrame]:
+def run_tables(cells: pd.DataFrame, metrics: list[str]) -> dict[str, pd.DataFrame]:
+    """Return the tables that a run has rows for, by the names of their files."""
     made = {
         "main": tables.main_table(cells, metrics),
         "pie": tables.published_table(cells, metrics),

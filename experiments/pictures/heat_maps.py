@@ -16,6 +16,8 @@ from experiments.datasets.pair import slug
 from experiments.embedded.training import WEIGHTS
 from p2p import HeatMaps, ModelSpec, PromptToPrompt, Sampling, heat_maps
 from results.plots.heat_maps import Row, draw
+from results.report.heat_map_files import heat_map_text
+from results.store.run_folder import RunFolder
 
 
 def rows(found: HeatMaps) -> list[Row]:
@@ -63,7 +65,11 @@ def parser() -> argparse.ArgumentParser:
     add("--self-max-side", type=int, default=None, help="of another model (default 32)")
     add("--blend-side", type=int, default=16, help="(default %(default)s)")
     add("--device", default="auto")
-    add("--out", type=Path, help="the picture (default runs/heat_maps/<prompts>-<seed>.png)")
+    place = options.add_mutually_exclusive_group()
+    place.add_argument("--out", type=Path, help="the picture (default runs/heat_maps/<prompts>-<seed>.png)")
+    place.add_argument(
+        "--run", type=Path, metavar="RUN_DIR", help="put it into that run, whose report shows it by its pair"
+    )
     return options
 
 
@@ -74,8 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     embedded = options.model == "embedded"
     name = slug(f"{options.source_prompt} to {options.target_prompt or ''}")
-    out = options.out or Path("runs", "heat_maps", f"{name}-{options.seed}.png")
+    folder = RunFolder(options.run).heat_maps if options.run else Path("runs", "heat_maps")
+    out = options.out or folder / f"{name}-{options.seed}.png"
     try:
+        if options.run and not options.run.is_dir():
+            raise FileNotFoundError(f"--run {options.run}: no such run folder")
         if not 0 <= options.seed < 2**32:
             raise ValueError(f"seed: {options.seed} is not a whole number in [0, 2^32)")
         method = PromptToPrompt(tau=options.tau)
@@ -102,8 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    of = heat_map_text(options.source_prompt, options.target_prompt or "", options.seed, options.words)
     out.parent.mkdir(parents=True, exist_ok=True)
-    draw(rows(found), options.words).savefig(out, dpi=150)
+    metadata = of if out.suffix.lower() == ".png" else None
+    draw(rows(found), options.words).savefig(out, dpi=150, metadata=metadata)
     print(out)
 
 

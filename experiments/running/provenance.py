@@ -35,11 +35,15 @@ PACKAGES = (
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def write_provenance(run_dir: Path, config: dict[str, Any], identity: str) -> None:
-    """Keep what this call is, in a file of its own, as other calls may write at the same moment."""
+def write_provenance(run_dir: Path, config: dict[str, Any], identity: str, command: str = "") -> None:
+    """Keep what this call is, in a file of its own, as other calls may write at the same moment.
+
+    `command` is what repeats it on a command line.
+    """
     now = datetime.now(UTC)
     call = {
         "time": now.isoformat(timespec="seconds"),
+        "command": command,
         "config": config,
         "model_identity": identity,
         "git": _git(),

@@ -53,6 +53,14 @@ def written(folder: RunFolder) -> list[Path]:
     return [folder.root / name for name in names if len(name.parts) == 2 and name.parts[0] in of]
 
 
+def stamp(folder: RunFolder) -> str:
+    """Return the hash of what the tables were made of; "" where that is not known."""
+    try:
+        return str(json.loads(folder.made_from.read_text(encoding="utf-8"))["inputs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def kept(folder: RunFolder, inputs: str) -> tuple[Path, ...]:
     """Return the files that were made of equal inputs; () where they were not, or one is gone or changed."""
     try:

@@ -87,6 +87,16 @@ class RunFolder:
         return self.root / "strips"
 
     @property
+    def report(self) -> Path:
+        """The folder of the report: `index.html` and its thumbnails."""
+        return self.root / "report"
+
+    @property
+    def heat_maps(self) -> Path:
+        """The folder of word heat-maps of the run's pairs, where somebody had them drawn."""
+        return self.root / "heat_maps"
+
+    @property
     def provenance(self) -> Path:
         """The folder of configuration, code, versions and hardware, a file per call."""
         return self.root / "provenance"

@@ -160,7 +160,7 @@ def _metrics(table: pd.DataFrame) -> list[str]:
 
 
 def decimals_of(means: pd.Series) -> int:
-    """Choose one number of decimals for a column, by its largest mean."""
+    """Choose one number of decimals for a column of means, by the largest of them."""
     largest = means.abs().max()
     return next((decimals for decimals, limit in ((2, 10.0), (3, 0.1), (4, 0.01)) if largest >= limit), 5)
 

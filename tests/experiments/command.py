@@ -45,12 +45,12 @@ def call_task(*overrides: str) -> int:
 
 
 def on_tiny(pipeline: Path, run_dir: Path) -> list[str]:
-    """Return overrides for a run of a pair that is still to be named; it draws nothing."""
+    """Return overrides for a run of a pair that is still to be named; it draws nothing, and has no report."""
     return [
         *("model=folder", f"model.path={pipeline}", "model.self_max_side=16", "device=cpu"),
         *("sampling.num_inference_steps=4", "grid=trade_off", "grid.seeds=[0]", "metrics=pixel"),
         *("grid.methods.p2p.tau=[0,1]", "grid.methods.sdedit.strength=[0.5]"),
-        *("plots=false", f"run_dir={run_dir}"),
+        *("plots=false", "report=false", f"run_dir={run_dir}"),
     ]
 
 

@@ -84,6 +84,7 @@ def overrides(folder: Path) -> list[str]:
             "metrics=pixel",
             "+metrics.ideal._target_=evaluation.ideal.Ideal",
         ),
+        "report=false",  # whose thumbnails are named after bytes that are of Pillow and zlib
         f"run_dir={folder / 'run'}",
     ]
 

@@ -297,7 +297,9 @@ def test_the_command_scores_and_tabulates(
         str(tmp_path / "run"), "metrics=pixel", "reference=pie_bench", "plots=false",
     ]  # fmt: skip
     assert cli("evaluate", *arguments) == 0
-    assert capsys.readouterr().out.strip().splitlines()[-1] == str(tmp_path / "run")
+    page = tmp_path / "run" / "report" / "index.html"
+    assert capsys.readouterr().out.strip().splitlines()[-2:] == [str(page), str(tmp_path / "run")]
+    assert "p2p-bench evaluate" in page.read_text()
     main = pd.read_csv(tmp_path / "run" / "tables" / "main.csv")
     assert set(main["method"]) == {"source", "edits"}
     assert main.query("method == 'edits' and metric == 'mse@1' and edit_type == 'all'")["n"].item() == 3
@@ -309,13 +311,14 @@ def test_images_of_another_folder_do_not_take_the_place_of_those_before(
     given: Folder, pairs: Table, cli: Cli, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     arguments = ["--source", str(given.source), "--pairs", str(pairs.path), "metrics=pixel", "plots=false"]
-    arguments += ["--run-dir", str(given.run_dir)]
+    arguments += ["--run-dir", str(given.run_dir), "report=false"]
     other = shutil.copytree(given.edits, tmp_path / "b" / given.edits.name)
     assert cli("evaluate", str(given.edits), *arguments) == 0
     assert cli("evaluate", str(other), *arguments) == 2
     assert f"has images of {given.edits} as method 'edits'" in capsys.readouterr().err
     assert cli("evaluate", str(other), *arguments, "--method", "b") == 0
     assert set(load(given.run_dir)["method"]) == {"source", "edits", "b"}
+    assert not (given.run_dir / "report").exists()
 
 
 @pytest.mark.parametrize("method", ["source", "ideal", "reconstruction"])

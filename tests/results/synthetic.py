@@ -144,7 +144,7 @@ def draw(path: Path, row: pd.Series, side: int = 64) -> None:
     """Draw a picture that depends on the row, so that strips can be told apart."""
     path.parent.mkdir(parents=True, exist_ok=True)
     amount = (
-        row.tau
+        (0.5 if pd.isna(row.tau) else row.tau)
         if row.method == "p2p"
         else (row.strength if row.method == "sdedit" else row.method != "source")
     )
