@@ -86,10 +86,10 @@ class OnRay:
         """Say in a line where a run would be carried out; no cluster is asked."""
         each = self._each(device)
         if self.address is not None:
-            count = "as many workers as fit" if self.workers is None else f"{self.workers} workers"
-            return f"on Ray at {self.address}: {count}, {each}"
+            asked = "as many workers as fit" if self.workers is None else f"workers: {self.workers}"
+            return f"executor: Ray at {self.address}, {asked}, {each}"
         count = self._count([_this_machine(self._gpus(device))], device)
-        return f"on Ray on this machine: {count} worker{'s' * (count != 1)}, {each}"
+        return f"executor: Ray on this machine, workers: {count}, {each}"
 
     def start(self, device: str) -> Cluster:
         """Start Ray on this machine, or connect to the cluster.
@@ -366,7 +366,7 @@ class _Run:
             tqdm.write(f"failed: scoring of {name}: {cause}")
 
     def _ask(self) -> None:
-        """Ask workers that are at a unit, from time to time, what they have to tell; hear who has answered."""
+        """Ask workers that are at a unit, from time to time, what they have to tell; hear who answered."""
         import ray
 
         now = time.monotonic()

@@ -52,7 +52,8 @@ class Work:
     ) -> Work:
         """Return the work of making a plan, and of scoring all pictures with these keys, its own included."""
         run_dir, own = info.run_dir, plan.keys()
-        records = load_records(run_dir) if has_records(run_dir) else pd.DataFrame(columns=list(RECORD_TYPES))
+        none = pd.DataFrame(columns=list(RECORD_TYPES))
+        records = load_records(run_dir) if has_records(run_dir) else none
         scored = scored_keys(run_dir, [metric.names for metric in metrics])
         device = resolve_device(model.device, elsewhere=True).type
         return cls(
