@@ -1,4 +1,4 @@
-"""Workers on Ray, one for each GPU or share of CPUs of this machine or a cluster; the one file that knows Ray.
+"""Workers on Ray, one for each GPU or share of CPUs, here or on a cluster; no other file knows Ray.
 
 Each worker has one unit in flight, and deaths are counted here, by unit: Ray's own restarts and retries
 (2.60) are spent by neighbours, so there are none. Nothing outlives the call.
@@ -67,8 +67,8 @@ class OnRay:
             raise ValueError(f"gpus_per_worker: {gpus!r} is not a part of one, nor a whole number")
         if self.address is not None and (not self.address or "://" in self.address):
             raise ValueError(
-                f"address: {self.address!r} is no address of a cluster, as in 10.0.0.1:6379 or auto, on whose "
-                "nodes the call is made"
+                f"address: {self.address!r} is no address of a cluster, as in 10.0.0.1:6379 or auto, on a "
+                "node of which the call is made"
             )
 
     def check(self, device: str) -> None:

@@ -84,8 +84,8 @@ class Worker:
             os.chdir(work.folder)
         except OSError as error:
             raise OSError(
-                f"{work.folder}: is not on {os.uname().nodename} ({error.strerror}); the run folder, data and "
-                "the folder of the call have to be on a disk that all nodes see"
+                f"{work.folder}: is not on {os.uname().nodename} ({error.strerror}); run folder, data "
+                "and the folder of the call have to be on a disk that all nodes see"
             ) from error
         self._work = work
         logging.captureWarnings(True)
