@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -65,7 +66,10 @@ class OnRay:
         gpus = self.gpus_per_worker
         if isinstance(gpus, bool) or not (0 < gpus <= 1 or gpus == int(gpus) > 1):
             raise ValueError(f"gpus_per_worker: {gpus!r} is not a part of one, nor a whole number")
-        if self.address is not None and (not self.address or "://" in self.address):
+        if (
+            not re.fullmatch(r"auto|[^:/\s]+:\d+|\[[\da-f:]+\]:\d+", self.address or "auto")
+            or self.address == ""
+        ):
             raise ValueError(
                 f"address: {self.address!r} is no address of a cluster, as in 10.0.0.1:6379 or auto, on a "
                 "node of which the call is made"
@@ -125,6 +129,7 @@ class OnRay:
                     **quiet,
                 )
             else:
+                self._knock()
                 ray.init(address=self.address, **quiet)
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             return Cluster(self._count(nodes, device), self._options(device), folder)
@@ -138,6 +143,12 @@ class OnRay:
         finally:
             if main:
                 signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
+
+    def _knock(self) -> None:
+        """Raise OSError where nobody listens at the address: Ray itself (2.60) tries for several minutes."""
+        host, _, port = (self.address or "").rpartition(":")
+        if host:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
     def _gpus(self, device: str) -> float:
         """Return how many GPUs a worker has."""
@@ -254,7 +265,13 @@ class Cluster:
             info = replace(work.info, recorded=pictures_of(work.earlier), write=write)
             run = _Run(work, Units(units, work.plan.costs), self.options, bar, info)
             run.wanted = min(self.workers, len(units))
-            run.carried_out()
+            try:
+                run.carried_out()
+            except SystemError as error:  # as which Ray (2.60) tells what the handler of a signal raised
+                stop = error.__cause__
+                if stop is None or isinstance(stop, Exception):
+                    raise
+                raise stop from None
         if run.lost:
             print(f"{run.lost} workers ended before their time; what they had was tried again")
         return run.failed
