@@ -230,6 +230,7 @@ class _Hand:
     rows: int = 0  # of the denoiser, of the unit at hand
     asked: Any = None  # the call by which it was last asked what it has to tell
     when: float = 0.0
+    loaded: float = 0.0  # since when it could work
 
 
 @dataclass
@@ -290,6 +291,9 @@ class _Run:
     failed: int = 0
     lost: int = 0  # workers
     done: int = 0  # rows of units that are done, or such units
+    worked: float = 0.0  # seconds that workers were at units
+    processor: float = 0.0  # seconds of processors that units took
+    present: float = 0.0  # seconds that workers could have been at units
     unloaded: int = 0  # workers that ended while they loaded, since one has loaded
     hands: list[_Hand] = field(default_factory=list)
     seen: set[Line] = field(default_factory=set)
@@ -315,6 +319,13 @@ class _Run:
                 self._ended(calls[call])
             self._ask()
             self._show()
+        present = self.present + sum(time.monotonic() - h.loaded for h in self.hands if h.loaded)
+        _log.info(
+            "workers were at units for %.0f of %.0f s, %.1f s of processor time",
+            self.worked,
+            present,
+            self.processor,
+        )
 
     def _busy(self) -> int:
         return sum(hand.unit is not None for hand in self.hands)
@@ -326,12 +337,14 @@ class _Run:
         try:
             if hand.unit is None:
                 self._tell([line for line in ray.get(hand.call) if line not in self.seen], once=True)
-                self.unloaded = 0
+                self.unloaded, hand.loaded = 0, time.monotonic()
             else:
-                failed, rows, lines = ray.get(hand.call)
-                self._tell(lines)
-                self.failed += failed
-                self.done += rows if self.work.plan.groups else 1
+                done = ray.get(hand.call)
+                self._tell(done.lines)
+                self.failed += done.failed
+                self.done += done.rows if self.work.plan.groups else 1
+                self.worked += done.seconds
+                self.processor += done.processor_seconds
             hand.unit, hand.idle, hand.asked = None, True, None
         except ray.exceptions.RayTaskError as error:  # the worker lives
             cause = error.cause if isinstance(error.cause, Exception) else error
@@ -358,6 +371,7 @@ class _Run:
         import ray
 
         self.hands.remove(hand)
+        self.present += time.monotonic() - hand.loaded if hand.loaded else 0.0
         ray.kill(hand.actor)  # one that cannot be reached may work on
 
     def _drop(self, hand: _Hand, cause: Exception) -> None:

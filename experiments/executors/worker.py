@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Collection, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
@@ -69,6 +70,17 @@ class Work:
         )
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a worker has made of a unit."""
+
+    failed: int  # groups
+    rows: int  # of the denoiser
+    seconds: float
+    processor_seconds: float  # of all threads of the worker
+    lines: list[Line]  # what is left to tell
+
+
 class Worker:
     """Carries out units; one at a time, while another thread may ask what it has to tell."""
 
@@ -104,15 +116,14 @@ class Worker:
                 metric.check()
         return self._told.taken()[1]
 
-    def carry_out(self, unit: Unit) -> tuple[int, int, list[Line]]:
-        """Make and score a unit; return how many groups failed, the rows of the denoiser, and what is left
-        to tell. OSError where nothing more can be written.
-        """
+    def carry_out(self, unit: Unit) -> Done:
+        """Make and score a unit. OSError where nothing more can be written."""
+        began, processor = time.monotonic(), time.process_time()
+        self._told.rows = 0
         with redirect_stdout(self._told.stream):
             failed = self._make(unit) if unit.groups else self._score_made(unit)
         rows, lines = self._told.taken()
-        self._told.rows = 0
-        return failed, rows, lines
+        return Done(failed, rows, time.monotonic() - began, time.process_time() - processor, lines)
 
     def told(self) -> tuple[int, list[Line]]:
         """Return the rows of the denoiser that the unit at hand has taken, and what is to tell since."""

@@ -181,7 +181,7 @@ def test_a_killed_call_leaves_no_worker_and_the_next_one_goes_on(
     call = run(*overrides)
     waited(lambda: has_records(run_dir))
     call.kill()
-    call.wait()
+    call.communicate()
     waited(lambda: not processes("ray::Worker"))
     first = pixels(run_dir)
     seeds = set(load_records(run_dir)["seed"])
