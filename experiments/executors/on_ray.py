@@ -345,7 +345,8 @@ class _Run:
                 self.done += done.rows if self.work.plan.groups else 1
                 self.worked += done.seconds
                 self.processor += done.processor_seconds
-            hand.unit, hand.idle, hand.asked = None, True, None
+            self._hear(hand, 10.0)
+            hand.unit, hand.idle, hand.rows = None, True, 0
         except ray.exceptions.RayTaskError as error:  # the worker lives
             cause = error.cause if isinstance(error.cause, Exception) else error
             if no_room(cause):
@@ -354,7 +355,8 @@ class _Run:
                 self._drop(hand, cause)
                 return
             self._lose(hand.unit, told(cause))
-            hand.unit, hand.idle, hand.asked = None, True, None
+            self._hear(hand, 10.0)
+            hand.unit, hand.idle, hand.rows = None, True, 0
         except ray.exceptions.RayError as error:  # it ended, its node did, or they cannot be reached
             self.lost += 1
             cause = OSError(_death(error))
@@ -407,13 +409,21 @@ class _Run:
             if hand.asked is None:
                 if now > hand.when + ASKED_EVERY:
                     hand.asked, hand.when = hand.actor.told.remote(), now
-            elif ray.wait([hand.asked], timeout=0)[0]:
-                try:
-                    hand.rows, lines = ray.get(hand.asked)
-                    self._tell(lines)
-                except ray.exceptions.RayError:  # its unit's call will tell
-                    pass
-                hand.asked = None
+            else:
+                self._hear(hand, 0.0)
+
+    def _hear(self, hand: _Hand, seconds: float) -> None:
+        """Hear what a worker has answered, if it was asked and answers within so many seconds."""
+        import ray
+
+        if hand.asked is None or not ray.wait([hand.asked], timeout=seconds)[0]:
+            return
+        try:
+            hand.rows, lines = ray.get(hand.asked)
+            self._tell(lines)
+        except ray.exceptions.RayError:  # the call of its unit tells
+            pass
+        hand.asked = None
 
     def _tell(self, lines: Sequence[Line], once: bool = False) -> None:
         """Tell what a worker has told, as if it had been told here."""
