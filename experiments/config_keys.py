@@ -30,6 +30,9 @@ def check_keys(config: Mapping[str, Any]) -> None:
     """Raise ValueError for a key that `+` added and nothing reads, naming the nearest one there is."""
     own = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
     known_keys = [*(str(key) for key in own if key not in ("defaults", "hydra")), *NODES, "shard", "shards"]
+    executor = config.get("executor")  # only where it is not this process
+    if executor is not None and isinstance(executor, Mapping) and "_target_" in executor:
+        known_keys.append("executor")
     if missing := sorted(set(known_keys) - set(config)):
         raise ValueError(f"{missing[0]}: is missing, and nothing can be left out of the configuration")
     for key, kinds in NODES.items():

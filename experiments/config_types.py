@@ -19,6 +19,7 @@ ANSWERS = {
     "model": "identity",
     "dataset": "load",
     "tracking": "log_run",
+    "executor": "start",
     "sampling": "rows_per_state",
     "auto_tau": "taus",
     "inversion": "check",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from results.tables.auto_tau import AutoTau
 
 if TYPE_CHECKING:
     from evaluation.metric import Metric
+    from experiments.executors.on_ray import Cluster, OnRay
     from p2p.families.model import Model
     from p2p.loading.pipeline_spec import Pipelines
 
@@ -57,6 +59,7 @@ class Job:
     objective: tuple[str, ...] = ()  # metrics whose means a sweeper gets
     report: bool = True
     command: str = ""  # what repeats this job on a command line
+    executor: OnRay | None = None  # None: this process
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,9 @@ class Ready:
 
     whole: Plan
     left: Plan
-    model: Model | None  # None where nothing is left
+    model: Model | None  # None where nothing is left, and where workers have it
     pipelines: Pipelines
+    cluster: Cluster | None = None  # of workers, where any have something to do
 
 
 def grid_methods(
@@ -190,6 +194,8 @@ def told_plan(job: Job, timed: bool, shards: int = 0) -> str:
     part = shard(whole, *job.shard)
     left = remaining(part, job.run_dir)
     lines = [describe(part, left), places(job.model, job.metrics)]
+    if job.executor is not None:
+        lines.append(job.executor.plan(job.model.device))
     if timed:
         lines.append(estimate(job.model, left))
     elif job.model.local_folder() is None:
@@ -223,11 +229,13 @@ def make_ready(job: Job) -> Ready:
     Nothing is fetched for a job whose pairs cannot be read. Raises ValueError and OSError, each in one line.
     """
     from experiments.running.generate import check_model, remaining
-    from experiments.scoring.score_run import check_metrics
+    from experiments.scoring.score_run import check_metrics, unscored
     from p2p.loading.pipeline_spec import Pipelines
     from results.store import upkeep
     from results.store.whole_files import check_files, sweep_partials
 
+    if job.executor is not None:
+        job.executor.check(job.model.device)
     pairs = read_pairs(job)
     for line in upkeep.make_ready(job.run_dir):
         _log.warning(line)
@@ -239,7 +247,12 @@ def make_ready(job: Job) -> Ready:
         if isinstance(named.method, External):
             named.method.spec.fetch()
     whole = plan_job(job, pairs)
-    left = remaining(shard(whole, *job.shard), job.run_dir)
+    part = shard(whole, *job.shard)
+    left = remaining(part, job.run_dir)
+    if job.executor is not None:
+        waits = left.groups or unscored(job.run_dir, job.metrics, part.keys())
+        cluster = job.executor.start(job.model.device) if waits else None
+        return Ready(whole, left, None, Pipelines("cpu"), cluster)
     model = job.model.load() if left.groups else None
     pipelines = Pipelines(model.device if model else "cpu")
     if model is not None:
@@ -275,6 +288,8 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
         if isinstance(named.method, External)
     ]
     config = {**job.config, "pipelines": others} if others else job.config
+    if job.executor is not None:
+        config = {**config, "executor": asdict(job.executor)}
     write_provenance(job.run_dir, config, job.model.identity(), job.command)
     settings = plan_settings(ready.whole, job.dataset.name, job.model.name)
     write_settings(job.run_dir, settings)  # first, for tables of what a killed job has made
@@ -282,10 +297,17 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     if len(candidates):
         write_candidates(job.run_dir, candidates)
     failed = 0
-    if ready.model is not None:
-        info = RunInfo(job.run_dir, job.dataset.name, job.model.name, job.cache_dir)
-        failed = run_plan(ready.left, ready.model, info, ready.pipelines)
-    failed += evaluate_run(job.run_dir, job.metrics, part.keys())
+    info = RunInfo(job.run_dir, job.dataset.name, job.model.name, job.cache_dir)
+    if ready.cluster is not None:
+        from experiments.executors.worker import Work
+
+        with closing(ready.cluster):
+            work = Work.of(job.model, job.metrics, info, ready.left, part.keys())
+            failed = ready.cluster.carry_out(work)
+    else:
+        if ready.model is not None:
+            failed = run_plan(ready.left, ready.model, info, ready.pipelines)
+        failed += evaluate_run(job.run_dir, job.metrics, part.keys())
     merge_rows(job.run_dir)
     states = group_states(ready.whole, job.run_dir)
     there = f"{states.count('there')} of {len(states)} groups are there"

@@ -63,6 +63,7 @@ PLUGINS = {
     "hydra/launcher=ray": "ray",
 }
 """Which extra brings what Hydra itself lacks."""
+NOT_THE_RUN = ("plots", "report", "estimate", "shards", "executor")
 MOVED = {
     "p2p.baselines.FixedSeed": "p2p.FixedSeed",
     "p2p.baselines.SDEdit": "p2p.SDEdit",
@@ -515,6 +516,8 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
         key: _instantiate(key, plain[key]) for key in ("model", "dataset", "tracking", "sampling", "auto_tau")
     }
     made["model"] = replace(made["model"], carried_over=_carried_over(plain["model"]))
+    executor = _instantiate("executor", plain.get("executor"))
+    elsewhere = elsewhere or (executor is not None and executor.address is not None)
     for spec in filter(None, (made["model"], made["model"].upscaler)):
         resolve_device(spec.device, elsewhere)
     seeds = plain["grid"]["seeds"] if config.seed is None else plain["seed"]
@@ -537,13 +540,10 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
         report=plain["report"],
         command=_command(),
         objective=check_objective(plain["objective"]),
-        # A tracker tells runs apart by this, and a run that is drawn later is the same run.
+        executor=executor,
+        # A tracker tells runs apart by this: a run that is drawn later, or is made elsewhere, is the same.
         config={
-            **{
-                key: value
-                for key, value in plain.items()
-                if key not in ("plots", "report", "estimate", "shards")
-            },
+            **{key: value for key, value in plain.items() if key not in NOT_THE_RUN},
             "model": _settled(made["model"], plain["model"]),
         },
     )

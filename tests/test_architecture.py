@@ -1,5 +1,5 @@
-"""The arrows experiments -> {p2p, evaluation, results}; Hydra and W&B are known to one file each; what an
-engine's function is told.
+"""The arrows experiments -> {p2p, evaluation, results}; Hydra, Ray and W&B are known to one file each; what
+an engine's function is told.
 """
 
 import ast
@@ -16,6 +16,7 @@ LEAVES = ("p2p", "evaluation", "results")
 ONLY_IN = {
     "hydra": "experiments/run.py",
     "omegaconf": "experiments/run.py",
+    "ray": "experiments/executors/on_ray.py",
     "wandb": "results/tracking.py",
 }
 MOST_PARAMETERS = 6

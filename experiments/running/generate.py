@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from torch import Tensor
 from tqdm import tqdm
 
@@ -92,11 +93,13 @@ def _is_whole(run_dir: Path, path: str, size: int) -> bool:
     return bool(ideals) and all(map(looks_whole, ideals))
 
 
-def _recorded(run_dir: Path) -> dict[Identity, Recorded]:
+def recorded_pictures(run_dir: Path) -> dict[Identity, Recorded]:
     """Return what the store holds of each picture."""
-    if not has_records(run_dir):
-        return {}
-    records = load_records(run_dir)
+    return pictures_of(load_records(run_dir)) if has_records(run_dir) else {}
+
+
+def pictures_of(records: pd.DataFrame) -> dict[Identity, Recorded]:
+    """Return what records tell of each picture."""
     names = records[RECORD_IDENTITY].itertuples(index=False, name=None)
     columns = ("group", "image", "image_sha256", "image_bytes")
     told = zip(*(records[column] for column in columns), strict=True)
@@ -118,17 +121,28 @@ def check_model(plan: Plan, model: Model) -> None:
 
 
 def run_plan(plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines) -> int:
+    """Make every image of the plan and its records; return the number of groups that failed."""
+    info = replace(info, recorded=recorded_pictures(info.run_dir))
+    with tqdm(total=plan.evaluations, desc="generating", unit="eval", smoothing=0.05) as bar:
+        return make_groups(plan, model, info, pipelines, bar.update)
+
+
+def make_groups(
+    plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines, on_rows: Callable[[int], object]
+) -> int:
     """Make every image of the plan and its records; return the number of groups that failed.
 
     A batch that fails is tried again group by group, so that one bad group is recorded with its cause and the
     others go on. OSError where nothing more can be written (`no_room`); what was recorded by then stays.
+    `info.recorded` is what the store holds of the plan's pictures. `info.write` is told the records of each
+    group once they are written, `on_rows` the rows of each call of the denoiser.
     """
     failed = 0
-    info = replace(info, starts=_starts(plan, model), recorded=_recorded(info.run_dir))
-    progress = tqdm(total=plan.evaluations, desc="generating", unit="eval", smoothing=0.05)
-    with progress as bar, record_files(info.run_dir) as files:
-        info = replace(info, write=lambda rows: _write(files, rows))
-        calls = Calls(plan.sampling.max_batch, bar.update)
+    written = info.write
+    info = replace(info, starts=_starts(plan, model))
+    with record_files(info.run_dir) as files:
+        info = replace(info, write=lambda rows: _write(files, rows, written))
+        calls = Calls(plan.sampling.max_batch, on_rows)
         whole = [group.group() for group in plan.groups]
         for numbers in batches(whole, plan.sampling, plan.model.guidance_embedded):
             groups = [plan.groups[i] for i in numbers]
@@ -201,11 +215,11 @@ def _one_by_one(
             cause = told(error)
             tqdm.write(f"failed: {group.source_prompt!r}, seed {group.seed}: {cause}")
             _log.debug("its traceback:", exc_info=True)
-            _record_failure(RecordRows(group, plan, info), cause)
+            record_failure(RecordRows(group, plan, info), cause)
     return failed
 
 
-def _record_failure(rows: RecordRows, cause: str) -> None:
+def record_failure(rows: RecordRows, cause: str) -> None:
     """Record that a group failed; where even that fails, say so, as the other groups still go on."""
     try:
         rows.info.write([rows.failed(branch, cause) for branch in rows.group.branches])
@@ -270,7 +284,12 @@ def _save(
     rows.info.write(records)
 
 
-def _write(files: RowFiles, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a group's records, where there are any."""
+def _write(
+    files: RowFiles,
+    rows: Sequence[Mapping[str, Any]],
+    written: Callable[[Sequence[Mapping[str, Any]]], None],
+) -> None:
+    """Write a group's records, where there are any, and tell of them."""
     if rows:
         files.write(record_rows(rows))
+        written(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,29 +88,57 @@ def evaluate_run(
     Metrics read the 8-bit pictures. Values that are there stay; new values are written batch by batch. A
     group that fails is logged and left for the next call.
     """
+    todo = to_score(run_dir, metrics, keys)
+    count = sum(left["group"].nunique() for left in todo)
+    with tqdm(total=count, desc="evaluating", unit="group", disable=not count) as bar:
+        return evaluate_records(run_dir, metrics, todo, batch_size, bar.update)
+
+
+def to_score(run_dir: Path, metrics: Sequence[Metric], keys: Collection[str]) -> list[pd.DataFrame]:
+    """Return for each metric the successful records with these keys that lack a value or a reason."""
     if not has_records(run_dir):
-        return 0
+        return []
     records = load_records(run_dir)
+    scored = scored_keys(run_dir, [metric.names for metric in metrics])
+    for metric, (_, any_value) in zip(metrics, scored, strict=True):
+        if any_value:
+            _keep_columns(run_dir, metric)
+    return lacking(records, keys, [whole for whole, _ in scored])
+
+
+def lacking(
+    records: pd.DataFrame, keys: Collection[str], scored: Sequence[Collection[str]]
+) -> list[pd.DataFrame]:
+    """Return the successful records with these keys, once without each of the collections of scored keys."""
     records = _with_source_digests(records[records["status"] == "ok"])
     records = records[records["key"].isin(list(keys))].drop_duplicates("key")
-    todo = []
-    scored = scored_keys(run_dir, [metric.names for metric in metrics])
-    for metric, (whole, any_value) in zip(metrics, scored, strict=True):
-        left = records[~records["key"].isin(list(whole))]
-        groups = [(str(group), rows) for group, rows in left.groupby("group", sort=False)]
-        todo.append((metric, groups))
-        if any_value or groups:
-            _keep_weights(run_dir, metric)
-            write_columns(run_dir, metric.name, metric.names, metric.higher_is_better)
-    count = sum(len(groups) for _, groups in todo)
+    return [records[~records["key"].isin(list(whole))] for whole in scored]
+
+
+def evaluate_records(
+    run_dir: Path,
+    metrics: Sequence[Metric],
+    todo: Sequence[pd.DataFrame],
+    batch_size: int = 64,
+    on_group: Callable[[], object] = lambda: None,
+) -> int:
+    """Score for each metric the records that `lacking` gives of it; return how many groups failed."""
     failed = 0
-    with tqdm(total=count, desc="evaluating", unit="group", disable=not count) as bar:
-        for metric, groups in todo:
-            with metric_files(run_dir, metric.name) as files:
-                for group, rows in groups:
-                    failed += not _scored(run_dir, metric, group, _batches(rows, batch_size), files)
-                    bar.update()
+    for metric, left in zip(metrics, todo, strict=bool(todo)):
+        if left.empty:
+            continue
+        _keep_columns(run_dir, metric)
+        with metric_files(run_dir, metric.name) as files:
+            for group, rows in left.groupby("group", sort=False):
+                failed += not _scored(run_dir, metric, str(group), _batches(rows, batch_size), files)
+                on_group()
     return failed
+
+
+def _keep_columns(run_dir: Path, metric: Metric) -> None:
+    """Keep what gives a metric's values, and what is known of its columns."""
+    _keep_weights(run_dir, metric)
+    write_columns(run_dir, metric.name, metric.names, metric.higher_is_better)
 
 
 def unscored(run_dir: Path, metrics: Sequence[Metric], keys: Collection[str]) -> int:
