@@ -145,7 +145,7 @@ def test_a_report_is_made_of_a_run_without_values_and_of_one_that_failed(tmp_pat
     write_run(tmp_path / "plain", make_frame(["cat-dog"]), None)
     assert data_of(write_report(tmp_path / "plain"))["metrics"] == []
     row = make_row("cat-dog", 0, "p2p", status="failed", error="out of memory", image="", source_image="")
-    write_records(tmp_path / "failed", str(row["group"]), pd.DataFrame([row]))
+    write_records(tmp_path / "failed", pd.DataFrame([row]))
     page = write_report(tmp_path / "failed")
     assert data_of(page)["scenes"]["edits"] == []
     assert "out of memory" in page.read_text(encoding="utf-8")
@@ -156,9 +156,8 @@ def test_a_report_is_made_of_a_run_without_values_and_of_one_that_failed(tmp_pat
 def test_published_numbers_stand_beside_the_run_s(tmp_path: Path) -> None:
     frame = make_frame(["cat-dog", "house-2"])
     write_run(tmp_path, frame, None)
-    for group, rows in frame.groupby("group"):
-        values = make_metrics(rows).assign(metric="pie/structure_distance@1").drop_duplicates("key")
-        write_metrics(tmp_path, "pie@1", str(group), values)
+    values = make_metrics(frame).assign(metric="pie/structure_distance@1").drop_duplicates("key")
+    write_metrics(tmp_path, "pie@1", values)
     text = write_report(tmp_path, published=["pie_bench"]).read_text(encoding="utf-8")
     assert 'id="published"' in text
     assert "69.43" in text

@@ -175,7 +175,7 @@ def test_a_run_without_values_or_pictures_has_a_page_that_works(
 ) -> None:
     if failed:
         row = make_row("cat-dog", 0, "p2p", status="failed", error="out of memory", image="", source_image="")
-        write_records(tmp_path, str(row["group"]), pd.DataFrame([row]))
+        write_records(tmp_path, pd.DataFrame([row]))
     else:
         write_run(tmp_path, make_frame(["cat-dog"]), None)
     page = visit(write_report(tmp_path))
