@@ -400,7 +400,6 @@ class _Run:
 
     def _ask(self) -> None:
         """Ask workers that are at a unit, from time to time, what they have to tell; hear who answered."""
-
         now = time.monotonic()
         for hand in self.hands:
             if hand.unit is None:

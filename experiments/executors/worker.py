@@ -9,11 +9,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from io import TextIOBase
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -135,12 +136,12 @@ class Worker:
         keys = plan.keys()
         before = work.earlier[work.earlier["key"].isin(list(keys))]
         frames = [before]
-        info = replace(
-            work.info,
-            recorded=pictures_of(before),
-            write=lambda rows: frames.append(as_frame(record_rows(rows), RECORD_TYPES)),
-        )
-        failed = make_groups(plan, self._model, info, self._pipelines, self._told.count)
+        info = replace(work.info, recorded=pictures_of(before))
+
+        def written(rows: Sequence[Mapping[str, Any]]) -> None:
+            frames.append(as_frame(record_rows(rows), RECORD_TYPES))
+
+        failed = make_groups(plan, self._model, info, self._pipelines, self._told.count, written)
         records = pd.concat([frame for frame in reversed(frames) if len(frame)] or [before])
         todo = lacking(records, keys, work.scored)
         return failed + evaluate_records(info.run_dir, work.metrics, todo)

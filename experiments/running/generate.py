@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 from torch import Tensor
@@ -39,6 +39,7 @@ from results.store.run_folder import ideal_path
 from results.store.whole_files import no_room
 
 _log = logging.getLogger(__name__)
+OnRecords: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], None]
 
 
 def remaining(plan: Plan, run_dir: Path) -> Plan:
@@ -128,20 +129,24 @@ def run_plan(plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines) -> i
 
 
 def make_groups(
-    plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines, on_rows: Callable[[int], object]
+    plan: Plan,
+    model: Model,
+    info: RunInfo,
+    pipelines: Pipelines,
+    on_rows: Callable[[int], object],
+    on_records: OnRecords = lambda records: None,
 ) -> int:
     """Make every image of the plan and its records; return the number of groups that failed.
 
     A batch that fails is tried again group by group, so that one bad group is recorded with its cause and the
     others go on. OSError where nothing more can be written (`no_room`); what was recorded by then stays.
-    `info.recorded` is what the store holds of the plan's pictures. `info.write` is told the records of each
-    group once they are written, `on_rows` the rows of each call of the denoiser.
+    `info.recorded` is what the store holds of the plan's pictures. `on_rows` is told the rows of each call of
+    the denoiser, `on_records` the records of each group once they are written.
     """
     failed = 0
-    written = info.write
     info = replace(info, starts=_starts(plan, model))
     with record_files(info.run_dir) as files:
-        info = replace(info, write=lambda rows: _write(files, rows, written))
+        info = replace(info, write=lambda rows: _write(files, rows, on_records))
         calls = Calls(plan.sampling.max_batch, on_rows)
         whole = [group.group() for group in plan.groups]
         for numbers in batches(whole, plan.sampling, plan.model.guidance_embedded):
@@ -284,12 +289,8 @@ def _save(
     rows.info.write(records)
 
 
-def _write(
-    files: RowFiles,
-    rows: Sequence[Mapping[str, Any]],
-    written: Callable[[Sequence[Mapping[str, Any]]], None],
-) -> None:
+def _write(files: RowFiles, rows: Sequence[Mapping[str, Any]], on_records: OnRecords) -> None:
     """Write a group's records, where there are any, and tell of them."""
     if rows:
         files.write(record_rows(rows))
-        written(rows)
+        on_records(rows)

@@ -37,7 +37,7 @@ class RunInfo:
     """By the step at which pictures start: its timestep, and the share of noise there (`noise_share`)."""
     recorded: Mapping[Identity, Recorded] = field(default_factory=dict)
     write: Callable[[Sequence[Mapping[str, Any]]], None] = lambda rows: None
-    """Writes the records of a group; before they are made, what is told of them once they are written."""
+    """Writes the records of a group."""
 
 
 NOWHERE = (math.nan, math.nan)

@@ -79,9 +79,13 @@ def _content(file: Path) -> str:
 
 @cache
 def _code() -> str:
-    """Return a hash of this package's sources and of the versions of the libraries that draw and count."""
+    """Return a hash of this package's files and of the versions of the libraries that draw and count.
+
+    Published numbers and the report's template, scripts and styles are files of the package too.
+    """
     made = hashlib.sha256()
-    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
-        made.update(file.read_bytes())
+    for file in sorted(Path(__file__).parents[1].rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            made.update(file.read_bytes())
     made.update(repr([importlib.metadata.version(name) for name in LIBRARIES]).encode())
     return made.hexdigest()

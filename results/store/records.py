@@ -154,7 +154,8 @@ def scored_keys(run_dir: Path, columns: Sequence[Sequence[str]]) -> list[tuple[s
 
     Beside it whether there is any value of these metrics.
     """
-    (key, keys), (metric, metrics) = (_coded(_values(run_dir), name) for name in METRIC_IDENTITY)
+    rows = _values(run_dir)  # once, as others may write meanwhile
+    (key, keys), (metric, metrics) = (_coded(rows, name) for name in METRIC_IDENTITY)
     found = []
     for names in columns:
         of_family = np.isin(metric, np.flatnonzero(np.isin(metrics, list(names))))

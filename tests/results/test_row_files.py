@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results.store import row_files
+from results.store import records, row_files
 from results.store.records import (
     METRICS,
     RECORDS,
@@ -24,6 +24,7 @@ from results.store.records import (
     metric_rows,
     record_files,
     record_rows,
+    scored_keys,
     write_metrics,
     write_records,
 )
@@ -182,6 +183,22 @@ def test_a_reader_whose_files_are_gone_lists_again(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(row_files, "read_table", late)
     assert len(load_records(tmp_path)) == 4
+
+
+def test_what_is_scored_is_read_at_one_moment_while_others_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = list(rows(*SHARES[:3])["key"])
+    write_metrics(tmp_path, METRIC, values(keys[:1], 0.5))
+    read = records.read_newest
+
+    def then_others_write(*args: object) -> object:
+        found = read(*args)  # type: ignore[arg-type]
+        write_metrics(tmp_path, METRIC, values(keys[1:], 0.5))
+        return found
+
+    monkeypatch.setattr(records, "read_newest", then_others_write)
+    assert scored_keys(tmp_path, [[METRIC]]) == [(set(keys[:1]), True)]
 
 
 def test_a_file_that_is_listed_and_cannot_be_found_is_an_error_and_no_endless_loop(tmp_path: Path) -> None:
