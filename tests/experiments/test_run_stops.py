@@ -43,9 +43,14 @@ def test_a_signal_ends_a_run_in_one_line(
         time.sleep(30)
 
     before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch:
-        patch.setattr(experiments.running.generate, "generate", killed_while_writing(halfway, patch))
-        assert cli("run", *tiny) == code
+    # What a shell without job control starts in the background ignores Ctrl-C, and so did these tests.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(experiments.running.generate, "generate", killed_while_writing(halfway, patch))
+            assert cli("run", *tiny) == code
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
     err = capsys.readouterr().err
     assert "stopped; the same command continues where it stood" in err
     assert "Traceback" not in err
