@@ -9,13 +9,14 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-$(subst $(COMMA),-,$(EXTRAS))
 CODE   := p2p experiments evaluation results tests
 
-.PHONY: help setup demo test fuzz check bench gpu quality train-vae train-diffusion train-clip train-lpips train-judge
+.PHONY: help setup demo test fuzz faults check bench gpu quality train-vae train-diffusion train-clip train-lpips train-judge
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo      set up, then run the main job on the embedded model; the last line is the run folder'
 	@echo 'make test      set up, then run the tests'
 	@echo 'make fuzz      10,000 odd inputs, others each time; a few hundred are among the tests'
+	@echo 'make faults    kills, full disks, damaged files and more, a hundred times; a few are among the tests'
 	@echo 'make check     ruff and mypy'
 	@echo 'make bench     what sharing saves and the engine costs, as ratios'
 	@echo 'make gpu       that the engine is right and fast on a GPU; ARGS="--quick --device cpu" rehearses it'
@@ -42,6 +43,9 @@ test: $(STAMP)
 
 fuzz: $(STAMP)
 	@P2P_FUZZ=10000 $(BIN)/python -m pytest tests/fuzz $(ARGS)
+
+faults: $(STAMP)
+	@P2P_FAULTS=$${P2P_FAULTS:-100} $(BIN)/python -m pytest tests/faults -m 'slow or not slow' $(ARGS)
 
 check: $(STAMP)
 	@$(BIN)/ruff check $(CODE)

@@ -10,7 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ class Job:
     config: dict[str, Any]
     objective: tuple[str, ...] = ()  # metrics whose means a sweeper gets
     report: bool = True
-    command: str = ""  # what repeats this job on a command line
+    command: Mapping[str, Any] = field(default_factory=dict)  # as `write_provenance` keeps it
     executor: OnRay | None = None  # None: this process
 
 
@@ -290,12 +290,13 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     config = {**job.config, "pipelines": others} if others else job.config
     if job.executor is not None:
         config = {**config, "executor": asdict(job.executor)}
-    write_provenance(job.run_dir, config, job.model.identity(), job.command)
     settings = plan_settings(ready.whole, job.dataset.name, job.model.name)
-    write_settings(job.run_dir, settings)  # first, for tables of what a killed job has made
+    plan = write_settings(job.run_dir, settings)  # first, for tables of what a killed job has made
     candidates = pd.DataFrame(list(ready.whole.candidates), columns=list(CANDIDATE_TYPES))
+    asked = {**job.command, "plan": plan.name, "metrics": {one.name: list(one.names) for one in job.metrics}}
     if len(candidates):
-        write_candidates(job.run_dir, candidates)
+        asked["candidates"] = write_candidates(job.run_dir, candidates).name
+    write_provenance(job.run_dir, config, job.model.identity(), asked)
     failed = 0
     info = RunInfo(job.run_dir, job.dataset.name, job.model.name, job.cache_dir)
     if ready.cluster is not None:

@@ -12,7 +12,6 @@ import inspect
 import logging
 import os
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -83,6 +82,8 @@ USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
   p2p-bench tables RUN_DIR [--no-plots]
                                make tables, plots and strips again of what the folder holds
   p2p-bench report RUN_DIR     make the report of what the folder holds, a page for a browser
+  p2p-bench verify RUN_DIR [--repair] [--delete-orphans]
+                               check that all that was asked for is there and whole
   p2p-bench evaluate FOLDER (--pairs FILE | dataset=...) [--source FOLDER] [metrics=...]
                                score images that any other tool made
   p2p-bench export RUN_DIR OUT [--min METRIC=VALUE ...]
@@ -389,8 +390,9 @@ def _evaluate(arguments: list[str]) -> int:
     dataset = table or _instantiate("dataset", chosen["dataset"])
     failed = score_folder.score_folder(given, dataset, metrics)
     told = {"evaluate": asdict(given) | {"edits": str(given.edits.resolve())}, "dataset": asdict(dataset)}
-    command = shlex.join(["p2p-bench", "evaluate", *arguments])
-    write_provenance(given.run_dir, {**chosen, **told}, score_folder.MODEL, command)
+    command = {"command": ["evaluate", *arguments], "folder": os.getcwd()}
+    asked = {**command, "metrics": {metric.name: list(metric.names) for metric in metrics}}
+    write_provenance(given.run_dir, {**chosen, **told}, score_folder.MODEL, asked)
     summary = summarise(given.run_dir, published=published, draw=draw)
     print(summary.markdown)
     if plain["report"]:
@@ -411,12 +413,19 @@ def _report(arguments: list[str]) -> int:
     return report.main(arguments)
 
 
+def _verify(arguments: list[str]) -> int:
+    from experiments import verify
+
+    return verify.main(arguments)
+
+
 COMMANDS = {
     "evaluate": _evaluate,
     "export": _export,
     "heat-maps": _heat_maps,
     "report": _report,
     "tables": _tables,
+    "verify": _verify,
 }
 
 
@@ -549,15 +558,14 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
     )
 
 
-def _command() -> str:
-    """Return the command line that repeats this job, which may be one of a multirun."""
-    hydra_config = HydraConfig.get()
-    folders = [
-        f"--config-dir={source.path}"
-        for source in hydra_config.runtime.config_sources
-        if source.schema == "file" and Path(source.path) != CONF and source.provider != "main"
-    ]
-    return shlex.join(["p2p-bench", "run", *folders, *hydra_config.overrides.task])
+def _command() -> dict[str, Any]:
+    """Return the arguments of p2p-bench that ask for this job alone, and the folder they were given in."""
+    told = HydraConfig.get()
+    own = [s.path for s in told.runtime.config_sources if s.provider == "command-line" and s.schema == "file"]
+    flags = [word for folder in own for word in ("--config-dir", folder)]
+    if told.job.config_name != "config":
+        flags += ["--config-name", str(told.job.config_name)]
+    return {"command": ["run", *flags, *told.overrides.task], "folder": told.runtime.cwd}
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:

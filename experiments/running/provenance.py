@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,19 @@ PACKAGES = (
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def write_provenance(run_dir: Path, config: dict[str, Any], identity: str, command: str = "") -> None:
+def write_provenance(
+    run_dir: Path, config: dict[str, Any], identity: str, asked: Mapping[str, Any] | None = None
+) -> None:
     """Keep what this call is, in a file of its own, as other calls may write at the same moment.
 
-    `command` is what repeats it on a command line.
+    `asked`, by which `p2p-bench verify` knows what should be there: the `command` (arguments of p2p-bench)
+    and the `folder` it was given in; the names of the file of its `plan` in `settings/`, and of that
+    of its `candidates` for `tau: auto`, where it has them; its `metrics`, the columns of each family.
     """
     now = datetime.now(UTC)
     call = {
         "time": now.isoformat(timespec="seconds"),
-        "command": command,
+        **(asked or {}),
         "config": config,
         "model_identity": identity,
         "git": _git(),
@@ -64,8 +69,17 @@ def read_provenance(run_dir: Path) -> list[dict[str, Any]]:
 
     A file that cannot be read is left out, with a warning.
     """
+    calls, damaged = provenance(run_dir)
+    for file, cause in damaged.items():
+        _log.warning("%s: left out, as it cannot be read (%s); delete it", file, cause)
+    return calls
+
+
+def provenance(run_dir: Path) -> tuple[list[dict[str, Any]], dict[Path, str]]:
+    """Return the calls that made a run, the first one first, and of each file that cannot be read why."""
     folder = RunFolder(run_dir)
     calls: list[dict[str, Any]] = []
+    damaged = {}
     for file in (folder.first_provenance, *sorted(folder.provenance.glob("*.json"))):
         try:
             told = json.loads(file.read_text(encoding="utf-8"))
@@ -76,8 +90,8 @@ def read_provenance(run_dir: Path) -> list[dict[str, Any]]:
         except FileNotFoundError:
             continue
         except (OSError, ValueError) as error:
-            _log.warning("%s: left out, as it cannot be read (%s); delete it", file, error)
-    return calls
+            damaged[file] = str(error)
+    return calls, damaged
 
 
 def _version(name: str) -> str:

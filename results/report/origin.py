@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def _call(call: Mapping[str, Any]) -> Call:
     }
     return Call(
         time=str(call.get("time") or "").replace("T", " ").replace("+00:00", " UTC"),
-        command=str(call.get("command") or ""),
+        command=shlex.join(["p2p-bench", *call["command"]]) if call.get("command") else "",
         facts={name: fact for name, fact in facts.items() if fact},
         config=json.dumps(call["config"], indent=2, ensure_ascii=False),
     )

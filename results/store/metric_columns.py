@@ -25,15 +25,20 @@ def load_columns(run_dir: Path) -> dict[str, bool | None]:
     """
     directions: dict[str, bool | None] = {}
     for file in sorted(RunFolder(run_dir).metrics.rglob(RunFolder(run_dir).columns_file("").name)):
-        try:
-            columns = json.loads(file.read_text(encoding="utf-8"))
-            told = {str(name): column["higher_is_better"] for name, column in columns.items()}
-            if wrong := [up for up in told.values() if not (up is None or isinstance(up, bool))]:
-                raise ValueError(f"higher_is_better is {wrong[0]!r}")
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
-            cause = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise ValueError(
-                f'{file}: {cause}; allowed is {{"name": {{"higher_is_better": true, false or null}}}}'
-            ) from error
-        directions |= told
+        directions |= directions_of(file)
     return directions
+
+
+def directions_of(file: Path) -> dict[str, bool | None]:
+    """Return what a file of one family tells, as `load_columns` does. ValueError where it does not."""
+    try:
+        columns = json.loads(file.read_text(encoding="utf-8"))
+        told = {str(name): column["higher_is_better"] for name, column in columns.items()}
+        if wrong := [up for up in told.values() if not (up is None or isinstance(up, bool))]:
+            raise ValueError(f"higher_is_better is {wrong[0]!r}")
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(
+            f'{file}: {cause}; allowed is {{"name": {{"higher_is_better": true, false or null}}}}'
+        ) from error
+    return told

@@ -30,7 +30,7 @@ class DamagedPicture(ValueError):
 
     def __init__(self, path: Path, cause: str) -> None:
         super().__init__(f"{path}: {cause}; delete it, and the next `run` makes it again")
-        self.path = path
+        self.path, self.cause = path, cause
 
 
 @dataclass(frozen=True)

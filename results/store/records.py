@@ -6,7 +6,7 @@ those of `results.store.row_files`.
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -122,6 +122,12 @@ def forget_records(run_dir: Path, forgotten: Callable[[pd.DataFrame], pd.Series]
         return ~forgotten(as_frame(rows, RECORD_TYPES)).to_numpy(bool)
 
     merge(RunFolder(run_dir).records, RECORDS, keep)
+
+
+def forget_values(run_dir: Path, family: str, keys: Collection[str]) -> None:
+    """Take the values of a metric family out of the run whose pictures are not among these."""
+    known = pa.array(sorted(keys), pa.string())
+    merge(RunFolder(run_dir).metrics_folder(family), METRICS, lambda rows: pc.is_in(rows["key"], known))
 
 
 def has_records(run_dir: Path) -> bool:

@@ -37,7 +37,7 @@ _ARROW = {
 }
 # Of rows written when there was no such column; no text that is written is missing.
 _BEFORE = {"uses_mask": False, "guidance_rescale": 0.0, "image_bytes": 0}
-_NUMBERED = re.compile(r"(\d{8,})-[0-9a-f]{16}\.parquet")
+_NUMBERED = re.compile(r"(\d{8,})-([0-9a-f]{16})\.parquet")
 
 
 @dataclass(frozen=True)
@@ -224,11 +224,27 @@ def read_rows(files: Sequence[Path], types: Mapping[str, str]) -> pd.DataFrame:
     return as_frame(read_table(files, types), types)
 
 
-def write_plan_rows(folder: Path, rows: pd.DataFrame, types: Mapping[str, str]) -> None:
+def write_plan_rows(folder: Path, rows: pd.DataFrame, types: Mapping[str, str]) -> Path:
     """Write what a plan tells of its records to a file named after its content: the same plan is one file."""
     typed = rows.astype(dict(types))[list(types)]
-    name = hashlib.sha256(typed.to_csv().encode()).hexdigest()[:16]
-    write_rows(folder / f"{name}.parquet", typed, types)
+    path = folder / f"{_plan_name(typed)}.parquet"
+    write_rows(path, typed, types)
+    return path
+
+
+def _plan_name(typed: pd.DataFrame) -> str:
+    return hashlib.sha256(typed.to_csv().encode()).hexdigest()[:16]
+
+
+def plan_is_as_written(file: Path, rows: pd.DataFrame) -> bool:
+    """Say whether a plan's rows, as pandas reads them from a file, are those that its name hashes."""
+    return file.stem == _plan_name(rows)
+
+
+def is_as_written(file: Path) -> bool:
+    """Say whether a file's bytes are those that its name hashes; of files from before they did, True."""
+    found = _NUMBERED.fullmatch(file.name)
+    return not found or found[2] == hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def write_rows(path: Path, rows: pd.DataFrame, types: Mapping[str, str]) -> None:

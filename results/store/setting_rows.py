@@ -18,9 +18,9 @@ LABELS = ["dataset", "model", "edit_type", "difficulty", "instruction", "params"
 SETTING_TYPES = {name: RECORD_TYPES[name] for name in (*RECORD_IDENTITY, *LABELS)}
 
 
-def write_settings(run_dir: Path, settings: pd.DataFrame) -> None:
-    """Keep a plan's rows, columns SETTING_TYPES, in a file named after their content."""
-    write_plan_rows(RunFolder(run_dir).settings, settings, SETTING_TYPES)
+def write_settings(run_dir: Path, settings: pd.DataFrame) -> Path:
+    """Keep a plan's rows, columns SETTING_TYPES, in a file named after their content; return its path."""
+    return write_plan_rows(RunFolder(run_dir).settings, settings, SETTING_TYPES)
 
 
 def load_settings(run_dir: Path) -> pd.DataFrame:

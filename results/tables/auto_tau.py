@@ -150,12 +150,13 @@ class AutoTau:
         return cls(fields["taus"], target, fields["maximise"])
 
 
-def write_candidates(run_dir: Path, candidates: pd.DataFrame) -> None:
+def write_candidates(run_dir: Path, candidates: pd.DataFrame) -> Path:
     """Keep which images a choice is made from, so that it can be made again from the run folder alone.
 
-    Columns `CANDIDATE_TYPES`: the identity of a record, its tau, its other parameters and the rule (JSON).
+    Returns the path of their file. Columns `CANDIDATE_TYPES`: the identity of a record, its tau, its other
+    parameters and the rule (JSON).
     """
-    write_plan_rows(RunFolder(run_dir).candidates, candidates, CANDIDATE_TYPES)
+    return write_plan_rows(RunFolder(run_dir).candidates, candidates, CANDIDATE_TYPES)
 
 
 def load_candidates(run_dir: Path) -> pd.DataFrame:

@@ -20,7 +20,7 @@ HOSTILE = (
 )
 CALL = {
     "time": "2026-01-02T03:04:05+00:00",
-    "command": f"p2p-bench run name='{HOSTILE}'",
+    "command": ["run", f"name='{HOSTILE}'"],
     "config": {"name": HOSTILE, "reference": []},
     "git": {"commit": "abc", "dirty": True},
     "versions": {"torch": "2.4"},
