@@ -275,6 +275,7 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     from experiments.running.provenance import write_provenance
     from experiments.running.record_rows import RunInfo
     from experiments.scoring.score_run import evaluate_run
+    from experiments.scoring.score_stream import ScoreStream
     from results.store.records import has_records, merge_rows
     from results.store.setting_rows import write_settings
     from results.summary import summarise
@@ -307,7 +308,9 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
             failed = ready.cluster.carry_out(work)
     else:
         if ready.model is not None:
-            failed = run_plan(ready.left, ready.model, info, ready.pipelines)
+            with ScoreStream(job.run_dir, job.metrics) as scores:
+                saved = [] if same_cores(ready.model) else [scores.add]
+                failed = run_plan(ready.left, ready.model, info, ready.pipelines, *saved)
         failed += evaluate_run(job.run_dir, job.metrics, part.keys())
     merge_rows(job.run_dir)
     states = group_states(ready.whole, job.run_dir)
@@ -334,6 +337,11 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
         print(f"{failed} groups failed; the next call tries them again")
     print(job.run_dir)
     return failed
+
+
+def same_cores(model: Model) -> bool:
+    """Say whether metrics beside the denoiser would take its cores, so that they had better come after it."""
+    return model.device.type == "cpu"
 
 
 def _leaves_tables(job: Job, whole: Plan, states: Sequence[str], failed: int) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 import diffusers
 import torch
 
-from experiments.bench import compiled, edit_cost, overhead, scoring, startup, store, sweep
+from experiments.bench import compiled, edit_cost, overhead, overlap, scoring, startup, store, sweep
 from experiments.bench.measuring import Clock, Measured
 from experiments.bench.report import Goal, machine, table
 from experiments.embedded.training import WEIGHTS
@@ -37,6 +37,8 @@ GOALS: dict[str, Goal] = {
     "startup_plan": ("<=", 1 / 3),
     "startup_large_plan": ("<=", 0.1),
     "startup_finished_run": ("<=", 1 / 3),
+    "overlap_64": (">=", 0.95),
+    "overlap_512": (">=", 0.95),
     "store_files": ("<=", 1 / 20),
     "store_writing": ("<=", 0.1),
     "store_tables": ("<=", 0.1),
@@ -63,6 +65,10 @@ MEANING = {
     "startup_plan": "`plan experiment=quickstart`: processor time, now / before",
     "startup_large_plan": "`plan` of 1,000 pairs x 11 taus x 2 seeds beyond one of 1 pair, now / before",
     "startup_finished_run": "`run` with nothing left to make beyond its `plan`, now / before",
+    "overlap_64": "share of a run's wall time in a denoiser that sleeps, pictures of 64 px",
+    "overlap_512": "the same, pictures of 512 px",
+    "overlap_64_in_turn": "64 px, made, saved and scored in turn",
+    "overlap_512_in_turn": "512 px, made, saved and scored in turn",
     "store_files": "files of records and metric values, now / before",
     "store_writing": "writing them: processor time, now / before",
     "store_tables": "loading and tabulating a run: processor time, now / before",
@@ -121,6 +127,10 @@ def measurements(
         ),
         "compile": (("compiled_speedup",), lambda say: measure_compiled(say)),
         "startup": (startup.KEYS, lambda say: startup.measure(many, limit, starts, say)),
+        "overlap": (
+            overlap.KEYS,
+            lambda say: overlap.measure(overlap.QUICK if quick else overlap.RUNS, say),
+        ),
         "store": (store.KEYS, lambda say: store.measure(stored, say)),
     }
 

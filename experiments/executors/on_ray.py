@@ -14,7 +14,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,8 +26,9 @@ from tqdm import tqdm
 from experiments.executors.units import Unit, Units, places, plan_units
 from experiments.executors.worker import Line, Work, Worker
 from experiments.running.causes import told
-from experiments.running.generate import pictures_of, record_failure
-from experiments.running.record_rows import RecordRows, RunInfo
+from experiments.running.generate import pictures_of
+from experiments.running.record_rows import RecordRows
+from experiments.running.saving import OnRecords, Row, record_failure
 from p2p.devices import resolve_device
 from results.store.records import record_files, record_rows
 from results.store.whole_files import no_room
@@ -260,11 +261,10 @@ class Cluster:
             record_files(work.info.run_dir) as files,
         ):
 
-            def write(rows: Sequence[Mapping[str, Any]]) -> None:
-                files.write(record_rows(rows))
+            def write(records: Sequence[Row]) -> None:
+                files.write(record_rows(records))
 
-            info = replace(work.info, recorded=pictures_of(work.earlier), write=write)
-            run = _Run(work, Units(units, work.plan.costs), self.options, bar, info)
+            run = _Run(work, Units(units, work.plan.costs), self.options, bar, write)
             run.wanted = min(self.workers, len(units))
             try:
                 run.carried_out()
@@ -286,7 +286,7 @@ class _Run:
     units: Units
     options: dict[str, Any]
     bar: Any
-    info: RunInfo
+    write: OnRecords  # what records go to
     wanted: int = 0  # workers
     failed: int = 0
     lost: int = 0  # workers
@@ -391,10 +391,10 @@ class _Run:
             _log.warning("a worker ended over %d groups, which are tried again: %s", count, cause)
             return
         self.failed += 1
+        info = replace(self.work.info, recorded=pictures_of(self.work.earlier))
         for place in unit.groups:
             group = self.work.plan.groups[place]
-            tqdm.write(f"failed: {group.source_prompt!r}, seed {group.seed}: {cause}")
-            record_failure(RecordRows(group, self.work.plan, self.info), cause)
+            record_failure(RecordRows(group, self.work.plan, info), cause, self.write)
         for name in unit.made:
             tqdm.write(f"failed: scoring of {name}: {cause}")
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import pandas as pd
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.inputs.ideals import ideal_warnings, read_ideals
-from experiments.inputs.masks import check_sizes, mask_digest, mask_warnings, read_mask
+from experiments.inputs.ideals import ideal_images
+from experiments.inputs.masks import check_sizes
 from experiments.planning.plan import GroupPlan, Identity, Plan, without
 from experiments.running.causes import told
 from experiments.running.inversion_cache import kept_paths
-from experiments.running.png_files import write_mask, write_png
 from experiments.running.record_rows import Recorded, RecordRows, RunInfo, first_step
-from p2p.engine import Edited, batches, generate
+from experiments.running.saving import Made, OnRecords, Saver
+from p2p.engine import batches, generate
 from p2p.families.model import Model
 from p2p.loading.pipeline_spec import Pipelines
 from p2p.sampling import Calls
@@ -32,14 +31,10 @@ from results.store.records import (
     has_records,
     load_records,
     record_files,
-    record_rows,
 )
-from results.store.row_files import RowFiles
-from results.store.run_folder import ideal_path
 from results.store.whole_files import no_room
 
 _log = logging.getLogger(__name__)
-OnRecords: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], None]
 
 
 def remaining(plan: Plan, run_dir: Path) -> Plan:
@@ -121,11 +116,20 @@ def check_model(plan: Plan, model: Model) -> None:
         check_sizes(masked.values(), (model.upscaler or model).image_size)
 
 
-def run_plan(plan: Plan, model: Model, info: RunInfo, pipelines: Pipelines) -> int:
-    """Make every image of the plan and its records; return the number of groups that failed."""
+def run_plan(
+    plan: Plan,
+    model: Model,
+    info: RunInfo,
+    pipelines: Pipelines,
+    on_records: OnRecords = lambda records: None,
+) -> int:
+    """Make every image of the plan and its records; return the number of groups that failed.
+
+    `on_records` as in `make_groups`.
+    """
     info = replace(info, recorded=recorded_pictures(info.run_dir))
     with tqdm(total=plan.evaluations, desc="generating", unit="eval", smoothing=0.05) as bar:
-        return make_groups(plan, model, info, pipelines, bar.update)
+        return make_groups(plan, model, info, pipelines, bar.update, on_records)
 
 
 def make_groups(
@@ -138,21 +142,20 @@ def make_groups(
 ) -> int:
     """Make every image of the plan and its records; return the number of groups that failed.
 
-    A batch that fails is tried again group by group, so that one bad group is recorded with its cause and the
-    others go on. OSError where nothing more can be written (`no_room`); what was recorded by then stays.
-    `info.recorded` is what the store holds of the plan's pictures. `on_rows` is told the rows of each call of
-    the denoiser, `on_records` the records of each group once they are written.
+    Images are saved while the next ones are made. A batch that cannot be made is tried again group by group,
+    so that one bad group is recorded with its cause and the others go on. OSError where nothing more can be
+    written (`no_room`); what was recorded by then stays. `info.recorded` is what the store holds of the
+    plan's pictures. `on_rows` is told the rows of each call of the denoiser; `on_records` the new records of
+    each batch once they are written, on the thread that saves.
     """
-    failed = 0
     info = replace(info, starts=_starts(plan, model))
-    with record_files(info.run_dir) as files:
-        info = replace(info, write=lambda rows: _write(files, rows, on_records))
+    with record_files(info.run_dir) as files, Saver(files, on_records) as saver:
         calls = Calls(plan.sampling.max_batch, on_rows)
         whole = [group.group() for group in plan.groups]
         for numbers in batches(whole, plan.sampling, plan.model.guidance_embedded):
             groups = [plan.groups[i] for i in numbers]
             try:
-                _make(groups, plan, model, info, calls, pipelines)
+                saver.save(_make(groups, plan, model, info, calls, pipelines))
                 continue
             except Exception as error:  # whatever breaks one group must not lose the others
                 if no_room(error):
@@ -161,8 +164,15 @@ def make_groups(
                 _log.warning("a batch of %d groups failed, each is tried alone: %s", len(groups), cause)
                 _log.debug("its traceback:", exc_info=True)
             # Not while the error is at hand: its traceback holds the batch's tensors.
-            failed += _one_by_one(groups, plan, model, info, calls, pipelines)
-    return failed
+            for group in groups:
+                try:
+                    saver.save(_make([group], plan, model, info, calls, pipelines))
+                except Exception as error:
+                    if no_room(error):
+                        raise
+                    _log.debug("its traceback:", exc_info=True)
+                    saver.fail(RecordRows(group, plan, info), told(error))
+    return saver.failed
 
 
 def _starts(plan: Plan, model: Model) -> dict[int, tuple[float, float]]:
@@ -179,118 +189,26 @@ def _starts(plan: Plan, model: Model) -> dict[int, tuple[float, float]]:
 
 def _make(
     groups: Sequence[GroupPlan], plan: Plan, model: Model, info: RunInfo, calls: Calls, pipelines: Pipelines
-) -> None:
+) -> list[Made]:
     began = time.monotonic()
     wanted = [group.group(model.image_size) for group in groups]
     keys = [group.inversion_key if group.inverts else "" for group in groups]
     paths = kept_paths(model, wanted, keys, plan.sampling, calls, info.cache_dir / "inversions")
     images = generate(model, wanted, plan.sampling, calls, paths, pipelines)
     seconds = (time.monotonic() - began) / len(groups)
-    for group, edited in zip(groups, images, strict=True):
-        rows = RecordRows(group, plan, info)
-        _save(rows, edited, _save_ideals(rows, model), seconds, model.warnings)
+    return [
+        Made(RecordRows(group, plan, info), edited, _floors(group, model), seconds, tuple(model.warnings))
+        for group, edited in zip(groups, images, strict=True)
+    ]
 
 
-def _save_ideals(rows: RecordRows, model: Model) -> dict[str, Tensor]:
-    """Keep the ideals of a group's pairs; return by pair the first one as the autoencoder gives it back.
+def _floors(group: GroupPlan, model: Model) -> dict[str, Tensor]:
+    """Return by pair its first ideal as the autoencoder gives it back.
 
     No edit can come nearer: it is the floor of errors to the ideal.
     """
-    floors = {}
-    for branch in {b.pair.id: b for b in rows.group.branches if b.pair.ideal}.values():
-        assert branch.pair.ideal is not None
-        ideals = read_ideals(branch.pair.ideal, model.image_size)
-        for number, ideal in enumerate(ideals):
-            write_png(ideal, rows.info.run_dir / ideal_path(rows.ideals_folder(branch), number))
-        floors[branch.pair.id] = model.decode(model.encode(ideals[:1]))[0]
-    return floors
-
-
-def _one_by_one(
-    groups: Sequence[GroupPlan], plan: Plan, model: Model, info: RunInfo, calls: Calls, pipelines: Pipelines
-) -> int:
-    failed = 0
-    for group in groups:
-        try:
-            _make([group], plan, model, info, calls, pipelines)
-        except Exception as error:
-            if no_room(error):
-                raise
-            failed += 1
-            cause = told(error)
-            tqdm.write(f"failed: {group.source_prompt!r}, seed {group.seed}: {cause}")
-            _log.debug("its traceback:", exc_info=True)
-            record_failure(RecordRows(group, plan, info), cause)
-    return failed
-
-
-def record_failure(rows: RecordRows, cause: str) -> None:
-    """Record that a group failed; where even that fails, say so, as the other groups still go on."""
-    try:
-        rows.info.write([rows.failed(branch, cause) for branch in rows.group.branches])
-    except Exception as error:
-        if no_room(error):
-            raise
-        tqdm.write(f"its failure could not be recorded: {told(error)}")
-        _log.debug("its traceback:", exc_info=True)
-
-
-def _save_masks(rows: RecordRows, size: tuple[int, int]) -> dict[str, tuple[str, str]]:
-    """Keep the masks of a group's pairs, in the size (height, width) of its pictures.
-
-    Returns by pair the mask's digest in that size, and warnings.
-    """
-    kept = {}
-    for branch in {b.pair.id: b for b in rows.group.branches if b.pair.mask}.values():
-        pair = branch.pair
-        assert pair.mask is not None
-        mask = read_mask(pair.mask, pair.id, size, pair.image)
-        write_mask(mask, rows.info.run_dir / rows.mask_path(branch))
-        kept[pair.id] = (mask_digest(mask), mask_warnings(pair.mask, pair.id))
-    return kept
-
-
-def _save(
-    rows: RecordRows, edited: Edited, ideals: Mapping[str, Tensor], seconds: float, of_model: Sequence[str]
-) -> None:
-    """Write a group's pictures and the masks of its pairs, then its records; it took `seconds`.
-
-    The records of what the model made hold the warnings `of_model`.
-    """
-    group, run_dir = rows.group, rows.info.run_dir
-    size = (edited.source.shape[-2], edited.source.shape[-1])
-    of_masks = _save_masks(rows, size)
-    fitted = group.image.fitted(size) if group.image else ""
-    edits = {b.identity: image for b, image in zip(group.branches, edited.images, strict=True)}
-    records = []
-    for picture in group.pictures():
-        of_mask, told_mask = of_masks.get(picture.pair.id, ("", ""))
-        warnings = [told_mask]
-        if not picture.given:
-            image = edits[picture.identity]
-        elif picture.method == "ideal":
-            image = ideals[picture.pair.id]
-            assert picture.pair.ideal is not None
-            warnings.append(ideal_warnings(picture.pair.ideal, size))
-        elif picture.method == "reconstruction":
-            assert edited.reconstruction is not None
-            image = edited.reconstruction
-        else:
-            image = edited.source
-            warnings.append(fitted)
-        before = rows.info.recorded.get(picture.identity)
-        digest = write_png(image, run_dir / rows.path(picture), before.digest if before else None)
-        own = 0.0 if picture.given else seconds / len(group.branches)
-        as_given = picture.method == "ideal" or (picture.method == "source" and group.image)
-        if picture.trajectory.external is None and not as_given:
-            warnings += of_model
-        if not rows.is_recorded(picture, digest):  # a source that an earlier call made is
-            records.append(rows.made(picture, digest, own, "; ".join(filter(None, warnings)), of_mask))
-    rows.info.write(records)
-
-
-def _write(files: RowFiles, rows: Sequence[Mapping[str, Any]], on_records: OnRecords) -> None:
-    """Write a group's records, where there are any, and tell of them."""
-    if rows:
-        files.write(record_rows(rows))
-        on_records(rows)
+    ideals = {branch.pair.id: branch.pair.ideal for branch in group.branches if branch.pair.ideal}
+    return {
+        pair: model.decode(model.encode(ideal_images(path)[0].read(model.image_size)[None]))[0]
+        for pair, path in ideals.items()
+    }

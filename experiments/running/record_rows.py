@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,6 @@ class RunInfo:
     starts: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     """By the step at which pictures start: its timestep, and the share of noise there (`noise_share`)."""
     recorded: Mapping[Identity, Recorded] = field(default_factory=dict)
-    write: Callable[[Sequence[Mapping[str, Any]]], None] = lambda rows: None
-    """Writes the records of a group."""
 
 
 NOWHERE = (math.nan, math.nan)

@@ -27,6 +27,8 @@ from results.store.run_folder import RunFolder
 from results.store.whole_files import no_room, set_aside, write_whole
 
 _log = logging.getLogger(__name__)
+BATCH = 64
+"""Pictures that a metric is given at a time."""
 
 
 def check_metrics(metrics: Sequence[Metric], run_dir: Path) -> None:
@@ -55,6 +57,12 @@ def _told_weights(file: Path) -> str:
     return content.decode() if re.fullmatch(rb"[0-9a-f]{64}", content) else ""
 
 
+def start_values(run_dir: Path, metric: Metric) -> None:
+    """Keep in the run folder what a metric's values are of, before there are any."""
+    _keep_weights(run_dir, metric)
+    write_columns(run_dir, metric.name, metric.names, metric.higher_is_better)
+
+
 def _keep_weights(run_dir: Path, metric: Metric) -> None:
     """Keep which weights give a metric's values, before there are any, so that none is ever without."""
     file = RunFolder(run_dir).weights_file(metric.name)
@@ -81,7 +89,7 @@ def _weights(metric: Metric) -> str:
 
 
 def evaluate_run(
-    run_dir: Path, metrics: Sequence[Metric], keys: Collection[str], batch_size: int = 64
+    run_dir: Path, metrics: Sequence[Metric], keys: Collection[str], batch_size: int = BATCH
 ) -> int:
     """Compute the values that images with these keys lack, group by group; return how many groups failed.
 
@@ -102,7 +110,7 @@ def to_score(run_dir: Path, metrics: Sequence[Metric], keys: Collection[str]) ->
     scored = scored_keys(run_dir, [metric.names for metric in metrics])
     for metric, (_, any_value) in zip(metrics, scored, strict=True):
         if any_value:
-            _keep_columns(run_dir, metric)
+            start_values(run_dir, metric)
     return lacking(records, keys, [whole for whole, _ in scored])
 
 
@@ -110,7 +118,7 @@ def lacking(
     records: pd.DataFrame, keys: Collection[str], scored: Sequence[Collection[str]]
 ) -> list[pd.DataFrame]:
     """Return the successful records with these keys, once without each of the collections of scored keys."""
-    records = _with_source_digests(records[records["status"] == "ok"])
+    records = with_source_digests(records[records["status"] == "ok"])
     records = records[records["key"].isin(list(keys))].drop_duplicates("key")
     return [records[~records["key"].isin(list(whole))] for whole in scored]
 
@@ -119,7 +127,7 @@ def evaluate_records(
     run_dir: Path,
     metrics: Sequence[Metric],
     todo: Sequence[pd.DataFrame],
-    batch_size: int = 64,
+    batch_size: int = BATCH,
     on_group: Callable[[], object] = lambda: None,
 ) -> int:
     """Score for each metric the records that `lacking` gives of it; return how many groups failed."""
@@ -127,18 +135,12 @@ def evaluate_records(
     for metric, left in zip(metrics, todo, strict=bool(todo)):
         if left.empty:
             continue
-        _keep_columns(run_dir, metric)
+        start_values(run_dir, metric)
         with metric_files(run_dir, metric.name) as files:
             for group, rows in left.groupby("group", sort=False):
-                failed += not _scored(run_dir, metric, str(group), _batches(rows, batch_size), files)
+                failed += not _scored(run_dir, metric, str(group), parted(rows, batch_size), files)
                 on_group()
     return failed
-
-
-def _keep_columns(run_dir: Path, metric: Metric) -> None:
-    """Keep what gives a metric's values, and what is known of its columns."""
-    _keep_weights(run_dir, metric)
-    write_columns(run_dir, metric.name, metric.names, metric.higher_is_better)
 
 
 def unscored(run_dir: Path, metrics: Sequence[Metric], keys: Collection[str]) -> int:
@@ -151,8 +153,8 @@ def unscored(run_dir: Path, metrics: Sequence[Metric], keys: Collection[str]) ->
     return len(set().union(*(made - whole for whole, _ in scored)))
 
 
-def _batches(rows: pd.DataFrame, size: int) -> list[pd.DataFrame]:
-    """Part a group's records, those with a mask from those without one."""
+def parted(rows: pd.DataFrame, size: int) -> list[pd.DataFrame]:
+    """Part records into batches of at most a size, those with a mask from those without one."""
     parts = [part for _, part in rows.groupby(rows["mask"].ne(""))]
     return [part.iloc[i : i + size] for part in parts for i in range(0, len(part), size)]
 
@@ -178,7 +180,12 @@ def _scored(
 
 
 def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return long rows (key, metric, value, reason) of one metric family for some records.
+    """Return long rows (key, metric, value, reason) of one metric family for some records."""
+    return value_rows(metric, read_edits(run_dir, rows), rows["key"])
+
+
+def read_edits(run_dir: Path, rows: pd.DataFrame) -> Edits:
+    """Return the pictures of some records as the input of metrics.
 
     Either all of the records have a mask or none has. DamagedPicture where a picture or a mask is not the one
     that was recorded.
@@ -187,7 +194,7 @@ def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> list[dict[str, A
     digests = {row.image: Digest(row.image_sha256, int(row.image_bytes)) for row in rows.itertuples()}
     digests |= {row.source_image: row.source_digest for row in rows.itertuples()}
     images = _load(run_dir, rows["image"], digests)
-    edits = Edits(
+    return Edits(
         images=images,
         source_images=_load(run_dir, sources, digests),
         source_index=torch.tensor([sources.index(path) for path in rows["source_image"]]),
@@ -196,14 +203,18 @@ def score(run_dir: Path, metric: Metric, rows: pd.DataFrame) -> list[dict[str, A
         masks=_masks(run_dir, rows, images.shape[-2:]) if rows["mask"].ne("").any() else None,
         ideals=_ideals(run_dir, rows["ideal"]),
     )
+
+
+def value_rows(metric: Metric, edits: Edits, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Return long rows (key, metric, value, reason) of one metric family for edits with these keys."""
     return [
         {"key": key, "metric": name, "value": value, "reason": reason}
         for name, scores in metric(edits).items()
-        for key, value, reason in zip(rows["key"], scores.values.tolist(), scores.reasons, strict=True)
+        for key, value, reason in zip(keys, scores.values.tolist(), scores.reasons, strict=True)
     ]
 
 
-def _with_source_digests(records: pd.DataFrame) -> pd.DataFrame:
+def with_source_digests(records: pd.DataFrame) -> pd.DataFrame:
     """Add the column `source_digest`, what the records tell of each one's source image."""
     columns = (records[name] for name in ("image", "image_sha256", "image_bytes"))
     told = {image: Digest(sha256, int(size)) for image, sha256, size in zip(*columns, strict=True)}

@@ -18,7 +18,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from experiments.bench import __main__ as bench
-from experiments.bench import edit, edit_cost, naive, overhead, scoring, startup, store, sweep
+from experiments.bench import edit, edit_cost, naive, overhead, overlap, scoring, startup, store, sweep
 from experiments.bench.bare import BareCalls
 from experiments.bench.measuring import Clock, Ratio, held_memory, in_turn
 from experiments.bench.report import meets
@@ -35,6 +35,7 @@ OWN_KEYS = {
     "materialised_vs_plain_time", "materialised_vs_plain_memory",
     "self_memory_16", "self_memory_24", "self_memory_32", "self_memory_growth",
     *startup.KEYS,
+    *overlap.KEYS,
     *store.KEYS,
     "compiled_speedup", "evaluation_speedup", *(f"evaluation_speedup_{name}" for name in scoring.FAMILIES),
 }  # fmt: skip

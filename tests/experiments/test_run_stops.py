@@ -5,12 +5,14 @@ import os
 import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import experiments.running.generate
+import experiments.running.saving
 import results.store.whole_files
 from p2p import ModelSpec
 from results.store.records import load_records
@@ -18,14 +20,30 @@ from tests.experiments.command import Cli
 
 
 def killed_while_writing(halfway: Any, patch: pytest.MonkeyPatch) -> Any:
-    """Return the engine's `generate`, after which the first file that is written is left halfway."""
-    generate = experiments.running.generate.generate
+    """Return the engine's `generate`, after which `halfway` is called within each file's writing."""
+    generate, settle = experiments.running.generate.generate, results.store.whole_files._settle
+
+    def settle_later(partial: Path) -> None:
+        halfway()
+        settle(partial)
 
     def made(*given: Any) -> Any:
-        patch.setattr(results.store.whole_files, "_settle", halfway)
+        patch.setattr(results.store.whole_files, "_settle", settle_later)
         return generate(*given)
 
     return made
+
+
+def signals_once(number: int) -> Callable[[], None]:
+    """Return what sends the process a signal at its first call, and gives the main thread time to see it."""
+    first = iter([True])
+
+    def halfway() -> None:
+        if next(first, False):
+            os.kill(os.getpid(), number)
+            time.sleep(0.5)
+
+    return halfway
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -38,10 +56,7 @@ def test_a_signal_ends_a_run_in_one_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def halfway(*_: Any) -> None:
-        os.kill(os.getpid(), number)
-        time.sleep(30)
-
+    halfway = signals_once(number)
     before = signal.getsignal(signal.SIGTERM)
     # What a shell without job control starts in the background ignores Ctrl-C, and so did these tests.
     interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -72,10 +87,7 @@ def test_the_signal_of_a_time_limit_ends_a_job_and_fails_no_group(
     def refuse(*_: Any) -> None:  # as submitit does where no retry is left
         raise RuntimeError("timed-out too many times")
 
-    def halfway(*_: Any) -> None:
-        os.kill(os.getpid(), number)
-        time.sleep(30)
-
+    halfway = signals_once(number)
     before = signal.signal(number, refuse)
     try:
         with monkeypatch.context() as patch:
@@ -87,8 +99,11 @@ def test_the_signal_of_a_time_limit_ends_a_job_and_fails_no_group(
     told = capsys.readouterr()
     assert "error: stopped by the signal of a time limit (timed-out too many times); the same" in told.err
     assert "Traceback" not in told.err + told.out
-    assert not list(run_dir.glob("records/*"))
+    records = load_records(run_dir)  # what was made is kept
+    assert set(records["status"]) == {"ok"}
+    assert all((run_dir / image).exists() for image in records["image"])
     assert not list(run_dir.rglob("*.partial"))
+    assert not (run_dir / "tables").exists()
     assert cli("run", *tiny, "seed=[0,1]") == 0
 
 
@@ -101,7 +116,7 @@ def test_a_full_disk_stops_the_run_in_one_line_and_the_next_call_goes_on(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def full(*_: Any) -> None:
+    def full() -> None:
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
@@ -146,14 +161,14 @@ def test_a_group_that_cannot_be_recorded_does_not_stop_the_others(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    checked = experiments.running.generate.record_rows
+    checked = experiments.running.saving.record_rows
 
     def refuse_seed_one(rows: Any) -> Any:
         if rows[0]["seed"] == 1:
             "\ud800".encode()
         return checked(rows)
 
-    monkeypatch.setattr(experiments.running.generate, "record_rows", refuse_seed_one)
+    monkeypatch.setattr(experiments.running.saving, "record_rows", refuse_seed_one)
     assert cli("run", *tiny, "seed=[0,1,2]") == 1
     records = load_records(run_dir)
     assert set(records["seed"]) == {0, 2}

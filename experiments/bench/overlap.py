@@ -1,0 +1,134 @@
+"""`overlap_64`, `overlap_512`: share of a run's wall time in the denoiser, which is a stand-in that sleeps.
+
+All else is the real thing, from the plan to the last value: pictures, records, and the embedded metrics. Only
+the decoder is left out, as it shares the denoiser's device. Beside it the same with the stages in turn.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from evaluation.clip import Clip
+from evaluation.metric import Metric
+from evaluation.perceptual import Lpips
+from evaluation.pixel import Pixel
+from experiments.bench.measuring import Measured, Ratio
+from experiments.bench.shapes import SHAPES, model_at, random_pipeline
+from experiments.datasets.pair import Pair
+from experiments.embedded.training import WEIGHTS
+from experiments.planning.make_plan import make_plan
+from experiments.planning.model_facts import ModelFacts
+from experiments.planning.plan import NamedMethod, Plan
+from experiments.running import generate
+from experiments.running.record_rows import RunInfo
+from experiments.running.saving import Saver
+from experiments.scoring.score_run import evaluate_run
+from experiments.scoring.score_stream import ScoreStream
+from p2p import FixedSeed, Sampling, StableDiffusion
+from p2p.loading.pipeline_spec import Pipelines
+from results.store.records import load
+
+KEYS = ("overlap_64", "overlap_512", "overlap_64_in_turn", "overlap_512_in_turn")
+TARGETS = ("dog", "horse", "fox")
+STEPS = 10
+RUNS = {64: (40, 0.2), 512: (32, 1.0)}
+"""By the side of pictures: groups of six pictures, and the seconds that the stand-in takes for a picture."""
+QUICK = {64: (1, 0.01), 512: (1, 0.01)}
+
+
+@dataclass
+class Sleeping:
+    """A denoiser that sleeps; it keeps for how long."""
+
+    per_row: float
+    slept: float = field(default=0.0)
+
+    def __call__(self, sample: Tensor, *_: object, **__: object) -> tuple[Tensor]:
+        began = time.perf_counter()
+        time.sleep(self.per_row * len(sample))
+        self.slept += time.perf_counter() - began
+        return (torch.zeros_like(sample),)
+
+
+class InTurn(Saver):
+    """Saves before the caller goes on."""
+
+    def _put(self, work: Callable[..., None], *given: object) -> None:
+        work(*given)
+
+
+def photo(side: int) -> Tensor:
+    """Return a picture (3, side, side) of shades and grain, as slow to encode as a photograph."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
+    grain = torch.randn(3, side, side, generator=torch.Generator().manual_seed(0)) * 0.02
+    return (torch.stack([x, y, (x * y).sqrt()]) * 0.8 + 0.1 + grain).clamp(0, 1)
+
+
+def share(
+    model: StableDiffusion, plan: Plan, metrics: list[Metric], sleeping: Sleeping, overlaps: bool
+) -> float:
+    """Return the share of a run's wall time that the denoiser sleeps.
+
+    RuntimeError where a picture or a value is missing.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        run_dir = Path(name)
+        info = RunInfo(run_dir, "stand-in", "stand-in", run_dir / "cache")
+        sleeping.slept, began = 0.0, time.perf_counter()
+        if overlaps:
+            with ScoreStream(run_dir, metrics) as scores:
+                failed = generate.run_plan(plan, model, info, Pipelines("cpu"), scores.add)
+        else:
+            with mock.patch.object(generate, "Saver", InTurn):
+                failed = generate.run_plan(plan, model, info, Pipelines("cpu"))
+        failed += evaluate_run(run_dir, metrics, plan.keys())
+        took = time.perf_counter() - began
+        values = load(run_dir)
+        reasons = values[[f"reason:{name}" for metric in metrics for name in metric.names]]
+        if failed or reasons.isin(["not evaluated"]).any(axis=None):
+            raise RuntimeError(f"overlap: {failed} groups failed, or some pictures have no value")
+    return sleeping.slept / took
+
+
+def measure(runs: Mapping[int, tuple[int, float]], say: Callable[[str], None]) -> Measured:
+    """Measure runs as in `RUNS`, each with the stages in turn and overlapping."""
+    figures: dict[str, Ratio] = {}
+    details: dict[str, object] = {}
+    pipeline = random_pipeline(SHAPES["tiny"], "cpu")
+    clip = Clip("embedded", None, WEIGHTS / "clip", "cpu", 64)
+    lpips = Lpips("embedded", None, WEIGHTS / "lpips", "cpu", 64)
+    clip.load()
+    lpips.load()
+    metrics: list[Metric] = [Pixel("cpu", 64), clip, lpips]
+    sampling = Sampling(STEPS, max_batch=16)
+    for side, (groups, took) in runs.items():
+        model = model_at(pipeline, side // 8)
+        facts = ModelFacts("stand-in", model.tokenizers, STEPS, scheduler=model.new_scheduler(STEPS))
+        pairs = [Pair(target, "a cat on a bench", f"a {target} on a bench") for target in TARGETS]
+        method = NamedMethod("fixed_seed", FixedSeed(), {})  # no other one can do without real attention
+        plan = make_plan(pairs, range(groups), [method], facts, sampling)
+        pictures = sum(len(group.pictures()) for group in plan.groups)
+        sleeping = Sleeping(took * pictures / plan.evaluations)
+        decoded = photo(side)
+
+        def decode(latents: Tensor, decoded: Tensor = decoded) -> Tensor:
+            return decoded.expand(len(latents), -1, -1, -1)
+
+        with (
+            mock.patch.object(pipeline.unet, "forward", sleeping),
+            mock.patch.object(StableDiffusion, "decode", lambda _, latents: decode(latents)),
+        ):
+            for name, overlaps in ((f"overlap_{side}_in_turn", False), (f"overlap_{side}", True)):
+                value = share(model, plan, metrics, sleeping, overlaps)
+                figures[name] = Ratio(value, value, value)
+                say(f"{name} {value:.3f}: {pictures} pictures, {sleeping.slept:.1f} s in the denoiser")
+        details |= {f"overlap_{side}_pictures": pictures, f"overlap_{side}_seconds_a_picture": took}
+    return Measured(figures, details)
