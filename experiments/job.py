@@ -292,9 +292,9 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     if job.executor is not None:
         config = {**config, "executor": asdict(job.executor)}
     settings = plan_settings(ready.whole, job.dataset.name, job.model.name)
-    plan = write_settings(job.run_dir, settings)  # first, for tables of what a killed job has made
+    kept = write_settings(job.run_dir, settings)  # first, for tables of what a killed job has made
     candidates = pd.DataFrame(list(ready.whole.candidates), columns=list(CANDIDATE_TYPES))
-    asked = {**job.command, "plan": plan.name, "metrics": {one.name: list(one.names) for one in job.metrics}}
+    asked = {**job.command, "plan": kept.name, "metrics": {one.name: list(one.names) for one in job.metrics}}
     if len(candidates):
         asked["candidates"] = write_candidates(job.run_dir, candidates).name
     write_provenance(job.run_dir, config, job.model.identity(), asked)
@@ -304,8 +304,9 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
         from experiments.executors.worker import Work
 
         with closing(ready.cluster):
-            work = Work.of(job.model, job.metrics, info, ready.left, part.keys())
-            failed = ready.cluster.carry_out(work)
+            plan, units = ready.cluster.share_out(ready.left)
+            work = Work.of(job.model, job.metrics, info, plan, part.keys())
+            failed = ready.cluster.carry_out(work, units)
     else:
         if ready.model is not None:
             with ScoreStream(job.run_dir, job.metrics) as scores:

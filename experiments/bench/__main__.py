@@ -15,7 +15,7 @@ from pathlib import Path
 import diffusers
 import torch
 
-from experiments.bench import compiled, edit_cost, overhead, overlap, scoring, startup, store, sweep
+from experiments.bench import compiled, edit_cost, overhead, overlap, scaling, scoring, startup, store, sweep
 from experiments.bench.measuring import Clock, Measured
 from experiments.bench.report import Goal, machine, table
 from experiments.embedded.training import WEIGHTS
@@ -130,6 +130,10 @@ def measurements(
         "overlap": (
             overlap.KEYS,
             lambda say: overlap.measure(overlap.QUICK if quick else overlap.RUNS, say),
+        ),
+        "workers": (
+            scaling.KEYS,
+            lambda say: scaling.measure(*((1, 145, 1) if quick else (12, 101_500, 3)), say),
         ),
         "store": (store.KEYS, lambda say: store.measure(stored, say)),
     }

@@ -23,8 +23,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.executors.units import Unit, Units, places, plan_units
+from experiments.executors.units import Unit, Units, parted_units, places, plan_units, scoring_units
 from experiments.executors.worker import Line, Work, Worker
+from experiments.planning.plan import Plan
 from experiments.running.causes import told
 from experiments.running.generate import pictures_of
 from experiments.running.record_rows import RecordRows
@@ -51,13 +52,16 @@ class OnRay:
 
     `address` None is this machine, "auto" a cluster that this machine is a node of. `workers` None is as many
     as fit. A worker computes on `cpus_per_worker` threads, and has `gpus_per_worker` GPUs, a part or whole
-    ones, where the model is on CUDA. Raises ValueError for numbers that are none of that.
+    ones, where the model is on CUDA. With `part_groups` the edits of a group may be made by several workers,
+    where some would have nothing to do; roundings of pixels may differ from those of one process then.
+    Raises ValueError for numbers that are none of that.
     """
 
     address: str | None = None
     workers: int | None = None
     cpus_per_worker: int = 1
     gpus_per_worker: float = 1
+    part_groups: bool = False
 
     def __post_init__(self) -> None:
         workers = 1 if self.workers is None else self.workers
@@ -133,7 +137,7 @@ class OnRay:
                 self._knock()
                 ray.init(address=self.address, **quiet)
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            return Cluster(self._count(nodes, device), self._options(device), folder)
+            return Cluster(self._count(nodes, device), self._options(device), folder, self.part_groups)
         except BaseException as error:
             _end(folder)
             if self.address is None or isinstance(error, ValueError) or not isinstance(error, Exception):
@@ -241,18 +245,30 @@ class Cluster:
     workers: int
     options: dict[str, Any]
     folder: Path | None  # Ray's, where it is of this machine
+    part_groups: bool = False
 
     def close(self) -> None:
         """End the workers."""
         _end(self.folder)
 
-    def carry_out(self, work: Work) -> int:
-        """Make and score what a work has; return how many groups failed.
+    def share_out(self, plan: Plan) -> tuple[Plan, list[Unit]]:
+        """Return a plan of the same pictures, and the units in which the workers make it."""
+        if self.part_groups:
+            return parted_units(plan, self.workers)
+        units = plan_units(plan)
+        if 0 < len(units) < self.workers:
+            rest = self.workers - len(units)
+            idle = f"{rest} of {self.workers} workers have nothing to make"
+            print(f"{idle}; executor.part_groups=true parts groups among them")
+        return plan, units
+
+    def carry_out(self, work: Work, units: Sequence[Unit]) -> int:
+        """Make a work's plan by these units, and score what it has; return how many groups failed.
 
         Raises ValueError and OSError where no worker could load it, or nothing more can be written.
         """
         names = {str(name) for left in work.unscored for name in left["group"]}
-        units = plan_units(work.plan, sorted(names))
+        units = [*units, *scoring_units(sorted(names))]
         makes = bool(work.plan.groups)
         total, unit = (work.plan.evaluations, "eval") if makes else (len(units), "unit")
         desc = "generating" if makes else "evaluating"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,9 @@ from p2p.engine import batches
 
 MOST_LOSSES = 2  # of workers over one unit
 SCORED_AT_ONCE = 16  # groups
+LEAST_PART = 4  # edits of a part of a group
+SHARES = (2.0, 1.0, 0.5)  # of what is left a worker, beyond which groups are parted: ways that are compared
+WORTH = 0.02  # share of the time that a way has to save to be preferred to a simpler one
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,62 @@ class Unit:
         return [*to_make, *(Unit(made=(name,)) for name in self.made)]
 
 
-def plan_units(plan: Plan, made: Iterable[str] = ()) -> list[Unit]:
-    """Return the batches of a plan as one process would make them, so that the pixels are the same.
-
-    After them units of the groups that are `made` and lack values.
-    """
+def plan_units(plan: Plan) -> list[Unit]:
+    """Return the batches of a plan as one process would make them, so that the pixels are the same."""
     whole = [group.group() for group in plan.groups]
     parts = batches(whole, plan.sampling, plan.model.guidance_embedded)
-    units = [Unit(groups=tuple(part), cost=sum(plan.costs[place] for place in part)) for part in parts]
-    names = list(made)
-    parts_made = (names[i : i + SCORED_AT_ONCE] for i in range(0, len(names), SCORED_AT_ONCE))
-    return units + [Unit(made=tuple(part)) for part in parts_made]
+    return [Unit(groups=tuple(part), cost=sum(plan.costs[place] for place in part)) for part in parts]
+
+
+def scoring_units(made: Sequence[str]) -> list[Unit]:
+    """Return units of the groups with these names, which are made and lack values."""
+    parts = (made[i : i + SCORED_AT_ONCE] for i in range(0, len(made), SCORED_AT_ONCE))
+    return [Unit(made=tuple(part)) for part in parts]
+
+
+def parted_units(plan: Plan, workers: int) -> tuple[Plan, list[Unit]]:
+    """Return a plan and its units by which the workers end sooner than by whole batches, where there is one.
+
+    Batches are taken apart, and groups into parts of at least `LEAST_PART` edits, each with the source's
+    trajectory again. A group is parted where it costs more than a worker's share of what is left by then, so
+    that parts are the smaller the nearer the end is (guided self-scheduling; Polychronopoulos and Kuck 1987).
+    """
+    alone = [Unit(groups=(place,), cost=cost) for place, cost in enumerate(plan.costs)]
+    found = [(plan, plan_units(plan)), (plan, alone)]
+    for share in SHARES:
+        parted = _part(plan, workers, share)
+        found.append((parted, [Unit((place,), cost=cost) for place, cost in enumerate(parted.costs)]))
+    best, soonest = found[0], makespan([unit.cost for unit in found[0][1]], workers)
+    for one in found[1:]:
+        ends = makespan([unit.cost for unit in one[1]], workers)
+        if ends < (1 - WORTH) * soonest:
+            best, soonest = one, ends
+    return best
+
+
+def _part(plan: Plan, workers: int, share: float) -> Plan:
+    """Return the plan with groups parted that cost more than a `share` of a worker's part of what is left."""
+    counts = [1] * len(plan.groups)
+    left = sum(plan.costs)
+    for place in sorted(range(len(counts)), key=plan.costs.__getitem__, reverse=True):
+        most = max(1, len(plan.groups[place].branches) // LEAST_PART)
+        cost = plan.costs[place]
+        counts[place] = max(1, min(most, math.ceil(cost * workers / (share * left)))) if left else 1
+        left -= cost
+    groups = []
+    for group, count in zip(plan.groups, counts, strict=True):
+        ends = [len(group.branches) * number // count for number in range(count + 1)]
+        # Neighbours share the most steps.
+        groups += [replace(group, branches=group.branches[i:j]) for i, j in itertools.pairwise(ends)]
+    return replace(plan, groups=tuple(groups))
+
+
+def makespan(costs: Iterable[float], workers: int, start: float = 0.0) -> float:
+    """Return when the last of the workers ends that begin at `start` and always take the costliest left."""
+    ends = [start] * workers
+    for cost in sorted(costs, reverse=True):
+        heapq.heapreplace(ends, ends[0] + cost)
+    return max(ends)
 
 
 class Units:

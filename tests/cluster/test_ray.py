@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from results.store.records import RECORD_IDENTITY, has_records, load_metrics, load_records
 from tests.cluster.conftest import Call
@@ -234,3 +236,23 @@ def test_what_a_cluster_cannot_give_is_refused_at_once(
     assert code == 2, out + err
     assert err.splitlines()[-1].startswith(f"error: {told}")
     assert not has_records(run_dir)
+
+
+def test_workers_share_a_group_that_is_parted(tiny_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs the extra ray: pip install -e .[ray]")
+    here, on_ray = tmp_path / "here", tmp_path / "on_ray"
+    taus = f"tau=[{','.join(str(number / 12) for number in range(12))}]"
+    one_group = [*tiny(tiny_folder, here, range(1)), taus]
+    carried_out(run(*one_group))
+    two = [*tiny(tiny_folder, on_ray, range(1)), taus, "executor=ray", "executor.workers=2"]
+    out = carried_out(run(*two, "executor.part_groups=true"))
+    assert "workers have nothing to make" not in out
+    records = recorded(on_ray)
+    assert records["group"].nunique() > 1
+    of_file = ["image_sha256", "image_bytes", "group"]
+    pd.testing.assert_frame_equal(records.drop(columns=of_file), recorded(here).drop(columns=of_file))
+    for file in pixels(here):
+        with Image.open(here / file) as one, Image.open(on_ray / file) as other:
+            assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
+    pd.testing.assert_frame_equal(values(on_ray), values(here), atol=0.02)
+    assert "1 of 2 workers have nothing to make" in carried_out(run(*two, f"run_dir={tmp_path / 'whole'}"))
