@@ -26,6 +26,8 @@ from p2p.loading.model_spec import ModelSpec
 from p2p.methods.external import External
 from p2p.sampling import Sampling
 from results.tables.auto_tau import AutoTau
+from results.tables.cells import GIVEN
+from results.tables.paper import USUAL, Layout
 
 if TYPE_CHECKING:
     from evaluation.metric import Metric
@@ -56,6 +58,7 @@ class Job:
     cache_dir: Path
     plots: bool
     config: dict[str, Any]
+    tables: Layout = USUAL  # of the LaTeX tables
     objective: tuple[str, ...] = ()  # metrics whose means a sweeper gets
     report: bool = True
     command: Mapping[str, Any] = field(default_factory=dict)  # as `write_provenance` keeps it
@@ -163,10 +166,17 @@ def objectives(job: Job, ready: Ready) -> tuple[float, ...]:
 
 
 def read_pairs(job: Job) -> Sequence[Pair]:
-    """Return the data set's pairs, after a check of what `tau: auto` chooses by. Raises ValueError."""
+    """Return the data set's pairs, after checks of what `tau: auto` and tables ask. Raises ValueError."""
     check_objective(job)
+    metrics = [name for metric in job.metrics for name in metric.names]
     if any(named.auto_tau for named in job.methods):
-        job.auto_tau.check([name for metric in job.metrics for name in metric.names], directions(job.metrics))
+        job.auto_tau.check(metrics, directions(job.metrics))
+    chosen = [f"{named.name}_auto_tau" for named in job.methods if named.auto_tau]
+    methods = [*GIVEN, *(named.name for named in job.methods), *chosen]
+    try:
+        job.tables.check(metrics, list(dict.fromkeys(methods)))
+    except ValueError as error:
+        raise ValueError(f"tables.{error}") from None
     return job.dataset.load()
 
 
@@ -291,6 +301,7 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     config = {**job.config, "pipelines": others} if others else job.config
     if job.executor is not None:
         config = {**config, "executor": asdict(job.executor)}
+    config = {**config, "tables": asdict(job.tables)}  # for `p2p-bench tables`
     settings = plan_settings(ready.whole, job.dataset.name, job.model.name)
     kept = write_settings(job.run_dir, settings)  # first, for tables of what a killed job has made
     candidates = pd.DataFrame(list(ready.whole.candidates), columns=list(CANDIDATE_TYPES))
@@ -327,7 +338,12 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
         "note": "" if set(states) == {"there"} else f"{there}, and tables are of these alone.",
     }
     summary = summarise(
-        job.run_dir, **rows, objective=job.objective, draw=job.plots, reuse=job.tracking is None
+        job.run_dir,
+        **rows,
+        objective=job.objective,
+        layout=job.tables,
+        draw=job.plots,
+        reuse=job.tracking is None,
     )
     if job.tracking is not None:
         job.tracking.log_run(job.run_dir, job.config, summary.tables, summary.images)

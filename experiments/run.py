@@ -62,7 +62,7 @@ PLUGINS = {
     "hydra/launcher=ray": "ray",
 }
 """Which extra brings what Hydra itself lacks."""
-NOT_THE_RUN = ("plots", "report", "estimate", "shards", "executor")
+NOT_THE_RUN = ("plots", "report", "estimate", "shards", "executor", "tables")
 MOVED = {
     "p2p.baselines.FixedSeed": "p2p.FixedSeed",
     "p2p.baselines.SDEdit": "p2p.SDEdit",
@@ -81,6 +81,8 @@ USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
   p2p-bench plan [overrides]   show what that would cost, and compute nothing; estimate=true: the time too
   p2p-bench tables RUN_DIR [--no-plots]
                                make tables, plots and strips again of what the folder holds
+  p2p-bench tables RUN_DIR --metrics lpips clip_target --format latex
+                               print a table for a paper: chosen metrics and settings, the best marked
   p2p-bench report RUN_DIR     make the report of what the folder holds, a page for a browser
   p2p-bench verify RUN_DIR [--repair] [--delete-orphans]
                                check that all that was asked for is there and whole
@@ -372,7 +374,7 @@ def _evaluate(arguments: list[str]) -> int:
 
     _quiet_libraries()
     given, table, overrides = score_folder.parse(arguments)
-    own = ["metrics", "reference", "plots", "report", *(["dataset"] if table is None else [])]
+    own = ["metrics", "reference", "plots", "report", "tables", *(["dataset"] if table is None else [])]
     allowed = ["metrics_device", *own]
     for override in overrides:
         if re.split(r"[.=@]", override.lstrip("+~"))[0] not in allowed:
@@ -385,6 +387,7 @@ def _evaluate(arguments: list[str]) -> int:
     check_numbers(chosen)
     metrics = _metrics(chosen["metrics"])
     published, draw = _reference(chosen["reference"]), plain["plots"]
+    layout = _instantiate("tables", chosen["tables"])
     if "unusable_blend_words" in chosen.get("dataset", {}):  # they bound edits, and none is made here
         chosen["dataset"] = {**chosen["dataset"], "unusable_blend_words": "drop"}
     dataset = table or _instantiate("dataset", chosen["dataset"])
@@ -393,7 +396,7 @@ def _evaluate(arguments: list[str]) -> int:
     command = {"command": ["evaluate", *arguments], "folder": os.getcwd()}
     asked = {**command, "metrics": {metric.name: list(metric.names) for metric in metrics}}
     write_provenance(given.run_dir, {**chosen, **told}, score_folder.MODEL, asked)
-    summary = summarise(given.run_dir, published=published, draw=draw)
+    summary = summarise(given.run_dir, published=published, layout=layout, draw=draw)
     print(summary.markdown)
     if plain["report"]:
         report.write_beside(given.run_dir, published=published, tables=summary.tables)
@@ -521,9 +524,8 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
     from experiments.job import Job, grid_methods
     from p2p.devices import resolve_device
 
-    made = {
-        key: _instantiate(key, plain[key]) for key in ("model", "dataset", "tracking", "sampling", "auto_tau")
-    }
+    nodes = ("model", "dataset", "tracking", "sampling", "auto_tau", "tables")
+    made = {key: _instantiate(key, plain[key]) for key in nodes}
     made["model"] = replace(made["model"], carried_over=_carried_over(plain["model"]))
     executor = _instantiate("executor", plain.get("executor"))
     elsewhere = elsewhere or (executor is not None and executor.address is not None)
@@ -543,6 +545,7 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
         reference=_reference(plain["reference"]),
         shard=(int(index), int(count)),
         auto_tau=made["auto_tau"],
+        tables=made["tables"],
         inversions=_inversions(plain),
         cache_dir=Path(plain["cache_dir"] or Path(config.run_dir).parent / ".cache"),
         plots=plain["plots"],

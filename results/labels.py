@@ -36,30 +36,31 @@ METHODS: dict[str, str] = {
     "instruct_pix2pix": "InstructPix2Pix",
     "ledits_pp": "LEDITS++",
 }
-_METRICS = {
-    "clip_source": "CLIP to source prompt",
-    "clip_target": "CLIP to target prompt",
-    "clip_directional": "CLIP directional",
-    "clip_image": "CLIP to source image",
-    "lpips": "LPIPS to source image",
-    "ms_ssim": "MS-SSIM to source image",
-    "ssim": "SSIM to source image",
-    "psnr": "PSNR to source image, dB",
-    "mse": "MSE to source image",
-    "chosen_tau": "chosen τ",
-    "ideal/mse": "MSE to the ideal edit",
-    "ideal/mse_edited": "MSE to the ideal edit, where it changes the source",
-    "ideal/mse_unedited": "MSE to the ideal edit, where it keeps the source",
-    "judge/edit_success": "edit made, by the judge",
-    "pie/structure_distance": "PIE structure distance",
-    "pie/psnr_unedit": "PIE PSNR outside the mask, dB",
-    "pie/lpips": "PIE LPIPS outside the mask",
-    "pie/mse_unedit": "PIE MSE outside the mask",
-    "pie/ssim_unedit": "PIE SSIM outside the mask",
-    "pie/clip_similarity_source_image": "PIE CLIP of the source image",
-    "pie/clip_similarity_target_image": "PIE CLIP of the whole image",
-    "pie/clip_similarity_target_image_edit_part": "PIE CLIP of the edited part",
+_METRICS: dict[str, tuple[str, str]] = {
+    "clip_source": ("CLIP to source prompt", "CLIP source"),
+    "clip_target": ("CLIP to target prompt", "CLIP target"),
+    "clip_directional": ("CLIP directional", "CLIP dir."),
+    "clip_image": ("CLIP to source image", "CLIP image"),
+    "lpips": ("LPIPS to source image", "LPIPS"),
+    "ms_ssim": ("MS-SSIM to source image", "MS-SSIM"),
+    "ssim": ("SSIM to source image", "SSIM"),
+    "psnr": ("PSNR to source image, dB", "PSNR, dB"),
+    "mse": ("MSE to source image", "MSE"),
+    "chosen_tau": ("chosen τ", "chosen τ"),
+    "ideal/mse": ("MSE to the ideal edit", "MSE to ideal"),
+    "ideal/mse_edited": ("MSE to the ideal edit, where it changes the source", "ideal, edited"),
+    "ideal/mse_unedited": ("MSE to the ideal edit, where it keeps the source", "ideal, kept"),
+    "judge/edit_success": ("edit made, by the judge", "edit made"),
+    "pie/structure_distance": ("PIE structure distance", "structure"),
+    "pie/psnr_unedit": ("PIE PSNR outside the mask, dB", "PSNR, dB"),
+    "pie/lpips": ("PIE LPIPS outside the mask", "LPIPS"),
+    "pie/mse_unedit": ("PIE MSE outside the mask", "MSE"),
+    "pie/ssim_unedit": ("PIE SSIM outside the mask", "SSIM"),
+    "pie/clip_similarity_source_image": ("PIE CLIP of the source image", "CLIP source"),
+    "pie/clip_similarity_target_image": ("PIE CLIP of the whole image", "CLIP whole"),
+    "pie/clip_similarity_target_image_edit_part": ("PIE CLIP of the edited part", "CLIP edited"),
 }
+"""Metrics by how their columns begin: spelled out, and as short as a table's column."""
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#",
     "_": r"\_",
@@ -77,11 +78,30 @@ def arrow(metric: str, directions: Mapping[str, bool]) -> str:
 
 def metric_label(metric: str) -> str:
     """Spell a metric column out, with backbone and version: `lpips_embedded@1`, LPIPS ... (embedded@1)."""
-    for prefix in sorted(_METRICS, key=len, reverse=True):
-        if metric.startswith(prefix):
-            backbone = metric.removeprefix(prefix).lstrip("_").replace("_unedit@", "@")
-            return f"{_METRICS[prefix]} ({backbone.replace('@', 'version ', backbone.startswith('@'))})"
+    if prefix := _prefix(metric):
+        return f"{_METRICS[prefix][0]} ({_backbone(metric, prefix)})"
     return metric
+
+
+def short_label(metric: str) -> tuple[str, str]:
+    """Return a metric's two lines in a narrow column: what it is, scaling included; backbone and version."""
+    name, times, scale = metric.partition(" ×")
+    prefix = _prefix(name)
+    if not prefix:
+        name, at, version = name.partition("@")
+        return f"{name}{times}{scale}", at and f"version {version}"
+    of = "PIE, " if prefix.startswith("pie/") else ""
+    return f"{_METRICS[prefix][1]}{times}{scale}", of + _backbone(name, prefix)
+
+
+def _prefix(metric: str) -> str:
+    """Return the longest of the known beginnings of a metric's column, "" where it has none."""
+    return max((prefix for prefix in _METRICS if metric.startswith(prefix)), key=len, default="")
+
+
+def _backbone(metric: str, prefix: str) -> str:
+    told = metric.removeprefix(prefix).lstrip("_").replace("_unedit@", "@")
+    return told.replace("@", "version ", 1) if told.startswith("@") else told
 
 
 def published_order(metric: str) -> int | None:
@@ -105,6 +125,12 @@ def published_name(metric: str) -> str:
 def method_label(method: str) -> str:
     """Spell a method out."""
     return METHODS.get(method, method)
+
+
+def variant_label(variant: str) -> str:
+    """Spell a variant out as figures and papers name it: "LocalBlend" where it is `local_blend=true`."""
+    words = {"local_blend=true": "LocalBlend", "local_blend=false": "no LocalBlend"}
+    return ", ".join(words.get(part, part) for part in variant.split(", "))
 
 
 def escape_markdown(text: str) -> str:

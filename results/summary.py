@@ -7,7 +7,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -20,8 +20,9 @@ from results.store.records import RECORD_IDENTITY, load, metric_columns
 from results.store.run_folder import RunFolder
 from results.store.setting_rows import load_settings, with_settings
 from results.store.whole_files import write_whole
-from results.tables import auto_tau, metric_ranks, pareto, table_files, tables
+from results.tables import auto_tau, metric_ranks, paper_files, pareto, table_files, tables
 from results.tables.cells import CONTEXT, GIVEN, is_plain, made_elsewhere, with_cells
+from results.tables.paper import USUAL, Layout
 from results.tables.published import compare, load_reference, write_comparison
 
 _VERSION = re.compile(r"(.+)@(\d+)")  # of a metric's column
@@ -46,6 +47,7 @@ def summarise(
     candidates: pd.DataFrame | None = None,
     published: Collection[str] = (),
     objective: Sequence[str] = (),
+    layout: Layout = USUAL,
     draw: bool = True,
     reuse: bool = False,
     note: str = "",
@@ -57,7 +59,7 @@ def summarise(
     `candidates` of `tau: auto` are by default those of every plan in the folder. `published` names tables of
     published numbers (`results.tables.published`) to show beside the run's own, in `tables/published`.
     `objective` names the two metrics of `tables/pareto`, by default alignment and preservation
-    (`results.tables.pareto`).
+    (`results.tables.pareto`). `layout` is of the LaTeX tables (`results.tables.paper`).
     Without `draw` there are tables alone; plots and strips of an earlier call stay as they were. What
     else an earlier call wrote and this one does not is removed. With `reuse`, what an earlier call made of
     equal rows by equal code is left, and `tables` of the result is empty. `note` is put before the summary.
@@ -73,7 +75,9 @@ def summarise(
     directions = {name: up for name, up in columns.items() if up is not None}
     images = frame.drop_duplicates(RECORD_IDENTITY)
     candidates = auto_tau.load_candidates(run_dir) if candidates is None else candidates
-    inputs = made_from.digest([frame, candidates], [directions, sorted(published), [*objective], draw, note])
+    inputs = made_from.digest(
+        [frame, candidates], [directions, sorted(published), [*objective], asdict(layout), draw, note]
+    )
     failed = int(images["status"].ne("ok").sum())
     if reuse and (kept := made_from.kept(folder, inputs)):
         text = folder.summary.read_text(encoding="utf-8")
@@ -85,11 +89,14 @@ def summarise(
     if len(chosen):
         chosen = auto_tau.labelled(chosen)
         made["auto_tau"] = tables.main_table(chosen, [auto_tau.CHOSEN_TAU, auto_tau.TARGET_MISSED, *metrics])
-    headings = {**directions, **{published_name(name): up for name, up in directions.items()}}
+    headings = _headings(directions)
+    by = pareto.chosen_metrics(run_plots.measured(made["main"]), directions, objective)
     paths = [
         path
         for name, table in made.items()
-        for path in table_files.write_table(table, folder.tables / name, headings)
+        for path in paper_files.write_table(
+            table, folder.tables / name, headings, layout, first=by or (), ranked=name != "reweight"
+        )
     ]
     figures = _plots(folder.plots, made["main"], made_cells, directions) if draw else []
     if len(chosen):
@@ -113,7 +120,6 @@ def summarise(
         paths += metric_ranks.write_correlations(ranks, folder.tables / "correlations")
         figures += _truth_plots(folder.plots, made["main"], ranks, directions) if draw else []
         text += "\nWhich metric ranks settings as the truth does: see tables/correlations.md.\n"
-    by = pareto.chosen_metrics(run_plots.measured(made["main"]), directions, objective)
     if by and (found := pareto.fronts(cells, by, directions)):
         paths += pareto.write_fronts(found, directions, folder.tables / "pareto")
         figures += pareto_plots.draw(found, directions, folder.plots / "pareto") if draw else []
@@ -208,6 +214,29 @@ def run_tables(cells: pd.DataFrame, metrics: list[str]) -> dict[str, pd.DataFram
         "difference_to_fixed_seed": tables.difference_table(cells, metrics),
     }
     return {name: table for name, table in made.items() if name == "main" or len(table)}
+
+
+def run_table(
+    run_dir: Path, name: str, objective: Sequence[str] = ()
+) -> tuple[pd.DataFrame, dict[str, bool], tuple[str, ...]]:
+    """Return one of a run's tables, which direction of its metrics is better, and which metrics come first.
+
+    Raises ValueError for a table that the run does not have.
+    """
+    frame, _ = run_rows(run_dir)
+    metrics = current_metrics(frame)
+    cells = run_cells(frame, auto_tau.load_candidates(run_dir))
+    made = run_tables(cells, metrics)
+    if name not in made:
+        raise ValueError(f"{name!r} is no table of {run_dir}, allowed are {', '.join(made)}")
+    directions = {column: up for column, up in load_columns(run_dir).items() if up is not None}
+    by = pareto.chosen_metrics(run_plots.measured(made["main"]), directions, objective)
+    return made[name], _headings(directions), by or ()
+
+
+def _headings(directions: Mapping[str, bool]) -> dict[str, bool]:
+    """Return the better directions of metrics under their own names, and under those that are published."""
+    return {**directions, **{published_name(name): up for name, up in directions.items()}}
 
 
 def _given_for(frame: pd.DataFrame, others: pd.DataFrame) -> pd.Series:

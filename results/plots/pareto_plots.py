@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
+from textwrap import wrap
 
 import numpy as np
 import pandas as pd
@@ -11,15 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from results.labels import escape_mathtext, method_label
+from results.labels import escape_mathtext, variant_label
 from results.plots.plot_style import INK, SIZE, Directions, bars, label_axis, legend, new_figure, save
+from results.tables.paper import own_setting, series_label
 from results.tables.pareto import APART, DOMINATED, FRONT, LEVEL, Front, told, values_of
+from results.tables.table_files import varying_context
 
 _LOOK = {DOMINATED: ("#BBBBBB", "o", 14), LEVEL: ("#56B4E9", "s", 20), FRONT: ("#0072B2", "o", 34)}
 _LABEL = {DOMINATED: "dominated", LEVEL: "beaten within the interval", FRONT: "on the front"}
 CLOSE = 0.025  # of an axis: numbers of settings that lie closer together would cover each other
 MOST_NAMES = 12
 """How many settings of the front the picture spells out; the table has all of them."""
+_LINE, _LINE_HEIGHT, _HEAD = 44, 0.17, 1.0  # letters; inches a line, and of what is above and below the axes
 
 
 def draw(found: Sequence[Front], directions: Mapping[str, bool], stem: Path) -> list[Path]:
@@ -64,10 +67,14 @@ def pareto(front: Front, directions: Directions) -> Figure:
     label_axis(axes, "y", upward, directions)
     legend(figure, axes)
     axes.set_title(told(front), loc="right", fontsize=SIZE - 2, color="#777777")
-    axes.text(
-        1.02, 0.5, escape_mathtext(_names(best)), fontsize=SIZE - 2, color=INK, va="center", linespacing=1.6,
-        transform=axes.transAxes,
-    )  # fmt: skip
+    names = _names(best)
+    # As high as its names are, where they are many lines.
+    figure.set_figheight(max(figure.get_figheight(), _HEAD + len(names) * _LINE_HEIGHT))
+    for number, (line, weight) in enumerate(names):
+        axes.annotate(
+            escape_mathtext(line), (1, 1), xycoords="axes fraction", textcoords="offset points",
+            xytext=(14, -72 * _LINE_HEIGHT * number), fontsize=SIZE - 2, color=INK, weight=weight, va="top",
+        )  # fmt: skip
     return figure
 
 
@@ -95,10 +102,33 @@ def _numbers(axes: Axes, best: pd.DataFrame, x: pd.Series, y: pd.Series, color: 
         )  # fmt: skip
 
 
-def _names(best: pd.DataFrame) -> str:
-    lines = []
-    for _, row in best.head(MOST_NAMES).iterrows():
-        named = ", ".join(filter(None, [method_label(row["method"]), row["setting"]]))
-        lines += fill(f"{row['place']}  {named}", 38, subsequent_indent="    ").splitlines()
+def _names(best: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the lines that name the front's settings, each with its weight: a series, then its settings.
+
+    What settings share is told once, above them, so that few are longer than a line.
+    """
+    lines: list[tuple[str, str]] = []
+    varying = varying_context(best)
+    rows = best.head(MOST_NAMES).to_dict("records")
+    for series, own in _by_series(rows, varying).items():
+        lines += [(line, "bold") for line in wrap(series, _LINE)]
+        for place, setting in own:
+            text = f"{place}  {setting or '—'}"
+            lines += [(line, "normal") for line in wrap(text, _LINE, subsequent_indent="      ")]
     more = len(best) - MOST_NAMES
-    return "\n".join([*lines, *([f"and {more} more, in tables/pareto.md"] if more > 0 else [])])
+    return [*lines, *([(f"and {more} more, in tables/pareto.md", "normal")] if more > 0 else [])]
+
+
+def _by_series(
+    rows: Sequence[Mapping[str, object]], varying: Sequence[str]
+) -> dict[str, list[tuple[object, str]]]:
+    """Return places and settings by what is told above them: the variant too, where several share one."""
+    labels = [series_label(row, varying) for row in rows]
+    methods = [series_label({**row, "variant": ""}, varying) for row in rows]
+    several = {method for method, label in zip(methods, labels) if labels.count(label) > 1}
+    grouped: dict[str, list[tuple[object, str]]] = {}
+    for row, method, label in zip(rows, methods, labels):
+        with_variant = method in several
+        setting = own_setting(row) if with_variant else variant_label(str(row["setting"]))
+        grouped.setdefault(label if with_variant else method, []).append((row["place"], setting))
+    return grouped

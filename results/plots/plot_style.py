@@ -4,7 +4,7 @@ Nothing here touches matplotlib's global state.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,18 @@ def label_axis(axes: Axes, axis: str, metric: str, directions: Directions) -> No
     getattr(axes, f"{axis}axis").label.set(fontsize=SIZE, color=INK)
 
 
-def legend(figure: Figure, axes: Axes, columns: int | None = None) -> None:
-    """Put the axes' legend above the figure's panels, in one line or `columns`, or in what fits."""
+def legend(
+    figure: Figure, axes: Axes, columns: int | None = None, only: Collection[str] | None = None
+) -> None:
+    """Put the axes' legend above the figure's panels, in one line or `columns`, or in what fits.
+
+    With `only` it has these labels alone.
+    """
     # Above the panels: looking for a free place within them costs seconds on a busy machine, and warns.
     handles, labels = axes.get_legend_handles_labels()
+    if only is not None:
+        kept = [place for place, label in enumerate(labels) if label in only]
+        handles, labels = [handles[place] for place in kept], [labels[place] for place in kept]
     renderer = FigureCanvasAgg(figure).get_renderer()
     for tried in range(min(columns or len(handles), len(handles)), 0, -1):
         box = figure.legend(

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 
-from results.plots import sweep_plots
+from results.plots import sweep_plots, window_maps
 from results.plots.plot_style import Directions
 from results.tables.cells import ALL, free_windows, is_plain
+from results.tables.pareto import chosen_metrics
 
 Plot = Callable[[pd.DataFrame, Directions], Iterator[tuple[str, Figure]]]
 """From rows of the main table (`results.tables.tables.main_table`; one model, data set and inversion) and the
@@ -34,10 +35,21 @@ def over_tau(table: pd.DataFrame, directions: Directions) -> Iterator[tuple[str,
         yield "over_tau", sweep_plots.over_tau(table, metrics, directions)
 
 
+def window_map(table: pd.DataFrame, directions: Directions) -> Iterator[tuple[str, Figure]]:
+    """Draw maps of an alignment and a preservation metric, where windows of both attentions are crossed."""
+    metrics, rows = measured(table), window_maps.mapped(_prompt_to_prompt(table))
+    if metrics and len(rows):
+        shown = chosen_metrics(metrics, directions) or metrics[:2]
+        yield "window_map", window_maps.window_map(rows, shown, directions)
+
+
 def ablation(table: pd.DataFrame, directions: Directions) -> Iterator[tuple[str, Figure]]:
-    """Draw every metric for each pair of injection windows, where some do not follow from a tau."""
-    metrics = measured(table)
-    if metrics and free_windows(_prompt_to_prompt(table)).any():
+    """Draw every metric for each pair of injection windows, where some do not follow from a tau.
+
+    Where a map shows all of them, there would be more bars than can be read.
+    """
+    metrics, rows = measured(table), _prompt_to_prompt(table)
+    if metrics and free_windows(rows).any() and len(window_maps.mapped(rows)) < len(rows):
         yield "ablation", sweep_plots.ablation(table, metrics, directions)
 
 
@@ -51,7 +63,7 @@ def over_noise(table: pd.DataFrame, directions: Directions) -> Iterator[tuple[st
         yield "over_noise", sweep_plots.over_noise(rows, metrics, directions)
 
 
-PLOTS: tuple[Plot, ...] = (trade_offs, over_tau, over_noise, ablation)
+PLOTS: tuple[Plot, ...] = (trade_offs, over_tau, over_noise, window_map, ablation)
 
 
 def measured(table: pd.DataFrame) -> list[str]:

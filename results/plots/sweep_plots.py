@@ -11,10 +11,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from results.labels import escape_mathtext, method_label
+from results.labels import escape_mathtext, method_label, variant_label
+from results.plots.direct_labels import Label, place_labels
 from results.plots.plot_style import (
     INK,
     OTHERS,
@@ -28,7 +28,13 @@ from results.plots.plot_style import (
 )
 from results.store.records import WINDOWS
 from results.tables.cells import ALL, CELL, SOURCES, is_plain, window_label
+from results.tables.paper import own_setting
 from results.tables.statistics import FEWEST_PAIRS
+
+_NAME_APART = (6.0, 12.0, 20.0, 30.0, 42.0)  # points between a curve and its name
+_DOT, _RING = 3.0, 5.5  # points from a marker's middle to its edge
+_MOST_SETTINGS = 8
+"""Of how many points without a curve each is told its setting; more would be a text, not a figure."""
 
 
 @dataclass(frozen=True)
@@ -46,29 +52,54 @@ def trade_off(table: pd.DataFrame, preserved: str, edited: str, directions: Dire
     """Plot how well images follow the prompt (`edited`) against how much changes (`preserved`).
 
     All edit types. P2P is a curve over tau, SDEdit over strength, others are points; with their intervals.
+    Along a curve its values rise to the freer edit. The fixed seed is a ring, as it lies where P2P at tau 1
+    does.
     """
     rows = _plain(table)
+    rows = rows[~rows["method"].isin(SOURCES)]
     figure, (axes,) = new_figure(1, width=6.4, height=4.4)
-    for curve in _curves(rows[~rows["method"].isin(SOURCES)]):
+    named, told, drawn = [], [], []
+    for curve in _curves(rows):
         x, y = values_of(curve.cells, preserved), values_of(curve.cells, edited)
-        color = curve.color
+        color, over = curve.color, curve.cells["method"].eq("fixed_seed").all()
+        name = f"{curve.name}, by {curve.along}" if curve.along else curve.name
         axes.errorbar(
             x["mean"], y["mean"], xerr=bars(x), yerr=bars(y), color=color, marker=curve.marker,
-            label=escape_mathtext(f"{curve.name}, by {curve.along}" if curve.along else curve.name),
-            linestyle="-" if curve.along else "none", linewidth=1.6, markersize=5.5, markeredgecolor="white",
-            markeredgewidth=0.8, elinewidth=0.8, capsize=0, ecolor=(*to_rgb(color), 0.45),
+            label=escape_mathtext(name), linestyle="-" if curve.along else "none", linewidth=1.6,
+            markersize=2 * (_RING if over else _DOT) - 1, markerfacecolor="none" if over else color,
+            markeredgecolor=color if over else "white", markeredgewidth=1.3 if over else 0.8,
+            zorder=3.1 if over else 3, elinewidth=0.6, capsize=0, ecolor=(*to_rgb(color), 0.3),
         )  # fmt: skip
-        _point_labels(axes, curve, x["mean"], y["mean"])
+        points = np.stack([x["mean"], y["mean"]], axis=1)
+        known = np.isfinite(points).all(axis=1)
+        reach = _RING if over else _DOT
+        drawn += [(part, reach) for part in ([points[known]] if curve.along else points[known][:, None])]
+        if known.any():
+            anchors = [(float(at_x), float(at_y)) for at_x, at_y in points[known]]
+            named.append(Label(name, anchors, color, _NAME_APART, SIZE - 1, "bold"))
+            told += [
+                Label(text, [anchor], color)
+                for text, anchor in zip(_point_texts(curve)[known], anchors)
+                if text
+            ]
     label_axis(axes, "x", preserved, directions)
     label_axis(axes, "y", edited, directions)
-    legend(figure, axes)
     pairs = rows.loc[rows["metric"].isin([preserved, edited]) & rows["n"].gt(0), "n"]
     if len(pairs):
         count = f"{pairs.max()}" if pairs.min() == pairs.max() else f"{pairs.min()}–{pairs.max()}"
         few = pairs.max() < FEWEST_PAIRS
-        named = "1 pair" if count == "1" else f"{count} pairs"
-        note = f"{named}, no interval" if few else f"{named}, 95 % intervals"
+        pairs_told = "1 pair" if count == "1" else f"{count} pairs"
+        note = f"{pairs_told}, no interval" if few else f"{pairs_told}, 95 % intervals"
         axes.set_title(note, loc="right", fontsize=SIZE - 2, color="#777777")
+    # The ends of curves first: what lies between them can be told from them.
+    ends = {anchor for curve, _ in drawn if len(curve) for anchor in (tuple(curve[0]), tuple(curve[-1]))}
+    told.sort(key=lambda label: label.anchors[0] not in ends)
+    placed, left = place_labels(figure, axes, [*told, *named], drawn)
+    if unnamed := {escape_mathtext(label.text) for label in named if label in left}:
+        for artist in placed:
+            artist.remove()
+        legend(figure, axes, only=unnamed)  # makes the axes smaller
+        place_labels(figure, axes, [label for label in [*told, *named] if label not in left], drawn)
     return figure
 
 
@@ -194,32 +225,32 @@ def _curves(rows: pd.DataFrame) -> list[_Curve]:
     """Split rows into curves with a look of their own: a method, or its variants where there are several."""
     curves, others = [], iter(OTHERS * 8)
     for (method, variant), part in rows.groupby(["method", "variant"], sort=False):
-        name = ", ".join(filter(None, (method_label(method), variant)))
+        name = ", ".join(filter(None, (method_label(method), variant_label(variant))))
         first = variant == rows.loc[rows["method"].eq(method), "variant"].iloc[0]
         look = STYLE[method] if first and method in STYLE else next(others)
         cells = cells_of(part)
         if method == "fixed_seed":
             curves.append(_Curve(name, cells, *look, along=""))
         elif cells["strength"].notna().all():
-            curves.append(_Curve(name, cells, *look, along="strength"))
+            curves.append(_Curve(name, cells.sort_values("strength"), *look, along="strength"))
         elif cells["tau"].notna().all():
-            curves.append(_Curve(name, cells, *look, along="τ"))
+            curves.append(_Curve(name, cells.sort_values("tau"), *look, along="τ"))
         elif cells["tau"].notna().sum() > 2:
             # Windows that no tau describes stand beside a curve over tau; one or two taus make no curve.
-            curves.append(_Curve(name, cells[cells["tau"].notna()], *look, along="τ"))
+            by_tau = cells[cells["tau"].notna()].sort_values("tau")
+            curves.append(_Curve(name, by_tau, *look, along="τ"))
             curves.append(_Curve(f"{name}, other windows", cells[cells["tau"].isna()], *look, along=""))
         else:
             curves.append(_Curve(name, cells, *look, along=""))
     return curves
 
 
-def _point_labels(axes: Axes, curve: _Curve, x: pd.Series, y: pd.Series) -> None:
+def _point_texts(curve: _Curve) -> np.ndarray:
+    """Return what is written beside each point of a curve: what varies, or the setting, or nothing."""
     column = {"τ": "tau", "strength": "strength"}.get(curve.along)
-    for (_, cell), at_x, at_y in zip(curve.cells.iterrows(), x, y):
-        if np.isfinite(at_x + at_y):
-            text = f"{cell[column]:g}" if column else cell["setting"].replace(", ", ",\n")
-            axes.annotate(
-                escape_mathtext(text), (at_x, at_y), xytext=(6, -4), textcoords="offset points", va="top",
-                fontsize=SIZE - 2, color=curve.color,
-                path_effects=[withStroke(linewidth=2.5, foreground="white")],
-            )  # fmt: skip
+    if column:
+        return np.array([f"{value:g}" for value in curve.cells[column]], dtype=object)
+    settings = [own_setting(cell) for cell in curve.cells.to_dict("records")]
+    if len(settings) > _MOST_SETTINGS:
+        settings = [""] * len(settings)
+    return np.array([setting.replace(", ", ",\n") for setting in settings], dtype=object)

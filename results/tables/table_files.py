@@ -1,18 +1,17 @@
-"""Tidy tables written out: CSV (every number), Markdown and LaTeX (mean [low, high], arrows, n, missing).
+"""Tidy tables written out: CSV (every number) and Markdown (mean [low, high], arrows, n, missing).
 
 Text in tables is untrusted and escaped. A row without an interval, e.g. a published value, shows its mean.
+`results.tables.paper_files` has LaTeX.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from results.labels import arrow, csv_text, escape_latex, escape_markdown, method_label
-from results.store.whole_files import write_whole
+from results.labels import arrow, csv_text, escape_markdown, method_label
 from results.tables.cells import ALL, CELL, CONTEXT, made_elsewhere
 from results.tables.statistics import FEWEST_PAIRS
 
@@ -20,19 +19,6 @@ Directions = Mapping[str, bool]
 Escape = Callable[[str], str]
 
 _LEFT = {"method", "setting", "uses mask", *CONTEXT}
-
-
-def write_table(table: pd.DataFrame, stem: Path, directions: Directions) -> list[Path]:
-    """Write `<stem>.csv`, `.md` and `.tex`; returns their paths."""
-    texts = {
-        ".csv": to_csv(table),
-        ".md": to_markdown(table, directions),
-        ".tex": to_latex(table, directions),
-    }
-    paths = [stem.with_name(stem.name + suffix) for suffix in texts]
-    for path, text in zip(paths, texts.values()):
-        write_whole(path, text)
-    return paths
 
 
 def to_csv(table: pd.DataFrame) -> str:
@@ -57,28 +43,6 @@ def to_markdown(table: pd.DataFrame, directions: Directions, *, by_edit_type: bo
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def to_latex(table: pd.DataFrame, directions: Directions) -> str:
-    """Write one booktabs tabular with a rule and a heading per edit type."""
-    header = _header(table, directions, escape_latex)
-    columns = "".join("l" if name in _LEFT else "r" for name in header)
-    names = [name.replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$") for name in header]
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        _latex_row(names),
-    ]
-    for title, rows in _sections(table):
-        heading = rf"\multicolumn{{{len(header)}}}{{l}}{{\emph{{{escape_latex(title)}}}}}"
-        lines += [r"\midrule", _latex_row([heading])]
-        lines += [_latex_row(cells) for cells in _body(rows, table, escape_latex)]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
-def _latex_row(cells: list[str]) -> str:
-    return " & ".join(cells) + r" \\"
-
-
 def missing_lines(table: pd.DataFrame) -> list[str]:
     """Say per metric how many images have no value, and why."""
     lines = []
@@ -93,10 +57,14 @@ def missing_lines(table: pd.DataFrame) -> list[str]:
 
 
 def _sections(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    titles = {ALL: "All edit types", "": "No edit type"}
     parts = [(ALL, table[table["edit_type"].eq(ALL)])]
     parts += [(str(name), rows) for name, rows in table.groupby("edit_type") if name != ALL]
-    return [(titles.get(name, f"Edit type: {name}"), rows) for name, rows in parts if len(rows)]
+    return [(section_title(name), rows) for name, rows in parts if len(rows)]
+
+
+def section_title(edit_type: str) -> str:
+    """Return the heading of an edit type's rows."""
+    return {ALL: "All edit types", "": "No edit type"}.get(edit_type, f"Edit type: {edit_type}")
 
 
 def _header(table: pd.DataFrame, directions: Directions, escape: Escape) -> list[str]:

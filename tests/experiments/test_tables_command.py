@@ -1,8 +1,11 @@
 """`p2p-bench tables`: all that can be made again, of a folder alone."""
 
+import io
+import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from p2p import ModelSpec
@@ -57,3 +60,68 @@ def test_a_folder_without_records_is_one_line(
     assert cli("tables", str(run_dir)) == 2
     assert capsys.readouterr().err == f"error: {run_dir}: the run has no records yet\n"
     assert not list(run_dir.iterdir())
+
+
+def test_a_table_for_a_paper_is_printed_and_nothing_is_written(
+    cli: Cli, complete_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file: file.stat().st_mtime_ns for file in complete_run.rglob("*")}
+    asked = ["tables", str(complete_run), "--metrics", "ssim", "psnr", "--settings", "p2p", "sdedit"]
+    assert cli(*asked, "--digits", "psnr=1") == 0
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head == "|  | ssim@2 ↑ | psnr@1 ↑ |"
+    marked = re.findall(r"\| \*\*(\d\.\d{3})\*\* \| \*\*(\d+\.\d)\*\* \|", "\n".join(rows))
+    assert len(marked) == 1, "one of the two edits is best in both"
+    assert rows[-1].startswith("Mean over 1 pair; fewer than 6 pairs give no interval.")
+    assert cli(*asked, "--format", "latex") == 0
+    assert r"\begin{tabular}" in capsys.readouterr().out
+    assert cli(*asked, "--format", "csv", "--table", "difference_to_fixed_seed") == 0
+    assert set(pd.read_csv(io.StringIO(capsys.readouterr().out))["metric"]) == {"ssim@2", "psnr@1"}
+    assert {file: file.stat().st_mtime_ns for file in complete_run.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["--metrics", "ssin"], "columns: 'ssin' is no metric here"),
+        (["--settings", "p2p: tau 0.3"], "settings: no row is 'p2p: tau 0.3'"),
+        (["--table", "pie"], "'pie' is no table of"),
+        (["--digits", "ssim=two"], "--digits: 'two' is no number"),
+        (["--width", "wide"], "--width: 'wide' is no number"),
+        (["--width", "50"], "width: 50.0 inches, allowed are 1 to 30"),
+        (["--format", "csv", "--no-plots"], "--no-plots: nothing is drawn where a table is printed"),
+        (
+            ["--metrics", "ssim", "mse", "--format", "latex", "--width", "1"],
+            "--metrics: 1 inches have no room for",
+        ),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(
+    cli: Cli, complete_run: Path, capsys: pytest.CaptureFixture[str], asked: list[str], told: str
+) -> None:
+    assert cli("tables", str(complete_run), *asked) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith(f"error: {told}")
+    assert err.count("\n") == 1
+
+
+def test_a_run_lays_its_tables_out_as_told_and_later_calls_keep_to_it(
+    cli: Cli, tiny: list[str], complete_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = complete_run / "tables" / "main.tex"
+    assert cli("run", *tiny, "tables.columns=[mse,ssim]", "tables.digits={mse: 5}") == 0
+    assert [name for name in ("MSE", "SSIM", "PSNR") if name in main.read_text()] == ["MSE", "SSIM"]
+    told = main.read_bytes()
+    main.unlink()
+    assert cli("tables", str(complete_run), "--no-plots") == 0
+    assert main.read_bytes() == told
+    capsys.readouterr()
+    for wrong, why in (
+        ("tables.columns=[lpips]", "tables.columns: 'lpips' is no metric here"),
+        ("tables.settings=[p2q]", "tables.settings: 'p2q' is no method here, did you mean p2p"),
+        ("tables.interval=sd", "tables: interval: 'sd' is none of"),
+        ("tables.digits=many", "tables: digits: 'many' is no number of decimals"),
+    ):
+        assert cli("run", *tiny, wrong) == 2
+        assert why in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -193,3 +194,23 @@ def test_the_line_of_the_plot_bounds_what_the_front_is_as_good_as(down: bool) ->
         assert x == next_x or y == next_y
         # Every point of the line is one that a setting of the front is at least as good as.
         assert ((sign * corners[:, 0] >= sign * next_x - 1e-12) & (corners[:, 1] >= next_y - 1e-12)).any()
+
+
+def test_names_beside_the_plot_stay_in_it_and_apart_however_long() -> None:
+    values = {tau: (0.2 + tau / 2, 0.1 + tau / 2) for tau in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)}
+    short = found(edits(values), DIRECTIONS)
+    text = ", ".join(f"{name}_threshold=0.123456789" for name in ("blend", "substruct", "another", "last"))
+    setting = "τ " + short.table["tau"].map("{:g}".format) + f", {text}"
+    one = replace(short, table=short.table.assign(setting=setting, variant=text))
+    each = replace(one, table=one.table.assign(variant=text + one.table["tau"].astype(str)))
+    for front, lines in ((short, 7), (one, None), (each, None)):
+        figure = pareto(front, DIRECTIONS)
+        figure.draw_without_rendering()
+        [axes] = figure.axes
+        names = [text for text in axes.texts if text.get_position()[0] > 10]
+        boxes = [text.get_window_extent() for text in names]
+        assert lines is None or len(names) == lines
+        for box in boxes:
+            assert axes.bbox.x1 < box.x0 < box.x1 <= figure.bbox.x1
+            assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+        assert not any(box.overlaps(below) for box, below in pairwise(boxes))

@@ -1,14 +1,16 @@
 """Plots and strips: any run can be drawn, equal runs give equal files, pictures are the right ones."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from results.plots import plot_style, strips, sweep_plots
-from results.plots.run_plots import over_noise
+from results.plots.run_plots import ablation, over_noise, window_map
 from results.store.records import load, metric_columns
 from results.tables.cells import with_cells
 from results.tables.tables import main_table
@@ -49,6 +51,114 @@ def test_the_trade_off_shows_the_tables_numbers(finished_table: pd.DataFrame, tm
     assert axes.get_xlabel().endswith("← better")
     assert axes.get_ylabel().endswith("better →")
     assert all(path.stat().st_size > 5000 for path in plot_style.save(figure, tmp_path / "trade_off"))
+
+
+def boxes(axes) -> dict[str, Bbox]:
+    axes.figure.draw_without_rendering()
+    return {text.get_text(): text.get_window_extent() for text in axes.texts}
+
+
+def test_labels_of_the_trade_off_cover_neither_each_other_nor_a_marker(finished_table: pd.DataFrame) -> None:
+    axes = sweep_plots.trade_off(finished_table, METRIC, CLIP, DIRECTIONS).axes[0]
+    shown = boxes(axes)
+    named = {"Prompt-to-Prompt, by τ", "SDEdit, by strength", "fixed seed"}
+    assert named < set(shown), "each curve is named beside it"
+    assert {f"{tau:g}" for tau in (0, 0.2, 0.4, 0.6, 0.8, 1)} < set(shown)
+    for (text, box), (other, beside) in itertools.combinations(shown.items(), 2):
+        assert not box.overlaps(beside), f"{text} and {other}"
+    points = np.concatenate([bars.lines[0].get_xydata() for bars in axes.containers])
+    covered = [box.contains(*at) for box in shown.values() for at in axes.transData.transform(points)]
+    assert not any(covered)
+    assert not axes.figure.legends
+
+
+def test_equal_values_along_a_curve_lie_in_their_order_and_the_fixed_seed_is_a_ring() -> None:
+    frame = pd.DataFrame(
+        [
+            make_row("cat-dog", 0, "p2p", **p2p(0.0)) | {METRIC: 0.1, CLIP: 0.7},
+            make_row("cat-dog", 0, "p2p", **p2p(1.0)) | {METRIC: 0.3, CLIP: 0.9},
+            make_row("cat-dog", 0, "p2p", **p2p(0.4)) | {METRIC: 0.2, CLIP: 0.8},
+            # Windows that no tau describes: the table is then in the order of windows, which fall with tau.
+            make_row("cat-dog", 0, "p2p", **windows((0, 50), (0, 0))) | {METRIC: 0.15, CLIP: 0.7},
+            make_row("cat-dog", 0, "fixed_seed") | {METRIC: 0.3, CLIP: 0.9},
+        ]
+    ).assign(**{f"reason:{name}": "" for name in (METRIC, CLIP)})
+    table = main_table(with_cells(frame), [METRIC, CLIP])
+    figure = sweep_plots.trade_off(table, METRIC, CLIP, DIRECTIONS)
+    [axes] = figure.axes
+    drawn = {bars.get_label(): bars.lines[0] for bars in axes.containers}
+    assert drawn["Prompt-to-Prompt, by τ"].get_xdata().tolist() == [0.1, 0.2, 0.3]
+    ring, curve = drawn["fixed seed"], drawn["Prompt-to-Prompt, by τ"]
+    assert ring.get_markerfacecolor() == "none"
+    assert ring.get_markersize() > 1.5 * curve.get_markersize()
+    assert ring.get_zorder() > curve.get_zorder()
+
+
+def test_what_finds_no_place_goes_into_a_legend() -> None:
+    rows = [
+        make_row("cat-dog", 0, f"a method of which the name is long, number {number}")
+        | {METRIC: 0.2, CLIP: 0.8, f"reason:{METRIC}": "", f"reason:{CLIP}": ""}
+        for number in range(30)
+    ]
+    table = main_table(with_cells(pd.DataFrame(rows)), [METRIC, CLIP])
+    figure = sweep_plots.trade_off(table, METRIC, CLIP, DIRECTIONS)
+    [legend] = figure.legends
+    beside = set(boxes(figure.axes[0]))
+    assert beside
+    assert len(beside) + len(legend.get_texts()) == 30
+    assert not beside & {text.get_text() for text in legend.get_texts()}
+
+
+def test_fonts_of_a_pdf_are_embedded_as_outlines(finished_table: pd.DataFrame, tmp_path: Path) -> None:
+    figure = sweep_plots.trade_off(finished_table, METRIC, CLIP, DIRECTIONS)
+    _, pdf = plot_style.save(figure, tmp_path / "trade_off")
+    content = pdf.read_bytes()
+    assert b"/FontFile2" in content, "TrueType (42), which journals ask for"
+    assert b"/Type3" not in content
+
+
+def crossed(count: int = 7, late: bool = False) -> pd.DataFrame:
+    """Return the main table of nine windows crossed; a value grows with what is left free."""
+    rows = [
+        make_row(f"pair-{pair}", 0, "p2p", **windows((10 * late, cross), (0, own)), tau=tau)
+        | {METRIC: 1 - (cross + own) / 100 + 0.001 * pair, CLIP: 0.5 + cross / 100}
+        for pair in range(count)
+        for cross, own, tau in [
+            *((cross, own, np.nan) for cross in (20, 35) for own in (10, 20, 30)),
+            *((50, own, 0.0 if own == 20 else np.nan) for own in (10, 20, 30)),
+        ]
+    ]
+    frame = pd.DataFrame(rows).assign(**{f"reason:{name}": "" for name in (METRIC, CLIP)})
+    return main_table(with_cells(frame), [CLIP, METRIC])
+
+
+def test_windows_that_are_crossed_are_a_map_with_intervals_and_no_bars() -> None:
+    table = crossed()
+    [(name, figure)] = window_map(table, DIRECTIONS)
+    assert name == "window_map"
+    up, down = figure.axes[:2]
+    assert "CLIP" in up.get_title()
+    assert "lower is better" in down.get_title()
+    np.testing.assert_allclose(up.images[0].get_array(), [[0.7, 0.85, 1.0]] * 3)
+    assert [label.get_text() for label in up.get_xticklabels()] == ["20", "35", "50\nτ 0"]
+    assert [label.get_text() for label in up.get_yticklabels()] == ["10", "20", "30"]
+    texts = [text.get_text() for text in down.texts]
+    assert len(texts) == 2 * 9
+    row = table.query("metric == @METRIC and cross_end == 20 and self_end == 10").iloc[0]
+    assert texts[:2] == [f"{row['mean']:.3f}", f"[{row['low']:.3f}, {row['high']:.3f}]"]
+    best = [patch.get_xy() for patch in down.patches]
+    assert best == [(1.5, 1.5)], "most injected: least changed"
+    assert [patch.get_xy()[0] for patch in up.patches] == [1.5] * 3
+    assert not list(ablation(table, DIRECTIONS))
+    plain = [text.get_text() for text in next(window_map(crossed(3), DIRECTIONS))[1].axes[0].texts]
+    assert len(plain) == 9, "three pairs give no interval"
+
+
+def test_windows_that_fill_no_map_are_bars(finished_table: pd.DataFrame) -> None:
+    late = crossed(late=True)
+    assert not list(window_map(late, DIRECTIONS))
+    assert [name for name, _ in ablation(late, DIRECTIONS)] == ["ablation"]
+    assert not list(window_map(finished_table, DIRECTIONS)), "a sweep over tau is a line through the map"
 
 
 def test_a_legend_of_many_series_stays_in_the_figure() -> None:

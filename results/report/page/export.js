@@ -22,15 +22,32 @@ function tableCsv({rows, metrics, type}) {
   return lines.map(line => line.map(csvField).join(',') + '\n').join('');
 }
 
+// Of a column's rows 1 for the best, 2 for the second best, as results/tables/paper.py ranks them: by what is
+// printed, among edits of one data set over the most pairs. Given pictures make no edit; effects have no best.
+function ranksOf(rows, place, {up, decimals}) {
+  if (up == null || $('table-name').value.startsWith('reweight')) return () => 0;
+  const printed = row => +plainNumber(row.values[place].mean, decimals), dataset = row => SERIES.dataset[row.series];
+  const there = rows.filter(row => !SERIES.given[row.series] && row.values[place]?.mean != null);
+  return row => {
+    const beside = there.filter(other => dataset(other) === dataset(row));
+    const most = Math.max(...beside.map(other => other.values[place].n));
+    const able = beside.filter(other => other.values[place].n === most);
+    if (able.length < 2 || !able.includes(row)) return 0;
+    return [...new Set(able.map(printed))].sort((a, b) => up ? b - a : a - b).slice(0, 2).indexOf(printed(row)) + 1;
+  };
+}
+
 function tableLatex({rows, metrics}) {
   const sign = up => up == null ? '' : up ? ' $\\uparrow$' : ' $\\downarrow$';
   const line = cells => cells.join(' & ') + ' \\\\';
-  const told = (value, decimals) => !value || value.mean == null ? '---' : plainNumber(value.mean, decimals)
+  const mark = (mean, rank) => rank ? `\\${['textbf', 'underline'][rank - 1]}{${mean}}` : mean;
+  const told = (value, decimals, rank) => !value || value.mean == null ? '---' : mark(plainNumber(value.mean, decimals), rank)
     + (value.low == null ? '' : ` [${plainNumber(value.low, decimals)}, ${plainNumber(value.high, decimals)}]`);
-  return ['% needs \\usepackage{booktabs}', `\\begin{tabular}{ll${'r'.repeat(metrics.length + 1)}}`, '\\toprule',
+  const ranks = new Map(metrics.map(([place, metric]) => [place, ranksOf(rows, place, metric)]));
+  return ['% needs \\usepackage{booktabs}; bold: best, underlined: second best', `\\begin{tabular}{ll${'r'.repeat(metrics.length + 1)}}`, '\\toprule',
     line(['method', 'setting', ...metrics.map(([, metric]) => metric.latex + sign(metric.up)), 'pairs']), '\\midrule',
     ...rows.map(row => line([row.latex, row.settingLatex || '---',
-      ...metrics.map(([place, metric]) => told(row.values[place], metric.decimals)), row.pairs.replace('–', '--')])),
+      ...metrics.map(([place, metric]) => told(row.values[place], metric.decimals, ranks.get(place)(row))), row.pairs.replace('–', '--')])),
     '\\bottomrule', '\\end{tabular}', ''].join('\n');
 }
 

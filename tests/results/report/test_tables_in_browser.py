@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from results.tables.paper import Layout, arranged
 from results.tables.statistics import estimate
 from results.tables.table_files import decimals_of
 from tests.results.report.browsing import CLIP, LPIPS, SETTLED, choose, counted, edits_of
-from tests.results.synthetic import METRICS
+from tests.results.synthetic import DIRECTIONS, METRICS
 
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -125,6 +126,9 @@ def test_downloads_are_what_is_shown(visit: Any, told: SimpleNamespace) -> None:
     assert latex.count(r" \\") == 1 + rows["setting"].nunique()
     assert r"lpips\_embedded@1 $\downarrow$" in latex
     assert r"$\tau$ 0.2" in latex
+    ranked = arranged(rows, DIRECTIONS, Layout(edit_types=True))
+    for rank, mark in ((1, r"\textbf{"), (2, r"\underline{")):
+        assert latex.count(mark) == ranked["rank"].eq(rank).sum() > 0
     bibtex = saved(page, "#save-bibtex")
     assert re.findall(r"@\w+\{(\w+),", bibtex)[0] == "hertz2023prompt"
     assert "zhang2018unreasonable" in bibtex
