@@ -22,6 +22,7 @@ ANSWERS = {
     "executor": "start",
     "sampling": "rows_per_state",
     "auto_tau": "taus",
+    "study": "checks",
     "inversion": "check",
     "inversions": "check",
     "metrics": "higher_is_better",

@@ -63,7 +63,7 @@ PLUGINS = {
     "hydra/launcher=ray": "ray",
 }
 """Which extra brings what Hydra itself lacks."""
-NOT_THE_RUN = ("plots", "report", "estimate", "shards", "executor")
+NOT_THE_RUN = ("plots", "report", "study", "estimate", "shards", "executor")
 MOVED = {
     "p2p.baselines.FixedSeed": "p2p.FixedSeed",
     "p2p.baselines.SDEdit": "p2p.SDEdit",
@@ -83,6 +83,8 @@ USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
   p2p-bench tables RUN_DIR [--no-plots]
                                make tables, plots and strips again of what the folder holds
   p2p-bench report RUN_DIR     make the report of what the folder holds, a page for a browser
+  p2p-bench study RUN_DIR [ANSWERS] [--serve]
+                               make the page on which people compare edits; with their answers, what these say
   p2p-bench evaluate FOLDER (--pairs FILE | dataset=...) [--source FOLDER] [metrics=...]
                                score images that any other tool made
   p2p-bench export RUN_DIR OUT [--min METRIC=VALUE ...]
@@ -411,11 +413,18 @@ def _report(arguments: list[str]) -> int:
     return report.main(arguments)
 
 
+def _study(arguments: list[str]) -> int:
+    from experiments import study
+
+    return study.main(arguments)
+
+
 COMMANDS = {
     "evaluate": _evaluate,
     "export": _export,
     "heat-maps": _heat_maps,
     "report": _report,
+    "study": _study,
     "tables": _tables,
 }
 
@@ -513,7 +522,8 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
     from p2p.devices import resolve_device
 
     made = {
-        key: _instantiate(key, plain[key]) for key in ("model", "dataset", "tracking", "sampling", "auto_tau")
+        key: _instantiate(key, plain[key])
+        for key in ("model", "dataset", "tracking", "sampling", "auto_tau", "study")
     }
     made["model"] = replace(made["model"], carried_over=_carried_over(plain["model"]))
     executor = _instantiate("executor", plain.get("executor"))
@@ -538,6 +548,7 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
         cache_dir=Path(plain["cache_dir"] or Path(config.run_dir).parent / ".cache"),
         plots=plain["plots"],
         report=plain["report"],
+        study=made["study"],
         command=_command(),
         objective=check_objective(plain["objective"]),
         executor=executor,
