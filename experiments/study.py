@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from results.study.study_folder import StudyFolder
 
 _log = logging.getLogger(__name__)
-_EPILOG = """Without ANSWERS: makes the study of a finished run, RUN/study. Hand out the folder RUN/study/page: each
+_EPILOG = """Without ANSWERS: makes the study of a finished run, RUN/study. Hand out its folder page: each
 rater opens index.html, and at the end saves a file of answers. With --serve raters sit at this machine, and
 their answers are kept in RUN/study/answers. With ANSWERS: what these say, in RUN/study/results."""
 

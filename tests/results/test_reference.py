@@ -90,8 +90,12 @@ def test_people_who_rated_the_same_edits_set_p2p_above_sdedit() -> None:
     rows = load_reference(["imagenhub"]).query("setting == '179 edits, against SDEdit'")
     values = rows.set_index(rows["column"].str.removeprefix("published/human_"))["value"]
     assert dict(values) == {
-        **{"overall_difference": 0.114, "overall_difference_low": 0.081, "overall_difference_high": 0.149},
-        **{"wins": 53, "losses": 8, "ties": 118},
+        "overall_difference": 0.114,
+        "overall_difference_low": 0.081,
+        "overall_difference_high": 0.149,
+        "wins": 53,
+        "losses": 8,
+        "ties": 118,
     }
     assert values[["wins", "losses", "ties"]].sum() == 179
     # Each printed mean is rounded by itself.
