@@ -89,13 +89,11 @@ def _middle(rows: pd.DataFrame) -> list[str]:
 def _named(told: str, names: Sequence[str]) -> str:
     method, _, rest = told.partition(":")
     asked = {_typed(part) for part in rest.split(",") if part.strip()}
-    fitting = [
-        name
-        for name in names
-        if name.partition(":")[0] == method and asked <= {*name.partition(":")[2].split(",")}
-    ]
-    if told in names or len(fitting) == 1:
-        return told if told in names else fitting[0]
+    parts = {name: {*filter(None, name.partition(":")[2].split(","))} for name in names}
+    fitting = [name for name in names if name.partition(":")[0] == method and asked <= parts[name]]
+    fitting = [name for name in fitting if asked == parts[name]] or fitting
+    if len(fitting) == 1:
+        return fitting[0]
     listed = fitting or names
     more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
     what = f"is {len(fitting)} rows of the run" if fitting else "is no row of the run"

@@ -10,7 +10,7 @@ from PIL import Image
 from results import summary
 from results.store.picture_files import Digest, read_picture
 from results.store.records import load_records
-from results.store.whole_files import whole_folder, write_whole
+from results.store.whole_files import whole_folder
 from results.study.choice import StudyChoice
 from results.study.items import Study, make_study, read_study
 from results.study.page import study_page
@@ -39,13 +39,14 @@ def write_study(
             f"{folder.root}: holds another study, and answers to it would be of no use; move it away first"
         )
     with whole_folder(folder.root) as partial:
+        (partial / folder.picture("").relative_to(folder.root)).parent.mkdir(parents=True)
         for name, path in study.files.items():
             told = recorded.loc[path] if path in recorded.index else None
             digest = None if told is None else Digest(told["image_sha256"], int(told["image_bytes"]))
             target = partial / folder.picture(name).relative_to(folder.root)
-            write_whole(target, _bare(read_picture(Path(run_dir) / path, digest)))
-        write_whole(partial / folder.page.relative_to(folder.root), study_page(study))
-        write_whole(partial / folder.key.name, study.to_json())
+            target.write_bytes(_bare(read_picture(Path(run_dir) / path, digest)))
+        (partial / folder.page.relative_to(folder.root)).write_text(study_page(study), encoding="utf-8")
+        (partial / folder.key.name).write_text(study.to_json(), encoding="utf-8")
     return study, folder.page
 
 
