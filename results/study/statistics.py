@@ -39,8 +39,8 @@ def share(of_pair: np.ndarray, answers: int) -> Share:
     denominator = 1 + _Z**2 / worth
     middle = (rate + _Z**2 / (2 * worth)) / denominator
     half = _Z * np.sqrt(rate * (1 - rate) / worth + _Z**2 / (4 * worth**2)) / denominator
-    # One rounding error may put the bound of an extreme share beyond it.
-    return Share(rate, max(float(middle - half), 0.0), min(float(middle + half), 1.0), worth)
+    # The bound of an extreme share may miss it by one rounding error.
+    return Share(rate, min(float(middle - half), rate), max(float(middle + half), rate), worth)
 
 
 def bradley_terry(wins: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
