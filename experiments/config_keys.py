@@ -21,6 +21,7 @@ NODES: dict[str, Any] = {
     "sampling": Mapping,
     "auto_tau": Mapping,
     "tables": Mapping,
+    "study": Mapping | None,
 }
 """What the nodes of a configuration are; the groups `executor` and `experiment` set keys of others."""
 GRID = ("seeds", "methods", "inversions")  # the keys of a grid
@@ -39,7 +40,7 @@ def check_keys(config: Mapping[str, Any]) -> None:
     for key, kinds in NODES.items():
         if not isinstance(config[key], kinds):
             raise ValueError(f"{key}: {config[key]!r} is none of its choices, `p2p-bench ls` lists them")
-    for key in ("model", "dataset", "inversion", "tracking", "sampling", "auto_tau", "tables"):
+    for key in ("model", "dataset", "inversion", "tracking", "sampling", "auto_tau", "tables", "study"):
         if isinstance(config[key], Mapping) and "_target_" not in config[key]:
             raise ValueError(f"{key}: {config[key]!r} names no `_target_`, the class that it configures")
     if not isinstance(config["run_dir"], str) or not config["run_dir"]:

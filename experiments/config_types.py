@@ -23,6 +23,7 @@ ANSWERS = {
     "sampling": "rows_per_state",
     "auto_tau": "taus",
     "tables": "columns",
+    "study": "checks",
     "inversion": "check",
     "inversions": "check",
     "metrics": "higher_is_better",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from experiments.executors.on_ray import Cluster, OnRay
     from p2p.families.model import Model
     from p2p.loading.pipeline_spec import Pipelines
+    from results.study.choice import StudyChoice
 
 _log = logging.getLogger(__name__)
 CROSS, AUTO = "cross_replace_steps", "auto"
@@ -61,6 +62,7 @@ class Job:
     tables: Layout = USUAL  # of the LaTeX tables
     objective: tuple[str, ...] = ()  # metrics whose means a sweeper gets
     report: bool = True
+    study: StudyChoice | None = None  # what people are to compare at the end
     command: Mapping[str, Any] = field(default_factory=dict)  # as `write_provenance` keeps it
     executor: OnRay | None = None  # None: this process
 
@@ -286,6 +288,7 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     from experiments.running.record_rows import RunInfo
     from experiments.scoring.score_run import evaluate_run
     from experiments.scoring.score_stream import ScoreStream
+    from experiments.study import write_at_end
     from results.store.records import has_records, merge_rows
     from results.store.setting_rows import write_settings
     from results.summary import summarise
@@ -350,6 +353,8 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     print(summary.markdown)
     if job.report:
         write_beside(job.run_dir, **rows, tables=summary.tables)
+    if job.study is not None:
+        write_at_end(job.run_dir, job.study, rows["settings"])
     if failed:
         print(f"{failed} groups failed; the next call tries them again")
     print(job.run_dir)

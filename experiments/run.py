@@ -62,7 +62,7 @@ PLUGINS = {
     "hydra/launcher=ray": "ray",
 }
 """Which extra brings what Hydra itself lacks."""
-NOT_THE_RUN = ("plots", "report", "estimate", "shards", "executor", "tables")
+NOT_THE_RUN = ("plots", "report", "study", "estimate", "shards", "executor", "tables")
 MOVED = {
     "p2p.baselines.FixedSeed": "p2p.FixedSeed",
     "p2p.baselines.SDEdit": "p2p.SDEdit",
@@ -84,6 +84,8 @@ USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
   p2p-bench tables RUN_DIR --metrics lpips clip_target --format latex
                                print a table for a paper: chosen metrics and settings, the best marked
   p2p-bench report RUN_DIR     make the report of what the folder holds, a page for a browser
+  p2p-bench study RUN_DIR [ANSWERS] [--serve]
+                               make the page on which people compare edits; with their answers, what these say
   p2p-bench verify RUN_DIR [--repair] [--delete-orphans]
                                check that all that was asked for is there and whole
   p2p-bench evaluate FOLDER (--pairs FILE | dataset=...) [--source FOLDER] [metrics=...]
@@ -416,6 +418,12 @@ def _report(arguments: list[str]) -> int:
     return report.main(arguments)
 
 
+def _study(arguments: list[str]) -> int:
+    from experiments import study
+
+    return study.main(arguments)
+
+
 def _verify(arguments: list[str]) -> int:
     from experiments import verify
 
@@ -427,6 +435,7 @@ COMMANDS = {
     "export": _export,
     "heat-maps": _heat_maps,
     "report": _report,
+    "study": _study,
     "tables": _tables,
     "verify": _verify,
 }
@@ -524,7 +533,7 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
     from experiments.job import Job, grid_methods
     from p2p.devices import resolve_device
 
-    nodes = ("model", "dataset", "tracking", "sampling", "auto_tau", "tables")
+    nodes = ("model", "dataset", "tracking", "sampling", "auto_tau", "tables", "study")
     made = {key: _instantiate(key, plain[key]) for key in nodes}
     made["model"] = replace(made["model"], carried_over=_carried_over(plain["model"]))
     executor = _instantiate("executor", plain.get("executor"))
@@ -550,6 +559,7 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
         cache_dir=Path(plain["cache_dir"] or Path(config.run_dir).parent / ".cache"),
         plots=plain["plots"],
         report=plain["report"],
+        study=made["study"],
         command=_command(),
         objective=check_objective(plain["objective"]),
         executor=executor,

@@ -7,18 +7,18 @@ policy names each script and style by its hash: what a prompt or an id could smu
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 HERE = Path(__file__).parent
 STYLES = ("theme.css", "layout.css", "parts.css", "viewer.css", "print.css")
 SCRIPTS = (
-    *("run.js", "words.js", "theme.js", "filters.js", "estimates.js", "export.js", "table.js", "behind.js"),
-    *("trade_off.js", "trade_off_dots.js", "tau_map.js", "virtual.js", "cards.js", "gallery.js", "cases.js"),
-    *("viewer.js", "start.js"),
+    *("elements.js", "run.js", "words.js", "prompts.js", "theme.js", "filters.js", "estimates.js"),
+    *("export.js", "table.js", "behind.js", "trade_off.js", "trade_off_dots.js", "tau_map.js", "virtual.js"),
+    *("cards.js", "gallery.js", "cases.js", "viewer.js", "start.js"),
 )
 """In the order in which they stand in the page; they share one scope."""
 VENDOR = ("d3", "plot")
@@ -44,15 +44,8 @@ def render(data: Mapping[str, Any], **values: Any) -> str:
         f"/*\n{_read('vendor', name + '.LICENSE')}\n*/\n{_read('vendor', name + '.min.js')}"
         for name in VENDOR
     )
-    script = "(() => {\n'use strict';\n" + "\n".join(_read("page", name) for name in SCRIPTS) + "\n})();"
-    environment = Environment(
-        loader=FileSystemLoader(HERE / "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(
+    script = one_script(_read("page", name) for name in SCRIPTS)
+    return template(HERE / "page" / "page.html").render(
         policy=policy([library, script], [style, PLOT_STYLE]),
         style=style,
         library=library,
@@ -60,6 +53,23 @@ def render(data: Mapping[str, Any], **values: Any) -> str:
         data=json_in_html(data),
         **values,
     )
+
+
+def one_script(texts: Iterable[str]) -> str:
+    """Return scripts as one, in a scope of their own."""
+    return "(() => {\n'use strict';\n" + "\n".join(texts) + "\n})();"
+
+
+def template(file: Path) -> Template:
+    """Return a page's template: what is put into it is escaped, and a name that it lacks is an error."""
+    environment = Environment(
+        loader=FileSystemLoader(file.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(file.name)
 
 
 def json_in_html(value: Any) -> str:
@@ -73,13 +83,14 @@ def json_in_html(value: Any) -> str:
     return "".join(f"\\u{ord(sign):04x}" if "\ud800" <= sign <= "\udfff" else sign for sign in text)
 
 
-def policy(scripts: list[str], styles: list[str]) -> str:
+def policy(scripts: list[str], styles: list[str], sends: bool = False) -> str:
     """Return a content security policy: these scripts and styles, pictures from beside the page, no more.
 
-    From a folder 'self' means every local file, and no server.
+    From a folder 'self' means every local file, and no server. One that `sends` may ask its own server.
     """
     hashed = {"script-src": scripts, "style-src": styles}
     sources = [f"{name} {' '.join(map(_hash, texts))}" for name, texts in hashed.items()]
+    sources += ["connect-src 'self'"] if sends else []
     return "; ".join(
         ["default-src 'none'", "img-src 'self' data:", *sources, "base-uri 'none'", "form-action 'none'"]
     )

@@ -92,6 +92,11 @@ class RunFolder:
         return self.root / "report"
 
     @property
+    def study(self) -> Path:
+        """The folder of a study with people: its page, the key to it, answers, what they say."""
+        return self.root / "study"
+
+    @property
     def heat_maps(self) -> Path:
         """The folder of word heat-maps of the run's pairs, where somebody had them drawn."""
         return self.root / "heat_maps"

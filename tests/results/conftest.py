@@ -1,9 +1,13 @@
-"""A finished synthetic run that the tests of this folder share."""
+"""A finished synthetic run, and a browser to open pages in, that the tests of this folder share."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from experiments.bench.report_page import FLAGS
 from tests.results.synthetic import PAIRS, make_frame, make_metrics, write_run
 
 
@@ -14,3 +18,23 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frame = make_frame(list(PAIRS))
     write_run(run_dir, frame, make_metrics(frame))
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, to which no other machine exists."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=chromium, args=list(FLAGS), chromium_sandbox=False)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The source of axe-core."""
+    package = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
+    return (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")

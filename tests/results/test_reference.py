@@ -72,6 +72,7 @@ def test_the_main_table_of_pie_bench_is_what_it_prints() -> None:
         ("pie_bench_users", "source image", "pie/clip_similarity_source_image@1", {}, 26.07),
         ("pix2pix_zero", "prompt-to-prompt", "published/clip_accuracy", {"setting": "horse to zebra"}, 18.4),
         ("null_text", "SDEdit", "published/user_preference", {}, 14.5),
+        ("imagenhub", "SDEdit", "published/human_overall_high", {}, 0.057),
         ("magicbrush", "SD-SDEdit", "published/clip_t", {}, 0.2777),
         ("tedbench", "SDEdit", "published/clip_i", {}, 0.85),
         ("flowalign", "SDEdit", "published/psnr", {}, 13.83),
@@ -83,6 +84,23 @@ def test_a_sample_of_the_other_tables(
     table: str, method: str, column: str, where: dict[str, str], printed: float
 ) -> None:
     assert value(table, method, column, **where) == printed
+
+
+def test_people_who_rated_the_same_edits_set_p2p_above_sdedit() -> None:
+    rows = load_reference(["imagenhub"]).query("setting == '179 edits, against SDEdit'")
+    values = rows.set_index(rows["column"].str.removeprefix("published/human_"))["value"]
+    assert dict(values) == {
+        "overall_difference": 0.114,
+        "overall_difference_low": 0.081,
+        "overall_difference_high": 0.149,
+        "wins": 53,
+        "losses": 8,
+        "ties": 118,
+    }
+    assert values[["wins", "losses", "ties"]].sum() == 179
+    # Each printed mean is rounded by itself.
+    means = load_reference(["imagenhub"]).query("column == 'published/human_overall'").set_index("method")
+    assert means["value"]["P2P"] - means["value"]["SDEdit"] == pytest.approx(0.114, abs=0.0011)
 
 
 def test_every_number_has_a_source_and_what_is_from_memory_says_so() -> None:

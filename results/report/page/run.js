@@ -1,8 +1,7 @@
-// The run's data, and the few helpers that every part uses. Text reaches the page as text alone, never as HTML.
+// The run's data, and what every part asks of it.
 const RUN = JSON.parse(document.getElementById('data').textContent);
 const {cells: CELLS, series: SERIES, edits: EDITS, pairs: PAIRS, scenes: SCENES, metrics: METRICS, values: VALUES} = RUN;
 const PICTURES = EDITS.cell.length;
-const $ = id => document.getElementById(id);
 
 const seriesOf = picture => CELLS.series[EDITS.cell[picture]];
 const isGiven = picture => SERIES.given[seriesOf(picture)];
@@ -22,17 +21,6 @@ const OWN = {p2p: 0, sdedit: 1, fixed_seed: 2, p2p_auto_tau: 3};
     plotted.set(series, first.includes(series) ? OWN[SERIES.method[series]] : free.length ? free[next++ % free.length] : next++ % 8);
 }
 
-function el(name, attributes = {}, ...children) {
-  const node = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (value === false || value == null) continue;
-    if (key.startsWith('on')) node.addEventListener(key.slice(2), value);
-    else node.setAttribute(key, value === true ? '' : value);
-  }
-  node.append(...children.filter(child => child != null));
-  return node;
-}
-
 function fill(select, entries) {
   select.replaceChildren(...entries.map(([value, label]) => new Option(label, value)));
 }
@@ -44,12 +32,6 @@ function say(text) {
 const thumbnail = picture => EDITS.thumb[picture] && `thumbnails/${EDITS.thumb[picture]}.webp`;
 const inRun = path => '../' + path.split('/').map(encodeURIComponent).join('/');
 const fullPath = picture => [RUN.folders[EDITS.folder[picture]], EDITS.file[picture]].filter(Boolean).join('/');
-
-// A small picture is enlarged in squares: smoothing would show detail that is not there.
-function onLoad(event) {
-  const image = event.target;
-  image.classList.toggle('tiny', image.naturalWidth * 1.4 < image.clientWidth * devicePixelRatio);
-}
 
 function describe(picture) {
   const pair = EDITS.pair[picture], cell = EDITS.cell[picture];

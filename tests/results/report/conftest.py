@@ -1,7 +1,6 @@
 """A run with hostile texts, its report, and a browser to open it in."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +9,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments.bench.report_page import FLAGS
 from results.report.write_report import write_report
 from results.summary import summarise
 from tests.results.synthetic import PAIRS, make_frame, make_metrics, make_row, write_run
@@ -56,19 +54,6 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     tables = summarise(run_dir, draw=False).tables
     page = write_report(run_dir, calls=[CALL, CALL], tables=tables)
     return SimpleNamespace(run_dir=run_dir, frame=frame, tables=tables, page=page)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Headless Chromium, to which no other machine exists."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=chromium, args=list(FLAGS), chromium_sandbox=False)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

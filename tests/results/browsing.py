@@ -1,0 +1,22 @@
+"""What the tests of pages in a browser share: the screens that a page is seen on, and what axe finds."""
+
+from typing import Any
+
+CONTEXTS: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "phone": {"viewport": {"width": 390, "height": 844}, "has_touch": True},
+    "narrow": {"viewport": {"width": 320, "height": 640}, "color_scheme": "dark"},
+    "forced colours": {"forced_colors": "active"},
+    "little motion": {"reduced_motion": "reduce"},
+}
+TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+
+
+def violations(page: Any, axe: str) -> list[Any]:
+    page.evaluate(axe)  # not add_script_tag: the page's own policy would stop it
+    found = page.evaluate(
+        "tags => axe.run(document, {runOnly: {type: 'tag', values: tags}, resultTypes: ['violations']})", TAGS
+    )
+    assert len(found["passes"]) > 20  # of a blank page nothing is wrong either
+    return [(one["id"], [node["target"] for node in one["nodes"]][:3]) for one in found["violations"]]
