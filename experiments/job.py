@@ -60,6 +60,7 @@ class Job:
     report: bool = True
     command: str = ""  # what repeats this job on a command line
     executor: OnRay | None = None  # None: this process
+    image_format: str = "png"  # of pictures, one of `results.store.picture_files.FORMATS`
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ def plan_job(job: Job, pairs: Sequence[Pair]) -> Plan:
         ModelFacts.of(job.model, job.sampling.num_inference_steps),
         job.sampling,
         job.inversions,
+        job.image_format,
     )
 
 

@@ -541,6 +541,7 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
         command=_command(),
         objective=check_objective(plain["objective"]),
         executor=executor,
+        image_format=plain["images"]["format"],
         # A tracker tells runs apart by this: a run that is drawn later, or is made elsewhere, is the same.
         config={
             **{key: value for key, value in plain.items() if key not in NOT_THE_RUN},

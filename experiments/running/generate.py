@@ -23,9 +23,10 @@ from experiments.running.record_rows import Recorded, RecordRows, RunInfo, first
 from p2p.engine import Edited, batches, generate
 from p2p.families.model import Model
 from p2p.loading.pipeline_spec import Pipelines
+from p2p.pictures import to_pil
 from p2p.sampling import Calls
 from p2p.schedulers import noise_share
-from results.store.picture_files import Digest, looks_whole
+from results.store.picture_files import SUFFIXES, Digest, looks_whole, write_picture
 from results.store.records import (
     PATH_COLUMNS,
     RECORD_IDENTITY,
@@ -88,7 +89,7 @@ def group_states(plan: Plan, run_dir: Path) -> list[str]:
 
 def _is_whole(run_dir: Path, path: str, size: int) -> bool:
     """Say whether a picture, or each picture of a pair's ideals, is there and looks whole."""
-    if path.endswith(".png"):
+    if path.endswith(tuple(SUFFIXES.values())):
         return looks_whole(f"{run_dir}/{path}", size)
     ideals = list((run_dir / path).glob("*.png"))
     return bool(ideals) and all(map(looks_whole, ideals))
@@ -279,7 +280,8 @@ def _save(
             image = edited.source
             warnings.append(fitted)
         before = rows.info.recorded.get(picture.identity)
-        digest = write_png(image, run_dir / rows.path(picture), before.digest if before else None)
+        told = before.digest if before else None
+        digest = write_picture(run_dir / rows.path(picture), to_pil(image), told)
         own = 0.0 if picture.given else seconds / len(group.branches)
         as_given = picture.method == "ideal" or (picture.method == "source" and group.image)
         if picture.trajectory.external is None and not as_given:
