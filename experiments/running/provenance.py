@@ -13,9 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from p2p.devices import float32_modes
 from results.store.run_folder import RunFolder
 from results.store.whole_files import write_whole
 
@@ -40,6 +37,10 @@ def write_provenance(run_dir: Path, config: dict[str, Any], identity: str, comma
 
     `command` is what repeats it on a command line.
     """
+    import torch  # here, as what reads provenance needs none
+
+    from p2p.devices import float32_modes
+
     now = datetime.now(UTC)
     call = {
         "time": now.isoformat(timespec="seconds"),
