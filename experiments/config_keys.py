@@ -22,9 +22,11 @@ NODES: dict[str, Any] = {
     "auto_tau": Mapping,
     "tables": Mapping,
     "study": Mapping | None,
+    "images": Mapping,
 }
 """What the nodes of a configuration are; the groups `executor` and `experiment` set keys of others."""
 GRID = ("seeds", "methods", "inversions")  # the keys of a grid
+IMAGES = ("format",)  # the keys of `images`
 FLAGS = ("plots", "report", "estimate")
 
 
@@ -56,6 +58,7 @@ def check_keys(config: Mapping[str, Any]) -> None:
     levels: list[tuple[str, Collection[str], Collection[str]]] = [
         ("", config, known_keys),
         ("grid.", config["grid"], GRID),
+        ("images.", config["images"], IMAGES),
     ]
     for key in ("seeds", "methods"):
         if key not in config["grid"]:
@@ -67,6 +70,7 @@ def check_keys(config: Mapping[str, Any]) -> None:
                     f"{level}{key}: no key of the configuration{nearest(key, known, level)}; "
                     f"`p2p-bench run --help` shows all"
                 )
+    check_images(config["images"])
     for name, metric in (config["metrics"] or {}).items():
         if not (isinstance(metric, Mapping) and "_target_" in metric):
             raise ValueError(f"metrics.{name}: {metric!r} names no `_target_`, the class of the metric")
@@ -100,6 +104,15 @@ def check_flags(config: Mapping[str, Any]) -> None:
     for key in FLAGS:
         if not isinstance(config[key], bool):
             raise ValueError(f"{key}: {config[key]!r} is not true or false")
+
+
+def check_images(images: Mapping[str, Any]) -> None:
+    """Raise ValueError where a configuration does not say in which format pictures are saved."""
+    from results.store.picture_files import FORMATS
+
+    chosen = images.get("format")
+    if chosen not in FORMATS:
+        raise ValueError(f"images.format: {chosen!r} is not one of {', '.join(FORMATS)}")
 
 
 def check_objective(names: Any) -> tuple[str, ...]:

@@ -65,6 +65,7 @@ class Job:
     study: StudyChoice | None = None  # what people are to compare at the end
     command: Mapping[str, Any] = field(default_factory=dict)  # as `write_provenance` keeps it
     executor: OnRay | None = None  # None: this process
+    image_format: str = "png"  # of pictures, one of `results.store.picture_files.FORMATS`
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,7 @@ def plan_job(job: Job, pairs: Sequence[Pair]) -> Plan:
         ModelFacts.of(job.model, job.sampling.num_inference_steps),
         job.sampling,
         job.inversions,
+        job.image_format,
     )
 
 

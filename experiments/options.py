@@ -44,7 +44,7 @@ def _config_folders(arguments: Sequence[str]) -> list[Path]:
     if not rest:
         return []
     if len(rest) != 2 or rest[0] not in ("--config-dir", "-cd"):
-        raise ValueError(f"ls: {' '.join(arguments)!r}: allowed is --config-dir FOLDER")
+        raise ValueError(f"ls: {' '.join(arguments)!r}: allowed are --config-dir FOLDER, or run folders")
     if not Path(rest[1]).is_dir():
         raise ValueError(f"--config-dir: there is no folder {rest[1]!r}")
     return [Path(rest[1])]

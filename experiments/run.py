@@ -94,8 +94,11 @@ USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
                                write edits as training data of InstructPix2Pix
   p2p-bench heat-maps PROMPT [TARGET_PROMPT] --words WORD ...
                                draw where words are attended to
+  p2p-bench compare RUN_DIR RUN_DIR ...
+                               differences of runs to the first, over the pairs that both have
   p2p-bench ls [--config-dir FOLDER]
                                list the experiments, models, data sets, inversions, methods, grids and metrics
+  p2p-bench ls RUN_DIR ...     list runs, or those in a folder: how far each is, how large, its means
   p2p-bench --version
 
 Overrides are Hydra's: experiment=tau_sweep, dataset.limit=5, seed=0, -m tau=0,0.2,0.5;
@@ -318,6 +321,11 @@ def _version() -> str:
 def _ls(arguments: list[str]) -> int:
     if arguments in (["-h"], ["--help"]):
         print("p2p-bench ls [--config-dir FOLDER]   list what can be chosen, a folder of your own included")
+        print("p2p-bench ls RUN_DIR ...   list runs, or those in a folder: state, size, means")
+    elif arguments and not any(one.startswith("-") for one in arguments):
+        from experiments.run_list import list_runs
+
+        print(list_runs(arguments))
     else:
         print(list_options(arguments))
     return 0
@@ -406,6 +414,12 @@ def _evaluate(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
+def _compare(arguments: list[str]) -> int:
+    from experiments import compare
+
+    return compare.main(arguments)
+
+
 def _tables(arguments: list[str]) -> int:
     from experiments import tables
 
@@ -431,6 +445,7 @@ def _verify(arguments: list[str]) -> int:
 
 
 COMMANDS = {
+    "compare": _compare,
     "evaluate": _evaluate,
     "export": _export,
     "heat-maps": _heat_maps,
@@ -563,6 +578,7 @@ def build(config: DictConfig, elsewhere: bool = False) -> Job:
         command=_command(),
         objective=check_objective(plain["objective"]),
         executor=executor,
+        image_format=plain["images"]["format"],
         # A tracker tells runs apart by this: a run that is drawn later, or is made elsewhere, is the same.
         config={
             **{key: value for key, value in plain.items() if key not in NOT_THE_RUN},

@@ -22,8 +22,9 @@ from results.store.setting_rows import load_settings, with_settings
 from results.store.whole_files import write_whole
 from results.tables import auto_tau, metric_ranks, paper_files, pareto, table_files, tables
 from results.tables.cells import CONTEXT, GIVEN, is_plain, made_elsewhere, with_cells
+from results.tables.invariants import broken
 from results.tables.paper import USUAL, Layout
-from results.tables.published import compare, load_reference, write_comparison
+from results.tables.published import compare, load_reference, picture_formats, write_comparison
 
 _VERSION = re.compile(r"(.+)@(\d+)")  # of a metric's column
 
@@ -110,6 +111,7 @@ def summarise(
     if untold := [name for name in metrics if name not in columns]:
         text += f"Which way is better is not known of {', '.join(untold)}: run again with these metrics.\n"
     if metrics:
+        text += "".join(f"This cannot be: {escape_markdown(line)}.\n" for line in broken(made["main"]))
         plain = made["main"][is_plain(made["main"])]
         text += "\n" + table_files.to_markdown(plain, directions, by_edit_type=False)
         text += "\nRe-weighting: see tables/reweight.md.\n" if "reweight" in made else ""
@@ -126,7 +128,7 @@ def summarise(
         text += f"\nPareto front of {' and '.join(by)}: see tables/pareto.md.\n"
         text += "".join(f"{pareto.told(front)}\n" for front in found)
     if published:
-        comparison = compare(made["main"], load_reference(published))
+        comparison = compare(made["main"], load_reference(published), picture_formats(frame))
         paths += write_comparison(comparison, folder.tables / "published")
         text += f"\nBeside published numbers ({len(comparison)} rows): see tables/published.md.\n"
     write_whole(folder.summary, text)

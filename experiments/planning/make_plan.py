@@ -25,8 +25,9 @@ def make_plan(
     model: ModelFacts,
     sampling: Sampling,
     inversions: Sequence[Inversion | None] = (None,),
+    image_format: str = "png",
 ) -> Plan:
-    """Plan every pair x inversion x seed x method.
+    """Plan every pair x inversion x seed x method; pictures are saved in the format `image_format`.
 
     An image that several settings give is made once: settings with equal windows in steps, seeds where a real
     image's path does not depend on the seed, inversions where a method starts from the picture itself. Raises
@@ -36,6 +37,7 @@ def make_plan(
     sampling.rows_per_state(model.guidance_embedded)
     inputs = read_inputs(pairs, methods, model, sampling, inversions)
     base = _base(model, sampling)
+    saved = _base(model, sampling, image_format)
     calls = max(model.calls, model.upscaler_calls)
     groups: dict[Source, list[Branch]] = {}
     seen: dict[Identity, list[Mapping[str, Any]]] = {}  # the parameters of all settings that give an image
@@ -49,8 +51,8 @@ def make_plan(
             source = Source(one.pair.source_prompt, seed, one.image, inverted)
             branches = groups.setdefault(source, [])
             if source not in given:
-                given[source] = _given_keys(one, source, base)
-            branch = _branch(one, named, trajectory, source, base, calls, given[source])
+                given[source] = _given_keys(one, source, saved)
+            branch = _branch(one, named, trajectory, source, saved, calls, given[source])
             # Re-weighting alone is no edit at tau 1, so there a larger tau is not a freer edit.
             if named.auto_tau and one.pair.source_prompt != one.pair.target_prompt:
                 candidates.append(_candidate(branch, named))
@@ -62,24 +64,30 @@ def make_plan(
                 repeated += [] if branch.params in settings else [branch]
             settings.append(branch.params)
     return Plan(
-        tuple(_group(source, branches, base) for source, branches in groups.items() if branches),
+        tuple(_group(source, branches, base, saved) for source, branches in groups.items() if branches),
         model,
         sampling,
-        content_hash([model.identity, sampling.negative_prompt])[:8],
+        content_hash([model.identity, sampling.negative_prompt, *_of_format(image_format)])[:8],
         merged,
         any(named.auto_tau for named in methods),
         _each_once(candidates),
         tuple(repeated),
+        image_format,
     )
 
 
-def _base(model: ModelFacts, sampling: Sampling) -> Beginning:
-    """Return what all content keys of the plan begin with."""
+def _base(model: ModelFacts, sampling: Sampling, image_format: str = "png") -> Beginning:
+    """Return what all content keys of the plan begin with, those of pictures saved in a format too."""
     base: list[Any] = [model.identity, sampling.num_inference_steps, float(sampling.guidance_scale)]
     base.append(sampling.negative_prompt)
     if sampling.guidance_rescale:  # keys of images made without it stay what they were
         base.append({"guidance_rescale": float(sampling.guidance_rescale)})
-    return Beginning(base)
+    return Beginning([*base, *_of_format(image_format)])
+
+
+def _of_format(image_format: str) -> list[Any]:
+    """Return what content keys say of the format in which pictures are saved: nothing of PNG, the first."""
+    return [] if image_format == "png" else [{"image_format": image_format}]
 
 
 def _branch(
@@ -119,16 +127,19 @@ def _given_keys(one: PairInputs, source: Source, base: Beginning) -> tuple[str, 
     )
 
 
-def _group(source: Source, branches: Sequence[Branch], base: Beginning) -> GroupPlan:
-    """Return a source's group. Its pairs may differ in masks and ideals, so its keys leave those out."""
+def _group(source: Source, branches: Sequence[Branch], base: Beginning, saved: Beginning) -> GroupPlan:
+    """Return a source's group. Its pairs may differ in masks and ideals, so its keys leave those out.
+
+    An inversion does not depend on how pictures are saved, and has a key of `base`.
+    """
     return GroupPlan(
         source.prompt,
         source.seed,
-        source.key(base),
+        source.key(saved),
         tuple(branches),
         source.image,
         source.inversion,
-        source.reconstruction_key(base),
+        source.reconstruction_key(saved),
         source.inversion_key(base),
     )
 

@@ -147,11 +147,12 @@ class Plan:
     groups: tuple[GroupPlan, ...]
     model: ModelFacts
     sampling: Sampling
-    setup: str  # a short hash of model, scheduler, precision and negative prompt, so that tables part them
+    setup: str  # a short hash of model, scheduler, precision, negative prompt, format: tables part by it
     merged: int = 0  # settings that come to the same steps as another one, and so to the same image
     auto_tau: bool = False
     candidates: tuple[Mapping[str, Any], ...] = ()  # of `tau: auto`, as `results.tables.auto_tau` keeps them
     repeated_branches: tuple[Branch, ...] = ()  # merged settings whose parameters differ from the kept one's
+    image_format: str = "png"  # in which pictures are saved, one of `results.store.picture_files.FORMATS`
 
     @cached_property
     def evaluations(self) -> int:

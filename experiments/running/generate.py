@@ -24,7 +24,7 @@ from p2p.families.model import Model
 from p2p.loading.pipeline_spec import Pipelines
 from p2p.sampling import Calls
 from p2p.schedulers import noise_share
-from results.store.picture_files import Digest, looks_whole
+from results.store.picture_files import SUFFIXES, Digest, looks_whole
 from results.store.records import (
     PATH_COLUMNS,
     RECORD_IDENTITY,
@@ -83,7 +83,7 @@ def group_states(plan: Plan, run_dir: Path) -> list[str]:
 
 def _is_whole(run_dir: Path, path: str, size: int) -> bool:
     """Say whether a picture, or each picture of a pair's ideals, is there and looks whole."""
-    if path.endswith(".png"):
+    if path.endswith(tuple(SUFFIXES.values())):
         return looks_whole(f"{run_dir}/{path}", size)
     ideals = list((run_dir / path).glob("*.png"))
     return bool(ideals) and all(map(looks_whole, ideals))

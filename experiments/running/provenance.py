@@ -14,9 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from p2p.devices import float32_modes
 from results.store.run_folder import RunFolder
 from results.store.whole_files import write_whole
 
@@ -45,6 +42,10 @@ def write_provenance(
     and the `folder` it was given in; the names of the file of its `plan` in `settings/`, and of that
     of its `candidates` for `tau: auto`, where it has them; its `metrics`, the columns of each family.
     """
+    import torch  # here, as what reads provenance needs none
+
+    from p2p.devices import float32_modes
+
     now = datetime.now(UTC)
     call = {
         "time": now.isoformat(timespec="seconds"),

@@ -12,7 +12,7 @@ from experiments.datasets.pair import slug
 from experiments.planning.plan import Branch, GroupPlan, Identity, Plan
 from experiments.planning.setting_rows import labels
 from p2p.sampling import Sampling
-from results.store.picture_files import Digest
+from results.store.picture_files import SUFFIXES, Digest
 from results.store.run_folder import ideals_folder, pair_folder, picture_path
 
 
@@ -70,11 +70,19 @@ class RecordRows:
                 "source": self.group.source_file_key,
                 "reconstruction": self.group.reconstruction_file_key,
             }.get(picture.method, key)
-        return picture_path(self._folder(picture), picture.method, key, picture.params)
+        own = SUFFIXES[self.plan.image_format]
+        suffix = self._source_suffix if picture.given and picture.method == "source" else own
+        return picture_path(self._folder(picture), picture.method, key, picture.params, suffix)
 
     def source_path(self, picture: Branch) -> str:
         """Return where the run keeps the source of a picture."""
-        return picture_path(self._folder(picture), "source", self.group.source_file_key)
+        key = self.group.source_file_key
+        return picture_path(self._folder(picture), "source", key, suffix=self._source_suffix)
+
+    @property
+    def _source_suffix(self) -> str:
+        """How the source is saved: a picture that was given stays as it is, which PNG keeps it."""
+        return SUFFIXES["png" if self.group.image else self.plan.image_format]
 
     def mask_path(self, picture: Branch) -> str:
         """Return where the run keeps the mask of a picture's pair, "" where it has none.

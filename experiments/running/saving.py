@@ -24,7 +24,8 @@ from experiments.running.causes import told
 from experiments.running.png_files import write_mask, write_png
 from experiments.running.record_rows import RecordRows
 from p2p.engine import Edited
-from results.store.picture_files import Digest
+from p2p.pictures import to_pil
+from results.store.picture_files import Digest, write_picture
 from results.store.records import record_rows
 from results.store.row_files import RowFiles
 from results.store.run_folder import ideal_path
@@ -184,7 +185,7 @@ def _write_images(made: Made, pictures: Sequence[Branch]) -> dict[str, Digest]:
 
     def write(path: str) -> Digest:
         image, before = images[path]
-        return write_png(image, rows.info.run_dir / path, before)
+        return write_picture(rows.info.run_dir / path, to_pil(image), before)
 
     with ThreadPoolExecutor(WRITERS, "writing") as writers:
         return dict(zip(images, writers.map(write, images), strict=True))

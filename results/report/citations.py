@@ -32,7 +32,11 @@ _METRICS = {
     "ssim": ["wang2004image"],
     "pie/": ["ju2024pnp"],
 }
-_PUBLISHED = {"pie_bench": ["ju2024pnp"], "magicbrush": ["zhang2023magicbrush"]}
+_PUBLISHED = {
+    "pie_bench": ["ju2024pnp"],
+    "pie_bench_second_hand": ["ju2024pnp"],
+    "magicbrush": ["zhang2023magicbrush"],
+}
 
 
 def citations(rows: pd.DataFrame, metrics: Sequence[str], published: Collection[str]) -> dict[str, Any]:

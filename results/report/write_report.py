@@ -21,7 +21,7 @@ from results.store.run_folder import RunFolder
 from results.store.whole_files import write_whole
 from results.tables import auto_tau
 from results.tables.cells import GIVEN
-from results.tables.published import compare, load_reference
+from results.tables.published import compare, load_reference, picture_formats
 
 
 def write_report(
@@ -53,7 +53,8 @@ def write_report(
     made_edits = rows["status"].eq("ok") & ~rows["method"].isin(GIVEN)
     pictures = frame[frame["status"].eq("ok")]
     broken = make_thumbnails(run_dir, pictures)
-    comparison = compare(made["main"], load_reference(published)) if published else None
+    beside = load_reference(published)
+    comparison = compare(made["main"], beside, picture_formats(frame)) if published else None
     data = {
         "run": run_dir.resolve().name,
         "metrics": columns.metric_columns(metrics, directions),

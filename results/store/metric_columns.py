@@ -18,6 +18,12 @@ def write_columns(
         write_whole(file, text)
 
 
+def family_columns(run_dir: Path, family: str) -> set[str]:
+    """Return the columns of one metric family of a run; empty where that was not kept."""
+    file = RunFolder(run_dir).columns_file(family)
+    return {str(name) for name in json.loads(file.read_text(encoding="utf-8"))} if file.exists() else set()
+
+
 def load_columns(run_dir: Path) -> dict[str, bool | None]:
     """Return for each column, of all families of a run, whether higher is better; None where neither is.
 

@@ -8,17 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from results.store.whole_files import framed_size, write_once
 
-_BEGIN = b"\x89PNG\r\n\x1a\n"
-_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk of every PNG
+FORMATS = ("png", "jpeg")
+"""How the pictures that a run makes can be saved."""
+SUFFIXES = {"png": ".png", "jpeg": ".jpg"}
+_SAVED: dict[str, dict[str, Any]] = {
+    ".png": {"format": "PNG"},
+    # Pillow's defaults, with which the published edits of PIE-Bench were saved.
+    ".jpg": {"format": "JPEG", "quality": 75, "subsampling": "4:2:0"},
+}
+_FRAMES = {
+    ".png": (b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"),  # the last chunk of every PNG
+    ".jpg": (b"\xff\xd8\xff", b"\xff\xd9"),
+}
 # What Pillow raises for bytes that are no picture or break off.
 _UNREADABLE = (
     OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError,
@@ -47,8 +59,9 @@ def digest(content: bytes) -> Digest:
 
 
 def write_picture(path: Path, image: Image.Image, before: Digest | None = None) -> Digest:
-    """Write a picture as PNG, whole or not at all, unless it is there; return the digest of what is there.
+    """Write a picture, whole or not at all, unless it is there; return the digest of what is there.
 
+    The path's suffix says how: `.png`, or `.jpg` for JPEG at quality 75, whose pixels are not the ones given.
     Two workers may make one picture, and their roundings differ: the first one to finish is kept, so that
     both record the same bytes. `before` is what a record tells of the picture. A file that is no picture, or
     not that one, gives way.
@@ -59,7 +72,7 @@ def write_picture(path: Path, image: Image.Image, before: Digest | None = None) 
         except DamagedPicture:
             path.unlink(missing_ok=True)
     content = io.BytesIO()
-    image.save(content, format="PNG")
+    image.save(content, **_SAVED[path.suffix])
     return digest(write_once(path, content.getvalue()))
 
 
@@ -74,8 +87,8 @@ def read_picture(path: Path, told: Digest | None = None) -> Image.Image:
 
 
 def looks_whole(path: Path | str, size: int = 0) -> bool:
-    """Say whether a file begins and ends as a PNG does and has that size in bytes (0: any)."""
-    found = framed_size(path, _BEGIN, _END)
+    """Say whether a file begins and ends as one of its suffix does and has that size in bytes (0: any)."""
+    found = framed_size(path, *_FRAMES[os.path.splitext(path)[1]])
     return found > 0 and size in (0, found)
 
 

@@ -122,7 +122,9 @@ def pair_folder(pair: str, seed: int | None = None) -> str:
     return f"images/{pair}" if seed is None else f"images/{pair}/{seed}"
 
 
-def picture_path(folder: str, name: str, key: str, params: Mapping[str, Any] | None = None) -> str:
+def picture_path(
+    folder: str, name: str, key: str, params: Mapping[str, Any] | None = None, suffix: str = ".png"
+) -> str:
     """Return a picture's path in a `pair_folder`: `name` is a method or "mask", `key` a content key.
 
     The parameters of the method stand between them for readers, as far as they are short: the key alone
@@ -130,7 +132,7 @@ def picture_path(folder: str, name: str, key: str, params: Mapping[str, Any] | N
     """
     settings = [f"{parameter}{text}" for parameter, value in (params or {}).items() if (text := _told(value))]
     readable = "-".join(map(_readable, [name, *settings]))[:_LONGEST].strip("-._")
-    return f"{folder}/{readable}-{key[:16]}.png"
+    return f"{folder}/{readable}-{key[:16]}{suffix}"
 
 
 def _told(value: Any) -> str:

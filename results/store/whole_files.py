@@ -13,8 +13,8 @@ PARTIAL = re.compile(r".*[0-9a-f]{32}\.partial")
 """The names of files that are being written, or that a killed writer left."""
 HOUR = 3600.0
 _FILES = (
-    *(".csv", ".html", ".json", ".md", ".parquet", ".pdf", ".png", ".safetensors", ".sha256", ".tex"),
-    ".webp",
+    *(".csv", ".html", ".jpg", ".json", ".md", ".parquet", ".pdf", ".png", ".safetensors", ".sha256"),
+    *(".tex", ".webp"),
 )
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 

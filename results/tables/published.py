@@ -1,25 +1,33 @@
 """Published numbers, `results/reference/*.csv`, and a run's own beside them: difference, within tolerance.
 
 A CSV holds one number a line, as printed: `value` = `scaling` x our unit. `column` is our versioned metric
-where it is the same measure, else `published/...`, which nothing of ours is compared with. `tolerance`, in
-the unit of `value`, is stated where a rerun is known to come that near. `from_memory` marks what nobody
-checked.
+where it is the same measure, else `published/...`, which nothing of ours is compared with. `n` is of how many
+images it is the mean, where that is known. `tolerance`, in the unit of `value`, is stated where a rerun is
+known to come that near, of pictures saved in the format `tolerance_format`. `from_memory` marks what nobody
+checked, a `source` that begins with SECOND_HAND what was not read where it was first printed; both stand in
+tables of their own, which nobody gets who does not name them.
 """
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeAlias
 
 import pandas as pd
 
 from results.labels import METHODS, csv_text, escape_markdown, method_label
+from results.store.picture_files import FORMATS
 from results.store.whole_files import write_whole
-from results.tables.cells import ALL, GIVEN
+from results.tables.cells import ALL, GIVEN, made_elsewhere
+from results.tables.invariants import PRINTED, impossible_errors, most_images
 
 FOLDER = Path(__file__).parents[1] / "reference"
 COLUMNS = (
-    *("table", "method", "inversion", "setting", "column", "value", "scaling", "tolerance", "from_memory"),
-    *("source", "note"),
+    *("table", "method", "inversion", "setting", "column", "value", "scaling", "n", "tolerance"),
+    *("tolerance_format", "from_memory", "source", "note"),
 )
+SECOND_HAND = "read second-hand: "
 COMPARISON = (
     *(
         "method",
@@ -33,6 +41,9 @@ COMPARISON = (
         "within",
         "scaling",
         "n",
+        "published_n",
+        "format",
+        "tolerance_format",
     ),
     *("published_method", "published_inversion", "published_setting", "from_memory", "source", "note"),
 )
@@ -59,9 +70,14 @@ _INVERSIONS = {
     "NPI": "negative_prompt",
     "ProxNPI": "proximal",
     "EF-DDPM": "edit_friendly",
+    "EF (edit-friendly)": "edit_friendly",
     "Direct": "direct",
     "Direct, rerun by ViMAEdit": "direct",
+    "DDIM (SPDInv's run)": "ddim",
+    "Null-text (ISLock's run)": "null_text",
 }
+Formats: TypeAlias = Mapping[tuple[str, str], str]
+"""By setup and method the format that pictures were saved in, one of FORMATS; "" where it is not known."""
 
 
 def reference_tables(folder: Path = FOLDER) -> list[str]:
@@ -84,7 +100,27 @@ def load_reference(tables: Collection[str] | None = None, folder: Path = FOLDER)
     )
 
 
-def compare(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+def picture_formats(frame: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """Return in which format the edits of a run were saved, by setup and method.
+
+    `frame` are its records, or rows of tables. Of pictures that another tool made, the format of its files.
+    """
+    names = frame["image"].astype(str)
+    files = frame["warnings"].astype(str).str.extract(r"^image of (.+?)(?:;|$)", flags=re.DOTALL)[0]
+    names = names.mask(made_elsewhere(frame), files.fillna(""))
+    made = frame["status"].eq("ok")
+    found = names.str.rsplit(".", n=1).str[-1].str.lower().replace({"jpg": "jpeg"})[made]
+    by = [frame.loc[made, name].astype(str) for name in ("setup", "method")]
+    several = found.groupby(by).unique()
+    return {
+        (str(setup), str(method)): one[0] if len(one) == 1 and one[0] in FORMATS else ""
+        for (setup, method), one in several.items()
+    }
+
+
+def compare(
+    table: pd.DataFrame, reference: pd.DataFrame, formats: Formats = MappingProxyType({})
+) -> pd.DataFrame:
     """Put every cell of a main table beside published numbers of the same metric; columns COMPARISON.
 
     Of each published table, the rows of the cell's method and inversion; without one, the rows of the method;
@@ -94,17 +130,22 @@ def compare(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     nothing else does; a reconstruction and an ideal, which are no edits, beside none. `ours`, `published`,
     `difference` (ours - published) and `tolerance` are in the published unit. Both `tolerance` and `within`
     are missing where none is stated, or the row is of another method or inversion: a difference then judges
-    nothing.
+    nothing. `within` is missing too where our pictures were saved in another format (`formats`, as
+    `picture_formats` gives them) or are fewer than the published ones, as saving them as JPEG alone shifts
+    PSNR on photographs by more than a rerun does.
     """
     edits = ~table["method"].isin(GIVEN) | table["method"].eq("source")
     mine = table[table["edit_type"].eq(ALL) & table["mean"].notna() & edits]
-    mine = mine[[*_CELL, "mean", "n"]]
+    mine = mine[[*_CELL, "mean", "n"]].assign(
+        format=[formats.get(name, "") for name in zip(mine["setup"], mine["method"], strict=True)]
+    )
     published = reference.rename(
         columns={
             "method": "published_method",
             "inversion": "published_inversion",
             "setting": "published_setting",
             "value": "published",
+            "n": "published_n",
         }
     )
     rows = mine.merge(published, left_on="metric", right_on="column")
@@ -119,7 +160,8 @@ def compare(table: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     rows["difference"] = rows["ours"] - rows["published"]
     # A printed number is rounded: one that differs by just the tolerance is within it.
     inside = rows["difference"].abs().round(9).le(rows["tolerance"]).astype("boolean")
-    rows["within"] = inside.mask(rows["tolerance"].isna())
+    alike = rows["format"].eq(rows["tolerance_format"]) & rows["n"].eq(rows["published_n"])
+    rows["within"] = inside.mask(rows["tolerance"].isna() | ~alike)
     return rows[list(COMPARISON)].reset_index(drop=True)
 
 
@@ -134,24 +176,41 @@ def to_markdown(comparison: pd.DataFrame) -> str:
     for row in comparison.itertuples():
         names = (row.published_method, row.published_inversion, row.published_setting)
         own = ", ".join(name for name in (method_label(row.method), row.inversion) if name)
-        told = ", ".join(name for name in names if name) + (" (from memory)" if row.from_memory else "")
+        second_hand = " (second-hand)" if row.source.startswith(SECOND_HAND) else ""
+        told = ", ".join(name for name in names if name)
+        told += " (from memory)" if row.from_memory else second_hand
         unit = f" (x {row.scaling:g})" if row.scaling != 1 else ""
         stated = pd.notna(row.tolerance)
         lines += [
             [
                 *(escape_markdown(text) or "—" for text in (own, row.setting)),
                 *(escape_markdown(f"{row.metric}{unit}"), f"{row.ours:.4g}", f"{row.published:.4g}"),
-                *(escape_markdown(told), f"{row.difference:+.3g}", f"{row.tolerance:g}" if stated else "—"),
-                *("—" if not stated else "yes" if row.within else "no", f"{row.n}"),
+                *(escape_markdown(told), f"{row.difference:+.3g}"),
+                f"{row.tolerance:g} ({row.tolerance_format})" if stated else "—",
+                *("—" if pd.isna(row.within) else "yes" if row.within else "no", f"{row.n}"),
                 f"{1 + sources.index(row.source)}",
             ]
         ]
     listed = [f"{number}. {escape_markdown(source)}" for number, source in enumerate(sources, start=1)]
     body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return (
-        "\n\n".join([body, "Published numbers; what gave ours may differ in more than the method.", *listed])
-        + "\n"
-    )
+    below = ["Published numbers; what gave ours may differ in more than the method."]
+    if len(unlike := comparison[comparison["tolerance"].notna() & comparison["within"].isna()]):
+        below.append(_why_not_judged(unlike))
+    return "\n\n".join([body, *below, *listed]) + "\n"
+
+
+def _why_not_judged(rows: pd.DataFrame) -> str:
+    """Say why rows with a tolerance are not judged by it."""
+    other = rows[rows["format"].ne(rows["tolerance_format"])]
+    causes = []
+    if len(other):
+        ours = ", ".join(sorted({name or "unknown" for name in other["format"]}))
+        stated = ", ".join(sorted(set(other["tolerance_format"])))
+        causes.append(f"it is of pictures saved as {stated}, ours are {ours} (images.format={stated})")
+    if len(other) < len(rows):
+        most = ", ".join(f"{n:.0f}" for n in sorted(set(rows["published_n"].dropna()), reverse=True))
+        causes.append(f"it is of means over {most} images")
+    return f"A tolerance judges nothing where {'; or '.join(causes)}."
 
 
 def write_comparison(comparison: pd.DataFrame, stem: Path) -> list[Path]:
@@ -171,20 +230,33 @@ def _read(file: Path) -> pd.DataFrame:
     rows = pd.read_csv(file, dtype=str, keep_default_na=False)
     if tuple(rows.columns) != COLUMNS:
         raise ValueError(f"{file}: the columns must be {', '.join(COLUMNS)}, are {', '.join(rows.columns)}")
-    for name in ("value", "scaling", "tolerance"):
+    for name in ("value", "scaling", "n", "tolerance"):
         rows[name] = pd.to_numeric(rows[name].where(rows[name].ne(""), None), errors="coerce")
     problems = {
         "no source": rows["source"].str.strip().eq(""),
         "no method or column": rows["method"].eq("") | rows["column"].eq(""),
         "value is no number": rows["value"].isna(),
         "scaling is not above 0": ~rows["scaling"].gt(0),
+        "n is more than there are images": rows["n"].gt(rows["column"].map(most_images)),
         "tolerance is not above 0": rows["tolerance"].le(0),
+        f"tolerance_format is not {' or '.join(FORMATS)}": rows["tolerance"].notna()
+        & ~rows["tolerance_format"].isin(FORMATS),
         "from_memory is not true or false": ~rows["from_memory"].isin(["true", "false"]),
         f"table is not {file.stem}": rows["table"].ne(file.stem),
         "stands twice": rows.duplicated(_IDENTITY),
+        "MSE is below what its PSNR allows": _impossible(rows),
     }
     told = [f"line {line + 2}: {what}" for what, bad in problems.items() for line in rows.index[bad]]
     if told:
         raise ValueError(f"{file}: {'; '.join(told)}")
     rows["from_memory"] = rows["from_memory"].eq("true")
-    return rows.astype(dict.fromkeys(("value", "scaling", "tolerance"), float))
+    return rows.astype(dict.fromkeys(("value", "scaling", "n", "tolerance"), float))
+
+
+def _impossible(rows: pd.DataFrame) -> pd.Series:
+    """Mark printed mean MSEs that no images with the printed mean PSNR have."""
+    by = _IDENTITY[:-1]
+    means = rows.assign(mean=rows["value"] / rows["scaling"]).rename(columns={"column": "metric"})
+    bad = impossible_errors(means, by, PRINTED)
+    named = pd.MultiIndex.from_frame(rows[_IDENTITY])
+    return pd.Series(named.isin(pd.MultiIndex.from_frame(bad[[*by, "metric"]])), index=rows.index)

@@ -11,8 +11,10 @@ from results.tables.published import (
     _METHODS,
     COLUMNS,
     FOLDER,
+    SECOND_HAND,
     compare,
     load_reference,
+    picture_formats,
     reference_tables,
     to_markdown,
 )
@@ -44,6 +46,10 @@ MAIN = """
 """
 
 
+JPEG = {("0f3c", "p2p"): "jpeg"}
+MASA_RERUN = ("MasaCtrl", "Direct, rerun by ViMAEdit")
+
+
 def value(table: str, method: str, column: str, **where: str) -> float:
     rows = load_reference([table]).query("method == @method and column == @column")
     for name, text in where.items():
@@ -54,7 +60,7 @@ def value(table: str, method: str, column: str, **where: str) -> float:
 
 def test_the_main_table_of_pie_bench_is_what_it_prints() -> None:
     rows = load_reference(["pie_bench"])
-    values = rows.set_index(["method", "inversion", "column"])["value"]
+    values = rows[rows["setting"].eq("")].set_index(["method", "inversion", "column"])["value"]
     for line in MAIN.strip().splitlines():
         inversion, method, *printed = (cell.strip() for cell in line.strip("|").split("|"))
         assert [values[method, inversion, column] for column in PIE] == [float(text) for text in printed]
@@ -66,8 +72,17 @@ def test_the_main_table_of_pie_bench_is_what_it_prints() -> None:
     ("table", "method", "column", "where", "printed"),
     [
         ("pie_bench", "P2P", PIE[0], {"inversion": "SPDInv"}, 8.81),
-        ("pie_bench", "TurboEdit", PIE[4], {}, 91.59),
-        ("pie_bench", "FlowEdit (SD3.5)", PIE[6], {}, 23.73),
+        ("pie_bench", "TurboEdit (encoder-based, arXiv 2408.08332)", PIE[4], {}, 91.59),
+        ("pie_bench", "P2P", PIE[0], {"inversion": "EF (edit-friendly)"}, 15.1),
+        ("pie_bench", "LEDITS++", PIE[1], {"setting": "SD1.4/1.5"}, 23.36),
+        ("pie_bench_second_hand", "FlowEdit", PIE[6], {"setting": "SD3.5, in FIA-Edit's table"}, 23.73),
+        (
+            "pie_bench_second_hand",
+            "SwiftEdit",
+            PIE[3],
+            {"setting": "SwiftBrush-v2, 1 step, in SwiftEdit's table"},
+            66.0,
+        ),
         ("pie_bench_times", "P2P", "published/seconds_inversion", {"inversion": "NTI"}, 132.39),
         ("pie_bench_users", "source image", "pie/clip_similarity_source_image@1", {}, 26.07),
         ("pix2pix_zero", "prompt-to-prompt", "published/clip_accuracy", {"setting": "horse to zebra"}, 18.4),
@@ -113,14 +128,34 @@ def test_every_number_has_a_source_and_what_is_from_memory_says_so() -> None:
     assert len(remembered) == 16
     assert (remembered["source"].str.contains("memory")).all()
     assert not everything.loc[~everything["from_memory"], "source"].str.contains("memory").any()
-    # Only the row that was run again independently states a tolerance.
-    assert set(everything[everything["tolerance"].notna()].groupby(["method", "inversion"]).groups) == {
-        ("P2P", "Direct")
-    }
+    # Only the rows that were run again independently state a tolerance, of pictures saved as those were.
+    stated = everything[everything["tolerance"].notna()]
+    assert set(stated.groupby(["method", "inversion"]).groups) == {("P2P", "Direct"), ("MasaCtrl", "Direct")}
+    assert set(stated["tolerance_format"]) == {"jpeg"}
 
 
-def test_the_tolerance_is_what_the_independent_rerun_differs_by() -> None:
-    rows = load_reference(["pie_bench"]).query("method == 'P2P'").set_index(["column", "inversion"])
+def test_rows_of_authors_repositories_are_there_and_what_is_second_hand_is_asked_for_by_name() -> None:
+    own, second = load_reference(["pie_bench"]), load_reference(["pie_bench_second_hand"])
+    of_models = own[own["setting"].ne("")].groupby(["method", "inversion", "setting"])["source"].nunique()
+    assert len(of_models) == 34
+    assert not own["source"].str.startswith(SECOND_HAND).any()
+    assert not own["from_memory"].any()
+    assert (second["source"].str.startswith(SECOND_HAND) | second["from_memory"]).all()
+    noted = second[second["setting"].str.contains("'s table")]
+    # 67, and one that was credited to another paper.
+    assert len(noted.groupby(["method", "inversion", "setting"])) == 68
+
+
+def test_no_two_methods_of_one_name_stand_together() -> None:
+    named = {name for name in load_reference()["method"] if name.startswith("TurboEdit")}
+    assert named == {"TurboEdit (encoder-based, arXiv 2408.08332)", "TurboEdit (which of two is not said)"}
+    flow = load_reference().query("method.str.startswith('FlowEdit')")
+    assert not flow["source"].str.contains("paper of FlowEdit").any()
+
+
+@pytest.mark.parametrize("method", ["P2P", "MasaCtrl"])
+def test_the_tolerance_is_what_the_independent_rerun_differs_by(method: str) -> None:
+    rows = load_reference(["pie_bench"]).query("method == @method").set_index(["column", "inversion"])
     for column in PIE:
         differs = abs(rows["value"][column, "Direct, rerun by ViMAEdit"] - rows["value"][column, "Direct"])
         assert rows["tolerance"][column, "Direct"] == pytest.approx(differs, abs=1e-9)
@@ -135,7 +170,8 @@ def main_rows(**means: float) -> pd.DataFrame:
             "edit_type": "all",
             "metric": name,
             "mean": mean,
-            "n": 700,
+            "n": 556 if "unedit" in name else 700,
+            "setup": "0f3c",
         }
         for name, mean in means.items()
     ]
@@ -145,7 +181,7 @@ def main_rows(**means: float) -> pd.DataFrame:
 def test_ours_stand_beside_the_published_in_its_unit() -> None:
     table = main_rows(**{PIE[0]: 0.01166, PIE[1]: 27.30, "ssim@2": 0.5})
     table.loc[len(table)] = table.iloc[0].replace({"all": "change object"})
-    rows = compare(table, load_reference(["pie_bench"]))
+    rows = compare(table, load_reference(["pie_bench"]), JPEG)
     direct = rows[rows["published_inversion"] == "Direct"].set_index("metric")
     assert set(direct.index) == {PIE[0], PIE[1]}  # another SSIM is not compared, nor one edit type alone
     assert direct["ours"][PIE[0]] == pytest.approx(11.66)
@@ -157,12 +193,47 @@ def test_ours_stand_beside_the_published_in_its_unit() -> None:
 
 
 @pytest.mark.parametrize(
+    ("formats", "n", "told"),
+    [
+        ({("0f3c", "p2p"): "png"}, 700, "saved as jpeg, ours are png (images.format=jpeg)"),
+        ({}, 700, "saved as jpeg, ours are unknown"),
+        ({("0f3c", "p2p"): "jpeg"}, 10, "it is of means over 700 images"),
+    ],
+)
+def test_a_tolerance_judges_only_as_many_pictures_saved_alike(
+    formats: dict[tuple[str, str], str], n: int, told: str
+) -> None:
+    rows = compare(main_rows(**{PIE[0]: 0.01166}).assign(n=n), load_reference(["pie_bench"]), formats)
+    direct = rows[rows["published_inversion"] == "Direct"]
+    assert direct["tolerance"].tolist() == [0.01]
+    assert direct["within"].isna().all()
+    assert told in to_markdown(rows)
+    judged = compare(main_rows(**{PIE[0]: 0.01166}), load_reference(["pie_bench"]), JPEG)
+    assert "judges nothing" not in to_markdown(judged)
+    assert "| 0.01 (jpeg) | yes |" in to_markdown(judged)
+
+
+def test_the_format_of_pictures_is_what_records_tell() -> None:
+    made = [make_row("cat-dog", seed, "p2p", image=f"{seed}.jpg") for seed in range(2)]
+    ends = ("png", "jpg")
+    mixed = [make_row("cat-dog", seed, "sdedit", image=f"{seed}.{end}") for seed, end in enumerate(ends)]
+    given = {"setup": "", "warnings": "image of 1; 2.JPEG; scaled"}
+    tool = [make_row("cat-dog", 0, "theirs", **{**given, "warnings": "image of 12.JPEG; scaled"})]
+    other = [make_row("cat-dog", 0, "others", **{**given, "warnings": "image of a.webp"})]
+    failed = [make_row("cat-dog", 2, "p2p", image="", status="failed")]
+    assert picture_formats(pd.DataFrame([*made, *mixed, *tool, *other, *failed])) == {
+        ("", "others"): "", ("", "theirs"): "jpeg", ("0f3c", "p2p"): "jpeg", ("0f3c", "sdedit"): "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
     ("method", "inversion", "beside"),
     [
         ("p2p", "null_text", {("P2P", "Null-text")}),
         ("p2p", "direct strength=0.9", {("P2P", "Direct"), ("P2P", "Direct, rerun by ViMAEdit")}),
-        ("masactrl", "null_text", {("MasaCtrl", "DDIM"), ("MasaCtrl", "Direct")}),
-        ("instruct_pix2pix", "", {("InstructPix2Pix", "")}),
+        ("masactrl", "null_text", {("MasaCtrl", "DDIM"), ("MasaCtrl", "Direct"), MASA_RERUN}),
+        ("p2p", "edit_friendly skip=18", {("P2P", "EF (edit-friendly)")}),
+        ("ledits_pp", "", {("LEDITS++", "")}),
     ],
 )
 def test_ours_stand_beside_the_nearest_published(
@@ -208,13 +279,14 @@ def test_a_source_image_is_compared_with_a_source_image_alone() -> None:
 
 def test_the_markdown_escapes_and_names_the_source() -> None:
     cells = pd.concat([main_rows(**{PIE[0]: 0.01166}), main_rows(**{PIE[0]: 0.01}).assign(method="mine")])
-    rows = compare(cells, load_reference(["pie_bench"]))
+    rows = compare(cells, load_reference(["pie_bench", "pie_bench_second_hand"]))
     rows.loc[0, "published_method"] = "a|b <script>"
     text = to_markdown(rows)
     assert "a\\|b &lt;script&gt;" in text
     assert "(x 1000)" in text
     assert "1. cure-lab/PnPInversion" in text
     assert "(from memory)" in text
+    assert "Null-text (ISLock's run), SD1.4, in ISLock's table (second-hand)" in text
     assert "| Prompt-to-Prompt, direct | τ 0.6 |" in text
 
 
@@ -225,17 +297,21 @@ def test_the_markdown_escapes_and_names_the_source() -> None:
         ("value", "abc", "line 3: value is no number"),
         ("scaling", "0", "line 3: scaling is not above 0"),
         ("tolerance", "-1", "line 3: tolerance is not above 0"),
+        ("tolerance_format", "", "line 3: tolerance_format is not png or jpeg"),
+        ("n", "557", "line 3: n is more than there are images"),
+        ("value", "0.0009", "line 3: MSE is below what its PSNR allows"),
         ("from_memory", "yes", "line 3: from_memory is not true or false"),
         ("table", "other", "line 3: table is not toy"),
-        ("column", "a", "line 3: stands twice"),
+        ("column", PIE[1], "line 3: stands twice"),
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, column: str, entry: str, message: str) -> None:
     row = {
-        "table": "toy", "method": "P2P", "inversion": "", "setting": "", "value": "1", "scaling": "1",
-        "tolerance": "", "from_memory": "false", "source": "paper", "note": "",
+        "table": "toy", "method": "P2P", "inversion": "", "setting": "", "value": "30", "scaling": "1",
+        "n": "", "tolerance": "1", "tolerance_format": "jpeg", "from_memory": "false", "source": "paper",
+        "note": "",
     }  # fmt: skip
-    rows = [{**row, "column": "a"}, {**row, "column": "b", column: entry}]
+    rows = [{**row, "column": PIE[1]}, {**row, "column": PIE[3], "scaling": "1", column: entry}]
     pd.DataFrame(rows)[list(COLUMNS)].to_csv(tmp_path / "toy.csv", index=False)
     with pytest.raises(ValueError, match=message):
         load_reference(folder=tmp_path)
@@ -255,5 +331,5 @@ def test_a_summary_shows_published_numbers_where_asked(tmp_path: Path) -> None:
     assert tmp_path / "tables" / "published.md" in summary.paths
     assert "tables/published.md" in summary.markdown
     rows = pd.read_csv(tmp_path / "tables" / "published.csv")
-    ddim = rows.query("published_method == 'P2P' and published_inversion == 'DDIM'")
-    assert ddim["difference"].tolist() == pytest.approx([0.57])
+    assert rows["published_method"].tolist() == ["no control"]
+    assert rows["difference"].tolist() == pytest.approx([70 - 12.9])

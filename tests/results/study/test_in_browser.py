@@ -129,7 +129,8 @@ def test_raters_with_a_file_come_to_the_rates_they_were_told(
 LOOK = """async picks => {
   const seen = [], text = id => document.getElementById(id).textContent.split(/\\s+/).filter(Boolean).join(' ');
   while (!document.getElementById('item').hidden) {
-    const item = document.documentElement.dataset.shown, images = [...document.querySelectorAll('#item img')];
+    const item = document.documentElement.dataset.shown;
+    const images = [...document.querySelectorAll('#item img')];
     await Promise.all(images.map(image => image.decode()));
     const left_out = [...document.querySelectorAll('#wanted del')].map(one => one.textContent).join(' ');
     seen.push({item, images: images.map(image => image.getAttribute('src')), source: text('source-prompt'),
