@@ -21,7 +21,6 @@ from experiments.planning.grid import merged, spelled_out
 from experiments.planning.make_plan import make_plan
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan, expand, shard
-from p2p.inversion.inversion import Inversion
 from p2p.loading.model_spec import ModelSpec
 from p2p.methods.external import External
 from p2p.sampling import Sampling
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from evaluation.metric import Metric
     from experiments.executors.on_ray import Cluster, OnRay
     from p2p.families.model import Model
+    from p2p.inversion.inversion import Inversion
     from p2p.loading.pipeline_spec import Pipelines
     from results.study.choice import StudyChoice
 
@@ -189,7 +189,7 @@ def plan_job(job: Job, pairs: Sequence[Pair]) -> Plan:
         pairs,
         job.seeds,
         job.methods,
-        ModelFacts.of(job.model, job.sampling.num_inference_steps),
+        ModelFacts.of(job.model, job.sampling.num_inference_steps, any(job.inversions)),
         job.sampling,
         job.inversions,
         job.image_format,

@@ -118,6 +118,7 @@ def main() -> None:
     def terminate(*_: object) -> None:
         raise Terminated
 
+    _quiet_libraries()
     before = signal.signal(signal.SIGTERM, terminate)
     try:
         _main()
@@ -353,18 +354,13 @@ def _weights_are_missing(error: RuntimeError) -> bool:
 
 def _quiet_libraries() -> None:
     """Leave out the progress bars of the libraries, beside which ours would be torn."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # Hydra shows the INFO of every library
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers too heeds it when imported
 
 
 def _heat_maps(arguments: list[str]) -> int:
     from experiments.pictures import heat_maps
 
-    _quiet_libraries()
     heat_maps.main(arguments)
     return 0
 
@@ -382,7 +378,6 @@ def _evaluate(arguments: list[str]) -> int:
     from experiments.scoring import score_folder
     from results.summary import summarise
 
-    _quiet_libraries()
     given, table, overrides = score_folder.parse(arguments)
     own = ["metrics", "reference", "plots", "report", "tables", *(["dataset"] if table is None else [])]
     allowed = ["metrics_device", *own]
@@ -488,7 +483,6 @@ def _carried_out(config: DictConfig) -> float | tuple[float, ...] | None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
-    _quiet_libraries()
     ready = _sound(lambda: make_ready(job))
     multirun = HydraConfig.get().mode == RunMode.MULTIRUN
     failed = _sound(lambda: run(job, ready, multirun), exit_code=1)

@@ -14,17 +14,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import accumulate
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
-from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from p2p.numbers import is_finite
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from p2p.loading.plain_tokenizer import PlainTokenizer
 
 Tail = Literal["by_position", "google"]
 """What follows the last changed word: "by_position" aligns words and end token with each other and leaves
 padding at its absolute position, "google" keeps the reference's positions for words too."""
+
+
+Encoding: TypeAlias = Mapping[str, Any]
+"""A prompt's `input_ids`, `special_tokens_mask` and, of a fast tokenizer, `offset_mapping`."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +42,9 @@ class NoText:
     model_max_length: int
     is_fast: ClassVar[bool] = True
 
-    def __call__(self, prompt: str, **_: Any) -> BatchEncoding:
+    def __call__(self, prompt: str, **_: Any) -> Encoding:
         """Return no tokens."""
-        return BatchEncoding({"input_ids": [], "special_tokens_mask": [], "offset_mapping": []})
+        return {"input_ids": [], "special_tokens_mask": [], "offset_mapping": []}
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class ExpandingTokenizer:
     The tokenizer may get more tokens at any time.
     """
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | PlainTokenizer
 
     @property
     def model_max_length(self) -> int:
@@ -61,7 +69,7 @@ class ExpandingTokenizer:
         """Whether it gives offsets."""
         return bool(self.tokenizer.is_fast)
 
-    def __call__(self, prompt: str, **options: Any) -> BatchEncoding:
+    def __call__(self, prompt: str, **options: Any) -> Encoding:
         """Return the encoding of the text that the pipeline encodes; offsets are places in that text."""
         return self.tokenizer(self.expanded(prompt), **options)
 
@@ -74,6 +82,8 @@ class ExpandingTokenizer:
 
     def expanded(self, prompt: str) -> str:
         """Return the text that the pipeline encodes."""
+        if self.tokenizer.added_tokens_encoder.keys().isdisjoint(self.tokenizer.tokenize(prompt)):
+            return prompt
         from diffusers.loaders import TextualInversionLoaderMixin  # of all diffusers only here
 
         text: str = TextualInversionLoaderMixin().maybe_convert_prompt(prompt, self.tokenizer)
@@ -93,7 +103,7 @@ class ExpandingTokenizer:
         return expanded
 
 
-Tokenizer: TypeAlias = PreTrainedTokenizerBase | NoText | ExpandingTokenizer
+Tokenizer: TypeAlias = "PreTrainedTokenizerBase | PlainTokenizer | NoText | ExpandingTokenizer"
 Tokenizers: TypeAlias = Sequence[Tokenizer]
 """Those whose tokens, padded to each one's limit, stand one block after the other in a denoiser's text."""
 
@@ -261,8 +271,8 @@ def equalizer(prompt: str, weights: Mapping[str, float], tokenizer: Tokenizer) -
     return factors
 
 
-def encode(prompt: str, tokenizer: Tokenizer) -> BatchEncoding:
-    encoding: BatchEncoding = tokenizer(
+def encode(prompt: str, tokenizer: Tokenizer) -> Encoding:
+    encoding: Encoding = tokenizer(
         prompt,
         return_special_tokens_mask=True,
         return_offsets_mapping=tokenizer.is_fast,

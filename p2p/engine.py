@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from p2p.denoise import denoise
 from p2p.families.model import Model
-from p2p.inversion import Inversion
 from p2p.loading.pipeline_spec import Pipelines
 from p2p.methods.external import carry_out
 from p2p.methods.prompt_to_prompt import check_substruct_words
@@ -32,6 +31,9 @@ from p2p.trajectory import EditRequest, Method, Trajectory
 from p2p.tree import Node, build_tree, count_states
 from p2p.upscaling import upscaled_latents, upscaled_states
 from p2p.word_maps import WordMaps
+
+if TYPE_CHECKING:
+    from p2p.inversion import Inversion
 
 SOURCE = -1  # the source's number, among those of its edits
 

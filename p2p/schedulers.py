@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,6 +37,8 @@ def scheduler_class(name: object) -> Any:
 
     Raises ValueError where there is no such class, or where a library that the class needs is not installed.
     """
+    import diffusers  # takes seconds
+
     kind = getattr(diffusers, name, None) if isinstance(name, str) else None
     try:
         if hasattr(kind, "set_timesteps"):
@@ -80,16 +81,23 @@ def check_agreement(
     Where the config lacks a setting, its class's default holds. They are settings that were written for other
     weights: under a prediction type that a network was not trained for, its output is read as what it is not.
     """
-    kind: Any = getattr(diffusers, str(own.get("_class_name")), None)
-    defaults = inspect.signature(kind).parameters if hasattr(kind, "set_timesteps") else {}
     for name in names:
-        default = defaults[name].default if name in defaults else settings[name]
-        if (stated := own.get(name, default)) != settings[name]:
+        stated = own[name] if name in own else _default(own.get("_class_name"), name, settings[name])
+        if stated != settings[name]:
             raise ValueError(
                 f"scheduler_config.{name}: {settings[name]!r} was written for other weights, {path!r} has "
                 f"{stated!r}; allowed are model=folder, which takes the folder's own, or to name what holds, "
                 f"model.scheduler_config.{name}=..."
             )
+
+
+def _default(kind: object, setting: str, otherwise: Any) -> Any:
+    """Return the default of a setting in the scheduler class of this name, `otherwise` where it has none."""
+    import diffusers
+
+    found: Any = getattr(diffusers, str(kind), None)
+    parameters = inspect.signature(found).parameters if hasattr(found, "set_timesteps") else {}
+    return parameters[setting].default if setting in parameters else otherwise
 
 
 def corrections(name: object, settings: Mapping[str, Any]) -> dict[str, Any]:

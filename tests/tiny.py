@@ -2,17 +2,29 @@
 CLIP's tokenizer.
 """
 
+import json
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from p2p.loading.tokenizer_files import clip_tokenizer
 
 
-def save_tiny_pipeline(folder: Path) -> Path:
-    """Build the pipeline from a fixed seed and save it to a folder."""
+def common_words_tokenizer() -> CLIPTokenizer:
+    """Return CLIP's tokenizer with its first 4,000 merges of 48,894: it is read and copied in a tenth of the
+    time, and rarer words have more tokens.
+    """
+    merges = json.loads(clip_tokenizer().backend_tokenizer.to_str())["model"]["merges"][:4000]
+    letters = sorted(clip_tokenizer().get_vocab().items(), key=lambda item: item[1])[:512]
+    pieces = [*(piece for piece, _ in letters), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    return CLIPTokenizer(vocab=vocab, merges=[tuple(merge) for merge in merges], model_max_length=77)
+
+
+def save_tiny_pipeline(folder: Path, tokenizer: CLIPTokenizer | None = None) -> Path:
+    """Build the pipeline from a fixed seed, with CLIP's own tokenizer or another, and save it to a folder."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=16,
@@ -40,7 +52,7 @@ def save_tiny_pipeline(folder: Path) -> Path:
         norm_num_groups=8,
         sample_size=32,
     )
-    tokenizer = clip_tokenizer()
+    tokenizer = tokenizer or clip_tokenizer()
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.inputs.content_hash import Beginning
 from experiments.inputs.real_images import RULE, RealImage
-from p2p.inversion import Inversion
+
+if TYPE_CHECKING:
+    from p2p.inversion import Inversion
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.datasets.pair import Pair
 from experiments.inputs.content_hash import Beginning, content_hash
@@ -13,9 +13,11 @@ from experiments.planning.content_keys import Source
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.pair_inputs import PairInputs, read_inputs
 from experiments.planning.plan import Branch, GroupPlan, Identity, NamedMethod, Plan
-from p2p.inversion import Inversion
 from p2p.sampling import Sampling
 from p2p.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from p2p.inversion import Inversion
 
 
 def make_plan(

@@ -18,20 +18,24 @@ class ModelFacts:
     calls: int  # of the denoiser, in one trajectory
     guidance_embedded: bool = False
     upscaler_calls: int = 0  # of the model's upscaler, in one trajectory; 0 where it has none
-    scheduler: Any = None  # with its timesteps set; inversions are checked with it
+    scheduler: Any = None  # with its timesteps set, where inversions are checked with it
     single_layers: bool = True  # whether edits can take from single layers of the denoiser
 
     @classmethod
-    def of(cls, spec: ModelSpec, num_inference_steps: int) -> ModelFacts:
-        """Ask a model's files. Raises ValueError for a scheduler that cannot work, and for another pipeline's
-        files.
+    def of(cls, spec: ModelSpec, num_inference_steps: int, inverts: bool = True) -> ModelFacts:
+        """Ask a model's files. `inverts` says whether any image is inverted: else there is no `scheduler`.
+
+        Raises ValueError for a scheduler that cannot work, and for another pipeline's files.
         """
         spec.check()
-        scheduler = spec.load_scheduler()
+        scheduler, calls = None, spec.unet_calls(num_inference_steps)
+        if inverts:
+            scheduler = spec.load_scheduler()
+            spec.family.set_timesteps(scheduler, num_inference_steps)
         return cls(
             spec.identity(),
             spec.load_tokenizers(),
-            spec.family.set_timesteps(scheduler, num_inference_steps),
+            calls,
             spec.guidance_embedded(),
             spec.upscaler_calls(num_inference_steps),
             scheduler,

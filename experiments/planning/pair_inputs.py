@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from experiments.datasets.pair import Pair, raise_problems
 from experiments.inputs.ideals import ideal_digest
@@ -16,11 +17,13 @@ from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod
 from p2p.alignment import encode
 from p2p.attention.single_layers import NO_LAYERS
-from p2p.inversion import Inversion
 from p2p.sampling import Sampling
 from p2p.schedulers import check_start
 from p2p.trajectory import EditRequest, Trajectory
 from results.store.records import EFFECT_TYPES
+
+if TYPE_CHECKING:
+    from p2p.inversion import Inversion
 
 
 @dataclass(frozen=True)

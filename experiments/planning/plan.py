@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -19,10 +19,12 @@ from experiments.inputs.content_hash import content_hash
 from experiments.inputs.real_images import RealImage
 from experiments.planning.model_facts import ModelFacts
 from p2p.engine import Group, plan_evaluations, unshared_evaluations
-from p2p.inversion import Inversion
 from p2p.loading.pipeline_spec import PipelineSpec
 from p2p.sampling import Sampling
 from p2p.trajectory import Method, Trajectory
+
+if TYPE_CHECKING:
+    from p2p.inversion import Inversion
 
 Identity = tuple[str, str, str]
 """What names a record: content key, pair, method."""

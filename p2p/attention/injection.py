@@ -17,16 +17,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from p2p.attention.dense import DenseInjection
 from p2p.attention.source_bank import SourceBank
 from p2p.attention.taking import Taking
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
 
 
 @dataclass(frozen=True)
@@ -235,16 +237,19 @@ def inject_self(attention: LayerAttention, injection: AnyInjection) -> Tensor:
 def injection_processors(
     denoiser: Any,
     processor: Callable[[str], Any] = InjectionProcessor,
-    replaced: tuple[type, ...] = (AttnProcessor, AttnProcessor2_0),
+    replaced: tuple[type, ...] = (),
 ) -> Iterator[tuple[str, ...]]:
     """Install a processor, made from its layer's name, on every attention layer in place of the default one.
 
-    Gives the layers' names; the old processors are restored. Raises ValueError where a layer has a processor
-    whose computation would be lost (an IP-Adapter, say).
+    `replaced` are the classes that may be replaced, () diffusers' plain ones. Gives the layers' names; the
+    old processors are restored. Raises ValueError where a layer has a processor whose computation would be
+    lost (an IP-Adapter, say).
     """
+    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0  # only where one is run
+
     original = dict(denoiser.attn_processors)
     for layer, present in original.items():
-        if type(present) not in replaced:
+        if type(present) not in (replaced or (AttnProcessor, AttnProcessor2_0)):
             raise ValueError(
                 f"{layer}: processor {type(present).__name__} cannot be combined with injection, "
                 "allowed are the default ones"

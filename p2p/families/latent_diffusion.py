@@ -36,5 +36,5 @@ class LatentDiffusion(StableDiffusion):
     @torch.no_grad()
     def _encode_prompt(self, prompt: str, negative: bool) -> Conditioning:
         [tokenizer] = self.tokenizers
-        ids = tokenizer(prompt, padding="max_length", return_tensors="pt").input_ids
+        ids = tokenizer(prompt, padding="max_length", return_tensors="pt")["input_ids"]
         return {"encoder_hidden_states": self.pipeline.bert(ids.to(self.device))[0]}

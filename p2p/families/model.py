@@ -11,15 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import diffusers
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as NormalizerSequence
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from p2p.alignment import ExpandingTokenizer, NoText, Tokenizers, encode
 from p2p.attention.dense import DenseInjection
@@ -27,6 +24,9 @@ from p2p.attention.injection import AnyInjection, injection_processors
 from p2p.attention.single_layers import NO_LAYERS, LayerInjection, UNetLayers
 from p2p.compiling import compiled
 from p2p.schedulers import set_timesteps
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Conditioning = Mapping[str, Tensor]
 """What the denoiser is told of prompts, by the family's own names; a batch of rows, or one row alone."""
@@ -75,6 +75,8 @@ class Model(ABC):
     @classmethod
     def pipeline_class(cls) -> Any:
         """Return diffusers' class; importing it takes seconds."""
+        import diffusers
+
         return getattr(diffusers, cls.pipeline_name)
 
     @property
@@ -251,6 +253,8 @@ class Model(ABC):
 
     def draw_noise(self, generators: Sequence[torch.Generator]) -> Tensor:
         """Return standard normal latents (generators, channels, height, width), each from its generator."""
+        from diffusers.utils.torch_utils import randn_tensor
+
         shape = (1, *self.latent_shape)
         return torch.cat([randn_tensor(shape, g, self.device, self.dtype) for g in generators])
 

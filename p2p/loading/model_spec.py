@@ -9,10 +9,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import transformers
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from p2p.alignment import Tokenizers
 from p2p.compiling import check_compiler
@@ -22,9 +19,15 @@ from p2p.families.model import Model, encoder_of, tokenizer_of
 from p2p.loading.folder_checks import folder_problem
 from p2p.loading.loras import Lora, load_loras
 from p2p.loading.pipeline_files import DTYPES, PipelineFiles, hash_files, read_object
+from p2p.loading.plain_ddim import NAME, PlainDDIM
+from p2p.loading.plain_tokenizer import PlainTokenizer
 from p2p.loading.tokenizer_files import clip_tokenizer, read_tokenizer
 from p2p.schedulers import check_agreement, check_settings, corrections, new_scheduler, scheduler_class
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PLAIN = "StableDiffusionPipeline"  # whose files a plan can read without diffusers and transformers
 UPSCALED = ("IFPipeline", "IFSuperResolutionPipeline")
 SHARED = ("tokenizer", "text_encoder")  # by a model and its upscaler
 SEMANTICS_VERSION = 4  # raised whenever the same edit would give other pixels
@@ -127,6 +130,8 @@ class ModelSpec:
         folder = self.local_folder()
         names = self.family.text_blocks
         if folder is not None:
+            if self.pipeline == PLAIN and (plain := PlainTokenizer.of(folder / "tokenizer")) is not None:
+                return self.family.aligned_tokenizers({"tokenizer": plain})
             own = {
                 name: None if encoder_of(name) in self.leave_out else read_tokenizer(folder / name)
                 for name in names
@@ -141,6 +146,17 @@ class ModelSpec:
 
     def load_scheduler(self) -> Any:
         """Return the scheduler, timesteps not set. Raises ValueError for one that cannot be had."""
+        name, own = self._stated_scheduler()
+        check_settings(name, self.scheduler_config)
+        if self.local_folder() is not None:
+            own |= corrections(name, self.family.scheduler_corrections)
+        return new_scheduler(name, {**own, **self.scheduler_config})
+
+    def _stated_scheduler(self) -> tuple[object, dict[str, Any]]:
+        """Return the name of the scheduler's class and the config of the pipeline's own, {} without a folder.
+
+        Raises ValueError and OSError for one that cannot be had.
+        """
         folder = self.local_folder()
         if folder is None and not (self.scheduler and self.scheduler_config):
             raise self.files.unavailable("it is not on this machine, and the model states no whole scheduler")
@@ -148,14 +164,28 @@ class ModelSpec:
         if folder is not None:
             own = read_object(folder / "scheduler" / "scheduler_config.json")
             check_agreement(self.path, own, self.scheduler_config, self.carried_over)
-        name = self.scheduler or own.get("_class_name")
-        check_settings(name, self.scheduler_config)
-        if folder is not None:
-            own |= corrections(name, self.family.scheduler_corrections)
-        return new_scheduler(name, {**own, **self.scheduler_config})
+        return self.scheduler or own.get("_class_name"), own
+
+    def _plain_scheduler(self) -> PlainDDIM | None:
+        """Return what a plan asks of the scheduler, None where only diffusers can tell."""
+        name, own = self._stated_scheduler()
+        if self.pipeline != PLAIN:
+            return None
+        return PlainDDIM.of(name, {**own, **self.family.scheduler_corrections, **self.scheduler_config})
+
+    def _scheduler_identity(self) -> list[Any]:
+        """Return class and whole config of the scheduler, as they are part of `identity`."""
+        if (plain := self._plain_scheduler()) is not None:
+            return [NAME, dict(plain.config)]
+        scheduler = self.load_scheduler()
+        config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
+        return [type(scheduler).__name__, config]
 
     def unet_calls(self, num_inference_steps: int) -> int:
         """Return how often one trajectory calls the UNet. Raises ValueError where it cannot be run so."""
+        plain = self._plain_scheduler()
+        if plain is not None and (calls := plain.calls(num_inference_steps)) is not None:
+            return calls
         return self.family.set_timesteps(self.load_scheduler(), num_inference_steps)
 
     def guidance_embedded(self) -> bool:
@@ -188,14 +218,12 @@ class ModelSpec:
         Weights that are not on this machine yet are named by path, revision and variant.
         """
         folder = self.local_folder()
-        scheduler = self.load_scheduler()
-        config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
         facts: dict[str, Any] = {
             "semantics": SEMANTICS_VERSION,
             "weights": hash_files(folder, self.variant)
             if folder
             else [self.path, self.revision, self.variant],
-            "scheduler": [type(scheduler).__name__, config],
+            "scheduler": self._scheduler_identity(),
             "run": [self.dtype, self.variant, self.self_max_side, self.blend_side, self.height, self.width],
         }
         if self.pipeline not in FAMILIES:  # an adapter of one's own may make other images of one folder
@@ -243,6 +271,8 @@ class ModelSpec:
 
         A tokenizer whose class in model_index.json is another than planning's is left for diffusers to read.
         """
+        import transformers
+
         index = read_object(folder / "model_index.json")
         read = {}
         for name in set(self.family.text_blocks) - set(aside):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -54,12 +55,13 @@ class PipelineFiles:
 
         Raises OSError in one line where its weights cannot be had.
         """
-        pipeline = self.checked(
-            self.kind().from_pretrained,
-            self.folder() or self.path,
-            dtype=getattr(torch, dtype),
-            **{**self.options, **self.left_out, **(components or {})},
-        )
+        with _without_bars():
+            pipeline = self.checked(
+                self.kind().from_pretrained,
+                self.folder() or self.path,
+                dtype=getattr(torch, dtype),
+                **{**self.options, **self.left_out, **(components or {})},
+            )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -88,6 +90,20 @@ class PipelineFiles:
     def unavailable(self, cause: str) -> OSError:
         """Return the error that says where weights were looked for, and why they cannot be had."""
         return OSError(f"{self.owner}: no weights at {self.path!r} ({cause})")
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Leave out diffusers' bar of the parts that it loads."""
+    from diffusers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def read_object(file: Path) -> dict[str, Any]:

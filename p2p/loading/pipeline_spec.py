@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import diffusers
 import torch
 
 from p2p.loading.pipeline_files import DTYPES, PipelineFiles, hash_files
@@ -34,6 +33,8 @@ class PipelineSpec:
     variant: str | None = None
 
     def __post_init__(self) -> None:
+        import diffusers
+
         kind = getattr(diffusers, str(self.pipeline), None)
         if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
             raise ValueError(
@@ -46,6 +47,8 @@ class PipelineSpec:
     @property
     def kind(self) -> Any:
         """The pipeline class."""
+        import diffusers
+
         return getattr(diffusers, self.pipeline)
 
     @property

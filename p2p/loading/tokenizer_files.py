@@ -8,8 +8,10 @@ import importlib.util
 import pickle
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -26,11 +28,15 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 @lru_cache(maxsize=16)
 def _pickled_tokenizer(folder: Path, digest: str) -> bytes:
+    from transformers import AutoTokenizer  # takes a second
+
     return pickle.dumps(AutoTokenizer.from_pretrained(folder))
 
 
 def clip_tokenizer() -> CLIPTokenizer:
     """Return CLIP's tokenizer from the vocabulary file that ships with open_clip (merges; 49,408 tokens)."""
+    from transformers import CLIPTokenizer
+
     spec = importlib.util.find_spec("open_clip")
     assert spec is not None
     assert spec.origin is not None

@@ -79,7 +79,7 @@ def test_injection_keeps_the_picture(model: StableDiffusion) -> None:
     for source, target in swaps:
         for seed in range(4):
             edited = edit(
-                model, source, [(target, PromptToPrompt(tau=0.2)), (target, FixedSeed())], seed, Sampling(20)
+                model, source, [(target, PromptToPrompt(tau=0.2)), (target, FixedSeed())], seed, Sampling(10)
             )
             p2p, fixed = ((image - edited.source).square().mean() for image in edited.images)
             kept.append(p2p < fixed)
