@@ -15,10 +15,15 @@ from .families.stable_diffusion_xl import StableDiffusionXL as StableDiffusionXL
 from .inversion.ddim import DDIM as DDIM
 from .inversion.direct import Direct as Direct
 from .inversion.edit_friendly import EditFriendly as EditFriendly
+from .inversion.fireflow import FireFlow as FireFlow
 from .inversion.inversion import Inversion as Inversion
 from .inversion.negative_prompt import NegativePrompt as NegativePrompt
 from .inversion.null_text import NullText as NullText
 from .inversion.proximal import Proximal as Proximal
+from .inversion.reverse_euler import ReverseEuler as ReverseEuler
+from .inversion.rf_inversion import RFInversion as RFInversion
+from .inversion.rf_solver import RFSolver as RFSolver
+from .inversion.uni_inv import UniInv as UniInv
 from .loading.model_spec import ModelSpec as ModelSpec
 from .loading.pipeline_spec import Pipelines as Pipelines
 from .methods.baselines import FixedSeed as FixedSeed

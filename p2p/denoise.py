@@ -18,6 +18,7 @@ from p2p.denoising_run import DenoisingRun
 from p2p.dense_calls import DenseCalls
 from p2p.devices import overflow_advice
 from p2p.families.model import Model
+from p2p.flow_solvers import FlowDescent
 from p2p.prepared import Indices, Preparation, check_injections
 from p2p.sampling import Calls, Sampling
 from p2p.schedulers import fork, take_step
@@ -50,6 +51,8 @@ def denoise(
     dense = DenseCalls.of(prepared) if model.compile else None
     maps = WordMaps.of(levels, model, index, start)
     forks = [index([node.parent for node in level]) for level in levels]
+    descent = FlowDescent.of(sources, scheduler)
+    kept: Tensor | None = None  # what a flow's step keeps for the next one, by state
     with model.injection_processors() as layers:
         run = DenoisingRun(model, scheduler, sources, sampling, calls, texts, prepared, maps, layers, dense)
         steps = zip(levels, forks, scheduler.timesteps[start:], strict=True)
@@ -57,11 +60,16 @@ def denoise(
             fork(scheduler, parents, latents)
             latents = latents[parents]
             maps.fork(parents)
-            noise_pred = run.predict(latents, number, timestep)
             groups = [node.group for node in level]
-            if generators:
+            if descent:
+                kept = None if kept is None else kept[parents]
+                velocity = run.velocity(number)
+                latents, kept = descent.step(velocity, start + number, latents, groups, kept)
+            elif generators:
+                noise_pred = run.predict(latents, number, timestep)
                 latents = take_step(scheduler, noise_pred, timestep, latents, groups, generators)
             else:
+                noise_pred = run.predict(latents, number, timestep)
                 latents = replay_step(scheduler, noise_pred, start + number, latents, groups, sources)
             latents = maps.blend(level, latents)
     _check_finite(latents, levels[-1], model.dtype)

@@ -21,7 +21,8 @@ from p2p.compiling import call_size
 from p2p.conditioning import Texts
 from p2p.dense_calls import DenseCalls, Part
 from p2p.families.model import Model
-from p2p.guidance import guide_nodes
+from p2p.flow_solvers import Velocity, flow_timestep
+from p2p.guidance import guide_nodes, told_scales
 from p2p.memory import attempt
 from p2p.prepared import Preparation
 from p2p.sampling import Calls, Sampling
@@ -45,17 +46,30 @@ class DenoisingRun:
     layers: Sequence[str]  # with the engine's processors
     dense: DenseCalls | None  # of a compiled denoiser
 
-    def predict(self, latents: Tensor, number: int, timestep: Tensor) -> Tensor:
+    def velocity(self, number: int) -> Velocity:
+        """Return the velocity of every node of a level at any noise level, in the precision of the latents.
+
+        Words are read in a step's last evaluation alone, so that every step adds as much to their maps.
+        """
+
+        def predicted(latents: Tensor, sigma: float, last: bool) -> Tensor:
+            timestep = flow_timestep(self.scheduler, sigma)
+            return self.predict(latents, number, timestep, last).to(latents.dtype)
+
+        return predicted
+
+    def predict(self, latents: Tensor, number: int, timestep: Tensor, reading: bool = True) -> Tensor:
         """Return the guided noise prediction of every node of a level, sources first; levels count from 0.
 
         It takes calls of `calls.max_rows` rows, halved where memory runs out. Those of a compiled denoiser
-        are padded to few sizes; a step in which rows take from single layers is not compiled.
+        are padded to few sizes; a step in which rows take from single layers is not compiled. `reading` says
+        whether the maps of words are added to their sums.
         """
         level, per_node = self.prepared.levels[number], self.prepared.per_node
         step = self.sources[0].start + number
         dense = None if any(n.injection and n.injection.layers for n in level) else self.dense
         bank = SourceBank()
-        scaled = scale_model_input(self.scheduler, latents, timestep)
+        scaled = scale_model_input(self.scheduler, latents, timestep).to(self.model.dtype)
         predictions = []
         begin = 0
         while begin < len(level):
@@ -64,7 +78,7 @@ class DenoisingRun:
             part = Part(level, begin, count, size)
             rows = part.filled(scaled[begin : begin + count]).repeat(per_node, 1, 1, 1)
             conditioning = self.texts.rows(part.nodes, self.sources, step)
-            words = self.maps.words(begin, count, per_node)
+            words = self.maps.words(begin, count, per_node) if reading else None
             injection: AnyInjection | None
             if dense:
                 injection = dense.injection(part, bank, words, self.maps.active_layers)
@@ -73,8 +87,10 @@ class DenoisingRun:
                 injection = chunk.at_step(self.prepared.mixes, bank, words, self.maps.active_layers)
             bank.keep = begin + count < len(level)
             kept = dict(bank.layers)
-            scale = self.sampling.guidance_scale
-            call = partial(self.model.predict, rows, timestep, conditioning, injection, scale)
+            told = (
+                told_scales(part.nodes, self.sources, self.sampling) if self.model.guidance_embedded else 1.0
+            )
+            call = partial(self.model.predict, rows, timestep, conditioning, injection, told)
             output = attempt(call, "denoiser: at one state" if count == 1 else None)
             if output is None:
                 bank.layers = kept  # what the broken call had added
@@ -85,7 +101,8 @@ class DenoisingRun:
                 if isinstance(injection, DenseInjection):
                     part.take_in(injection, bank, self.maps.width)
                     output = output.unflatten(0, (per_node, size))[:, :count].flatten(0, 1)
-                self.maps.add(begin, count, injection)
+                if reading:
+                    self.maps.add(begin, count, injection)
             self.calls.on_rows(per_node * count)
             begin += count
             if self.texts.negative is not None:

@@ -28,7 +28,7 @@ from p2p.sampling import Calls, Sampling, with_fields
 from p2p.schedulers import check_start, noised
 from p2p.source_path import SourcePath
 from p2p.trajectory import EditRequest, Method, Trajectory
-from p2p.tree import Node, build_tree, count_states
+from p2p.tree import Node, build_tree, count_first_states, count_states
 from p2p.upscaling import upscaled_latents, upscaled_states
 from p2p.word_maps import WordMaps
 
@@ -101,8 +101,14 @@ def plan_evaluations(
         if upscaler_calls:
             nodes += upscaler_calls * upscaled_states(group.trajectories())
         if tree := group.tree():
-            nodes += count_states(tree, calls, *_start(group.inversion, sampling))
-            inversions += group.inversion.evaluations(sampling) if group.inversion else 0
+            start, apart = _start(group.inversion, sampling)
+            states = count_states(tree, calls, start, apart)
+            if inversion := group.inversion:
+                states *= inversion.calls_per_state
+                if inversion.first_calls:
+                    states += inversion.first_calls * count_first_states(tree, calls, start, apart)
+                inversions += inversion.evaluations(sampling)
+            nodes += states
     return nodes * sampling.rows_per_state(guidance_embedded) + inversions
 
 
@@ -121,11 +127,14 @@ def unshared_evaluations(
     once = calls + upscaler_calls
     nodes = inversions = 0
     for group in groups:
-        first = group.inversion.start(sampling.num_inference_steps) if group.inversion else 0
+        alone = once  # of what starts from the source's noise
+        if inversion := group.inversion:
+            steps = once - inversion.start(sampling.num_inference_steps)
+            alone = steps * inversion.calls_per_state + inversion.first_calls
         for edit in group.edits:
-            nodes += 0 if group.image and not edit.from_noise else once - first
+            nodes += 0 if group.image and not edit.from_noise else alone
             if edit.external is None:
-                nodes += once - (first if edit.start is None else edit.start)
+                nodes += alone if edit.start is None else once - edit.start
             if group.inversion and edit.from_noise:
                 inversions += group.inversion.evaluations(sampling)
     return nodes * sampling.rows_per_state(guidance_embedded) + inversions

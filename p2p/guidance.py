@@ -12,6 +12,20 @@ from p2p.source_path import SourcePath
 from p2p.tree import Node
 
 
+def told_scales(
+    nodes: Sequence[Node], sources: Sequence[SourcePath], sampling: Sampling
+) -> float | list[float]:
+    """Return what a denoiser that is told the guidance scale is told, for each node where they differ.
+
+    An inverted source may have a guidance scale of its own.
+    """
+    scales = []
+    for node in nodes:
+        own = sources[node.group].guidance_scale if 0 in node.branches else None
+        scales.append(sampling.guidance_scale if own is None else own)
+    return scales if len(set(scales)) > 1 else scales[0]
+
+
 def guide_nodes(
     model: Model, output: Tensor, nodes: Sequence[Node], sources: Sequence[SourcePath], sampling: Sampling
 ) -> Tensor:

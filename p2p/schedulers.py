@@ -117,6 +117,8 @@ def set_timesteps(
     """
     kind: Any = type(scheduler)
     name = kind.__name__
+    if num_inference_steps == 1 and scheduler.config.get("shift_terminal"):  # diffusers divides 0 by 0
+        raise _refusal(name, "makes no single step with shift_terminal, but two or more")
     try:
         scheduler.set_timesteps(num_inference_steps, device=device, **(options or {}))
     except Exception as error:  # of whatever kind: it would come in every run

@@ -60,6 +60,9 @@ class SourcePath:
     negatives: Conditioning | None = None  # each (T, ...), or (1, ...) for all: in place of the negative
     guidance_scale: float | None = None
     shrink: Shrink | None = None  # of the guidance of edits
+    solver: str | None = None  # a flow's steps down, in `p2p.flow_solvers.STEPS`; None: the scheduler's own
+    picture: Tensor | None = None  # (channels, height, width): what source and edits are pulled to
+    pulls: tuple[float, ...] = ()  # by step: the share of the velocity that leads to the picture
 
     def negative(self, step: int, default: Conditioning) -> Conditioning:
         """Return the unconditional conditioning of a step."""

@@ -103,6 +103,17 @@ def count_states(group: Mapping[int, Trajectory], steps: int, start: int = 0, ap
     return count
 
 
+def count_first_states(
+    group: Mapping[int, Trajectory], steps: int, start: int = 0, apart: bool = False
+) -> int:
+    """Return how many nodes the first step of `build_tree` has for one group."""
+    told = [
+        (apart and position > 0, *_told(one), one.step_keys(steps)[start])
+        for position, one in enumerate(group.values())
+    ]
+    return len(set(told))
+
+
 def _check_steps(trajectories: Iterable[Trajectory], steps: int) -> None:
     wrong = {len(trajectory.injections) for trajectory in trajectories} - {0, steps, steps + 1}
     if wrong:

@@ -16,6 +16,7 @@ from torch import Tensor
 from experiments.planning.plan import Plan
 from p2p.devices import resolve_device
 from p2p.families.model import Model, stack_rows
+from p2p.flow_solvers import steps_that_count
 from p2p.loading.model_spec import ModelSpec
 from p2p.memory import attempt
 
@@ -36,6 +37,8 @@ def describe(whole: Plan, left: Plan) -> str:
             f"{whole.inversion_evaluations:,} of them at most for inverting images; early stops and "
             "inversions that are kept already save some"
         )
+    if idle := _idle_steps(whole.model.scheduler):
+        lines.append(idle)
     if whole.external_evaluations:
         lines.append(
             f"about {whole.external_evaluations:,} evaluations by other pipelines on top, an estimate by the "
@@ -52,6 +55,20 @@ def describe(whole: Plan, left: Plan) -> str:
             f"{left.evaluations:,} evaluations are left"
         )
     return "\n".join(lines)
+
+
+def _idle_steps(scheduler: Any) -> str:
+    """Say how many of a flow's steps count, "" where all do or the scheduler is not of a flow."""
+    if not hasattr(scheduler, "scale_noise"):
+        return ""
+    sigmas = [float(sigma) for sigma in scheduler.sigmas]
+    steps, counted = len(sigmas) - 1, steps_that_count(sigmas)
+    if counted == steps:
+        return ""
+    return (
+        f"{counted} of the {steps} steps count: this schedule starts its last at {sigmas[-2]:.2g} of noise, "
+        "so that it does next to nothing"
+    )
 
 
 def places(spec: ModelSpec, metrics: Sequence[Any]) -> str:

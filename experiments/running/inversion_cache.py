@@ -25,7 +25,7 @@ from results.store.whole_files import write_whole
 
 _log = logging.getLogger(__name__)
 _NEGATIVES = "negatives."
-_TENSORS = ("latents", "states", "noises")
+_TENSORS = ("latents", "states", "noises", "picture")
 
 
 def kept_paths(
@@ -59,6 +59,8 @@ def write_path(path: SourcePath, file: Path) -> None:
         "start": path.start,
         "guidance_scale": path.guidance_scale,
         "shrink": asdict(path.shrink) if path.shrink else None,
+        "solver": path.solver,
+        "pulls": path.pulls,
     }
     # Clones: rows of one batch share their memory, which the format does not allow.
     kept = {
@@ -94,6 +96,9 @@ def read_path(file: Path, device: torch.device) -> SourcePath | None:
             start=int(rest["start"]),
             guidance_scale=rest["guidance_scale"],
             shrink=Shrink(**rest["shrink"]) if rest["shrink"] else None,
+            solver=rest.get("solver"),
+            picture=tensors.get("picture"),
+            pulls=tuple(rest.get("pulls", ())),
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         _log.warning("%s cannot be read, the inversion is made anew: %s", file, error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -100,7 +100,7 @@ class DeepFloyd(UNetModel):
         timestep: Tensor,
         conditioning: Conditioning,
         injection: AnyInjection | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | Sequence[float] = 1.0,
     ) -> Tensor:
         """Return noise for each row, and the variance where the scheduler takes a learned one."""
         output = super().predict(latents, timestep, conditioning, injection)
@@ -156,7 +156,7 @@ class DeepFloydUpscaler(DeepFloyd):
         timestep: Tensor,
         conditioning: Conditioning,
         injection: AnyInjection | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | Sequence[float] = 1.0,
     ) -> Tensor:
         """Return noise for each row, and the variance where the scheduler takes a learned one."""
         if "low_resolution" not in conditioning:

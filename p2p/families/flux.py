@@ -5,7 +5,7 @@ Black Forest Labs 2024; the text is T5's alone, of CLIP only the pooled embeddin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from torch import Tensor
 from p2p.attention.injection import AnyInjection, injection_processors
 from p2p.families.flow_matching import flow_options, shift
 from p2p.families.joint_processors import FluxProcessor
-from p2p.families.model import Conditioning, on_device
+from p2p.families.model import Conditioning, each_row, on_device
 from p2p.families.transformer import LatentTransformer
 
 
@@ -82,11 +82,15 @@ class Flux(LatentTransformer):
         timestep: Tensor,
         conditioning: Conditioning,
         injection: AnyInjection | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | Sequence[float] = 1.0,
     ) -> Tensor:
         """Return the predicted velocity for each row."""
-        told = self.denoiser.config.guidance_embeds
         rows, channels, height, width = latents.shape
+        guidance = None
+        if self.denoiser.config.guidance_embeds:  # filled in there: a copy would wait
+            scales = each_row(guidance_scale, rows)
+            rows_of = (torch.full((1,), float(scale), device=latents.device) for scale in scales)
+            guidance = torch.cat(list(rows_of))
         tokens = latents.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 2, 4, 1, 3, 5)
         sides = (torch.arange(side // 2, device=latents.device) for side in (height, width))
         grid = torch.meshgrid(*sides, indexing="ij")
@@ -96,7 +100,7 @@ class Flux(LatentTransformer):
             tokens.flatten(3).flatten(1, 2),
             timestep=on_device(timestep, latents.device).to(latents.dtype).expand(rows) / 1000,
             img_ids=places.to(latents.dtype),
-            guidance=torch.full((rows,), guidance_scale, device=latents.device) if told else None,
+            guidance=guidance,
             txt_ids=text.new_zeros(text.shape[1], 3),
             joint_attention_kwargs={"injection": injection} if injection else None,
             return_dict=False,

@@ -269,11 +269,12 @@ class Model(ABC):
         timestep: Tensor,
         conditioning: Conditioning,
         injection: AnyInjection | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | Sequence[float] = 1.0,
     ) -> Tensor:
         """Return the denoiser's output for each row of `latents` (rows, channels, height, width).
 
-        `timestep` is the scheduler's, on the CPU. `guidance_scale` is read by denoisers that are told it.
+        `timestep` is the scheduler's, on the CPU. `guidance_scale`, one or each row's, is read by
+        denoisers that are told it.
         """
 
     def guide(self, uncond: Tensor, text: Tensor, guidance_scale: float, guidance_rescale: float) -> Tensor:
@@ -341,6 +342,11 @@ def _as_used(
 def on_device(timestep: Tensor, device: torch.device) -> Tensor:
     """Return a scheduler's timestep (a CPU scalar) on a device. It is filled in there: a copy would wait."""
     return torch.full((), timestep.item(), dtype=timestep.dtype, device=device)
+
+
+def each_row(guidance_scale: float | Sequence[float], rows: int) -> list[float]:
+    """Return the guidance scale of each of so many rows."""
+    return list(guidance_scale) if isinstance(guidance_scale, Sequence) else [guidance_scale] * rows
 
 
 def stack_rows(rows: Sequence[Conditioning]) -> Conditioning:

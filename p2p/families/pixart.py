@@ -5,7 +5,7 @@ Chen et al. 2023, "PixArt-alpha"; Chen et al. 2024, "PixArt-Sigma".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -51,7 +51,7 @@ class PixArtAlpha(LatentTransformer):
         timestep: Tensor,
         conditioning: Conditioning,
         injection: AnyInjection | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | Sequence[float] = 1.0,
     ) -> Tensor:
         """Return the predicted noise for each row; what a model says of its variance is not used."""
         output = self.network(injection)(

@@ -67,7 +67,7 @@ class StableDiffusion3(LatentTransformer):
         timestep: Tensor,
         conditioning: Conditioning,
         injection: AnyInjection | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | Sequence[float] = 1.0,
     ) -> Tensor:
         """Return the predicted velocity for each row."""
         return self.network(injection)(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from p2p.attention.injection import AnyInjection
 from p2p.attention.taking import feature_hooks
-from p2p.families.model import Conditioning, Model, on_device
+from p2p.families.model import Conditioning, Model, each_row, on_device
 
 
 class UNetModel(Model):
@@ -73,12 +73,13 @@ class UNetModel(Model):
         timestep: Tensor,
         conditioning: Conditioning,
         injection: AnyInjection | None = None,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | Sequence[float] = 1.0,
     ) -> Tensor:
         """Return the denoiser's output for each row; `guidance_scale` is for one that is told it."""
         timestep_cond = None
         if self.guidance_embedded:
-            timestep_cond = self._guidance_row(guidance_scale, latents).repeat(len(latents), 1)
+            scales = each_row(guidance_scale, len(latents))
+            timestep_cond = torch.cat([self._guidance_row(scale, latents) for scale in scales])
         with feature_hooks(self.denoiser, injection.taking if injection else None):
             return self.network(injection)(
                 latents,

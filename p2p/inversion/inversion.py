@@ -29,6 +29,8 @@ class Inversion(ABC):
 
     name: ClassVar[str]
     seeded: ClassVar[bool] = False  # whether the path depends on the seed
+    calls_per_state: ClassVar[int] = 1  # of the denoiser, on the way from noise to image
+    first_calls: ClassVar[int] = 0  # more of them in the first step
 
     @property
     def label(self) -> str:
@@ -47,6 +49,11 @@ class Inversion(ABC):
 
         `guidance_embedded` says that the model is told the guidance scale, or has none.
         """
+        if hasattr(scheduler, "scale_noise"):
+            raise ValueError(
+                f"scheduler: {type(scheduler).__name__} is for flow matching, whose inversions are "
+                "reverse_euler, rf_solver, fireflow, rf_inversion and uni_inv"
+            )
         if guidance_embedded:
             raise ValueError(
                 "guidance: a model that takes the guidance scale as an input, or none, cannot be inverted, "
@@ -131,15 +138,25 @@ def ddim_levels(scheduler: Any) -> list[Level]:
 
 
 def predict_rows(
-    model: Model, latents: Tensor, timestep: Tensor, rows: Sequence[Conditioning], calls: Calls
+    model: Model,
+    latents: Tensor,
+    timestep: Tensor,
+    rows: Sequence[Conditioning],
+    calls: Calls,
+    guidance_scales: Sequence[float] | None = None,
 ) -> Tensor:
-    """Return the denoiser's output for each row, in calls of `calls.max_rows`, in the latents' precision."""
+    """Return the denoiser's output for each row, in calls of `calls.max_rows`, in the latents' precision.
+
+    `guidance_scales`, one a row (None: 1), are for denoisers that are told them.
+    """
     outputs = []
     begin = 0
     while begin < len(rows):
         part = rows[begin : begin + calls.max_rows]
         own = latents[begin : begin + len(part)].to(model.dtype)
         call = partial(model.predict, own, timestep, stack_rows(part))
+        if guidance_scales is not None:
+            call = partial(call, guidance_scale=guidance_scales[begin : begin + len(part)])
         output = attempt(call, "inversion: at one row" if len(part) == 1 else None)
         if output is None:
             calls.max_rows = len(part) // 2

@@ -22,6 +22,7 @@ from p2p import (
     Direct,
     EditFriendly,
     EditRequest,
+    FireFlow,
     FixedSeed,
     Group,
     Inversion,
@@ -32,6 +33,7 @@ from p2p import (
     PlugAndPlay,
     PromptToPrompt,
     Proximal,
+    RFInversion,
     Sampling,
     SDEdit,
     StableDiffusion,
@@ -41,6 +43,7 @@ from p2p.families.flux import Flux
 from p2p.families.stable_diffusion_3 import StableDiffusion3
 from p2p.prepared import Mixes
 from tests.p2p.families import test_flux, test_stable_diffusion_3
+from tests.p2p.inversion.flow_models import tiny_flow_model
 from tests.p2p.made_up_device import MadeUpDevice, Waits
 
 SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a cat with a hat on a bench"
@@ -229,6 +232,19 @@ def test_no_step_of_joint_attention_waits(kind: Any, family: str) -> None:
     waits = denoise_there(model, device, PROMPT_TO_PROMPT[:2], steps=2)
     assert waits.calls == 2
     assert waits.between(1, 2) == []
+
+
+@pytest.mark.parametrize(
+    ("family", "inversion"), [("sd3", RFInversion(eta_stop=1.0)), ("flux", FireFlow(keep_states=True))]
+)
+def test_no_step_along_a_flow_waits(family: str, inversion: Inversion) -> None:
+    device = MadeUpDevice("cuda")
+    model = tiny_flow_model(family, torch.float32)
+    device.put(model.pipeline, model.denoiser)
+    picture = torch.linspace(0, 1, 3 * 32 * 32).reshape(3, 32, 32)
+    for waits in invert_there(model, device, inversion, picture, steps=2):
+        assert waits.calls >= 2
+        assert waits.between(1, waits.calls) == []
 
 
 @pytest.mark.parametrize("scheduler", [DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler])

@@ -1,0 +1,110 @@
+"""Real pictures on a tiny Stable Diffusion 3, end to end: inversions of flow matching, planned, made and
+recorded."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from results.store.records import load
+from tests.experiments.command import PAIR, Cli
+from tests.experiments.test_real_images import picture
+from tests.p2p.families.test_stable_diffusion_3 import tiny_pipeline
+
+pytestmark = pytest.mark.xdist_group("flow_run")
+
+STEPS = 4
+ONE_STEP = ["sampling.num_inference_steps=1"]
+INVERSIONS = {"reverse_euler": 1, "rf_solver": 2, "fireflow": 1, "rf_inversion": 1, "uni_inv": 1}
+"""And how many evaluations each takes for a state on the way down."""
+
+
+@pytest.fixture(scope="module")
+def sd3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sd3") / "pipeline"
+    tiny_pipeline(with_t5=False).to(torch.float32).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def sd3(sd3_folder: Path, run_dir: Path, tmp_path: Path) -> list[str]:
+    """Overrides for a run of one pair with a picture, by the fixed seed alone."""
+    picture(tmp_path / "bench.png")
+    return [
+        *("model=sd3", f"model.path={sd3_folder}", "model.dtype=float32", "device=cpu"),
+        *("model.leave_out=[text_encoder_3]", "model.self_max_side=8", "model.blend_side=8"),
+        *(f"sampling.num_inference_steps={STEPS}", *PAIR, f"dataset.image={tmp_path / 'bench.png'}"),
+        *("grid=single", "~grid.methods.p2p", "+grid.methods.fixed_seed={}", "metrics=pixel"),
+        *("plots=false", "report=false", f"run_dir={run_dir}"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INVERSIONS)
+def test_a_plan_counts_what_an_inversion_and_its_way_down_take(
+    cli: Cli, sd3: list[str], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("plan", *sd3, f"inversion={name}") == 0
+    told = capsys.readouterr().out
+    up = {"rf_solver": 2 * STEPS, "fireflow": STEPS + 1, "uni_inv": STEPS + 1}.get(name, STEPS)
+    down = INVERSIONS[name] * STEPS + (name == "fireflow")
+    assert f"\n{2 * 2 * down + up} UNet evaluations" in told  # source and edit, two rows each
+    assert f"{up} of them at most for inverting images" in told
+    assert "3 of the 4 steps count: this schedule starts its last at 0.0089 of noise" in told
+
+
+def test_inverted_pictures_are_edited_scored_and_recorded(
+    cli: Cli, sd3: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["uni_inv", "rf_inversion", "fireflow"]
+    assert cli("run", *sd3, f"inversions=[{','.join(names)}]") == 0
+    records = load(run_dir)
+    assert records["status"].eq("ok").all()
+    errors = records[records["method"].eq("reconstruction")].set_index("inversion")["mse@1"]
+    assert sorted(errors.index) == sorted(names)
+    assert errors.gt(0).all()
+    assert errors["uni_inv"] < errors["rf_inversion"]  # which is only held for the first quarter of the steps
+    edits = records[records["method"].eq("fixed_seed")]
+    assert edits["image_sha256"].nunique() == len(names)
+    # From what was kept, nothing is found again, and the pictures are the same.
+    monkeypatch.setattr("experiments.running.inversion_cache.source_paths", _only_none)
+    again = run_dir.with_name("again")
+    assert cli("run", *sd3[:-1], f"run_dir={again}", f"inversions=[{','.join(names)}]") == 0
+    assert set(load(again)["image_sha256"]) == set(records["image_sha256"])
+
+
+def _only_none(model: object, groups: list[object], *_: object) -> list[None]:
+    assert groups == []
+    return []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["inversion=ddim"], "ddim: scheduler: FlowMatchEulerDiscreteScheduler is for flow matching, whose "),
+        (["inversion=null_text"], "null_text: scheduler: FlowMatchEulerDiscreteScheduler is for flow matc"),
+        (["inversion=uni_inv", "inversion.alpha=0.2"], "uni_inv: alpha: 0.2 of 4 steps is no step"),
+        (
+            ["inversion=rf_inversion", "inversion.eta_stop=0.2"],
+            "eta_stop: from 0.0 to 0.2 of 4 steps is no step",
+        ),
+        (
+            ["inversion=rf_solver", "+model.scheduler_config.shift_terminal=0.02", *ONE_STEP],
+            "makes no single step with shift_terminal, but two or more",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_one_line_before_anything_is_computed(
+    cli: Cli, sd3: list[str], overrides: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("plan", *sd3, *overrides) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if message in line]
+    assert line.startswith(("error: ", "  ", "- "))
+
+
+def test_a_flows_inversion_on_stable_diffusion_1_is_one_line(
+    cli: Cli, tiny_folder: Path, sd3: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = ["model=folder", f"model.path={tiny_folder}", "model.self_max_side=16"]
+    assert cli("plan", *tiny, *(o for o in sd3 if not o.startswith("model")), "inversion=fireflow") == 2
+    told = capsys.readouterr().err
+    assert "fireflow: scheduler: DDIMScheduler has no flow's noise levels, allowed is FlowMatchEuler" in told

@@ -1,0 +1,87 @@
+"""Tiny random pipelines of flow matching, and their velocity by a call of their transformer that is written
+by hand."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from diffusers import FluxPipeline
+from torch import Tensor
+
+from p2p import EditRequest, Flux, Group, Inversion, Model, StableDiffusion3
+from tests.p2p.families import test_flux, test_stable_diffusion_3
+
+STEPS, GUIDANCE = 5, 3.0
+SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a cat with a red hat on a bench"
+
+
+def tiny_flow_model(family: str, dtype: torch.dtype = torch.float64) -> Model:
+    """Return a tiny Stable Diffusion 3 or Flux with images of 32 pixels, 16 x 16 latents and 8 x 8 tokens."""
+    if family == "sd3":
+        return StableDiffusion3(test_stable_diffusion_3.tiny_pipeline().to(dtype), 8, 8)
+    return Flux(test_flux.tiny_pipeline().to(dtype), 8, 8, height=32, width=32)
+
+
+def levels(model: Model, steps: int = STEPS) -> list[float]:
+    """Return the sampler's noise levels, as the pipeline has them set."""
+    return model.new_scheduler(steps).sigmas.double().tolist()
+
+
+def group(
+    model: Model, image: Tensor, inversion: Inversion | None, edits: list[tuple[str, Any]], steps: int = STEPS
+) -> Group:
+    trajectories = tuple(
+        method.trajectory(EditRequest(SOURCE, target, blend_words=("cat", "bench")), model.tokenizers, steps)
+        for target, method in edits
+    )
+    return Group(SOURCE, 3, trajectories, lambda: image, inversion)
+
+
+Velocity = Callable[[Tensor, float, str, float], Tensor]
+
+
+def velocity_of(model: Model) -> Velocity:
+    """Return the velocity at latents (1, ...), a level, a prompt and a guidance scale, by diffusers' parts
+    alone."""
+    pipeline = model.pipeline
+    return _flux(pipeline) if isinstance(pipeline, FluxPipeline) else _stable_diffusion_3(pipeline)
+
+
+def _stable_diffusion_3(pipeline: Any) -> Velocity:
+    encoded = cache(lambda prompt: pipeline.encode_prompt([prompt], None, None, device="cpu"))
+
+    def velocity(latents: Tensor, sigma: float, prompt: str, guidance: float) -> Tensor:
+        text, empty, pooled, empty_pooled = encoded(prompt)
+
+        def call(text: Tensor, pooled: Tensor) -> Tensor:
+            timestep = torch.tensor([sigma], dtype=torch.float32) * 1000
+            return pipeline.transformer(latents, text, pooled, timestep).sample
+
+        conditional = call(text, pooled)
+        if guidance == 1:
+            return conditional
+        unconditional = call(empty, empty_pooled)
+        return unconditional + guidance * (conditional - unconditional)
+
+    return velocity
+
+
+def _flux(pipeline: Any) -> Velocity:
+    encoded = cache(lambda prompt: pipeline.encode_prompt([prompt], None, device="cpu"))
+
+    def velocity(latents: Tensor, sigma: float, prompt: str, guidance: float) -> Tensor:
+        text, pooled, text_ids = encoded(prompt)
+        _, channels, height, width = latents.shape
+        output = pipeline.transformer(
+            pipeline._pack_latents(latents, 1, channels, height, width),
+            text,
+            pooled,
+            torch.tensor([sigma], dtype=torch.float32).to(latents.dtype),
+            pipeline._prepare_latent_image_ids(1, height // 2, width // 2, "cpu", latents.dtype),
+            text_ids,
+            torch.tensor([guidance]),
+        ).sample
+        return pipeline._unpack_latents(output, height * 2, width * 2, pipeline.vae_scale_factor)
+
+    return velocity
