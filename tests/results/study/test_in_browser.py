@@ -127,7 +127,8 @@ def test_raters_with_a_file_come_to_the_rates_they_were_told(
 
 
 LOOK = """async picks => {
-  const seen = [], text = id => document.getElementById(id).textContent.split(/\\s+/).filter(Boolean).join(' ');
+  const seen = [], trimmed = text => text.split(/\\s+/).filter(Boolean).join(' ');
+  const text = id => trimmed(document.getElementById(id).textContent);
   while (!document.getElementById('item').hidden) {
     const item = document.documentElement.dataset.shown;
     const images = [...document.querySelectorAll('#item img')];
