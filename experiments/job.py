@@ -176,10 +176,7 @@ def read_pairs(job: Job) -> Sequence[Pair]:
         job.auto_tau.check(metrics, directions(job.metrics))
     chosen = [f"{named.name}_auto_tau" for named in job.methods if named.auto_tau]
     methods = [*GIVEN, *(named.name for named in job.methods), *chosen]
-    try:
-        job.tables.check(metrics, list(dict.fromkeys(methods)))
-    except ValueError as error:
-        raise ValueError(f"tables.{error}") from None
+    job.tables.check(metrics, list(dict.fromkeys(methods)))
     return job.dataset.load()
 
 

@@ -393,6 +393,7 @@ def _evaluate(arguments: list[str]) -> int:
     metrics = _metrics(chosen["metrics"])
     published, draw = _reference(chosen["reference"]), plain["plots"]
     layout = _instantiate("tables", chosen["tables"])
+    layout.check([name for metric in metrics for name in metric.names])
     if "unusable_blend_words" in chosen.get("dataset", {}):  # they bound edits, and none is made here
         chosen["dataset"] = {**chosen["dataset"], "unusable_blend_words": "drop"}
     dataset = table or _instantiate("dataset", chosen["dataset"])

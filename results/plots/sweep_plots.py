@@ -63,12 +63,14 @@ def trade_off(table: pd.DataFrame, preserved: str, edited: str, directions: Dire
         x, y = values_of(curve.cells, preserved), values_of(curve.cells, edited)
         color, over = curve.color, curve.cells["method"].eq("fixed_seed").all()
         name = f"{curve.name}, by {curve.along}" if curve.along else curve.name
+        many = not curve.along and len(curve.cells) > _MOST_SETTINGS
         axes.errorbar(
             x["mean"], y["mean"], xerr=bars(x), yerr=bars(y), color=color, marker=curve.marker,
             label=escape_mathtext(name), linestyle="-" if curve.along else "none", linewidth=1.6,
             markersize=2 * (_RING if over else _DOT) - 1, markerfacecolor="none" if over else color,
             markeredgecolor=color if over else "white", markeredgewidth=1.3 if over else 0.8,
-            zorder=3.1 if over else 3, elinewidth=0.6, capsize=0, ecolor=(*to_rgb(color), 0.3),
+            zorder=3.1 if over else 2.5 if many else 3, elinewidth=0.6, capsize=0,
+            ecolor=(*to_rgb(color), 0.12 if many else 0.3),
         )  # fmt: skip
         points = np.stack([x["mean"], y["mean"]], axis=1)
         known = np.isfinite(points).all(axis=1)
@@ -239,7 +241,8 @@ def _curves(rows: pd.DataFrame) -> list[_Curve]:
             # Windows that no tau describes stand beside a curve over tau; one or two taus make no curve.
             by_tau = cells[cells["tau"].notna()].sort_values("tau")
             curves.append(_Curve(name, by_tau, *look, along="τ"))
-            curves.append(_Curve(f"{name}, other windows", cells[cells["tau"].isna()], *look, along=""))
+            apart = next(others)
+            curves.append(_Curve(f"{name}, other windows", cells[cells["tau"].isna()], *apart, along=""))
         else:
             curves.append(_Curve(name, cells, *look, along=""))
     return curves

@@ -66,19 +66,22 @@ class Layout:
         """The width in inches."""
         return WIDTHS[self.width] if isinstance(self.width, str) else float(self.width)
 
-    def check(self, metrics: Sequence[str], methods: Sequence[str]) -> None:
-        """Raise ValueError for a column that is no metric of a run, and a row that is no method of it."""
+    def check(self, metrics: Sequence[str], methods: Sequence[str] | None = None) -> None:
+        """Raise ValueError for a column that is no metric of a run, and a row that is none of its methods.
+
+        Without `methods` rows are not looked at.
+        """
         for asked in self.columns or ():
             if not named(asked, metrics):
-                raise ValueError(_unknown(f"columns: {asked!r} is no metric here", asked, metrics))
+                raise ValueError(_unknown(f"tables.columns: {asked!r} is no metric here", asked, metrics))
         if isinstance(self.digits, Mapping):
             for asked in self.digits:
                 if not named(asked, metrics):
-                    raise ValueError(_unknown(f"digits: {asked!r} is no metric here", asked, metrics))
+                    raise ValueError(_unknown(f"tables.digits: {asked!r} is no metric here", asked, metrics))
         for asked in self.settings or ():
             method = asked.partition(":")[0].strip()
-            if method not in methods:
-                raise ValueError(_unknown(f"settings: {method!r} is no method here", method, methods))
+            if methods is not None and method not in methods:
+                raise ValueError(_unknown(f"tables.settings: {method!r} is no method here", method, methods))
 
 
 USUAL = Layout()
@@ -151,7 +154,7 @@ def check_settings(table: pd.DataFrame, layout: Layout) -> None:
             there = [f"{row.method}: {row.setting}".removesuffix(": ") for row in labels.itertuples()]
             near = difflib.get_close_matches(_with_letter(asked), there, _MOST, cutoff=0) or there[:_MOST]
             raise ValueError(
-                f"settings: no row is {asked!r}, of {len(there)} the nearest are {'; '.join(near)}"
+                f"tables.settings: no row is {asked!r}, of {len(there)} the nearest are {'; '.join(near)}"
             )
 
 

@@ -83,8 +83,8 @@ def test_a_table_for_a_paper_is_printed_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (["--metrics", "ssin"], "columns: 'ssin' is no metric here"),
-        (["--settings", "p2p: tau 0.3"], "settings: no row is 'p2p: tau 0.3'"),
+        (["--metrics", "ssin"], "tables.columns: 'ssin' is no metric here"),
+        (["--settings", "p2p: tau 0.3"], "tables.settings: no row is 'p2p: tau 0.3'"),
         (["--table", "pie"], "'pie' is no table of"),
         (["--digits", "ssim=two"], "--digits: 'two' is no number"),
         (["--width", "wide"], "--width: 'wide' is no number"),

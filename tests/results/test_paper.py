@@ -147,14 +147,16 @@ def test_a_wrong_layout_is_told(wrong: dict[str, object], told: str) -> None:
 
 def test_what_a_run_does_not_have_is_told_with_what_is_near(finished_table: pd.DataFrame) -> None:
     with pytest.raises(
-        ValueError, match="columns: 'lpips_embeded@1' is no metric here, did you mean lpips_embedded@1"
+        ValueError, match="tables.columns: 'lpips_embeded@1' is no metric here, did you mean lpips_embedded@1"
     ):
         Layout(columns=["lpips_embeded@1"]).check(METRICS, ["p2p"])
-    with pytest.raises(ValueError, match="digits: 'psnr' is no metric here"):
+    with pytest.raises(ValueError, match="tables.digits: 'psnr' is no metric here"):
         Layout(digits={"psnr": 1}).check(METRICS, ["p2p"])
-    with pytest.raises(ValueError, match="settings: 'sdedti' is no method here, did you mean sdedit"):
+    with pytest.raises(ValueError, match="tables.settings: 'sdedti' is no method here, did you mean sdedit"):
         Layout(settings=["sdedti: strength 0.5"]).check(METRICS, ["p2p", "sdedit"])
-    with pytest.raises(ValueError, match="settings: no row is 'p2p: tau 0.5', of .* nearest are p2p: τ 0"):
+    with pytest.raises(
+        ValueError, match="tables.settings: no row is 'p2p: tau 0.5', of .* nearest are p2p: τ 0"
+    ):
         check_settings(finished_table, Layout(settings=["p2p: tau 0.5"]))
 
 
