@@ -129,7 +129,8 @@ def test_raters_with_a_file_come_to_the_rates_they_were_told(
 LOOK = """async picks => {
   const seen = [], text = id => document.getElementById(id).textContent.split(/\\s+/).filter(Boolean).join(' ');
   while (!document.getElementById('item').hidden) {
-    const item = document.documentElement.dataset.shown, images = [...document.querySelectorAll('#item img')];
+    const item = document.documentElement.dataset.shown;
+    const images = [...document.querySelectorAll('#item img')];
     await Promise.all(images.map(image => image.decode()));
     const left_out = [...document.querySelectorAll('#wanted del')].map(one => one.textContent).join(' ');
     seen.push({item, images: images.map(image => image.getAttribute('src')), source: text('source-prompt'),
@@ -222,14 +223,14 @@ def test_raters_at_the_server_survive_reloads_and_its_end(visit: Any, served: tu
     assert all("ERR_CONNECTION_REFUSED" in error for error in page.errors)
     with serving(run_dir, port):
         page.click("#again")
-        page.wait_for_function(TOLD, "are saved")
+        page.wait_for_function(TOLD, arg="are saved")
         reload(page)  # sends them a second time
-        page.wait_for_function(TOLD, "are saved")
+        page.wait_for_function(TOLD, arg="are saved")
         page.click("#other")
         page.click("#other-yes")
         page.click("#begin")
         answer(page, study, careless)
-        page.wait_for_function(TOLD, "are saved")
+        page.wait_for_function(TOLD, arg="are saved")
     sheets, doubles = load_sheets(folder, study)
     assert doubles == 0
     assert sorted(len(sheet.answers) for sheet in sheets) == [20, 20]
