@@ -55,7 +55,7 @@ def test_the_study_is_made_of_the_folder_alone_and_evaluated(
         (["--compare", "p2p"], "compare: ['p2p'] is one row, allowed are two or more, or none"),
         (
             ["--compare", "p2p:tau=0", "nothing"],
-            "compare: 'nothing' is no row of the run, allowed are fixed_seed ,
+            "compare: 'nothing' is no row of the run, allowed are fixed_seed ",
         ),
         (["--pairs", "0"], "pairs: 0 is not a whole number from 1 to 1000"),
         (["--port", "80"], "--port: is of the server, allowed is --serve with it"),

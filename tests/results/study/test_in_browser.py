@@ -127,14 +127,15 @@ def test_raters_with_a_file_come_to_the_rates_they_were_told(
 
 
 LOOK = """async picks => {
-  const seen = [], text = id => document.getElementById(id).textContent.split(/\\s+/).filter(Boolean).join(' ');
+  const seen = [], words = text => text.split(/\\s+/).filter(Boolean);
+  const text = id => words(document.getElementById(id).textContent).join(' ');
   while (!document.getElementById('item').hidden) {
     const item = document.documentElement.dataset.shown;
     const images = [...document.querySelectorAll('#item img')];
     await Promise.all(images.map(image => image.decode()));
     const left_out = [...document.querySelectorAll('#wanted del')].map(one => one.textContent).join(' ');
     seen.push({item, images: images.map(image => image.getAttribute('src')), source: text('source-prompt'),
-      wanted: text('wanted').split(' ').length - left_out.split(/\\s+/).filter(Boolean).length,
+      wanted: words(text('wanted')).length - words(left_out).length,
       all: document.querySelector('main').innerText.toLowerCase()});
     document.getElementById('next').click();  // without an answer nothing goes on
     if (document.documentElement.dataset.shown !== item) return 'went on without an answer';
