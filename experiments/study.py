@@ -54,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     folder = StudyFolder(given.run_dir)
     if given.port is not None and not given.serve:
         raise ValueError("--port: is of the server, allowed is --serve with it")
+    if given.port is not None and not 0 <= given.port <= 65535:
+        raise ValueError(f"--port: {given.port} is not a whole number from 0 to 65535")
     if given.answers is not None:
         if asked or given.serve:
             raise ValueError("study: ANSWERS are of a study that is there, allowed is nothing beside them")
@@ -102,8 +104,6 @@ def _evaluate(folder: StudyFolder, answers: Path) -> int:
 def _serve(run_dir: Path, port: int | None) -> int:
     from results.study.server import HOST, PORT, make_server
 
-    if port is not None and not 0 <= port <= 65535:
-        raise ValueError(f"--port: {port} is not a whole number from 0 to 65535")
     with make_server(run_dir, PORT if port is None else port) as server:
         print(f"http://{HOST}:{server.server_port}/   Ctrl-C ends it; answers so far are kept", flush=True)
         server.serve_forever()

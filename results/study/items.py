@@ -66,6 +66,8 @@ class Study:
 
 def read_study(file: Path) -> Study:
     """Return the study of a file. FileNotFoundError where there is none, ValueError where it is damaged."""
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: there is none; `p2p-bench study RUN` makes the study")
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
         items = [

@@ -127,15 +127,15 @@ def test_raters_with_a_file_come_to_the_rates_they_were_told(
 
 
 LOOK = """async picks => {
-  const seen = [], trimmed = text => text.split(/\\s+/).filter(Boolean).join(' ');
-  const text = id => trimmed(document.getElementById(id).textContent);
+  const seen = [], words = text => text.split(/\\s+/).filter(Boolean);
+  const text = id => words(document.getElementById(id).textContent).join(' ');
   while (!document.getElementById('item').hidden) {
     const item = document.documentElement.dataset.shown;
     const images = [...document.querySelectorAll('#item img')];
     await Promise.all(images.map(image => image.decode()));
     const left_out = [...document.querySelectorAll('#wanted del')].map(one => one.textContent).join(' ');
     seen.push({item, images: images.map(image => image.getAttribute('src')), source: text('source-prompt'),
-      wanted: text('wanted').split(' ').length - left_out.split(/\\s+/).filter(Boolean).length,
+      wanted: words(text('wanted')).length - words(left_out).length,
       all: document.querySelector('main').innerText.toLowerCase()});
     document.getElementById('next').click();  // without an answer nothing goes on
     if (document.documentElement.dataset.shown !== item) return 'went on without an answer';
@@ -224,14 +224,14 @@ def test_raters_at_the_server_survive_reloads_and_its_end(visit: Any, served: tu
     assert all("ERR_CONNECTION_REFUSED" in error for error in page.errors)
     with serving(run_dir, port):
         page.click("#again")
-        page.wait_for_function(TOLD, "are saved")
+        page.wait_for_function(TOLD, arg="are saved")
         reload(page)  # sends them a second time
-        page.wait_for_function(TOLD, "are saved")
+        page.wait_for_function(TOLD, arg="are saved")
         page.click("#other")
         page.click("#other-yes")
         page.click("#begin")
         answer(page, study, careless)
-        page.wait_for_function(TOLD, "are saved")
+        page.wait_for_function(TOLD, arg="are saved")
     sheets, doubles = load_sheets(folder, study)
     assert doubles == 0
     assert sorted(len(sheet.answers) for sheet in sheets) == [20, 20]
