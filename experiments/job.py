@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from experiments.executors.on_ray import Cluster, OnRay
     from p2p.families.model import Model
     from p2p.loading.pipeline_spec import Pipelines
+    from results.summary import Summary
 
 _log = logging.getLogger(__name__)
 CROSS, AUTO = "cross_replace_steps", "auto"
@@ -314,6 +315,7 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     states = group_states(ready.whole, job.run_dir)
     there = f"{states.count('there')} of {len(states)} groups are there"
     waits = job.shard[1] > 1 and _leaves_tables(job, ready.whole, states, failed)
+    track(job, part, multirun)
     if waits or not has_records(job.run_dir):
         print(job.run_dir)
         return failed
@@ -326,15 +328,40 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     summary = summarise(
         job.run_dir, **rows, objective=job.objective, draw=job.plots, reuse=job.tracking is None
     )
-    if job.tracking is not None:
-        job.tracking.log_run(job.run_dir, job.config, summary.tables, summary.images)
     print(summary.markdown)
     if job.report:
         write_beside(job.run_dir, **rows, tables=summary.tables)
+    track(job, ready.whole, multirun, summary)
     if failed:
         print(f"{failed} groups failed; the next call tries them again")
     print(job.run_dir)
     return failed
+
+
+def track(job: Job, plan: Plan, multirun: bool, summary: Summary | None = None) -> None:
+    """Copy what a plan has come to where the job is tracked: the whole with its summary, or else a shard.
+
+    A job that is no shard has no copy but that of the whole.
+    """
+    if job.tracking is None or (summary is None and job.shard[1] == 1):
+        return
+    from results.store.records import has_records, load
+    from results.tracking import Call
+
+    if not has_records(job.run_dir):
+        return
+    rows = load(job.run_dir) if summary is None else summary.rows
+    rows = rows[rows["key"].isin(plan.keys())].reset_index(drop=True)
+    call = Call(
+        job.config,
+        rows,
+        summary.tables if summary else {},
+        summary.images if summary else {},
+        job.command,
+        job.shard if summary is None else None,
+        multirun and job.shard[1] == 1,
+    )
+    job.tracking.log_run(job.run_dir, call)
 
 
 def _leaves_tables(job: Job, whole: Plan, states: Sequence[str], failed: int) -> bool:
