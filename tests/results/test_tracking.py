@@ -245,7 +245,7 @@ def test_without_a_server_it_goes_on_offline_with_a_warning_and_is_tried_again(r
     # Port 9 is closed: the connection is refused at once.
     server = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
     for _ in range(2):
-        _, told, errors = log(run_dir, "online", **server)
+        _, told, errors = log(run_dir, "online", **server)  # type: ignore[arg-type]
         assert "W&B cannot be reached" in errors
         assert "to send it: wandb sync" in told
         assert "tables/main|path" in logged(run_dir).history[0]
