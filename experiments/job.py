@@ -7,6 +7,7 @@ needs is imported there, so that a plan costs no plotting library and no metric'
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from p2p.inversion.inversion import Inversion
     from p2p.loading.pipeline_spec import Pipelines
     from results.study.choice import StudyChoice
+    from results.summary import Summary
 
 _log = logging.getLogger(__name__)
 CROSS, AUTO = "cross_replace_steps", "auto"
@@ -330,6 +332,7 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     states = group_states(ready.whole, job.run_dir)
     there = f"{states.count('there')} of {len(states)} groups are there"
     waits = job.shard[1] > 1 and _leaves_tables(job, ready.whole, states, failed)
+    track(job, part, multirun)
     if waits or not has_records(job.run_dir):
         print(job.run_dir)
         return failed
@@ -347,13 +350,12 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
         draw=job.plots,
         reuse=job.tracking is None,
     )
-    if job.tracking is not None:
-        job.tracking.log_run(job.run_dir, job.config, summary.tables, summary.images)
     print(summary.markdown)
     if job.report:
         write_beside(job.run_dir, **rows, tables=summary.tables)
     if job.study is not None:
         write_at_end(job.run_dir, job.study, rows["settings"])
+    track(job, ready.whole, multirun, summary)
     if failed:
         print(f"{failed} groups failed; the next call tries them again")
     print(job.run_dir)
@@ -363,6 +365,32 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
 def same_cores(model: Model) -> bool:
     """Say whether metrics beside the denoiser would take its cores, so that they had better come after it."""
     return model.device.type == "cpu"
+
+
+def track(job: Job, plan: Plan, multirun: bool, summary: Summary | None = None) -> None:
+    """Copy what a plan has come to where the job is tracked: the whole with its summary, or else a shard.
+
+    A job that is no shard has no copy but that of the whole.
+    """
+    if job.tracking is None or (summary is None and job.shard[1] == 1):
+        return
+    from results.store.records import has_records, load
+    from results.tracking import Call
+
+    if not has_records(job.run_dir):
+        return
+    rows = load(job.run_dir) if summary is None else summary.rows
+    rows = rows[rows["key"].isin(plan.keys())].reset_index(drop=True)
+    call = Call(
+        job.config,
+        rows,
+        summary.tables if summary else {},
+        summary.images if summary else {},
+        shlex.join(["p2p-bench", *job.command["command"]]),
+        job.shard if summary is None else None,
+        multirun and job.shard[1] == 1,
+    )
+    job.tracking.log_run(job.run_dir, call)
 
 
 def _leaves_tables(job: Job, whole: Plan, states: Sequence[str], failed: int) -> bool:

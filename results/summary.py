@@ -7,7 +7,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -39,6 +39,7 @@ class Summary:
     images: dict[str, Path]
     n_images: int
     n_failed: int
+    rows: pd.DataFrame = field(default_factory=pd.DataFrame)  # `run_rows`, empty where tables were left
 
 
 def summarise(
@@ -137,7 +138,7 @@ def summarise(
     for path in set(before) - {*paths, *drawings}:
         path.unlink(missing_ok=True)
     made_from.write(folder, inputs, paths, [path for path in drawings if path.exists()])
-    return Summary(text, tuple(paths), made, _thumbnails(paths), len(images) - failed, failed)
+    return Summary(text, tuple(paths), made, _thumbnails(paths), len(images) - failed, failed, frame)
 
 
 def run_rows(run_dir: Path, settings: pd.DataFrame | None = None) -> tuple[pd.DataFrame, int]:
