@@ -29,8 +29,10 @@ from .loading.pipeline_spec import Pipelines as Pipelines
 from .methods.baselines import FixedSeed as FixedSeed
 from .methods.baselines import SDEdit as SDEdit
 from .methods.external import External as External
+from .methods.flow_edit import FlowEdit as FlowEdit
 from .methods.masactrl import MasaCtrl as MasaCtrl
 from .methods.plug_and_play import PlugAndPlay as PlugAndPlay
+from .methods.prompt_switch import PromptSwitch as PromptSwitch
 from .methods.prompt_to_prompt import PromptToPrompt as PromptToPrompt
 from .sampling import Calls as Calls
 from .sampling import Sampling as Sampling

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -55,6 +55,22 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class FlowDifference:
+    """How a picture is moved along the difference of two velocities, see `p2p.methods.flow_edit`."""
+
+    source_prompt: str
+    source_guidance_scale: float
+    target_guidance_scale: float
+    draws: int  # of noise, a step
+    sampled_from: int  # the step from which on the target prompt is denoised instead
+
+    @property
+    def key(self) -> str:
+        """A text that is equal for equal ones."""
+        return repr(astuple(self))
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """How one image is denoised: the prompt, what is injected at each step, and where it starts."""
 
@@ -66,13 +82,19 @@ class Trajectory:
     record: Mapping[str, Any] = field(default_factory=dict)  # the effective operator, for tables
     condition: Condition | None = None  # of a later stage; the stages before determine it
     external: ExternalCall | None = None  # another pipeline makes the image, from the source image
+    before: tuple[str, int] | None = None  # another prompt, in place of `prompt` in so many first steps
+    difference: FlowDifference | None = None  # from `start` on the source image is moved, nothing denoised
 
     def __post_init__(self) -> None:
-        own = (self.injections, self.blend, self.watch, self.condition)
+        own = (self.injections, self.blend, self.watch, self.condition, self.before, self.difference)
         if self.external is not None and (any(own) or self.start is not None):
             raise ValueError(
                 "external: another pipeline's image has no injections, start, blend, watch or condition"
             )
+
+    def prompt_at(self, step: int) -> str:
+        """Return the prompt that is denoised at a step, counted from 0."""
+        return self.before[0] if self.before and step < self.before[1] else self.prompt
 
     @property
     def from_noise(self) -> bool:
@@ -93,13 +115,15 @@ class Trajectory:
             injected = [f"{step}:{i.key}" for step, i in enumerate(self.injections[:calls]) if i]
             parts = [self.prompt, repr(self.start), *injected, *([self.blend.key] if self.blend else [])]
             parts += [self.external.digest()] if self.external else []
+            parts += [f"before {self.before!r}"] if self.before else []
+            parts += [self.difference.key] if self.difference else []
             self._digests[calls] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         return self._digests[calls]
 
     def step_keys(self, steps: int) -> tuple[str, ...]:
         """Return for each of the first `steps` steps a text: equal where two trajectories take equal steps.
 
-        Prompt and condition, which are the same at every step, are left out.
+        The prompt and the condition, which is the same at every step, are left out.
         """
         if steps not in self._step_keys:
             keys = [i.key if i else "" for i in self.injections[:steps]] or [""] * steps

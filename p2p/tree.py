@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from p2p.local_blend import LocalBlend
 from p2p.trajectory import Condition, Injection, Trajectory
@@ -62,7 +63,7 @@ def build_tree(
             split: dict[tuple[str, str, str], list[int]] = {}
             for branch in parent.branches:
                 one = groups[parent.group][branch]
-                split.setdefault((*_told(one), one.step_keys(steps)[step]), []).append(branch)
+                split.setdefault((*_told(one, step), one.step_keys(steps)[step]), []).append(branch)
             for branches in split.values():
                 trajectories = [groups[parent.group][branch] for branch in branches]
                 prompt, injection, blend = _operator(trajectories[0], step)
@@ -90,10 +91,14 @@ def count_states(group: Mapping[int, Trajectory], steps: int, start: int = 0, ap
     """
     everyone = list(group.values())
     _check_steps(everyone, steps)
-    alike: dict[tuple[bool, str, str], list[tuple[str, ...]]] = {}
+    alike: dict[tuple[bool, str, str], list[tuple[Any, ...]]] = {}
+    switched = any(trajectory.before for trajectory in everyone)
     for position, trajectory in enumerate(everyone):
-        told = _told(trajectory)
-        alike.setdefault((apart and position > 0, *told), []).append(trajectory.step_keys(steps)[start:])
+        prompt, condition = _told(trajectory, start)
+        keys: tuple[Any, ...] = trajectory.step_keys(steps)[start:]
+        if switched:  # what shares its first steps need not share its prompt
+            keys = tuple((trajectory.prompt_at(step), key) for step, key in enumerate(keys, start))
+        alike.setdefault((apart and position > 0, prompt, condition), []).append(keys)
     count = 0
     for rows in alike.values():
         count += steps - start
@@ -108,7 +113,7 @@ def count_first_states(
 ) -> int:
     """Return how many nodes the first step of `build_tree` has for one group."""
     told = [
-        (apart and position > 0, *_told(one), one.step_keys(steps)[start])
+        (apart and position > 0, *_told(one, start), one.step_keys(steps)[start])
         for position, one in enumerate(group.values())
     ]
     return len(set(told))
@@ -120,12 +125,12 @@ def _check_steps(trajectories: Iterable[Trajectory], steps: int) -> None:
         raise ValueError(f"trajectories: made for {min(wrong) - 1} steps, denoised in {steps}")
 
 
-def _told(trajectory: Trajectory) -> tuple[str, str]:
-    """Return the key of what the denoiser is told at every step: prompt and condition."""
-    return trajectory.prompt, trajectory.condition.key if trajectory.condition else ""
+def _told(trajectory: Trajectory, step: int) -> tuple[str, str]:
+    """Return the key of what the denoiser is told at a step: prompt and condition."""
+    return trajectory.prompt_at(step), trajectory.condition.key if trajectory.condition else ""
 
 
 def _operator(trajectory: Trajectory, step: int) -> tuple[str, Injection | None, LocalBlend | None]:
     injection = trajectory.injections[step] if trajectory.injections else None
     blend = trajectory.blend if trajectory.blend and step >= trajectory.blend.start else None
-    return trajectory.prompt, injection, blend
+    return trajectory.prompt_at(step), injection, blend

@@ -17,6 +17,7 @@ from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod
 from p2p.alignment import encode
 from p2p.attention.single_layers import NO_LAYERS
+from p2p.flow_solvers import flow_sigmas
 from p2p.sampling import Sampling
 from p2p.schedulers import check_start
 from p2p.trajectory import EditRequest, Trajectory
@@ -105,6 +106,11 @@ def _read(
             problems.append(f"{named.name}: records {unknown}, allowed are {', '.join(EFFECT_TYPES)}")
         if trajectory.layers and not model.single_layers:
             problems.append(f"{named.name}: {NO_LAYERS}")
+        if trajectory.difference:
+            try:
+                flow_sigmas(model.scheduler)
+            except ValueError as error:
+                problems.append(f"{named.name}: {error}")
         if pair.image is not None and not_inverted and trajectory.from_noise:
             problems.append(
                 f"pair {pair.id!r}, {named.name}: starts from the noise of its image, which only an "
