@@ -10,6 +10,7 @@ from torch import Tensor
 from p2p import (
     DDIM,
     Calls,
+    Direct,
     EditRequest,
     FixedSeed,
     Group,
@@ -20,7 +21,7 @@ from p2p import (
     StableDiffusion,
     generate,
 )
-from p2p.engine import plan_evaluations, tree_latents
+from p2p.engine import plan_evaluations, source_paths, tree_latents
 from p2p.tree import build_tree, count_first_states, count_states
 from tests.p2p.inversion.flow_models import GUIDANCE, SOURCE, SWAP, levels, tiny_flow_model, velocity_of
 
@@ -35,16 +36,23 @@ def group(model: Model, methods: list[object], target: str = SWAP, seed: int = 3
 
 
 @torch.no_grad()
-def test_on_stable_diffusion_it_equals_a_loop_over_the_unet(calm_model: StableDiffusion) -> None:
-    ours = tree_latents(calm_model, [group(calm_model, [PromptSwitch(0.4)])], SAMPLING)
-    pipeline = calm_model.pipeline
+@pytest.mark.parametrize("inversion", [None, Direct()], ids=str)
+def test_on_stable_diffusion_it_equals_a_loop_over_the_unet(
+    calm_model: StableDiffusion, picture: Tensor, inversion: Direct | None
+) -> None:
+    """By direct inversion no edit shares a state with its source, even while their prompts are one."""
+    one = group(calm_model, [PromptSwitch(0.4)])
+    if inversion:
+        one = replace(one, image=lambda: picture, inversion=inversion)
+    [path] = source_paths(calm_model, [one], SAMPLING)
+    assert path is not None
+    ours = tree_latents(calm_model, [one], SAMPLING, paths=[path])
+    pipeline, latents = calm_model.pipeline, path.latents[None]
 
     def text(prompt: str) -> Tensor:
         ids = pipeline.tokenizer([prompt], padding="max_length", return_tensors="pt").input_ids
         return pipeline.text_encoder(ids).last_hidden_state
 
-    generator = torch.Generator().manual_seed(3)
-    latents = torch.randn(1, 4, 16, 16, generator=generator, dtype=torch.float64)
     scheduler = calm_model.new_scheduler(STEPS)
     for step, timestep in enumerate(scheduler.timesteps):
         uncond = pipeline.unet(latents, timestep, text("")).sample
