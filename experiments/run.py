@@ -1,23 +1,20 @@
-"""The command line, `p2p-bench`; the only file that knows Hydra.
+"""The command line, `p2p-bench`: its commands, what Hydra is told, and how errors are shown.
 
-Configurations are composed, their keys checked, instantiated into plain objects, and handed to
-`experiments.job`; no DictConfig goes further. PyTorch, and all that needs it, is imported once the command
-line has turned out to be sound.
+What Hydra composes is made into plain objects (`experiments.configured`) and handed to `experiments.job`.
+PyTorch, and all that needs it, is imported once the command line has turned out to be sound.
 """
 
 from __future__ import annotations
 
 import atexit
-import inspect
 import logging
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -26,33 +23,25 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config_keys import (
     CONF,
     check_flags,
-    check_keys,
     check_numbers,
-    check_objective,
-    named_by_text,
     nearest,
 )
-from experiments.config_types import ANSWERS, misfits, named
-from experiments.options import GROUPS, list_options, options_of
+from experiments.configured import instantiated, job_of, metrics_of, plain_values, published_names
+from experiments.options import GROUPS, list_options
 from experiments.running.time_limit import TimeUp, ends_when_time_is_up
 from results.store.whole_files import no_room
 
 if TYPE_CHECKING:
-    from evaluation.metric import Metric
-    from experiments.job import Job
-    from p2p.inversion.inversion import Inversion
-    from p2p.loading.model_spec import ModelSpec
+    pass
 
 _log = logging.getLogger(__name__)
 _failed_jobs: list[str] = []  # of this process's sweep: a sweeper may go on beyond them, and end well
-SHORT_CUTS = ("operator", "tau", "cross_replace_steps", "self_replace_steps", "weights", "strength")
 MOST_SHARDS = 1000  # of the jobs of an array SLURM takes 1,001 unless told otherwise (MaxArraySize)
 PLUGINS = {
     "hydra/sweeper=optuna": "optuna",
@@ -62,19 +51,6 @@ PLUGINS = {
     "hydra/launcher=ray": "ray",
 }
 """Which extra brings what Hydra itself lacks."""
-NOT_THE_RUN = ("plots", "report", "study", "estimate", "shards", "executor", "tables")
-MOVED = {
-    "p2p.baselines.FixedSeed": "p2p.FixedSeed",
-    "p2p.baselines.SDEdit": "p2p.SDEdit",
-    "p2p.denoise.Sampling": "p2p.Sampling",
-    "p2p.edits.PromptToPrompt": "p2p.PromptToPrompt",
-    "p2p.external.External": "p2p.External",
-    "p2p.masactrl.MasaCtrl": "p2p.MasaCtrl",
-    "p2p.plug_and_play.PlugAndPlay": "p2p.PlugAndPlay",
-    "results.auto_tau.AutoTau": "results.tables.auto_tau.AutoTau",
-    "results.auto_tau.Target": "results.tables.auto_tau.Target",
-}
-"""Where a `_target_` of somebody's YAML is now."""
 USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
 
   p2p-bench run  [overrides]   make, score and tabulate images; continues where it stood
@@ -386,17 +362,17 @@ def _evaluate(arguments: list[str]) -> int:
             raise ValueError(f"{override!r}: changes nothing here, allowed are {', '.join(allowed)}")
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose("config", overrides)
-    plain = _plain(config)
+    plain = plain_values(config)
     chosen = {key: plain[key] for key in own if key not in ("plots", "report")}
     check_flags(plain)
     check_numbers(chosen)
-    metrics = _metrics(chosen["metrics"])
-    published, draw = _reference(chosen["reference"]), plain["plots"]
-    layout = _instantiate("tables", chosen["tables"])
+    metrics = metrics_of(chosen["metrics"])
+    published, draw = published_names(chosen["reference"]), plain["plots"]
+    layout = instantiated("tables", chosen["tables"])
     layout.check([name for metric in metrics for name in metric.names])
     if "unusable_blend_words" in chosen.get("dataset", {}):  # they bound edits, and none is made here
         chosen["dataset"] = {**chosen["dataset"], "unusable_blend_words": "drop"}
-    dataset = table or _instantiate("dataset", chosen["dataset"])
+    dataset = table or instantiated("dataset", chosen["dataset"])
     failed = score_folder.score_folder(given, dataset, metrics)
     told = {"evaluate": asdict(given) | {"edits": str(given.edits.resolve())}, "dataset": asdict(dataset)}
     command = {"command": ["evaluate", *arguments], "folder": os.getcwd()}
@@ -454,7 +430,7 @@ COMMANDS = {
 
 def _plan(config: DictConfig) -> None:
     """The task of `p2p-bench plan`."""
-    job = _sound(lambda: build(config, elsewhere=True))
+    job = _sound(lambda: job_of(config, elsewhere=True))
     shards = _sound(lambda: _shard_count(config.shards))
     from experiments.job import told_plan
 
@@ -475,7 +451,7 @@ def _run(config: DictConfig) -> float | tuple[float, ...] | None:
 
 
 def _carried_out(config: DictConfig) -> float | tuple[float, ...] | None:
-    job = _sound(lambda: build(config))
+    job = _sound(lambda: job_of(config))
     from experiments.job import check_search, make_ready, objectives, run
 
     try:
@@ -526,214 +502,6 @@ def _sound(make: Callable[[], Any], exit_code: int = 2) -> Any:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise _job_failed(str(error).splitlines()[0]) from None
         sys.exit(exit_code)
-
-
-def build(config: DictConfig, elsewhere: bool = False) -> Job:
-    """Turn a composed configuration into plain objects. Raises ValueError for what cannot be.
-
-    With `elsewhere` devices need not be on this machine.
-    """
-    plain = _plain(config)
-    check_keys(plain)
-    if plain["shards"] is not None and not elsewhere:
-        raise ValueError("shards: stands on the command line alone, as in `p2p-bench run shards=16`")
-    index, _, count = str(config.shard).partition("/")
-    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
-        raise ValueError(f"shard: {config.shard} is not i/n with 0 <= i < n")
-    from experiments.job import Job, grid_methods
-    from p2p.devices import resolve_device
-
-    nodes = ("model", "dataset", "tracking", "sampling", "auto_tau", "tables", "study")
-    made = {key: _instantiate(key, plain[key]) for key in nodes}
-    made["model"] = replace(made["model"], carried_over=_carried_over(plain["model"]))
-    executor = _instantiate("executor", plain.get("executor"))
-    elsewhere = elsewhere or (executor is not None and executor.address is not None)
-    for spec in filter(None, (made["model"], made["model"].upscaler)):
-        resolve_device(spec.device, elsewhere)
-    seeds = plain["grid"]["seeds"] if config.seed is None else plain["seed"]
-    overrides = {name: plain[name] for name in SHORT_CUTS if plain[name] is not None}
-    return Job(
-        run_dir=Path(config.run_dir),
-        model=made["model"],
-        dataset=made["dataset"],
-        methods=grid_methods(plain["grid"], overrides, made["auto_tau"], _method_defaults, _instantiate),
-        seeds=list(seeds) if isinstance(seeds, list) else [seeds],
-        sampling=made["sampling"],
-        metrics=_metrics(plain["metrics"], elsewhere),
-        tracking=made["tracking"],
-        reference=_reference(plain["reference"]),
-        shard=(int(index), int(count)),
-        auto_tau=made["auto_tau"],
-        tables=made["tables"],
-        inversions=_inversions(plain),
-        cache_dir=Path(plain["cache_dir"] or Path(config.run_dir).parent / ".cache"),
-        plots=plain["plots"],
-        report=plain["report"],
-        study=made["study"],
-        command=_command(),
-        objective=check_objective(plain["objective"]),
-        executor=executor,
-        image_format=plain["images"]["format"],
-        # A tracker tells runs apart by this: a run that is drawn later, or is made elsewhere, is the same.
-        config={
-            **{key: value for key, value in plain.items() if key not in NOT_THE_RUN},
-            "model": _settled(made["model"], plain["model"]),
-        },
-    )
-
-
-def _command() -> dict[str, Any]:
-    """Return the arguments of p2p-bench that ask for this job alone, and the folder they were given in."""
-    told = HydraConfig.get()
-    own = [s.path for s in told.runtime.config_sources if s.provider == "command-line" and s.schema == "file"]
-    flags = [word for folder in own for word in ("--config-dir", folder)]
-    if told.job.config_name != "config":
-        flags += ["--config-name", str(told.job.config_name)]
-    return {"command": ["run", *flags, *told.overrides.task], "folder": told.runtime.cwd}
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    """Return a configuration as plain values. Raises ValueError for one that cannot be resolved."""
-    try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        told = str(error).splitlines()[0]
-        if isinstance(error, MissingMandatoryValue):
-            told = f"{error.full_key}: is missing, and has no default"
-        raise ValueError(told) from error
-    assert isinstance(plain, dict)
-    return {str(key): named_by_text(value) for key, value in plain.items()}
-
-
-def _carried_over(config: Mapping[str, Any]) -> list[str]:
-    """Return the settings of the model's scheduler that its file states for other weights than the chosen.
-
-    One that the command line names is the user's own word.
-    """
-    hydra_config = HydraConfig.get()
-    own = _option("model", hydra_config.runtime.choices["model"])
-    stated, chosen = own.get("scheduler_config") or {}, config.get("scheduler_config") or {}
-    if own.get("path") in (config.get("path"), "???"):
-        return []
-    given = {override.lstrip("+").split("=")[0] for override in hydra_config.overrides.task}
-    return [
-        name
-        for name in ("prediction_type", "timestep_spacing")
-        if name in stated
-        and stated[name] == chosen.get(name)
-        and not given & {"model.scheduler_config", f"model.scheduler_config.{name}"}
-    ]
-
-
-def _settled(spec: ModelSpec, config: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return a model's configuration with the device and the precision that it comes to."""
-    from p2p.devices import resolve_device
-
-    own: dict[str, Any] = {"device": str(resolve_device(spec.device, elsewhere=True)), "dtype": spec.dtype}
-    if spec.upscaler is not None:
-        own["upscaler"] = _settled(spec.upscaler, config["upscaler"])
-    return {**config, **own}
-
-
-def _metrics(config: Mapping[str, Any] | None, elsewhere: bool = False) -> list[Metric]:
-    """Return the metrics, each on a device of this machine, or with `elsewhere` of any.
-
-    On CUDA float32 is made exact, so that a value does not depend on whether a model was loaded before.
-    """
-    from p2p.devices import exact_float32, resolve_device
-
-    placed = {}
-    for name, node in (config or {}).items():
-        placed[name] = node
-        if isinstance(node, Mapping) and "device" in node:
-            try:
-                device = resolve_device(node["device"], elsewhere)
-            except ValueError as error:
-                raise ValueError(f"metrics.{name}.{error}") from error
-            placed[name] = {**node, "device": str(device)}
-            if device.type == "cuda":
-                exact_float32()
-    return [_instantiate(f"metrics.{name}", node) for name, node in placed.items()]
-
-
-def _reference(names: Any) -> list[str]:
-    from results.tables.published import load_reference
-
-    if not (names is None or isinstance(names, str | list)) or any(
-        not isinstance(n, str) for n in names or []
-    ):
-        raise ValueError(f"reference: {names!r} is not a list of names, as in [pie_bench]")
-    chosen = [names] if isinstance(names, str) else list(names or [])
-    load_reference(chosen)
-    return chosen
-
-
-def _inversions(config: Mapping[Any, Any]) -> list[Inversion | None]:
-    """Return the inversions to sweep: those named by command line or grid, or the chosen one."""
-    names = config["grid"].get("inversions") if config["inversions"] is None else config["inversions"]
-    if config["inversion"] is not None and names is not None:
-        where = "inversions" if config["inversions"] else "the grid"
-        raise ValueError(f"inversion: {where} names inversions already, allowed is inversions=[NAME, ...]")
-    if names is None:
-        return [_instantiate("inversion", config["inversion"])]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"inversions: {names!r} is not a list of names, as in [ddim, direct]")
-    options = [None if name == "none" else _option("inversion", name) for name in names]
-    return list(dict.fromkeys(_instantiate("inversions", option) for option in options))
-
-
-def _instantiate(name: str, node: Any) -> Any:
-    """Return the object that a configuration describes. Raises ValueError where it cannot be."""
-    target = str(node.get("_target_", "")) if isinstance(node, Mapping) else ""
-    if target in MOVED:
-        raise ValueError(f"{name}: {target} is now {MOVED[target]}")
-    try:
-        made = instantiate(node, _convert_="all") if node is not None else None
-    except hydra.errors.InstantiationException as error:
-        raise ValueError(f"{name}: {_not_made(target, node, error)}") from error
-    if target:
-        for _, problem in misfits(named(target) or dict, node):
-            raise ValueError(f"{name}: {problem}")
-        if not hasattr(made, ANSWERS[name.partition(".")[0]]):
-            raise ValueError(f"{name}: {target!r} makes no object that serves here")
-    return made
-
-
-def _not_made(target: str, node: Mapping[str, Any], error: Exception) -> str:
-    """Return in one line why a class could not be called."""
-    cause = error.__cause__ or error
-    told = " ".join(str(cause).split("\n"))
-    kind = named(target)
-    if kind is None:
-        return told
-    found = re.search(r"unexpected keyword argument '(.+?)'", told)
-    if isinstance(cause, TypeError) and found:
-        known = [one for one in inspect.signature(kind).parameters if one != "self"]
-        return f"{found[1]} is no parameter{nearest(found[1], known)}, allowed are {', '.join(known)}"
-    # A class's own check knows more, such as a range, unless it has taken the value apart before.
-    for value, problem in misfits(kind, node):
-        if not (isinstance(cause, ValueError) and repr(value) in told):
-            return problem
-    return told
-
-
-def _method_defaults(name: str) -> dict[str, Any]:
-    return _option("method", name)
-
-
-def _option(group: str, name: str) -> dict[str, Any]:
-    """Return one option of a config group, wherever Hydra's search path has it."""
-    for source in HydraConfig.get().runtime.config_sources:
-        file = Path(source.path) / group / f"{name}.yaml"
-        if source.schema == "file" and file.is_file():
-            content = OmegaConf.to_container(OmegaConf.load(file))
-            assert isinstance(content, dict)
-            return {str(key): value for key, value in content.items()}
-    folders = [Path(s.path) for s in HydraConfig.get().runtime.config_sources if s.schema == "file"]
-    there = sorted(file.stem for file in options_of(group, folders))
-    where = "grid.methods" if group == "method" else f"{group}s"
-    near = nearest(name, there)
-    raise ValueError(f"{where}: no {group} {name!r}{near}, allowed are {', '.join(there)}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
+import experiments.configured
 import experiments.run
 from experiments.job import check_search
 from results.store.records import load, load_metrics, write_metrics
@@ -86,7 +87,8 @@ def test_a_search_for_the_worst_of_a_metric_is_refused(
         config = compose("config", overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     OmegaConf.set_struct(config, False)
-    job = experiments.run.build(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
+    own = [key for key in config if key != "hydra"]
+    job = experiments.configured.job_of(OmegaConf.masked_copy(config, own))
     if not message:
         check_search(job, asked)
     else:

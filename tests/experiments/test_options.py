@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+import experiments.configured
 import experiments.options
 import experiments.run
 from tests.experiments.command import Cli
@@ -57,14 +58,14 @@ def test_every_option_composes_and_instantiates(option: str) -> None:
     )
     assert isinstance(plain, dict)
     for key in ("model", "dataset", "inversion", "metrics", "tracking", "sampling", "auto_tau"):
-        experiments.run._instantiate(key, plain[key])
+        experiments.configured.instantiated(key, plain[key])
 
 
 @pytest.mark.parametrize(
     "file", sorted((experiments.run.CONF / "method").glob("*.yaml")), ids=lambda f: f.stem
 )
 def test_every_method_instantiates(file: Path) -> None:
-    method = experiments.run._instantiate("method", OmegaConf.to_container(OmegaConf.load(file)))
+    method = experiments.configured.instantiated("method", OmegaConf.to_container(OmegaConf.load(file)))
     assert method.name in (file.stem, "external")  # other pipelines share a class
 
 
@@ -83,7 +84,7 @@ def test_ls_tells_the_names_of_metrics(file: Path) -> None:
     nodes = OmegaConf.to_container(OmegaConf.load(file))
     assert isinstance(nodes, dict)
     metrics = [
-        experiments.run._instantiate(
+        experiments.configured.instantiated(
             "metrics.one", {**node, **({"device": "cpu"} if "device" in node else {})}
         )
         for node in nodes.values()

@@ -5,7 +5,7 @@ from pkgutil import resolve_name
 
 import pytest
 
-import experiments.run
+import experiments.configured
 from tests.experiments.command import Cli, call_task
 
 
@@ -82,11 +82,11 @@ def test_every_key_there_is_may_be_set(tiny: list[str], run_dir: Path) -> None:
     assert (run_dir / "records").is_dir()
 
 
-@pytest.mark.parametrize("old", sorted(experiments.run.MOVED))
+@pytest.mark.parametrize("old", sorted(experiments.configured.MOVED))
 def test_the_old_name_of_a_class_says_the_new_one(old: str) -> None:
-    new = experiments.run.MOVED[old]
+    new = experiments.configured.MOVED[old]
     with pytest.raises(ValueError, match=f"method: {old} is now {new}"):
-        experiments.run._instantiate("method", {"_target_": old})
+        experiments.configured.instantiated("method", {"_target_": old})
     assert resolve_name(new)
 
 
