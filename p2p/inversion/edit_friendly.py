@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from p2p.families.model import Model
-from p2p.inversion.inversion import Inversion, ddim_levels, finite, predict_rows
+from p2p.inversion.inversion import Inversion, ddim_levels
 from p2p.numbers import check_finite
+from p2p.plain_rows import finite, predict_rows
 from p2p.sampling import Calls, Sampling
 from p2p.source_path import SourcePath
 

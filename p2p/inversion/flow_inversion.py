@@ -15,7 +15,8 @@ from torch import Tensor
 
 from p2p.families.model import Model
 from p2p.flow_solvers import STEPS, Step, Velocity, flow_sigmas, flow_timestep
-from p2p.inversion.inversion import Inversion, finite, predict_rows
+from p2p.inversion.inversion import Inversion
+from p2p.plain_rows import finite, predict_rows
 from p2p.sampling import Calls, Sampling
 from p2p.source_path import SourcePath
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from p2p.families.model import Conditioning, Model, stack_rows
-from p2p.inversion.inversion import Inversion, ddim_levels, ddim_states, finite, predict_rows
+from p2p.inversion.inversion import Inversion, ddim_levels, ddim_states
 from p2p.numbers import check_finite
+from p2p.plain_rows import finite, predict_rows
 from p2p.sampling import Calls, Sampling
 from p2p.source_path import SourcePath
 

@@ -20,8 +20,8 @@ from torch import Tensor
 from p2p.families.model import Model
 from p2p.flow_solvers import Velocity, flow_sigmas
 from p2p.inversion.flow_inversion import FlowInversion, flow_states, velocity_of
-from p2p.inversion.inversion import finite
 from p2p.numbers import check_finite
+from p2p.plain_rows import finite
 from p2p.sampling import Calls, Sampling
 from p2p.source_path import SourcePath
 

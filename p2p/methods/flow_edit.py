@@ -22,8 +22,8 @@ from torch import Tensor
 from p2p.alignment import Tokenizers, check_prompt
 from p2p.families.model import Conditioning, Model
 from p2p.flow_solvers import flow_sigmas, flow_timestep
-from p2p.inversion.inversion import finite, predict_rows
 from p2p.numbers import check_finite
+from p2p.plain_rows import finite, predict_rows
 from p2p.sampling import Calls, Sampling
 from p2p.trajectory import EditRequest, FlowDifference, Trajectory
 
