@@ -126,8 +126,11 @@ def make_server(run_dir: Path, port: int = PORT) -> ThreadingHTTPServer:
                 "Cross-Origin-Resource-Policy": "same-origin",
             }.items():
                 self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
+            try:
+                self.end_headers()
+                self.wfile.write(content)
+            except ConnectionError:
+                pass  # whoever asked has gone
 
         def log_message(self, *_: object) -> None:
             """Print nothing: the terminal is for the address."""

@@ -18,11 +18,23 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from experiments.bench import __main__ as bench
-from experiments.bench import edit, edit_cost, naive, overhead, overlap, scoring, startup, store, sweep
+from experiments.bench import (
+    edit,
+    edit_cost,
+    naive,
+    overhead,
+    overlap,
+    scaling,
+    scoring,
+    startup,
+    store,
+    sweep,
+)
 from experiments.bench.bare import BareCalls
 from experiments.bench.measuring import Clock, Ratio, held_memory, in_turn
 from experiments.bench.report import meets
 from experiments.bench.shapes import SHAPES, random_pipeline
+from experiments.planning.plan import Plan
 from p2p import Calls, Group, Model, Sampling
 from p2p.engine import generate, plan_evaluations
 
@@ -36,6 +48,7 @@ OWN_KEYS = {
     "self_memory_16", "self_memory_24", "self_memory_32", "self_memory_growth",
     *startup.KEYS,
     *overlap.KEYS,
+    *scaling.KEYS,
     *store.KEYS,
     "compiled_speedup", "evaluation_speedup", *(f"evaluation_speedup_{name}" for name in scoring.FAMILIES),
 }  # fmt: skip
@@ -164,6 +177,11 @@ def pretended(tree: Path, arguments: list[str]) -> startup.Spent:
     return startup.Spent(sum(map(len, arguments)) + 9.0 * (arguments[0] == "run"), 9.0)
 
 
+def as_many_times_as_fast(plan: Plan, count: int) -> scaling.Took:
+    """Take a second for every hundred evaluations, shared by so many workers."""
+    return scaling.Took(9.0, plan.evaluations / 100 / count, [(100, 1.0)])
+
+
 def test_the_quick_form_reports_every_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +190,7 @@ def test_the_quick_form_reports_every_figure(
     monkeypatch.setattr(startup, "spent", pretended)
     monkeypatch.setattr(store, "earlier_tree", lambda commit: nullcontext(Path("before")))
     monkeypatch.setattr(store, "step", partial(now_alone, store.step))
+    monkeypatch.setattr(scaling, "carried_out", as_many_times_as_fast)
     monkeypatch.setattr("p2p.compiling.BACKEND", "eager")
     monkeypatch.setattr("sys.argv", ["bench", "--quick", "--out", str(tmp_path)])
     bench.main()

@@ -45,12 +45,12 @@ function answered(event) {
   sheet.answers = [...sheet.answers.filter(one => one.item !== item.id), answer];
   if (sheet.answers.length === order.length) sheet.finished = new Date().toISOString();
   if (!keep() && !STUDY.served) told('This browser keeps nothing: leave the page open until you have saved the file.');
+  send();
   if (sheet.finished) showEnd();
   else {
     const later = order.findIndex(({item}, number) => number > place && !answerTo(item));
     showItem(later >= 0 ? later : order.findIndex(({item}) => !answerTo(item)));
   }
-  send();
 }
 
 function showEnd() {
@@ -58,9 +58,10 @@ function showEnd() {
   show('end');
   $('end-text').textContent = !STUDY.served
     ? 'Save your answers as a file, and send it to whoever gave you this page.'
+    : sending ? 'Your answers are being saved. Leave the page open.'
     : arrived ? 'Your answers are saved. You may close the page.'
       : 'Your answers have not reached the server. Send them again, or save them as a file and hand that on.';
-  $('save').hidden = STUDY.served && arrived;
-  $('again').hidden = !STUDY.served || arrived;
+  $('save').hidden = STUDY.served && arrived && !sending;
+  $('again').hidden = !STUDY.served || arrived || sending;
   if (moved) $('end-title').focus();
 }

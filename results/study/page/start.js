@@ -30,8 +30,8 @@ addEventListener('beforeunload', event => {
 
 if (sheet.finished) {
   arrived = !STUDY.served;
-  showEnd();
   send();
+  showEnd();
 } else if (sheet.answers.length) showItem(order.findIndex(({item}) => !answerTo(item)));
 else show('welcome');
 document.documentElement.dataset.ready = 'yes';
