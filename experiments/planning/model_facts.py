@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from p2p.alignment import Tokenizers
@@ -19,7 +20,9 @@ class ModelFacts:
     guidance_embedded: bool = False
     upscaler_calls: int = 0  # of the model's upscaler, in one trajectory; 0 where it has none
     scheduler: Any = None  # with its timesteps set, where inversions are checked with it
-    single_layers: bool = True  # whether edits can take from single layers of the denoiser
+    single_layers: bool = True  # whether edits can take from single layers of a UNet
+    joint_blocks: Mapping[str, int | None] = field(default_factory=dict)
+    """By stream, how many blocks of joint attention there are; None where the files do not say."""
 
     @classmethod
     def of(cls, spec: ModelSpec, num_inference_steps: int, inverts: bool = True) -> ModelFacts:
@@ -40,4 +43,5 @@ class ModelFacts:
             spec.upscaler_calls(num_inference_steps),
             scheduler,
             spec.family.single_layers,
+            spec.joint_blocks(),
         )

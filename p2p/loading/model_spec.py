@@ -194,10 +194,20 @@ class ModelSpec:
         Read from its config alone; a model whose config is not here yet is taken to be an ordinary one of its
         family.
         """
+        return self.family.embeds_guidance(self._denoiser_config())
+
+    def joint_blocks(self) -> dict[str, int | None]:
+        """Return how many blocks of joint attention the denoiser has, by stream, {} where it has none such.
+
+        Read from its config alone; None where that is not here yet.
+        """
+        return self.family.count_blocks(self._denoiser_config()) if self.family.joint_blocks else {}
+
+    def _denoiser_config(self) -> dict[str, Any]:
+        """Return the config of the denoiser, {} where it is not here."""
         folder = self.local_folder()
         files = [folder / part / "config.json" for part in ("unet", "transformer")] if folder else []
-        config: dict[str, Any] = next((read_object(f) for f in files if f.is_file()), {})
-        return self.family.embeds_guidance(config)
+        return next((read_object(f) for f in files if f.is_file()), {})
 
     def upscaler_calls(self, num_inference_steps: int) -> int:
         """Return how often one trajectory calls the upscaler's UNet; 0 without an upscaler."""
