@@ -166,7 +166,7 @@ class ModelSpec:
             check_agreement(self.path, own, self.scheduler_config, self.carried_over)
         return self.scheduler or own.get("_class_name"), own
 
-    def _plain_scheduler(self) -> PlainDDIM | None:
+    def plain_scheduler(self) -> PlainDDIM | None:
         """Return what a plan asks of the scheduler, None where only diffusers can tell."""
         name, own = self._stated_scheduler()
         if self.pipeline != PLAIN:
@@ -175,7 +175,7 @@ class ModelSpec:
 
     def _scheduler_identity(self) -> list[Any]:
         """Return class and whole config of the scheduler, as they are part of `identity`."""
-        if (plain := self._plain_scheduler()) is not None:
+        if (plain := self.plain_scheduler()) is not None:
             return [NAME, dict(plain.config)]
         scheduler = self.load_scheduler()
         config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
@@ -183,7 +183,7 @@ class ModelSpec:
 
     def unet_calls(self, num_inference_steps: int) -> int:
         """Return how often one trajectory calls the UNet. Raises ValueError where it cannot be run so."""
-        plain = self._plain_scheduler()
+        plain = self.plain_scheduler()
         if plain is not None and (calls := plain.calls(num_inference_steps)) is not None:
             return calls
         return self.family.set_timesteps(self.load_scheduler(), num_inference_steps)
