@@ -32,6 +32,7 @@ from .methods.external import External as External
 from .methods.flow_edit import FlowEdit as FlowEdit
 from .methods.masactrl import MasaCtrl as MasaCtrl
 from .methods.plug_and_play import PlugAndPlay as PlugAndPlay
+from .methods.projections import Projections as Projections
 from .methods.prompt_switch import PromptSwitch as PromptSwitch
 from .methods.prompt_to_prompt import PromptToPrompt as PromptToPrompt
 from .sampling import Calls as Calls

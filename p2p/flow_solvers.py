@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from p2p.loading.plain_ddim import NAME as DDIM
+from p2p.loading.plain_ddim import PlainDDIM
 from p2p.source_path import SourcePath
 
 LEAST_NOISE = 0.02  # a step that starts at no more noise than that moves the latents by next to nothing
@@ -89,7 +91,8 @@ def flow_sigmas(scheduler: Any) -> list[float]:
 
     Raises ValueError for one that does not sample a flow by Euler's steps.
     """
-    name, allowed = type(scheduler).__name__, "FlowMatchEulerDiscreteScheduler"
+    name = DDIM if isinstance(scheduler, PlainDDIM) else type(scheduler).__name__
+    allowed = "FlowMatchEulerDiscreteScheduler"
     if name != allowed:
         raise ValueError(f"scheduler: {name} has no flow's noise levels, allowed is {allowed}")
     for setting in ("stochastic_sampling", "invert_sigmas"):

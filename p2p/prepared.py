@@ -194,13 +194,14 @@ class Preparation:
         if not wanted:
             return None
         per_node, index = self.per_node, self.index
-        names = {one: self.model.unet_layers.taken(one) for one in wanted}
-        entries: dict[str, list[tuple[int, int, int]]] = {n: [] for own in names.values() for n in own}
+        names = {one: self.model.taken(one) for one in wanted}
+        entries: dict[str, list[tuple[int, int, int]]] = {n: [] for taken in names.values() for n in taken}
         for i, node in enumerate(nodes):
-            if node.injection and node.injection.layers:
-                for name in names[node.injection.layers]:
-                    entries[name] += [(side * len(nodes) + i, node.group, side) for side in range(per_node)]
+            if node.injection and (own := node.injection.layers):
+                sides = range(per_node) if own.projections is None else [per_node - 1]
+                for name in names[own]:
+                    entries[name] += [(side * len(nodes) + i, node.group, side) for side in sides]
         sources = [i for i, node in enumerate(nodes) if 0 in node.branches]
         source_rows = [side * len(nodes) + i for i in sources for side in range(per_node)]
-        rows = {name: index(list(chain(*own))).reshape(-1, 3).T for name, own in entries.items()}
+        rows = {name: index(list(chain(*found))).reshape(-1, 3).T for name, found in entries.items()}
         return Taking(index(source_rows).reshape(-1, per_node), rows, bank)

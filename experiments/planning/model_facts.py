@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from p2p.alignment import Tokenizers
@@ -18,18 +19,21 @@ class ModelFacts:
     calls: int  # of the denoiser, in one trajectory
     guidance_embedded: bool = False
     upscaler_calls: int = 0  # of the model's upscaler, in one trajectory; 0 where it has none
-    scheduler: Any = None  # with its timesteps set, where inversions are checked with it
-    single_layers: bool = True  # whether edits can take from single layers of the denoiser
+    scheduler: Any = None  # with its timesteps set, or, where no image is inverted, perhaps a `PlainDDIM`
+    single_layers: bool = True  # whether edits can take from single layers of a UNet
+    joint_blocks: Mapping[str, int | None] = field(default_factory=dict)
+    """By stream, how many blocks of joint attention there are; None where the files do not say."""
 
     @classmethod
     def of(cls, spec: ModelSpec, num_inference_steps: int, inverts: bool = True) -> ModelFacts:
-        """Ask a model's files. `inverts` says whether any image is inverted: else there is no `scheduler`.
+        """Ask a model's files. `inverts` says whether any image is inverted, by diffusers' own scheduler.
 
         Raises ValueError for a scheduler that cannot work, and for another pipeline's files.
         """
         spec.check()
-        scheduler, calls = None, spec.unet_calls(num_inference_steps)
-        if inverts:
+        calls = spec.unet_calls(num_inference_steps)
+        scheduler: Any = None if inverts else spec.plain_scheduler()
+        if scheduler is None:
             scheduler = spec.load_scheduler()
             spec.family.set_timesteps(scheduler, num_inference_steps)
         return cls(
@@ -40,4 +44,5 @@ class ModelFacts:
             spec.upscaler_calls(num_inference_steps),
             scheduler,
             spec.family.single_layers,
+            spec.joint_blocks(),
         )

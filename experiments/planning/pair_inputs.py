@@ -104,8 +104,7 @@ def _read(
             continue
         if unknown := sorted(set(trajectory.record) - set(EFFECT_TYPES)):
             problems.append(f"{named.name}: records {unknown}, allowed are {', '.join(EFFECT_TYPES)}")
-        if trajectory.layers and not model.single_layers:
-            problems.append(f"{named.name}: {NO_LAYERS}")
+        problems += [f"{named.name}: {problem}" for problem in _layer_problems(trajectory, model)]
         if trajectory.difference:
             try:
                 flow_sigmas(model.scheduler)
@@ -145,6 +144,18 @@ def _inversion_problems(
             inversion.check(model.scheduler, sampling, model.guidance_embedded)
         except ValueError as error:
             yield f"{inversion.name}: {error}"
+
+
+def _layer_problems(trajectory: Trajectory, model: ModelFacts) -> Iterator[str]:
+    """Yield what keeps an edit from taking from single layers. A UNet's are counted once it is loaded."""
+    for wanted in trajectory.layers:
+        if wanted.projections is None and not model.single_layers:
+            yield NO_LAYERS
+        elif wanted.projections is not None:
+            try:
+                wanted.projections.check(model.joint_blocks)
+            except ValueError as error:
+                yield str(error)
 
 
 def _unused_weights(methods: Sequence[NamedMethod], inputs: Sequence[PairInputs]) -> Iterator[str]:

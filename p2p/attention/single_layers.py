@@ -1,4 +1,5 @@
-"""Single layers of a UNet from which an edit may take: self-attention, and the decoder's residual blocks.
+"""Single layers from which an edit may take: of a UNet self-attention and the decoder's residual blocks, of a
+transformer with joint attention its blocks (joint_blocks.py).
 
 MasaCtrl and Plug-and-Play (p2p/methods) count layers and blocks as their authors' code does.
 """
@@ -8,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from p2p.attention.joint_blocks import Blocks
 
 Number = int | Literal["auto"]
 """A layer or a block, counted from 0. "auto" is a rule that gives the published one in SD 1.x."""
@@ -23,16 +26,20 @@ _PARTS = ("down_blocks", "mid_block", "up_blocks")  # in the order in which they
 class LayerInjection:
     """What a branch takes from its source in single layers at one step; None: nothing.
 
-    Unconditional rows take from the source's unconditional row, conditional rows from the conditional one.
+    Unconditional rows take from the source's unconditional row, conditional rows from the conditional one;
+    projections are taken by conditional rows alone, and with nothing else.
     """
 
     keys_values: Number | None = None  # softmax(Q_t K_s^T) V_s in self-attention layers from this one on
     queries_keys: Number | None = None  # softmax(Q_s K_s^T) V_t in self-attention from this decoder block on
     features: Number | None = None  # of this decoder block's residual block, before its skip is added
+    projections: Blocks | None = None  # queries and keys of the image in these blocks of joint attention
 
     @property
     def key(self) -> str:
         """A short text that is equal for equal injections."""
+        if self.projections is not None:
+            return f"projections {self.projections.key}"
         return f"kv {self.keys_values} qk {self.queries_keys} features {self.features}"
 
 

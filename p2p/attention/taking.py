@@ -1,7 +1,7 @@
-"""What the rows of one call take from their source in single layers of the UNet, tensor by tensor.
+"""What the rows of one call take from their source in single layers, tensor by tensor.
 
-`p2p.attention.single_layers` names the layers. Attention processors ask for queries, keys and values; a hook
-takes a residual block's features.
+`p2p.attention.single_layers` names the layers of a UNet, `p2p.attention.joint_blocks` those of a transformer.
+Attention processors ask for queries, keys and values; a hook takes a residual block's features.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ class Flux(LatentTransformer):
     pipeline_name: ClassVar[str] = "FluxPipeline"
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer_2": 512}
     expands_tokens: ClassVar[bool] = True
+    joint_blocks: ClassVar[Mapping[str, str]] = {"double": "num_layers", "single": "num_single_layers"}
     patch_size: ClassVar[int] = 2
     latents_per_token: ClassVar[int] = 4
 

@@ -101,11 +101,19 @@ def attend(
     text_tokens: slice,
     injection: AnyInjection | None,
 ) -> Tensor:
-    """Return attention (rows, tokens, channels) of all queries; only the image's are edited."""
+    """Return attention (rows, tokens, channels) of all queries; of the maps only the image's are edited.
+
+    Rows that take the source's projections (`injection.taking`) have its queries and keys of the image, in
+    place; the text's queries read these keys too. The text's tokens are the first or the last.
+    """
     if injection is None:
         return _joined(scaled_dot_product_attention(query, key, value))
     injection.visited.append(layer)
     begin, end, _ = text_tokens.indices(query.shape[2])
+    if injection.taking is not None:
+        pixels = slice(end, None) if begin == 0 else slice(0, begin)
+        injection.taking(f"{layer}/query", query[:, :, pixels])
+        injection.taking(f"{layer}/key", key[:, :, pixels])
     image = torch.cat([query[:, :, :begin], query[:, :, end:]], 2)
     attention = LayerAttention(layer, image, key, value, query.shape[-1] ** -0.5)
     edited = inject_joint(attention, text_tokens, injection)

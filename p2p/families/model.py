@@ -62,6 +62,8 @@ class Model(ABC):
     scheduler_corrections: ClassVar[Mapping[str, Any]] = {}
     latents_per_token: ClassVar[int] = 1  # whose channels stand side by side in the denoiser's input
     single_layers: ClassVar[bool] = False  # whether edits can take from single layers, see `unet_layers`
+    joint_blocks: ClassVar[Mapping[str, str]] = {}
+    """By stream of joint attention, the entry of the denoiser's config that says how many blocks it has."""
 
     def __post_init__(self) -> None:
         sides = self.attention_sides()
@@ -194,10 +196,28 @@ class Model(ABC):
             raise ValueError(f"edit: {NO_LAYERS}")
         return UNetLayers.of(self.denoiser)
 
+    @classmethod
+    def count_blocks(cls, config: Mapping[str, Any]) -> dict[str, int | None]:
+        """Return how many blocks of joint attention a denoiser has, by stream; {} in other families.
+
+        None where its config does not say.
+        """
+        found = {stream: config.get(entry) for stream, entry in cls.joint_blocks.items()}
+        return {stream: count if isinstance(count, int) else None for stream, count in found.items()}
+
+    def taken(self, wanted: LayerInjection) -> tuple[str, ...]:
+        """Return the names of the tensors that an injection takes, see `p2p.attention.taking`.
+
+        Raises ValueError where the model has not the layers.
+        """
+        if wanted.projections is not None:
+            return wanted.projections.taken(self.count_blocks(self.denoiser.config))
+        return self.unet_layers.taken(wanted)
+
     def check_layers(self, wanted: Iterable[LayerInjection]) -> None:
         """Raise ValueError where the model has not the single layers that edits take from."""
         for one in dict.fromkeys(wanted):
-            self.unet_layers.taken(one)
+            self.taken(one)
 
     @abstractmethod
     def pixels(self, side: int) -> int:

@@ -33,6 +33,7 @@ class StableDiffusion3(LatentTransformer):
     pipeline_name: ClassVar[str] = "StableDiffusion3Pipeline"
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": None, "tokenizer_3": 256}
     can_leave_out: ClassVar[Sequence[str]] = ("text_encoder_3",)
+    joint_blocks: ClassVar[Mapping[str, str]] = {"double": "num_layers"}
 
     def attends_to_text(self, layer: str) -> bool:
         """Say whether an attention layer has text keys; SD 3.5's second ones have not."""

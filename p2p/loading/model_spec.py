@@ -166,7 +166,7 @@ class ModelSpec:
             check_agreement(self.path, own, self.scheduler_config, self.carried_over)
         return self.scheduler or own.get("_class_name"), own
 
-    def _plain_scheduler(self) -> PlainDDIM | None:
+    def plain_scheduler(self) -> PlainDDIM | None:
         """Return what a plan asks of the scheduler, None where only diffusers can tell."""
         name, own = self._stated_scheduler()
         if self.pipeline != PLAIN:
@@ -175,7 +175,7 @@ class ModelSpec:
 
     def _scheduler_identity(self) -> list[Any]:
         """Return class and whole config of the scheduler, as they are part of `identity`."""
-        if (plain := self._plain_scheduler()) is not None:
+        if (plain := self.plain_scheduler()) is not None:
             return [NAME, dict(plain.config)]
         scheduler = self.load_scheduler()
         config = {key: value for key, value in scheduler.config.items() if not key.startswith("_")}
@@ -183,7 +183,7 @@ class ModelSpec:
 
     def unet_calls(self, num_inference_steps: int) -> int:
         """Return how often one trajectory calls the UNet. Raises ValueError where it cannot be run so."""
-        plain = self._plain_scheduler()
+        plain = self.plain_scheduler()
         if plain is not None and (calls := plain.calls(num_inference_steps)) is not None:
             return calls
         return self.family.set_timesteps(self.load_scheduler(), num_inference_steps)
@@ -194,10 +194,20 @@ class ModelSpec:
         Read from its config alone; a model whose config is not here yet is taken to be an ordinary one of its
         family.
         """
+        return self.family.embeds_guidance(self._denoiser_config())
+
+    def joint_blocks(self) -> dict[str, int | None]:
+        """Return how many blocks of joint attention the denoiser has, by stream, {} where it has none such.
+
+        Read from its config alone; None where that is not here yet.
+        """
+        return self.family.count_blocks(self._denoiser_config()) if self.family.joint_blocks else {}
+
+    def _denoiser_config(self) -> dict[str, Any]:
+        """Return the config of the denoiser, {} where it is not here."""
         folder = self.local_folder()
         files = [folder / part / "config.json" for part in ("unet", "transformer")] if folder else []
-        config: dict[str, Any] = next((read_object(f) for f in files if f.is_file()), {})
-        return self.family.embeds_guidance(config)
+        return next((read_object(f) for f in files if f.is_file()), {})
 
     def upscaler_calls(self, num_inference_steps: int) -> int:
         """Return how often one trajectory calls the upscaler's UNet; 0 without an upscaler."""

@@ -36,6 +36,11 @@ def self_window(steps: Steps, num_inference_steps: int) -> tuple[int, int]:
     return int(total * start), int(total * end)
 
 
+def window(name: str, steps: Steps) -> tuple[float, float]:
+    """Return a window's shares (start, end), in [0, 1]. Raises ValueError for what is none, by its name."""
+    return _bounds(name, steps)
+
+
 def cross_gate(
     cross_replace_steps: Steps | Mapping[str, Steps],
     target_prompt: str,

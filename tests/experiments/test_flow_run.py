@@ -134,25 +134,73 @@ def test_flowedit_and_the_prompt_switch_are_planned_made_and_recorded(
     assert records["params"].str.contains('"switch_after": ?0.25').sum() == 1
 
 
+def test_projections_are_planned_made_and_recorded_by_share_and_blocks(
+    cli: Cli, sd3: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    axes = "{replace_steps: [0.25, 0.5], blocks: [null, [double-0..1], double-2]}"
+    overrides = [o for o in sd3 if not o.startswith("dataset.image")]  # a generated source
+    assert cli("plan", *overrides, f"+grid.methods.projections={axes}") == 0
+    # Source and fixed seed; of each set of blocks the longer share, and the shorter one after its step.
+    told = capsys.readouterr().out
+    assert f"\n{2 * (4 + 4 + 3 * (4 + 3))} UNet evaluations" in told
+    assert "3 of the 4 steps count" in told
+    assert cli("run", *overrides, f"+grid.methods.projections={axes}") == 0
+    records = load(run_dir)
+    assert records["status"].eq("ok").all()
+    made = records[records["method"].eq("projections")]
+    assert made["image_sha256"].nunique() == made["key"].nunique() == len(made) == 6
+    assert made["params"].str.contains('"blocks": ?\\["double-0..1"\\]').sum() == 2
+    assert made["params"].str.contains('"blocks": ?"double-2"').sum() == 2
+
+
 @pytest.mark.parametrize(
     ("method", "message"),
     [
+        (
+            "+grid.methods.projections={blocks: [[double-2..3]], replace_steps: 0.5}",
+            "projections: blocks: double-3 is no block of this model, allowed are double-0..2",
+        ),
+        (
+            "+grid.methods.projections={blocks: single-0, replace_steps: 0.5}",
+            "projections: blocks: single-0 is no block of this model, allowed are double-0..2",
+        ),
+        ("+grid.methods.projections.blocks=double-2..1", "blocks: 'double-2..1' runs backwards, allowed is"),
+        ("+grid.methods.projections.blocks=[3]", "blocks: "),
+        ("+grid.methods.projections={}", "replace_steps: 0.2 of 4 steps is no step"),
         ("+grid.methods.prompt_switch.switch_after=0.2", "switch_after: 0.2 of 4 steps is no step"),
         ("+grid.methods.flowedit={}", "n_max: 24 of 4 steps, allowed are 1 to 4"),
     ],
 )
-def test_a_method_that_comes_to_no_step_or_too_many_is_one_line(
+def test_a_method_that_comes_to_no_step_or_asks_for_what_is_not_there_is_one_line(
     cli: Cli, sd3: list[str], method: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli("plan", *sd3, "inversion=uni_inv", method) == 2
-    assert message in capsys.readouterr().err
+    [line] = [line for line in capsys.readouterr().err.splitlines() if message in line]
+    assert line.startswith(("error: ", "  ", "- "))
 
 
-def test_flowedit_on_stable_diffusion_1_is_one_line(
-    cli: Cli, tiny_folder: Path, sd3: list[str], capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (
+            "flowedit.n_max=4",
+            "flowedit: scheduler: DDIMScheduler has no flow's noise levels, allowed is FlowMatchEuler",
+        ),
+        (
+            "projections.replace_steps=0.5",
+            "projections: blocks: only a transformer whose image and text share",
+        ),
+    ],
+)
+def test_a_transformers_method_on_stable_diffusion_1_is_one_line(
+    cli: Cli,
+    tiny_folder: Path,
+    sd3: list[str],
+    method: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     tiny = ["model=folder", f"model.path={tiny_folder}", "model.self_max_side=16"]
     rest = [o for o in sd3 if not o.startswith("model")]
-    assert cli("plan", *tiny, *rest, "~grid.methods.fixed_seed", "+grid.methods.flowedit.n_max=4") == 2
-    told = capsys.readouterr().err
-    assert "flowedit: scheduler: DDIMScheduler has no flow's noise levels, allowed is FlowMatchEuler" in told
+    assert cli("plan", *tiny, *rest, "~grid.methods.fixed_seed", f"+grid.methods.{method}") == 2
+    assert message in capsys.readouterr().err

@@ -31,6 +31,7 @@ from p2p import (
     NegativePrompt,
     NullText,
     PlugAndPlay,
+    Projections,
     PromptToPrompt,
     Proximal,
     RFInversion,
@@ -229,7 +230,7 @@ def test_no_step_of_joint_attention_waits(kind: Any, family: str) -> None:
     else:
         model = Flux(test_flux.tiny_pipeline().to(torch.float32), 8, 8, height=32, width=32)
     device.put(model.pipeline, model.denoiser)
-    waits = denoise_there(model, device, PROMPT_TO_PROMPT[:2], steps=2)
+    waits = denoise_there(model, device, [*PROMPT_TO_PROMPT[:2], (SWAP, Projections(1.0))], steps=2)
     assert waits.calls == 2
     assert waits.between(1, 2) == []
 

@@ -49,7 +49,8 @@ def facts(family: str) -> ModelFacts:
     one = scheduler(**flow, **plain)
     calls = kind.set_timesteps(one, STEPS)
     tokenizers = (clip_tokenizer(),)
-    return ModelFacts("", tokenizers, calls, embedded, 0, one, kind.single_layers)
+    blocks = kind.count_blocks({"num_layers": 2, "num_single_layers": 1})
+    return ModelFacts("", tokenizers, calls, embedded, 0, one, kind.single_layers, blocks)
 
 
 def options(group: str) -> dict[str, Any]:

@@ -1,0 +1,289 @@
+"""Prompt-to-Prompt by projections: against loops written by hand over diffusers' transformers with processors
+of their own, as branches of a tree, and in chosen blocks."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.embeddings import apply_rotary_emb
+from torch import Tensor
+from torch.testing import assert_close
+
+from p2p import (
+    Calls,
+    EditRequest,
+    FixedSeed,
+    Flux,
+    Group,
+    Inversion,
+    Model,
+    Projections,
+    PromptSwitch,
+    PromptToPrompt,
+    RFSolver,
+    Sampling,
+    StableDiffusion,
+    generate,
+)
+from p2p.engine import plan_evaluations, source_paths, tree_latents
+from tests.p2p.families.formed import Sizes
+from tests.p2p.families.test_flux import TEXT
+from tests.p2p.inversion.flow_models import ADD, GUIDANCE, SOURCE, SWAP, levels, tiny_flow_model, velocity_of
+
+pytestmark = pytest.mark.xdist_group("projections")
+
+STEPS = 5
+SAMPLING = Sampling(STEPS, GUIDANCE)
+# diffusers' scheduler, which the engine takes for a generated source, rounds to single precision.
+ROUNDED = 1e-5
+ALL = {"sd3": ["double-0..2"], "flux": ["double-0..1", "single-0"]}
+
+
+@pytest.fixture(scope="module", params=ALL)
+def model(request: pytest.FixtureRequest) -> Model:
+    return tiny_flow_model(request.param)
+
+
+def family_of(model: Model) -> str:
+    return "flux" if isinstance(model, Flux) else "sd3"
+
+
+def rows(model: Model) -> int:
+    return SAMPLING.rows_per_state(model.guidance_embedded)
+
+
+def group(model: Model, edits: Sequence[tuple[str, Any]], seed: int = 3) -> Group:
+    made = (m.trajectory(EditRequest(SOURCE, target), model.tokenizers, STEPS) for target, m in edits)
+    return Group(SOURCE, seed, tuple(made))
+
+
+@dataclass
+class Tape:
+    """The source's projections of the image by layer, kept from one call and put into the next."""
+
+    layers: Sequence[str]
+    does: str = "nothing"
+    kept: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def __call__(self, layer: str, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        if layer in self.layers and self.does == "keep":
+            self.kept[layer] = query, key
+        return self.kept[layer] if layer in self.layers and self.does == "take" else (query, key)
+
+
+@dataclass
+class TapedProcessor:
+    """Attention with formed maps of image and text, the projections of the image through a tape."""
+
+    layer: str
+    tape: Tape
+    is_flux: bool
+
+    def __call__(
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, image_rotary_emb=None
+    ) -> Any:
+        def projected(states: Tensor, names: tuple[str, ...], norms: tuple[Any, Any]) -> list[Tensor]:
+            whole = [getattr(attn, n)(states).unflatten(-1, (attn.heads, -1)).transpose(1, 2) for n in names]
+            return [norms[0](whole[0]), norms[1](whole[1]), whole[2]]
+
+        own = ("to_q", "to_k", "to_v"), (attn.norm_q, attn.norm_k)
+        if encoder_hidden_states is not None:
+            added = ("add_q_proj", "add_k_proj", "add_v_proj"), (attn.norm_added_q, attn.norm_added_k)
+            image, text = projected(hidden_states, *own), projected(encoder_hidden_states, *added)
+        elif self.is_flux:
+            image, text = (
+                projected(part, *own) for part in (hidden_states[:, TEXT:], hidden_states[:, :TEXT])
+            )
+        else:  # the second attention of Stable Diffusion 3.5, of the image alone
+            query, key, value = projected(hidden_states, *own)
+            output = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1) @ value
+            return attn.to_out[0](output.transpose(1, 2).flatten(2))
+        image[0], image[1] = self.tape(self.layer, image[0], image[1])
+        order = (text, image) if self.is_flux else (image, text)
+        query, key, value = (torch.cat(pair, 2) for pair in zip(*order, strict=True))
+        if image_rotary_emb is not None:
+            query, key = apply_rotary_emb(query, image_rotary_emb), apply_rotary_emb(key, image_rotary_emb)
+        output = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1) @ value
+        output = output.transpose(1, 2).flatten(2)
+        if encoder_hidden_states is None:
+            return output
+        length = encoder_hidden_states.shape[1]
+        if self.is_flux:
+            return attn.to_out[0](output[:, length:]), attn.to_add_out(output[:, :length])
+        words = output[:, -length:]
+        return attn.to_out[0](output[:, :-length]), words if attn.context_pre_only else attn.to_add_out(words)
+
+
+@contextmanager
+def taped(model: Model, layers: Sequence[str]) -> Iterator[Tape]:
+    """Install the test's processors; the layers are the ends of the names of diffusers' modules."""
+    original = dict(model.denoiser.attn_processors)
+    tape = Tape([name for name in original if name.removesuffix(".attn.processor") in layers])
+    assert len(tape.layers) == len(layers)
+    own = {name: TapedProcessor(name, tape, isinstance(model, Flux)) for name in original}
+    model.denoiser.set_attn_processor(own)
+    try:
+        yield tape
+    finally:
+        model.denoiser.set_attn_processor(original)
+
+
+@torch.no_grad()
+def by_hand(model: Model, layers: Sequence[str], window: range) -> tuple[Tensor, Tensor]:
+    """Return the latents of source and target after all steps."""
+    velocity = velocity_of(model)
+    source = target = model.draw_noise([torch.Generator().manual_seed(3)])
+    with taped(model, layers) as tape:
+
+        def guided(latents: Tensor, sigma: float, prompt: str, does: str) -> Tensor:
+            tape.does = does
+            if model.guidance_embedded:
+                return velocity(latents, sigma, prompt, GUIDANCE)
+            conditional = velocity(latents, sigma, prompt, 1)
+            tape.does = "nothing"
+            unconditional = velocity(latents, sigma, "", 1)
+            return unconditional + GUIDANCE * (conditional - unconditional)
+
+        for step, (here, there) in enumerate(pairwise(levels(model))):
+            of_source = guided(source, here, SOURCE, "keep")
+            of_target = guided(target, here, SWAP, "take" if step in window else "nothing")
+            source, target = source + (there - here) * of_source, target + (there - here) * of_target
+    return source[0], target[0]
+
+
+EVERY = {
+    "sd3": [f"transformer_blocks.{i}" for i in range(3)],
+    "flux": ["transformer_blocks.0", "transformer_blocks.1", "single_transformer_blocks.0"],
+}
+CASES: dict[str, list[tuple[Projections, list[str], range]]] = {
+    family: [
+        (Projections(0.4), EVERY[family], range(2)),
+        (Projections((0.2, 0.8), ALL[family]), EVERY[family], range(1, 4)),
+        (Projections(1.0, "double-1"), ["transformer_blocks.1"], range(5)),
+    ]
+    for family in ALL
+}
+CASES["sd3"].append((Projections(0.6, ["double-2", "double-0"]), EVERY["sd3"][::2], range(3)))
+CASES["flux"].append((Projections(0.6, ["single-0"]), EVERY["flux"][2:], range(3)))
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_it_equals_a_loop_over_the_transformer(model: Model, case: int) -> None:
+    method, layers, window = CASES[family_of(model)][case]
+    expected = torch.stack(by_hand(model, layers, window))
+    for max_batch in (rows(model), 64):  # the source in an earlier call than its edit, or in the same
+        one = group(model, [(SWAP, method), (SWAP, FixedSeed())])
+        ours = tree_latents(model, [one], SAMPLING, Calls(max_batch))
+        assert_close(torch.stack([ours[0, 0], ours[0, 1]]), expected, rtol=0, atol=ROUNDED)
+        assert (ours[0, 1] - ours[0, 0]).abs().max() > 1e-2
+        assert (ours[0, 1] - ours[0, 2]).abs().max() > 1e-3
+
+
+@pytest.mark.usefixtures("padded_calls")
+def test_a_compiled_model_makes_the_same_edit(model: Model) -> None:
+    """Steps in which a row takes projections are not compiled; those after them are."""
+    one = group(model, [(SWAP, Projections(0.4)), (SWAP, PromptToPrompt(tau=0.2))])
+    plain, compiled = (tree_latents(m, [one], SAMPLING) for m in (model, replace(model, compile=True)))
+    for branch in (1, 2):
+        assert_close(compiled[0, branch], plain[0, branch], rtol=0, atol=ROUNDED)
+
+
+def test_at_share_0_it_is_the_fixed_seed_and_for_equal_prompts_the_source(model: Model) -> None:
+    methods = [Projections(0.0), Projections((0.4, 0.4)), FixedSeed()]
+    one = group(model, [(SWAP, method) for method in methods])
+    assert len({edit.digest() for edit in one.edits}) == 1
+    assert plan_evaluations([one], STEPS, SAMPLING, model.guidance_embedded) == 2 * STEPS * rows(model)
+    [edited] = generate(model, [one], SAMPLING)
+    assert all(torch.equal(image, edited.images[-1]) for image in edited.images)
+    [same] = generate(model, [group(model, [(SOURCE, Projections(1.0))])], SAMPLING)
+    assert torch.equal(same.images[0], same.source)
+
+
+def test_a_sweep_of_shares_shares_its_first_steps(model: Model) -> None:
+    shares = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    sweep = group(model, [(SWAP, Projections(share)) for share in shares])
+    planned = plan_evaluations([sweep], STEPS, SAMPLING, model.guidance_embedded)
+    # The source, the edit that takes throughout, and what leaves it after 0, 1, 2, 3 and 4 steps.
+    assert planned == rows(model) * (5 + 5 + 5 + 4 + 3 + 2 + 1)
+    assert len({edit.digest() for edit in sweep.edits}) == len(shares)
+
+
+EDITS = [
+    (SWAP, Projections(0.2)),
+    (SWAP, Projections(0.6)),
+    (SWAP, Projections(0.6, "double-0")),
+    (ADD, Projections((0.2, 1.0), ["double-1"])),
+    (SWAP, PromptToPrompt(tau=0.4)),
+    (SWAP, FixedSeed()),
+    (ADD, PromptSwitch(0.4)),
+]
+
+
+@pytest.mark.parametrize("inversion", [None, RFSolver()], ids=str)
+def test_beside_other_edits_and_in_any_calls_it_is_the_same(
+    model: Model, inversion: Inversion | None
+) -> None:
+    picture = torch.linspace(0, 1, 3 * 32 * 32).reshape(3, 32, 32)
+    groups = [group(model, EDITS), replace(group(model, EDITS[:4], seed=1), source_prompt="a red cat")]
+    if inversion:
+        groups = [replace(one, image=lambda: picture, inversion=inversion) for one in groups]
+    paths = source_paths(model, groups, SAMPLING)
+    alone = {
+        (g, branch): tree_latents(model, [replace(one, edits=(edit,))], SAMPLING, paths=[paths[g]])[0, 1]
+        for g, one in enumerate(groups)
+        for branch, edit in enumerate(one.edits[:4], start=1)
+    }
+    planned = plan_evaluations(groups, STEPS, SAMPLING, model.guidance_embedded)
+    for max_batch in (2, 6, 64):
+        counted: list[int] = []
+        together = tree_latents(model, groups, SAMPLING, Calls(max_batch, counted.append), paths)
+        for key, latents in alone.items():
+            assert_close(together[key], latents, rtol=0, atol=ROUNDED)
+        made = planned - (2 * inversion.evaluations(SAMPLING) if inversion else 0)
+        assert sum(counted) == made
+    assert len({float(latents.sum()) for latents in together.values()}) == len(together)
+
+
+def test_named_blocks_are_those_and_all_of_them_are_null(model: Model) -> None:
+    named: list[Any] = [None, ALL[family_of(model)], "double-0", "double-1", ["double-0", "double-1"]]
+    latents = tree_latents(
+        model, [group(model, [(SWAP, Projections(0.6, blocks)) for blocks in named])], SAMPLING
+    )
+    assert_close(latents[0, 1], latents[0, 2], rtol=0, atol=ROUNDED)
+    assert all((latents[0, i] - latents[0, j]).abs().max() > 1e-4 for i, j in pairwise(range(2, 6)))
+
+
+def test_no_map_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_flow_model("flux")
+    large = Flux(model.pipeline, 32, 32, height=128, width=128)
+    predict, sizes = large.predict, Sizes()
+
+    def watched(*args: Any) -> Tensor:
+        with sizes:
+            return predict(*args)
+
+    monkeypatch.setattr(large, "predict", watched)
+    tree_latents(large, [group(large, [(SWAP, Projections(1.0))])], SAMPLING)
+    assert 0 < sizes.largest < large.pixels(32) ** 2
+
+
+@pytest.mark.parametrize("steps", [-0.1, 1.1, float("nan"), "half", [0.6, 0.2], [0.1], True])
+def test_a_share_that_is_none_is_named(steps: Any) -> None:
+    with pytest.raises(ValueError, match="^replace_steps"):
+        Projections(steps)
+
+
+def test_a_share_that_comes_to_no_step_is_an_error(calm_model: StableDiffusion) -> None:
+    """20 % of 4 steps would be none, so that the edit were the fixed seed's under another name."""
+    request = EditRequest(SOURCE, SWAP)
+    message = "replace_steps: 0.2 of 4 steps is no step, allowed are 0 and windows of 1/4 or more"
+    with pytest.raises(ValueError, match=message):
+        Projections(0.2).trajectory(request, calm_model.tokenizers, 4)
+    with pytest.raises(ValueError, match=r"replace_steps: \(0.5, 0.6\) of 4 steps is no step"):
+        Projections((0.5, 0.6)).trajectory(request, calm_model.tokenizers, 4)
+    taken = Projections(0.29).trajectory(request, calm_model.tokenizers, 100).injections
+    assert [step for step, one in enumerate(taken) if one] == list(range(29))
