@@ -128,7 +128,8 @@ def _carried_over(config: Mapping[str, Any]) -> list[str]:
     One that the command line names is the user's own word.
     """
     hydra_config = HydraConfig.get()
-    own = _option("model", hydra_config.runtime.choices["model"])
+    file = _option("model", hydra_config.runtime.choices["model"])
+    own = file.get("model", file)  # beside a sampling, where the model has one of its own
     stated, chosen = own.get("scheduler_config") or {}, config.get("scheduler_config") or {}
     if own.get("path") in (config.get("path"), "???"):
         return []

@@ -199,7 +199,7 @@ def test_a_family(follow: Follow, tiny_folder: Path, tmp_path: Path) -> None:
     lcm = save_lcm(tiny_folder, tmp_path / "lcm")
     run_dir = follow("Family of models", model=[f"model.path={lcm}"])
     records = load(run_dir)
-    assert set(records["model"]) == {"lcm"}
+    assert set(records["model"]) == {"my_lcm"}
     family = "my_package.families.LatentConsistency"
     own = ModelSpec("lcm", str(lcm), 16, 16, pipeline=family, device="cpu")
     assert own.identity() != ModelSpec("lcm", str(lcm), 16, 16, device="cpu").identity()

@@ -47,3 +47,19 @@ class StableDiffusion(UNetModel):
     def encode(self, images: Tensor) -> Tensor:
         """Return scaled latent means of images (N, 3, height, width) in [0, 1]."""
         return encode_images(self.vae, images, self.dtype)
+
+
+@dataclass
+class LatentConsistency(StableDiffusion):
+    """Stable Diffusion distilled to a few steps (Luo et al. 2023, "Latent Consistency Models"): its UNet is
+    told the guidance scale, whether or not its config is on this machine yet.
+    """
+
+    pipeline_name: ClassVar[str] = "LatentConsistencyModelPipeline"
+    scheduler_corrections: ClassVar[Mapping[str, Any]] = {}
+    load_options: ClassVar[Mapping[str, Any]] = {**StableDiffusion.load_options, "image_encoder": None}
+
+    @classmethod
+    def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
+        """Say that the UNet is told the guidance scale."""
+        return True

@@ -52,6 +52,7 @@ def refusal(cli: Cli, capsys: pytest.CaptureFixture[str], command: str, *overrid
             {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": None},
             "timestep_spacing: 'leading' was written for other weights, {} has 'linspace'",
         ),
+        ("sd_turbo", {}, "timestep_spacing: 'trailing' was written for other weights, {} has 'leading'"),
     ],
 )
 def test_a_scheduler_that_was_written_for_other_weights_is_refused_unless_it_is_asked_for(
@@ -66,7 +67,8 @@ def test_a_scheduler_that_was_written_for_other_weights_is_refused_unless_it_is_
     change(folder / "scheduler" / "scheduler_config.json", **own)
     tiny = [*on_tiny(folder, run_dir), *PAIR]
     its = [f"model={model}", "model.pipeline=StableDiffusionPipeline", "model.blend_side=16"]
-    its = ["+" * ("pipeline" in one and model == "sd21") + one for one in [*its, "model.self_max_side=16"]]
+    new = "+" * (model != "sdxl")  # the others state no pipeline
+    its = [new * ("pipeline" in one) + one for one in [*its, "model.self_max_side=16"]]
     tiny = [one for one in tiny if one != "model=folder"]
     for command in ("plan", "run"):
         line = refusal(cli, capsys, command, *tiny, *its)
