@@ -20,8 +20,17 @@ from results.store.records import RECORD_IDENTITY, load, metric_columns
 from results.store.run_folder import RunFolder
 from results.store.setting_rows import load_settings, with_settings
 from results.store.whole_files import write_whole
-from results.tables import auto_tau, metric_ranks, paper_files, pareto, table_files, tables
-from results.tables.cells import CONTEXT, GIVEN, is_plain, made_elsewhere, with_cells
+from results.tables import (
+    auto_tau,
+    matched,
+    matched_files,
+    metric_ranks,
+    paper_files,
+    pareto,
+    table_files,
+    tables,
+)
+from results.tables.cells import ALL, CONTEXT, GIVEN, is_plain, made_elsewhere, with_cells
 from results.tables.invariants import broken
 from results.tables.paper import USUAL, Layout
 from results.tables.published import compare, load_reference, picture_formats, write_comparison
@@ -128,6 +137,11 @@ def summarise(
         figures += pareto_plots.draw(found, directions, folder.plots / "pareto") if draw else []
         text += f"\nPareto front of {' and '.join(by)}: see tables/pareto.md.\n"
         text += "".join(f"{pareto.told(front)}\n" for front in found)
+    if by and len(gaps := matched.matched_table(cells, by)):
+        paths += matched_files.write_matched(gaps, directions, folder.tables / "matched")
+        text += "\nCurves at equal preservation: see tables/matched.md.\n"
+        overall = gaps[gaps["edit_type"].eq(ALL)].to_dict("records")
+        text += "".join(f"{matched_files.told(row, directions)}\n" for row in overall)
     if published:
         comparison = compare(made["main"], load_reference(published), picture_formats(frame))
         paths += write_comparison(comparison, folder.tables / "published")
