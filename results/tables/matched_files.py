@@ -111,8 +111,8 @@ def _note(table: pd.DataFrame, directions: Mapping[str, bool]) -> str:
     return (
         f"{named} {_HOW} `preservation` is the stretch that both curves reach, on average; a pair whose "
         "curves share none does not count. p by flipping the signs of pairs, Holm over all "
-        f"{int(table['p'].notna().sum())} tests. `pairs to tell`: so many pairs have an interval whose "
-        "half-width is the difference, if pairs spread as these; half that half-width takes four times as many."
+        f"{int(table['p'].notna().sum())} tests. `pairs to tell`: so many pairs have an interval "
+        "whose half-width is the difference, if pairs spread as these; half of it takes four times as many."
     )
 
 

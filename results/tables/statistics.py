@@ -81,7 +81,7 @@ def estimate_numbered(
     `reasons` gives the texts of the rows that a mask marks.
     """
     finite = np.isfinite(values)
-    per_pair = _pair_means(values[finite], pairs[finite])
+    per_pair = pair_means(values[finite], pairs[finite])
     mean, low, high = _interval(per_pair, confidence, resamples, seed)
     missing = int((~finite).sum())
     told = reasons(~finite) if missing else ()
@@ -125,7 +125,7 @@ def pairs_needed(spread: float, half_width: float, confidence: float = 0.95) -> 
     return max(FEWEST_PAIRS, ceil((z * spread / half_width) ** 2))
 
 
-def _pair_means(values: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def pair_means(values: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Average values per numbered pair; (images,) -> (pairs,), the same whatever the order of the rows."""
     if not len(values):
         return values
