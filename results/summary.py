@@ -20,8 +20,17 @@ from results.store.records import RECORD_IDENTITY, load, metric_columns
 from results.store.run_folder import RunFolder
 from results.store.setting_rows import load_settings, with_settings
 from results.store.whole_files import write_whole
-from results.tables import auto_tau, metric_ranks, paper_files, pareto, table_files, tables
-from results.tables.cells import CONTEXT, GIVEN, is_plain, made_elsewhere, with_cells
+from results.tables import (
+    auto_tau,
+    matched,
+    matched_files,
+    metric_ranks,
+    paper_files,
+    pareto,
+    table_files,
+    tables,
+)
+from results.tables.cells import ALL, CONTEXT, GIVEN, is_plain, made_elsewhere, with_cells
 from results.tables.invariants import broken
 from results.tables.paper import USUAL, Layout
 from results.tables.published import compare, load_reference, picture_formats, write_comparison
@@ -87,7 +96,7 @@ def summarise(
     before = made_from.written(folder)
     cells = run_cells(frame, candidates)
     made_cells, chosen = cells.iloc[: len(frame)], cells.iloc[len(frame) :]
-    made = run_tables(cells, metrics)
+    made = run_tables(cells, metrics, directions)
     if len(chosen):
         chosen = auto_tau.labelled(chosen)
         made["auto_tau"] = tables.main_table(chosen, [auto_tau.CHOSEN_TAU, auto_tau.TARGET_MISSED, *metrics])
@@ -128,6 +137,11 @@ def summarise(
         figures += pareto_plots.draw(found, directions, folder.plots / "pareto") if draw else []
         text += f"\nPareto front of {' and '.join(by)}: see tables/pareto.md.\n"
         text += "".join(f"{pareto.told(front)}\n" for front in found)
+    if by and len(gaps := matched.matched_table(cells, by)):
+        paths += matched_files.write_matched(gaps, directions, folder.tables / "matched")
+        text += "\nCurves at equal preservation: see tables/matched.md.\n"
+        overall = gaps[gaps["edit_type"].eq(ALL)].to_dict("records")
+        text += "".join(f"{matched_files.told(row, directions)}\n" for row in overall)
     if published:
         comparison = compare(made["main"], load_reference(published), picture_formats(frame))
         paths += write_comparison(comparison, folder.tables / "published")
@@ -208,13 +222,18 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + "s" * (number != 1)
 
 
-def run_tables(cells: pd.DataFrame, metrics: list[str]) -> dict[str, pd.DataFrame]:
-    """Return the tables that a run has rows for, by the names of their files."""
+def run_tables(
+    cells: pd.DataFrame, metrics: list[str], directions: Mapping[str, bool] | None = None
+) -> dict[str, pd.DataFrame]:
+    """Return the tables that a run has rows for, by the names of their files.
+
+    Of metrics whose better direction is not in `directions` there are no win rates.
+    """
     made = {
         "main": tables.main_table(cells, metrics),
         "pie": tables.published_table(cells, metrics),
         "reweight": tables.reweight_table(cells, metrics),
-        "difference_to_fixed_seed": tables.difference_table(cells, metrics),
+        "difference_to_fixed_seed": tables.difference_table(cells, metrics, directions=directions),
     }
     return {name: table for name, table in made.items() if name == "main" or len(table)}
 
@@ -229,10 +248,10 @@ def run_table(
     frame, _ = run_rows(run_dir)
     metrics = current_metrics(frame)
     cells = run_cells(frame, auto_tau.load_candidates(run_dir))
-    made = run_tables(cells, metrics)
+    directions = {column: up for column, up in load_columns(run_dir).items() if up is not None}
+    made = run_tables(cells, metrics, directions)
     if name not in made:
         raise ValueError(f"{name!r} is no table of {run_dir}, allowed are {', '.join(made)}")
-    directions = {column: up for column, up in load_columns(run_dir).items() if up is not None}
     by = pareto.chosen_metrics(run_plots.measured(made["main"]), directions, objective)
     return made[name], _headings(directions), by or ()
 

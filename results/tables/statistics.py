@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import ceil
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -79,7 +81,7 @@ def estimate_numbered(
     `reasons` gives the texts of the rows that a mask marks.
     """
     finite = np.isfinite(values)
-    per_pair = _pair_means(values[finite], pairs[finite])
+    per_pair = pair_means(values[finite], pairs[finite])
     mean, low, high = _interval(per_pair, confidence, resamples, seed)
     missing = int((~finite).sum())
     told = reasons(~finite) if missing else ()
@@ -111,7 +113,19 @@ def paired_difference(
     return estimate(difference, pairs, reasons, confidence=confidence, resamples=resamples, seed=seed)
 
 
-def _pair_means(values: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def pairs_needed(spread: float, half_width: float, confidence: float = 0.95) -> int:
+    """Return how many pairs give a mean's interval that half-width, at least FEWEST_PAIRS.
+
+    `spread` is the standard deviation over pairs; a mean of many pairs is about normal. ValueError
+    where the half-width is not above 0.
+    """
+    if not half_width > 0:
+        raise ValueError(f"half_width: {half_width!r} is not above 0")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    return max(FEWEST_PAIRS, ceil((z * spread / half_width) ** 2))
+
+
+def pair_means(values: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Average values per numbered pair; (images,) -> (pairs,), the same whatever the order of the rows."""
     if not len(values):
         return values

@@ -18,6 +18,7 @@ from results.tables.statistics import FEWEST_PAIRS
 Directions = Mapping[str, bool]
 Escape = Callable[[str], str]
 
+SIGNIFICANT = 0.05
 _LEFT = {"method", "setting", "uses mask", *CONTEXT}
 
 
@@ -29,7 +30,28 @@ def to_csv(table: pd.DataFrame) -> str:
 
 def to_markdown(table: pd.DataFrame, directions: Directions, *, by_edit_type: bool = True) -> str:
     """Write one table over all edit types, then one per edit type, and below why values are missing."""
-    parts = []
+    parts = _section_parts(table, directions, by_edit_type)
+    missing = "\n".join(f"- {escape_markdown(line)}" for line in missing_lines(table))
+    note = f"Mean [95 % interval over pairs, from {FEWEST_PAIRS} pairs on]; `missing` counts values."
+    if "p_holm" in table:
+        over = f"Holm's correction over all {table['p'].notna().sum()} tests"
+        note += f" \\* p < {SIGNIFICANT:g} by flipping the signs of pairs, after {over}."
+    parts += [note, missing] if parts else ["No rows."]
+    if "wins" in table and table["wins"].notna().any():
+        told = "Share of pairs in which a setting is better (a tie counts half) [95 % interval, Wilson]:"
+        parts += [told, *_section_parts(_win_rates(table), {}, by_edit_type=False)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _win_rates(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of differences with the shares of pairs that are better in place of means."""
+    ends = {"mean": "wins", "low": "wins_low", "high": "wins_high"}
+    rates = table.assign(**{name: table[wins] for name, wins in ends.items()}, p_holm=np.nan)
+    return rates[rates["metric"].isin(table.loc[table["wins"].notna(), "metric"])]
+
+
+def _section_parts(table: pd.DataFrame, directions: Directions, by_edit_type: bool) -> list[str]:
+    parts: list[str] = []
     for title, rows in _sections(table)[: None if by_edit_type else 1]:
         header = _header(table, directions, escape_markdown)
         align = ["---" if name in _LEFT else "---:" for name in header]
@@ -37,10 +59,7 @@ def to_markdown(table: pd.DataFrame, directions: Directions, *, by_edit_type: bo
             "| " + " | ".join(cells) + " |" for cells in (header, align, *_body(rows, table, escape_markdown))
         ]
         parts += [f"**{escape_markdown(title)}**", "\n".join(lines)]
-    missing = "\n".join(f"- {escape_markdown(line)}" for line in missing_lines(table))
-    note = f"Mean [95 % interval over pairs, from {FEWEST_PAIRS} pairs on]; `missing` counts values."
-    parts += [note, missing] if parts else ["No rows."]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return parts
 
 
 def missing_lines(table: pd.DataFrame) -> list[str]:
@@ -89,8 +108,9 @@ def _body(rows: pd.DataFrame, table: pd.DataFrame, escape: Escape) -> list[list[
         several = members.loc[members["n"].gt(0), "n"].nunique() > 1
         texts = {
             row.metric: interval_text(row, decimals[row.metric])
+            + (r" \*" if row.p_holm < SIGNIFICANT else "")
             + (f" (n {row.n})" if several and row.n else "")
-            for row in members[["metric", "mean", "low", "high", "n"]].itertuples()
+            for row in members.reindex(columns=["metric", "mean", "low", "high", "n", "p_holm"]).itertuples()
         }
         body.append(
             [

@@ -4,7 +4,7 @@ All take `results.tables.cells.with_cells`' rows. `results.tables.table_files` t
 and LaTeX.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -12,10 +12,12 @@ import pandas as pd
 from results.labels import published_name, published_order, published_scale
 from results.store.records import RECORD_IDENTITY, WINDOWS, reason_column
 from results.tables.cells import ALL, CELL, CONTEXT, GIVEN, is_plain, ordered
-from results.tables.statistics import Estimate, estimate_numbered
+from results.tables.significance import holm, sign_flip_p_of, win_rate
+from results.tables.statistics import FEWEST_PAIRS, Estimate, estimate_numbered, pair_means
 
 _ESTIMATED = ["mean", "low", "high", "n", "n_images", "n_missing", "reasons"]
 COLUMNS = [*CELL, "start_noise", "edit_type", "metric", *_ESTIMATED]
+DIFFERENCE_COLUMNS = [*COLUMNS, "p", "p_holm", "wins", "wins_low", "wins_high"]
 _NO_PARTNER = "no row with weight 1 to compare with"
 
 
@@ -70,11 +72,16 @@ def reweight_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
 
 
 def difference_table(
-    cells: pd.DataFrame, metrics: Iterable[str], reference: str = "fixed_seed"
+    cells: pd.DataFrame,
+    metrics: Iterable[str],
+    reference: str = "fixed_seed",
+    directions: Mapping[str, bool] | None = None,
 ) -> pd.DataFrame:
-    """Estimate each cell's difference to the method `reference`, paired by pair and seed.
+    """Estimate each cell's difference to the method `reference`, paired by pair and seed; DIFFERENCE_COLUMNS.
 
-    `reference` must have one setting per context; where it has none or several, the table is empty.
+    `reference` must have one setting per context; where it has none or several, the table is empty. `p` flips
+    the signs of pairs, from FEWEST_PAIRS pairs on, and `p_holm` is corrected over all rows. `wins` is the
+    share of pairs in which the cell is better, of metrics whose better direction is in `directions`.
     """
     plain = cells[is_plain(cells)].reset_index(drop=True)
     typed = _has_types(plain)
@@ -101,8 +108,20 @@ def difference_table(
                 for number, metric in enumerate(metrics):
                     difference = (means[number] - base_means[number])[compared]
                     result = estimate_numbered(difference, pairs[compared], _unpaired)
-                    rows.append(_row(cell, noise, edit_type, metric, result))
-    return _tidy(rows)
+                    own_pairs = pairs[compared][finite := np.isfinite(difference)]
+                    tested = _tested(
+                        pair_means(difference[finite], own_pairs), (directions or {}).get(metric)
+                    )
+                    rows.append(_row(cell, noise, edit_type, metric, result) | tested)
+    table = _tidy(rows, DIFFERENCE_COLUMNS)
+    return table.assign(p_holm=holm(list(table["p"])))
+
+
+def _tested(per_pair: np.ndarray, up: bool | None) -> dict[str, float]:
+    """Return p and the win rate of a difference per pair."""
+    p = sign_flip_p_of(per_pair) if len(per_pair) >= FEWEST_PAIRS else np.nan
+    wins = (np.nan,) * 3 if up is None else win_rate(per_pair, up)
+    return {"p": p, **dict(zip(("wins", "wins_low", "wins_high"), wins))}
 
 
 def _table(cells: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
@@ -178,8 +197,8 @@ def _row(cell: tuple, noise: float, edit_type: str, metric: str, result: Estimat
     return {**dict(zip(CELL, cell)), **told, **estimated}
 
 
-def _tidy(rows: list[dict[str, object]]) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=COLUMNS)
+def _tidy(rows: list[dict[str, object]], columns: list[str] = COLUMNS) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=columns)
     return ordered(
         table.astype(
             dict.fromkeys(WINDOWS, "Int64") | dict.fromkeys(("tau", "strength", "start_noise"), float)

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from results.tables.significance import win_rate
 from results.tables.statistics import estimate, paired_difference
 
 
@@ -107,3 +108,17 @@ def test_a_difference_without_a_partner_is_missing() -> None:
     assert (result.mean, result.n, result.n_missing) == (1.0, 1, 2)
     with pytest.raises(ValueError, match="more than one value"):
         paired_difference(pd.concat([first, first]), second)
+
+
+@pytest.mark.parametrize(("wins", "pairs"), [(0, 7), (3, 8), (50, 60), (7, 7)])
+def test_win_rates_have_wilson_s_interval(wins: int, pairs: int) -> None:
+    differences = np.array([1.0] * wins + [-1.0] * (pairs - wins))
+    share, low, high = win_rate(differences, higher_is_better=True)
+    known = stats.binomtest(wins, pairs).proportion_ci(method="wilson")
+    assert (share, low, high) == pytest.approx((wins / pairs, known.low, known.high))
+    assert win_rate(-differences, higher_is_better=False) == (share, low, high)
+
+
+def test_ties_are_half_a_win() -> None:
+    assert win_rate(np.array([0.0, 1e-15, 1.0, -1.0]), higher_is_better=True)[0] == 0.5
+    assert np.isnan(win_rate(np.array([]), higher_is_better=True)).all()

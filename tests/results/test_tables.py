@@ -8,6 +8,7 @@ import pytest
 
 from results.store.records import METRIC_TYPES, reason_column
 from results.tables.cells import with_cells
+from results.tables.table_files import to_markdown
 from results.tables.tables import COLUMNS, difference_table, main_table, published_table, reweight_table
 from tests.results.synthetic import METRICS, PAIRS, TAUS, make_frame, make_metrics, make_row, p2p, windows
 
@@ -195,6 +196,42 @@ def test_differences_are_paired_with_the_fixed_seed() -> None:
     assert sdedit["mean"].to_numpy() == pytest.approx(0.0)
     assert not set(table["method"]) & {"source", "fixed_seed"}
     assert difference_table(joined(frame, values), [METRIC], reference="absent").empty
+
+
+def test_differences_have_p_by_holm_and_win_rates() -> None:
+    pairs = [f"pair-{number}" for number in range(8)]
+    rows = [
+        make_row(pair, 0, method, **settings)
+        for pair in pairs
+        for method, settings in (("fixed_seed", {}), ("p2p", p2p(0.0)), ("p2p", p2p(0.2)), ("p2p", p2p(0.4)))
+    ]
+    # Of the fixed seed: at tau 0 all pairs are better, at 0.2 three of eight with one tie, at 0.4 a constant.
+    by_pair = [[0, 1, value, 0] for value in (0.3, 0.2, 0.1, 0, -0.1, -0.1, -0.1, -0.1)]
+    cells = joined(pd.DataFrame(rows), [value for row in by_pair for value in row])
+    table = difference_table(cells, [METRIC], directions={METRIC: True}).query("edit_type == 'all'")
+    best, some, level = table.sort_values("tau").to_dict("records")
+    assert best["p"] == pytest.approx(2 / 2**8)
+    assert level["p"] == 1.0
+    tested = difference_table(cells, [METRIC], directions={METRIC: True})["p"].notna().sum()
+    assert best["p_holm"] == pytest.approx(min(1, 2 / 2**8 * tested))
+    assert [row["wins"] for row in (best, some, level)] == pytest.approx([1.0, 3.5 / 8, 0.5])
+    assert best["wins_high"] == pytest.approx(1.0)
+    assert best["wins_low"] == pytest.approx(8 / (8 + 1.959964**2))  # Wilson's, where all agree
+    lower = difference_table(cells, [METRIC], directions={METRIC: False}).query("edit_type == 'all'")
+    assert lower.sort_values("tau")["wins"].tolist() == pytest.approx([0.0, 4.5 / 8, 0.5])
+    unknown = difference_table(cells, [METRIC])
+    assert unknown["wins"].isna().all()
+    assert "Share of pairs" not in to_markdown(unknown, {})
+    text = to_markdown(table, {METRIC: True})
+    assert r"1.000 [1.000, 1.000] \*" in text or r"1.00 [1.00, 1.00] \*" in text
+    assert r"0.00 [0.00, 0.00] \*" not in text
+    assert "| 0.438 [" in text.partition("Share of pairs in which a setting is better")[2]
+
+
+def test_few_pairs_are_not_tested() -> None:
+    frame = make_frame(["cat-dog", "house-2", "house-10"])
+    table = difference_table(joined(frame, frame["seed"]), [METRIC])
+    assert table[["p", "p_holm"]].isna().all(axis=None)
 
 
 def test_the_published_table_has_the_published_order_and_scaling() -> None:
