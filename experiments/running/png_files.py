@@ -22,7 +22,7 @@ def write_png(image: Tensor, path: Path, before: Digest | None = None) -> Digest
 
 def write_mask(mask: np.ndarray, path: Path) -> None:
     """Write a mask (height, width) bool, white = True, as an 8-bit PNG, unless it is there."""
-    write_png(torch.from_numpy(mask).float().expand(3, -1, -1), path)
+    write_png(torch.tensor(mask).float().expand(3, -1, -1), path)
 
 
 def read_png(path: Path, told: Digest | None = None) -> np.ndarray:

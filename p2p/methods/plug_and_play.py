@@ -44,8 +44,18 @@ class PlugAndPlay:
     def trajectory(
         self, request: EditRequest, tokenizers: Tokenizers, num_inference_steps: int
     ) -> Trajectory:
-        """Return denoising of the target prompt that takes from the source for `int(T * share)` steps."""
+        """Return denoising of the target prompt that takes from the source for `int(T * share)` steps.
+
+        Raises ValueError for a share above 0 that comes to no step.
+        """
         check_prompt(request.target_prompt, tokenizers)
+        for name in ("attention_steps", "feature_steps"):
+            share = getattr(self, name)
+            if share and not int(num_inference_steps * share):
+                raise ValueError(
+                    f"{name}: {share} of {num_inference_steps} steps is no step, allowed are 0 (none) and "
+                    f"1/{num_inference_steps} or more"
+                )
         attention, features = (
             int(num_inference_steps * share) for share in (self.attention_steps, self.feature_steps)
         )

@@ -17,7 +17,14 @@ import torch
 from p2p.alignment import Tokenizers, equalizer
 from p2p.local_blend import LocalBlend
 from p2p.methods.profiles import profile
-from p2p.methods.windows import Steps, gate_rows, self_window, windows_from_tau
+from p2p.methods.windows import (
+    Steps,
+    check_tau,
+    check_windows,
+    gate_rows,
+    self_window,
+    windows_from_tau,
+)
 from p2p.numbers import check_finite
 from p2p.operators import Alignment, block_alignment, find_operator, resolve_operator
 from p2p.trajectory import (
@@ -96,7 +103,10 @@ class PromptToPrompt:
     def trajectory(
         self, request: EditRequest, tokenizers: Tokenizers, num_inference_steps: int
     ) -> Trajectory:
-        """Return what to inject at each step. Raises ValueError where words or prompts do not allow it."""
+        """Return what to inject at each step. Raises ValueError where words or prompts do not allow it, and
+        for a share of the steps, above 0, that comes to no step.
+        """
+        self._check_steps(num_inference_steps)
         cross_steps, self_steps = self._windows()
         chosen = profile(self.profile)
         source_prompt, target_prompt = request.source_prompt, request.target_prompt
@@ -146,6 +156,23 @@ class PromptToPrompt:
         if scaled != weights:  # not among `weights`, by which tables part edits
             record["blend"] = {**record.get("blend", {}), "weight": float(self.blend_weight or 0)}
         return Trajectory(target_prompt, tuple(injections), blend=blend, record=record)
+
+    def _check_steps(self, num_inference_steps: int) -> None:
+        """Raise ValueError for a share that comes to no step.
+
+        Defaults may, as the self-attention window's 0.4 of two steps does, and what tau caps to none is none.
+        """
+        if self.tau is not None:
+            check_tau(self.tau, num_inference_steps)
+        if self.tau != 1:
+            cross = self._windows()[0] if self.tau is None else 0
+            usual = self.self_replace_steps == PromptToPrompt.self_replace_steps
+            check_windows(cross, 0 if usual else self.self_replace_steps, num_inference_steps)
+        if self.blend_start and not int(self.blend_start * num_inference_steps):
+            raise ValueError(
+                f"blend_start: {self.blend_start} of {num_inference_steps} steps is no step, allowed are 0, "
+                f"1/{num_inference_steps} or more, and null (the profile's, which may come to 0)"
+            )
 
     def _blend(
         self, request: EditRequest, tokenizers: Tokenizers, num_inference_steps: int

@@ -109,6 +109,45 @@ def windows_from_tau(
     return cross, min(end, cap)
 
 
+def check_windows(
+    cross_replace_steps: Steps | Mapping[str, Steps], self_replace_steps: Steps, num_inference_steps: int
+) -> None:
+    """Raise ValueError for a window that was asked for and comes to no step, where nothing is injected.
+
+    0, or a window whose ends are equal, asks for none.
+    """
+    total = _step_count(num_inference_steps)
+    by_word = cross_replace_steps if isinstance(cross_replace_steps, Mapping) else {None: cross_replace_steps}
+    for word, steps in by_word.items():
+        name = "cross_replace_steps" if word is None else f"cross_replace_steps[{word!r}]"
+        _check_window(name, steps, total, total + 1)
+    _check_window("self_replace_steps", self_replace_steps, total, total)
+
+
+def check_tau(tau: float | Mapping[str, float], num_inference_steps: int) -> None:
+    """Raise ValueError for a tau below 1 that leaves no step to inject in: it would be the fixed seed.
+
+    A tau above 0 that frees no step is no error: it comes to the steps of tau 0.
+    """
+    rows = _step_count(num_inference_steps) + 1
+    for word, value in (tau if isinstance(tau, Mapping) else {None: tau}).items():
+        name = "tau" if word is None else f"tau[{word!r}]"
+        if value < 1 and not int(_complement(name, value) * rows):
+            raise ValueError(
+                f"{name}: {value} of {num_inference_steps} steps injects in no step, allowed are 0 to "
+                f"{rows - 1}/{rows}, and 1 (nothing is injected)"
+            )
+
+
+def _check_window(name: str, steps: Steps, total: int, rows: int) -> None:
+    start, end = _bounds(name, steps)
+    if start < end and int(start * rows) >= min(int(end * rows), total):
+        given = f"{name}: {steps} of {total} steps is no step, allowed are 0 (none) and "
+        if isinstance(steps, Sequence):
+            raise ValueError(f"{given}windows that hold k/{rows} to (k + 1)/{rows}, k from 0 to {total - 1}")
+        raise ValueError(f"{given}1/{rows} or more")
+
+
 def _cross_rows(name: str, steps: Steps, num_inference_steps: int) -> tuple[int, int]:
     rows = _step_count(num_inference_steps) + 1
     start, end = _bounds(name, steps)

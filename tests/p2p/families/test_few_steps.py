@@ -34,7 +34,7 @@ def assert_equals_its_own_call(
     """Compare with the pipeline's call at the guidance of the model's card, where 0 is off."""
     edits = [
         method.trajectory(EditRequest(SOURCE, SWAP), model.tokenizers, steps)
-        for method in (FixedSeed(), PromptToPrompt(tau=1), PromptToPrompt(tau=0))
+        for method in (FixedSeed(), PromptToPrompt(tau=1), PromptToPrompt(tau=0, self_replace_steps=1.0))
     ]
     latents = tree_latents(model, [Group(SOURCE, 3, tuple(edits))], Sampling(steps, scale))
     for branch, prompt in enumerate([SOURCE, SWAP, SWAP]):

@@ -1,0 +1,112 @@
+"""The experiments on transformers and few steps: planned, made, scored and put beside published rows, on tiny
+pipelines of the real classes.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from experiments.datasets.pie_miniature import write
+from results.store.records import load
+from tests.experiments.command import Cli
+from tests.p2p.families import test_flux, test_stable_diffusion_3
+from tests.p2p.families.test_few_steps import lcm_folder, sd_folder
+
+pytestmark = pytest.mark.xdist_group("transformer_experiments")
+
+__all__ = ["lcm_folder", "sd_folder"]  # fixtures
+
+TINY = ("model.dtype=float32", "device=cpu", "model.self_max_side=8", "model.blend_side=8")
+NO_PICTURES = ("plots=false", "report=false", "metrics=pixel")
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["dev", "schnell"])
+def flux_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp("flux") / "pipeline"
+    test_flux.tiny_pipeline(request.param).to(torch.float32).save_pretrained(folder)
+    return "dev" if request.param else "schnell", folder
+
+
+@pytest.fixture(scope="module")
+def sd3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sd3") / "pipeline"
+    test_stable_diffusion_3.tiny_pipeline(with_t5=False).to(torch.float32).save_pretrained(folder)
+    return folder
+
+
+def test_the_study_of_transformers(
+    cli: Cli, sd3_folder: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = [f"model.path={sd3_folder}", *TINY, "model.leave_out=[text_encoder_3]", f"run_dir={run_dir}"]
+    assert cli("plan", "experiment=mmdit_p2p", *tiny) == 0
+    told = capsys.readouterr().out
+    assert "83 groups, 420 edited images (140 fixed_seed, 140 p2p, 140 prompt_switch)" in told
+    # Of 28 guided steps: 83 sources; 140 edits injected, as many plain; switched ones share the first 5.
+    assert f"\n{2 * (83 * 28 + 140 * (28 + 28 + 23)):,} UNet evaluations" in told
+    few = ["sampling.num_inference_steps=5", "dataset.limit=2", *NO_PICTURES]
+    assert cli("run", "experiment=mmdit_p2p", *tiny, *few) == 0
+    records = load(run_dir)
+    assert records["status"].eq("ok").all()
+    assert records["method"].value_counts().to_dict() == {
+        "source": 2,
+        "fixed_seed": 2,
+        "prompt_switch": 2,
+        "p2p": 2,
+    }
+    assert set(records["guidance_scale"].dropna()) == {3.5}  # the model's own
+
+
+def test_pie_bench_on_flux(
+    cli: Cli,
+    flux_folder: tuple[str, Path],
+    tmp_path: Path,
+    run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kind, folder = flux_folder
+    name = {"dev": "pie_bench_flow", "schnell": "pie_bench_few_step"}[kind]
+    write(tmp_path / "data", per_category=1)
+    tiny = [f"experiment={name}", f"dataset.path={tmp_path / 'data'}", f"run_dir={run_dir}"]
+    tiny += [f"model.path={folder}", *TINY, "+model.height=32", "+model.width=32"]
+    assert cli("plan", *tiny, "dataset.limit=2") == 0
+    edits = {"dev": 5 + 5 + 1, "schnell": 3 + 3 * 3 + 2 + 3}[kind]
+    assert f", {2 * edits} edited images (" in capsys.readouterr().out
+    few = [*NO_PICTURES[:2], "metrics=pie_embedded", "dataset.limit=1"]
+    if kind == "dev":
+        few += [
+            "sampling.num_inference_steps=5",
+            "+grid.methods.flowedit.n_max=4",
+            "inversions=[uni_inv,fireflow]",
+        ]
+    assert cli("run", *tiny, *few) == 0
+    records = load(run_dir)
+    assert records["status"].eq("ok").all()
+    assert {"p2p", "flowedit", "fixed_seed", "reconstruction"} < set(records["method"])
+    if kind == "schnell":
+        assert set(records.loc[records["method"].eq("sdedit"), "effective_steps"]) == {1, 2, 3}
+        assert set(records.loc[records["method"].eq("p2p"), "cross_end"]) == {1, 2, 3}
+    published = pd.read_csv(run_dir / "tables" / "published.csv")
+    own = published[published["method"].eq("p2p")]
+    assert own["published_method"].eq("P2P").all()
+    infedit = own[own["published_setting"].eq("LCM, in InfEdit's table")]
+    values = infedit.groupby("metric")["published"].first()
+    assert (values["pie/psnr_unedit@1"], values["pie/mse_unedit@1"]) == (26.64, 41.15)
+    assert infedit["source"].str.startswith("read second-hand: ").all()
+
+
+def test_pie_bench_on_a_latent_consistency_model(
+    cli: Cli, lcm_folder: Path, tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "data", per_category=1)
+    tiny = ["experiment=pie_bench_few_step", "model=lcm", "grid=pie_few_step_lcm", f"run_dir={run_dir}"]
+    tiny += [f"dataset.path={tmp_path / 'data'}", "dataset.limit=1", f"model.path={lcm_folder}", *TINY]
+    assert cli("run", *tiny, "sampling.num_inference_steps=15", *NO_PICTURES) == 0
+    records = load(run_dir)
+    assert set(records.loc[records["method"].eq("sdedit"), "effective_steps"]) == {3, 6, 9, 12}
+    capsys.readouterr()
+    assert cli("plan", *tiny) == 2  # its own four steps
+    assert "sdedit: strength: 0.2 of 4 steps is no step, allowed is 1/4 or more" in capsys.readouterr().err
+    assert cli("plan", *tiny, "inversions=[ddim]", "sampling.num_inference_steps=15") == 2
+    assert "ddim: guidance: a model that takes the guidance scale as an input" in capsys.readouterr().err
