@@ -12,7 +12,7 @@ from results.labels import arrow, csv_text, escape_latex, escape_markdown
 from results.store.whole_files import write_whole
 from results.tables.cells import ALL
 from results.tables.statistics import FEWEST_PAIRS
-from results.tables.table_files import decimals_of
+from results.tables.table_files import SIGNIFICANT, decimals_of
 
 _METRICS, _ENDS = ("alignment", "preservation"), ("difference", "low", "high")
 _HOW = f"Area between the curves by its width, mean over pairs [95 % interval, from {FEWEST_PAIRS} pairs on]."
@@ -28,6 +28,8 @@ def told(row: Mapping[str, Any], directions: Mapping[str, bool]) -> str:
         return f"{first} and {second} are not compared: {over} have curves that share some {preservation}."
     unclear = row["low"] <= 0 <= row["high"] or row["difference"] == 0
     side = "is not told apart from" if unclear else "is above" if row["difference"] > 0 else "is below"
+    if not unclear and row["p_holm"] >= SIGNIFICANT:
+        second += " before correction for several comparisons"
     few = "" if row["n"] >= FEWEST_PAIRS else ", too few for an interval"
     p = "" if pd.isna(row["p_holm"]) else f", p {row['p_holm']:.2g} (Holm)"
     much = f"{_difference(row, _places([row]))} of {alignment} {arrow(str(row['alignment']), directions)}"

@@ -61,6 +61,8 @@ def curve(*points: tuple[float, float]) -> np.ndarray:
         ([(0, 0), (1, 1)], [(0.5, 0.5), (1, 0)], (0.5, 0.5, 1)),
         # A tent of height 1 above zero has half the area of its rectangle.
         ([(0, 0), (1, 1), (2, 0)], [(0, 0), (2, 0)], (0.5, 0, 2)),
+        # Wide stretches count more: half of 1 and all of 3, by 4.
+        ([(0, 0), (1, 1), (4, 1)], [(0, 0), (4, 0)], (0.875, 0, 4)),
         # Levels may fall along the sweep.
         ([(1, 3), (0, 1)], [(0, 0.5), (1, 2.5)], (0.5, 0, 1)),
     ],
@@ -186,6 +188,10 @@ def test_what_is_not_told_apart_is_said_so() -> None:
     assert told(one(matched_table(apart, (UP, DOWN))), BOTH) == (
         f"At equal {DOWN}, Prompt-to-Prompt is below SDEdit: -0.500 [-0.500, -0.500] of {UP} ↑, over 8 of 8 "
         "pairs, p 0.0078 (Holm)."
+    )
+    row = one(matched_table(apart, (UP, DOWN))) | {"p": 0.03, "p_holm": 0.06}
+    assert told(row, BOTH).startswith(
+        f"At equal {DOWN}, Prompt-to-Prompt is below SDEdit before correction for several comparisons: -0.500"
     )
     few = sweep(lambda pair, seed, tau: (tau, tau + 0.5), lambda pair, seed, at: (at, at), pairs=2)
     assert told(one(matched_table(few, (UP, DOWN))), BOTH).endswith(
