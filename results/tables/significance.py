@@ -1,7 +1,6 @@
 """Whether paired differences could be chance: a permutation test, Holm's correction, and win rates."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -9,6 +8,7 @@ import pandas as pd
 
 EXACT_UP_TO = 12  # pairs: 4,096 ways to set the signs
 DRAWS = 9_999
+_AT_ONCE = 64  # differences whose DRAWS means are in memory together
 
 
 def sign_flip_p(difference: pd.Series, seed: int = 0) -> float:
@@ -19,27 +19,30 @@ def sign_flip_p(difference: pd.Series, seed: int = 0) -> float:
     (Phipson and Smyth 2010: the one observed counts). NaN without a pair.
     """
     finite = difference[np.isfinite(difference.astype(float))]
-    return sign_flip_p_of(finite.astype(float).groupby(level=0).mean().to_numpy(), seed)
+    return sign_flip_ps([finite.astype(float).groupby(level=0).mean().to_numpy()], seed)[0]
 
 
-def sign_flip_p_of(per_pair: np.ndarray, seed: int = 0) -> float:
-    """Return `sign_flip_p` of differences of which each is a pair's."""
-    n = len(per_pair)
-    if n == 0:
-        return float("nan")
-    signs = _signs(n, seed)
-    observed = abs(per_pair.mean())
-    # Sums of equal terms differ by rounding with their order.
-    as_far = int((np.abs(signs @ per_pair) / n >= observed * (1 - 1e-9)).sum())
-    return as_far / len(signs) if n <= EXACT_UP_TO else (as_far + 1) / (len(signs) + 1)
+def sign_flip_ps(per_pair: Sequence[np.ndarray], seed: int = 0) -> list[float]:
+    """Return `sign_flip_p` of several differences, each an array of its pairs' values.
 
-
-@lru_cache(maxsize=16)
-def _signs(n: int, seed: int) -> np.ndarray:
-    """Return (ways, n) signs, all ways of up to EXACT_UP_TO pairs, else DRAWS; small, as many tables ask."""
-    if n <= EXACT_UP_TO:
-        return (1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)).astype(np.int8)
-    return np.random.default_rng(seed).choice([-1, 1], (DRAWS, n)).astype(np.int8)
+    Those of equally many pairs have the same signs flipped, which are drawn once for all.
+    """
+    p = [float("nan")] * len(per_pair)
+    for n in sorted({len(values) for values in per_pair} - {0}):
+        exact = n <= EXACT_UP_TO
+        if exact:
+            signs = 1.0 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
+        else:
+            signs = np.random.default_rng(seed).choice([-1, 1], (DRAWS, n)).astype(float)
+        own = [place for place, values in enumerate(per_pair) if len(values) == n]
+        for some in (own[begin : begin + _AT_ONCE] for begin in range(0, len(own), _AT_ONCE)):
+            values = np.stack([per_pair[place] for place in some], axis=1)
+            # Sums of equal terms differ by rounding with their order.
+            observed = np.abs(values.mean(axis=0)) * (1 - 1e-9)
+            as_far = (np.abs(signs @ values) / n >= observed).sum(axis=0)
+            for place, count in zip(some, as_far.tolist(), strict=True):
+                p[place] = count / len(signs) if exact else (count + 1) / (len(signs) + 1)
+    return p
 
 
 def win_rate(

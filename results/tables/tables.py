@@ -12,7 +12,7 @@ import pandas as pd
 from results.labels import published_name, published_order, published_scale
 from results.store.records import RECORD_IDENTITY, WINDOWS, reason_column
 from results.tables.cells import ALL, CELL, CONTEXT, GIVEN, is_plain, ordered
-from results.tables.significance import holm, sign_flip_p_of, win_rate
+from results.tables.significance import holm, sign_flip_ps, win_rate
 from results.tables.statistics import FEWEST_PAIRS, Estimate, estimate_numbered, pair_means
 
 _ESTIMATED = ["mean", "low", "high", "n", "n_images", "n_missing", "reasons"]
@@ -92,6 +92,7 @@ def difference_table(
     pairs = pair_of[first]  # of each image
     method = plain["method"]
     rows: list[dict[str, object]] = []
+    per_pair: list[np.ndarray] = []
     for context in plain.groupby(CONTEXT, dropna=False).indices.values():
         part = np.zeros(len(plain), bool)
         part[context] = True
@@ -108,20 +109,21 @@ def difference_table(
                 for number, metric in enumerate(metrics):
                     difference = (means[number] - base_means[number])[compared]
                     result = estimate_numbered(difference, pairs[compared], _unpaired)
-                    own_pairs = pairs[compared][finite := np.isfinite(difference)]
-                    tested = _tested(
-                        pair_means(difference[finite], own_pairs), (directions or {}).get(metric)
-                    )
-                    rows.append(_row(cell, noise, edit_type, metric, result) | tested)
+                    finite = np.isfinite(difference)
+                    per_pair.append(pair_means(difference[finite], pairs[compared][finite]))
+                    wins = _wins(per_pair[-1], (directions or {}).get(metric))
+                    rows.append(_row(cell, noise, edit_type, metric, result) | wins)
+    tested = [values if len(values) >= FEWEST_PAIRS else values[:0] for values in per_pair]
+    for row, p in zip(rows, sign_flip_ps(tested), strict=True):
+        row["p"] = p
     table = _tidy(rows, DIFFERENCE_COLUMNS)
     return table.assign(p_holm=holm(list(table["p"])))
 
 
-def _tested(per_pair: np.ndarray, up: bool | None) -> dict[str, float]:
-    """Return p and the win rate of a difference per pair."""
-    p = sign_flip_p_of(per_pair) if len(per_pair) >= FEWEST_PAIRS else np.nan
-    wins = (np.nan,) * 3 if up is None else win_rate(per_pair, up)
-    return {"p": p, **dict(zip(("wins", "wins_low", "wins_high"), wins))}
+def _wins(per_pair: np.ndarray, up: bool | None) -> dict[str, float]:
+    """Return a difference's win rate; missing where it is not known which direction is better."""
+    rate = (np.nan,) * 3 if up is None else win_rate(per_pair, up)
+    return dict(zip(("wins", "wins_low", "wins_high"), rate))
 
 
 def _table(cells: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:

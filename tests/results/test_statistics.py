@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from results.tables.significance import win_rate
+from results.tables.significance import sign_flip_p, sign_flip_ps, win_rate
 from results.tables.statistics import estimate, paired_difference
 
 
@@ -122,3 +122,16 @@ def test_win_rates_have_wilson_s_interval(wins: int, pairs: int) -> None:
 def test_ties_are_half_a_win() -> None:
     assert win_rate(np.array([0.0, 1e-15, 1.0, -1.0]), higher_is_better=True)[0] == 0.5
     assert np.isnan(win_rate(np.array([]), higher_is_better=True)).all()
+
+
+def test_many_tests_at_once_are_each_the_test_alone() -> None:
+    generator = np.random.default_rng(0)
+    differences = [generator.normal(0.3, 1, pairs) for pairs in (7, 20, 0) for _ in range(70)]
+    alone = [
+        sign_flip_p(pd.Series(values, pd.MultiIndex.from_product([range(len(values)), [0]])))
+        for values in differences
+    ]
+    np.testing.assert_array_equal(sign_flip_ps(differences), alone)
+    assert np.isnan(alone[-1])
+    # Exactly, of 2 ** 7 signs: no sum is as far from 0 but that of all, and of none.
+    assert sign_flip_ps([np.ones(7), np.arange(1.0, 8)]) == [2 / 128] * 2
