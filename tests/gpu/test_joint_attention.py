@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from p2p import EditRequest, Flux, Group, Model, PromptToPrompt, Sampling, StableDiffusion3
+from p2p import EditRequest, Flux, Group, Model, Projections, PromptToPrompt, Sampling, StableDiffusion3
 from p2p.engine import generate, tree_latents
 from tests.p2p.families.test_flux import tiny_pipeline as tiny_flux
 from tests.p2p.families.test_stable_diffusion_3 import tiny_pipeline as tiny_sd3
@@ -26,7 +26,7 @@ FAMILIES: dict[str, Callable[[str], Model]] = {
 @pytest.mark.parametrize("max_batch", [2, 64])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_edits_of_a_joint_softmax(device: str, family: str, max_batch: int) -> None:
-    """Replace, refine and a local blend in one batch, cut small and not at all."""
+    """Replace, refine, a local blend and projections in one batch, cut small and not at all."""
     here, there = FAMILIES[family]("cpu"), FAMILIES[family](device)
     swap, wear = "a dog on a bench", "a cat with a hat on a bench"
     requests = [
@@ -36,6 +36,7 @@ def test_edits_of_a_joint_softmax(device: str, family: str, max_batch: int) -> N
     ]
     method = PromptToPrompt(tau=0.25, self_replace_steps=0.5)
     edits = tuple(method.trajectory(request, here.tokenizers, STEPS) for request in requests)
+    edits += (Projections(0.5, "double-0..1").trajectory(requests[0], here.tokenizers, STEPS),)
     groups = [Group(SOURCE, seed, edits) for seed in (0, 1)]
     theirs = tree_latents(here, groups, Sampling(STEPS, 3.0))
     ours = tree_latents(there, groups, Sampling(STEPS, 3.0, max_batch=max_batch))
