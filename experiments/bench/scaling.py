@@ -110,7 +110,7 @@ def simulated(units: Sequence[Unit], took: Took, workers: int, slower: float) ->
 def measure(groups: int, edits: int, rounds: int, say: Callable[[str], None]) -> Measured:
     """Compare two workers with one on so many groups, in turn, and simulate a run of so many edits."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    small = sweep(groups, 1, 10)
+    small = sweep(groups, 1, 20)  # of which tau 0.95 leaves one to inject in
     speedups, one = [], Took(0.0, 0.0, [])
     for _ in range(rounds):
         one, two = carried_out(small, 1), carried_out(small, 2)
