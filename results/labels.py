@@ -35,6 +35,9 @@ METHODS: dict[str, str] = {
     "plug_and_play": "Plug-and-Play",
     "instruct_pix2pix": "InstructPix2Pix",
     "ledits_pp": "LEDITS++",
+    "prompt_switch": "Prompt switch",
+    "projections": "P2P by projections",
+    "flowedit": "FlowEdit",
 }
 _METRICS: dict[str, tuple[str, str]] = {
     "clip_source": ("CLIP to source prompt", "CLIP source"),

@@ -46,7 +46,7 @@ class RunState:
 def run_folders(folder: Path) -> list[Path]:
     """Return a folder that is a run's, or those below it that are. ValueError where there is none."""
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
+        raise ValueError(f"{folder}: no such folder; `p2p-bench ls` alone lists what can be chosen")
     found = list(_below(folder, DEEPEST))
     if not found:
         raise ValueError(f"{folder}: is no run folder, and has none in it")

@@ -15,6 +15,9 @@ _METHODS = {
     "plug_and_play": "tumanyan2023plug",
     "instruct_pix2pix": "brooks2023instructpix2pix",
     "ledits_pp": "brack2024ledits",
+    "prompt_switch": "shin2025exploring",
+    "projections": "shin2025exploring",
+    "flowedit": "kulikov2025flowedit",
 }
 _INVERSIONS = {
     "ddim": ["song2021denoising"],
@@ -23,6 +26,10 @@ _INVERSIONS = {
     "proximal": ["han2024proxedit"],
     "edit_friendly": ["huberman2024edit"],
     "direct": ["ju2024pnp"],
+    "rf_solver": ["wang2025taming"],
+    "fireflow": ["deng2025fireflow"],
+    "rf_inversion": ["rout2025semantic"],
+    "uni_inv": ["jiao2025uniedit"],
 }
 _METRICS = {
     "clip_directional": ["gal2022stylegan", "radford2021learning"],

@@ -62,6 +62,7 @@ _METHODS = {
     "InstructPix2Pix": "instruct_pix2pix",
     "IP2P": "instruct_pix2pix",
     "LEDITS++": "ledits_pp",
+    "FlowEdit": "flowedit",
 }
 _INVERSIONS = {
     "DDIM": "ddim",

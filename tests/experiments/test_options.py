@@ -41,6 +41,8 @@ def test_every_option_composes_and_instantiates(option: str) -> None:
         "dataset=table": ["dataset.path=pairs.csv"],
         "model=folder": ["model.path=somewhere"],
         "dataset=pie_bench": ["dataset.path=somewhere"],
+        "experiment=pie_bench_few_step": ["dataset.path=somewhere"],
+        "experiment=pie_bench_flow": ["dataset.path=somewhere"],
         "experiment=pie_bench_main": ["dataset.path=somewhere"],
         "dataset=pie_bench_pp": ["dataset.path=somewhere"],
         "dataset=ti2i": ["dataset.path=a.yaml"],
@@ -108,7 +110,7 @@ def test_ls_lists_a_folder_of_ones_own(
     ("arguments", "message"),
     [
         (["--config-dir", "/nowhere"], "--config-dir: there is no folder '/nowhere'"),
-        (["model"], "ls: 'model': allowed is --config-dir FOLDER"),
+        (["model"], "model: no such folder; `p2p-bench ls` alone lists what can be chosen"),
     ],
 )
 def test_ls_refuses_what_it_cannot_list(

@@ -211,7 +211,8 @@ def assert_no_map_is_formed(
 ) -> None:
     """An edited call makes no tensor as large as the maps of one head; formed maps do, so it would show."""
     edit = EDITS["refine, per word, blended"]
-    edit = replace(edit, itself=(0.0, 1.0))
+    # Of one step, in which a share of 0.3 would be none.
+    edit = replace(edit, cross={"default_": (0.0, 1.0), "bench": (0.0, 0.5)}, itself=(0.0, 1.0))
     pixels, predict, sizes = model.pixels(model.blend_side), model.predict, Sizes()
 
     def watched(*args: Any) -> Tensor:
