@@ -241,10 +241,10 @@ def test_what_a_cluster_cannot_give_is_refused_at_once(
 def test_workers_share_a_group_that_is_parted(tiny_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs the extra ray: pip install -e .[ray]")
     here, on_ray = tmp_path / "here", tmp_path / "on_ray"
-    taus = f"tau=[{','.join(str(number / 15) for number in range(12))}]"
-    one_group = [*tiny(tiny_folder, here, range(1)), taus]
+    taus = [f"tau=[{','.join(str(number / 15) for number in range(12))}]", "sampling.num_inference_steps=15"]
+    one_group = [*tiny(tiny_folder, here, range(1)), *taus]
     carried_out(run(*one_group))
-    two = [*tiny(tiny_folder, on_ray, range(1)), taus, "executor=ray", "executor.workers=2"]
+    two = [*tiny(tiny_folder, on_ray, range(1)), *taus, "executor=ray", "executor.workers=2"]
     out = carried_out(run(*two, "executor.part_groups=true"))
     assert "workers have nothing to make" not in out
     records = recorded(on_ray)
