@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-NOT_THE_PICTURES = (
-    *("run_dir", "name", "cache_dir", "plots", "report", "tracking", "reference", "objective", "executor"),
-    *("estimate", "shard", "shards", "evaluate.run_dir"),
-)
+from results.run_keys import CARRIED_OUT, COMPARED, PART, PLACES, SHOWN
+
+NOT_THE_PICTURES = (*SHOWN, *CARRIED_OUT, *PART, *PLACES, *COMPARED, "evaluate.run_dir")
 """Keys of a configuration that change neither a picture nor its values."""
 _LONGEST = 60  # letters of a value
 

@@ -22,6 +22,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from experiments.config_keys import check_keys, check_objective, named_by_text, nearest
 from experiments.config_types import ANSWERS, misfits, named
 from experiments.options import options_of
+from results.run_keys import CARRIED_OUT, SHOWN
 
 if TYPE_CHECKING:
     from evaluation.metric import Metric
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from p2p.loading.model_spec import ModelSpec
 
 SHORT_CUTS = ("operator", "tau", "cross_replace_steps", "self_replace_steps", "weights", "strength")
-NOT_THE_RUN = ("plots", "report", "study", "estimate", "shards", "executor", "tables")
 MOVED = {
     "p2p.baselines.FixedSeed": "p2p.FixedSeed",
     "p2p.baselines.SDEdit": "p2p.SDEdit",
@@ -93,7 +93,7 @@ def job_of(config: DictConfig, elsewhere: bool = False) -> Job:
         image_format=plain["images"]["format"],
         # A tracker tells runs apart by this: a run that is drawn later, or is made elsewhere, is the same.
         config={
-            **{key: value for key, value in plain.items() if key not in NOT_THE_RUN},
+            **{key: value for key, value in plain.items() if key not in (*SHOWN, *CARRIED_OUT)},
             "model": _settled(made["model"], plain["model"]),
         },
     )

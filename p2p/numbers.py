@@ -19,3 +19,8 @@ def check_finite(name: str, value: object, least: float = -math.inf, note: str =
     if not is_finite(value) or not value >= least:  # type: ignore[operator]
         bound = "" if math.isinf(least) else f" of at least {least:g}"
         raise ValueError(f"{name}: {value!r} is not a finite number{bound}{note}")
+
+
+def whole_steps(share: float, num_inference_steps: int) -> int:
+    """Return how many whole steps a share of them is: `int(T * share)`, and 29 for 0.29 of 100."""
+    return int(round(num_inference_steps * share, 9))  # 0.29 * 100 is 28.999999999999996

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 from PIL import Image
 
+from results.run_keys import CARRIED_OUT, PART, PLACES, SHOWN
 from results.store.records import RECORD_IDENTITY, metric_columns
 from results.store.run_folder import RunFolder
 from results.store.whole_files import write_whole
@@ -26,19 +27,9 @@ from results.tables.cells import GIVEN, with_cells
 
 _log = logging.getLogger(__name__)
 Mode = Literal["offline", "online", "disabled"]
-NOT_THE_RUN = ("tracking", "shard")
+NOT_THE_RUN = ("tracking", *PART)
 """Keys of a configuration that make no other run: where it is copied to, and which part a call makes."""
-_NOT_THE_SETTING = (
-    "run_dir",
-    "name",
-    "experiment",
-    "tracking",
-    "plots",
-    "report",
-    "cache_dir",
-    "shard",
-    "executor",
-)
+_NOT_THE_SETTING = ("experiment", *PLACES, *SHOWN, *CARRIED_OUT, *PART)
 _LONGEST = 128  # letters of a run's name, which W&B takes
 
 

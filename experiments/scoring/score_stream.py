@@ -20,7 +20,7 @@ from experiments.scoring.score_run import (
     value_rows,
     with_source_digests,
 )
-from results.store.records import has_records, metric_files, metric_rows, scored_keys
+from results.store.records import metric_files, metric_rows, scored_keys
 from results.store.row_files import RowFiles
 
 _log = logging.getLogger(__name__)
@@ -38,14 +38,11 @@ class ScoreStream:
         self._thread = ThreadPoolExecutor(1, "scoring")
         self._files: list[tuple[Metric, RowFiles]] = []
         self._merging = ExitStack()
-        self._known: set[str] = set()  # keys that have values, or that were given before
+        self._known: set[str] | None = None  # keys that have values, or that were given before; not read yet
         self._waiting: list[Mapping[str, Any]] = []
         self._ends = False
 
     def __enter__(self) -> ScoreStream:
-        if has_records(self.run_dir):
-            names = [metric.names for metric in self.metrics]
-            self._known.update(*(whole for whole, _ in scored_keys(self.run_dir, names)))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
@@ -55,6 +52,9 @@ class ScoreStream:
 
     def add(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Take records of pictures that are on the disk."""
+        if self._known is None:
+            names = [metric.names for metric in self.metrics]
+            self._known = set().union(*(whole for whole, _ in scored_keys(self.run_dir, names)))
         new = {row["key"]: row for row in records if row["key"] not in self._known}
         self._known.update(new)
         self._waiting.extend(new.values())

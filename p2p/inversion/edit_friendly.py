@@ -17,7 +17,7 @@ from torch import Tensor
 
 from p2p.families.model import Model
 from p2p.inversion.inversion import Inversion, ddim_levels
-from p2p.numbers import check_finite
+from p2p.numbers import check_finite, whole_steps
 from p2p.plain_rows import finite, predict_rows
 from p2p.sampling import Calls, Sampling
 from p2p.source_path import SourcePath
@@ -55,7 +55,7 @@ class EditFriendly(Inversion):
 
     def start(self, num_inference_steps: int) -> int:
         """Return the first step that is denoised."""
-        return int(round(num_inference_steps * self.skip, 9))  # 0.29 of 100 is 28.999999999999996
+        return whole_steps(self.skip, num_inference_steps)
 
     def apart(self, sampling: Sampling) -> bool:
         """Say whether source and edits are guided differently."""

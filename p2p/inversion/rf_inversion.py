@@ -20,7 +20,7 @@ from torch import Tensor
 from p2p.families.model import Model
 from p2p.flow_solvers import Velocity, flow_sigmas
 from p2p.inversion.flow_inversion import FlowInversion, flow_states, velocity_of
-from p2p.numbers import check_finite
+from p2p.numbers import check_finite, whole_steps
 from p2p.plain_rows import finite
 from p2p.sampling import Calls, Sampling
 from p2p.source_path import SourcePath
@@ -89,5 +89,5 @@ class RFInversion(FlowInversion):
     def _pulls(self, sampling: Sampling) -> tuple[float, ...]:
         """Return by step the share of the velocity that leads straight to the image."""
         steps = sampling.num_inference_steps
-        first, end = (int(round(steps * share, 9)) for share in (self.eta_start, self.eta_stop))
+        first, end = (whole_steps(share, steps) for share in (self.eta_start, self.eta_stop))
         return tuple(self.eta if first <= step < end else 0.0 for step in range(steps))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from p2p.inversion.flow_inversion import FlowInversion
-from p2p.numbers import check_finite
+from p2p.numbers import check_finite, whole_steps
 from p2p.sampling import Sampling
 
 
@@ -43,7 +43,7 @@ class UniInv(FlowInversion):
 
     def start(self, num_inference_steps: int) -> int:
         """Return the first step that is denoised, `T - int(alpha * T)` as in the authors' schedulers."""
-        return num_inference_steps - int(round(num_inference_steps * self.alpha, 9))
+        return num_inference_steps - whole_steps(self.alpha, num_inference_steps)
 
     def evaluations(self, sampling: Sampling) -> int:
         """Return how many evaluations of the denoiser one image takes: one a step, two in the first."""

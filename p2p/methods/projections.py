@@ -14,6 +14,7 @@ from p2p.alignment import Tokenizers, check_prompt
 from p2p.attention.joint_blocks import Blocks
 from p2p.attention.single_layers import LayerInjection
 from p2p.methods.windows import Steps, window
+from p2p.numbers import whole_steps
 from p2p.trajectory import EditRequest, Injection, Trajectory
 
 
@@ -55,7 +56,7 @@ class Projections:
         check_prompt(request.target_prompt, tokenizers)
         steps = num_inference_steps
         shares = window("replace_steps", self.replace_steps)
-        start, end = (int(round(steps * share, 9)) for share in shares)  # 0.29 of 100 is 28.999999999999996
+        start, end = (whole_steps(share, steps) for share in shares)
         if start == end and shares[0] < shares[1]:
             raise ValueError(
                 f"replace_steps: {self.replace_steps!r} of {steps} steps is no step, allowed are 0 and "

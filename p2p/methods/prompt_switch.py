@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from p2p.alignment import Tokenizers, check_prompt
-from p2p.numbers import check_finite
+from p2p.numbers import check_finite, whole_steps
 from p2p.trajectory import EditRequest, Trajectory
 
 
@@ -39,7 +39,7 @@ class PromptSwitch:
         step.
         """
         check_prompt(request.target_prompt, tokenizers)
-        steps = int(round(num_inference_steps * self.switch_after, 9))  # 0.29 of 100 is 28.999999999999996
+        steps = whole_steps(self.switch_after, num_inference_steps)
         if self.switch_after and not steps:
             raise ValueError(
                 f"switch_after: {self.switch_after} of {num_inference_steps} steps is no step, "

@@ -32,13 +32,8 @@ def cross_window(steps: Steps, num_inference_steps: int) -> tuple[int, int]:
 def self_window(steps: Steps, num_inference_steps: int) -> tuple[int, int]:
     """Return the steps [start, end) of self-attention injection, rounded as `int(T * b)`."""
     total = _step_count(num_inference_steps)
-    start, end = _bounds("self_replace_steps", steps)
+    start, end = window("self_replace_steps", steps)
     return int(total * start), int(total * end)
-
-
-def window(name: str, steps: Steps) -> tuple[float, float]:
-    """Return a window's shares (start, end), in [0, 1]. Raises ValueError for what is none, by its name."""
-    return _bounds(name, steps)
 
 
 def cross_gate(
@@ -97,7 +92,7 @@ def windows_from_tau(
     which also caps self_replace_steps (a window at both ends), so tau = 1 injects nothing. For a per-word
     mapping its "default_" sets the cap; without one the other words have tau 0 and nothing is capped.
     """
-    start, end = _bounds("self_replace_steps", self_replace_steps)
+    start, end = window("self_replace_steps", self_replace_steps)
     cross: float | dict[str, float]
     if isinstance(tau, Mapping):
         cross = {word: _complement(f"tau[{word!r}]", value) for word, value in tau.items()}
@@ -140,7 +135,7 @@ def check_tau(tau: float | Mapping[str, float], num_inference_steps: int) -> Non
 
 
 def _check_window(name: str, steps: Steps, total: int, rows: int) -> None:
-    start, end = _bounds(name, steps)
+    start, end = window(name, steps)
     if start < end and int(start * rows) >= min(int(end * rows), total):
         given = f"{name}: {steps} of {total} steps is no step, allowed are 0 (none) and "
         if isinstance(steps, Sequence):
@@ -150,7 +145,7 @@ def _check_window(name: str, steps: Steps, total: int, rows: int) -> None:
 
 def _cross_rows(name: str, steps: Steps, num_inference_steps: int) -> tuple[int, int]:
     rows = _step_count(num_inference_steps) + 1
-    start, end = _bounds(name, steps)
+    start, end = window(name, steps)
     return int(start * rows), int(end * rows)
 
 
@@ -158,7 +153,8 @@ def _complement(name: str, tau: Any) -> float:
     return round(1 - _share(name, tau), 9)  # 1 - 0.8 is 0.19999999999999996, which truncates one step short
 
 
-def _bounds(name: str, steps: Any) -> tuple[float, float]:
+def window(name: str, steps: Any) -> tuple[float, float]:
+    """Return a window's shares (start, end), in [0, 1]. Raises ValueError for what is none, by its name."""
     if isinstance(steps, Sequence) and not isinstance(steps, str):
         if len(steps) != 2:
             raise ValueError(f"{name} must be a number or a pair (start, end) in [0, 1], got {steps!r}")

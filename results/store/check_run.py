@@ -22,7 +22,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from results.store.metric_columns import directions_of
-from results.store.picture_files import DamagedPicture, Digest, digest, read_picture
+from results.store.picture_files import SUFFIXES, DamagedPicture, Digest, digest, read_picture
 from results.store.records import METRICS, RECORD_IDENTITY, RECORD_TYPES, RECORDS
 from results.store.row_files import (
     RowKind,
@@ -40,7 +40,8 @@ MISSING, DAMAGED, FAILED, LEFT_OVER = "missing", "damaged", "failed", "left over
 KINDS = (MISSING, DAMAGED, FAILED, LEFT_OVER)
 """What a finding may be; what is left over does no harm."""
 AGAIN, ASIDE, ORPHAN = "run again", "delete it and run again", "--delete-orphans removes it"
-_OURS = re.compile(r".+-[0-9a-f]{16}\.png|[0-9]{3}\.png")  # names of pictures, masks and ideals of a run
+_OURS = re.compile(r".+-[0-9a-f]{16}\.(png|jpg)|[0-9]{3}\.png")  # pictures, masks and ideals by name
+_SUFFIXES = tuple(SUFFIXES.values())
 _HASH = re.compile(rb"[0-9a-f]{64}")
 
 
@@ -156,7 +157,7 @@ class RunCheck:
 
     def _pictures(self) -> Iterable[Finding]:
         """Compare each picture's bytes with its records; what has no hash there has to be a whole picture."""
-        told: dict[str, set[Digest]] = {path: set() for path in _paths(self.made) if path.endswith(".png")}
+        told: dict[str, set[Digest]] = {path: set() for path in _paths(self.made) if path.endswith(_SUFFIXES)}
         for image, sha256, size in zip(
             self.made["image"], self.made["image_sha256"], self.made["image_bytes"], strict=True
         ):
@@ -278,7 +279,7 @@ class RunCheck:
     def _orphans(self) -> Iterable[Finding]:
         """Say which pictures no record tells of, and which values have no picture."""
         known, ideals = set(_paths(self.records)), set(self.records["ideal"])
-        for file in sorted(self.folder.images.rglob("*.png")):
+        for file in sorted(self.folder.images.rglob("*")):
             path = file.relative_to(self.folder.root).as_posix()
             if path not in known and path.rpartition("/")[0] not in ideals and _OURS.fullmatch(file.name):
                 yield self._of_file(file, "no record tells of this picture", LEFT_OVER, ORPHAN)

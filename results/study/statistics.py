@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
 
+from results.tables.significance import wilson
 from results.tables.statistics import FEWEST_PAIRS, resampled_counts
 
 RESAMPLES = 1000
 HALF_WIN = 0.5  # that each of two compared rows is given against the other
 _ROUNDS = 10_000  # at most; a hundred are usual
-_Z = float(norm.ppf(0.975))
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,7 @@ def share(of_pair: np.ndarray, answers: int) -> Share:
     with_both = np.concatenate([of_pair, [0.0, 1.0]])
     alike = with_both.var() / (with_both.mean() * (1 - with_both.mean()))  # 1: one answer a pair tells all
     worth = min(max(n / float(alike), n), answers)
-    denominator = 1 + _Z**2 / worth
-    middle = (rate + _Z**2 / (2 * worth)) / denominator
-    half = _Z * np.sqrt(rate * (1 - rate) / worth + _Z**2 / (4 * worth**2)) / denominator
-    # The bound of an extreme share may miss it by one rounding error.
-    return Share(rate, min(float(middle - half), rate), max(float(middle + half), rate), worth)
+    return Share(rate, *wilson(rate, worth), worth)
 
 
 def bradley_terry(wins: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

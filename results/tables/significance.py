@@ -1,4 +1,4 @@
-"""Whether paired differences could be chance: a permutation test, Holm's correction, and win rates."""
+"""Whether paired differences could be chance: a permutation test, Holm's correction, win rates."""
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -50,8 +50,7 @@ def win_rate(
 ) -> tuple[float, float, float]:
     """Return in which share of pairs a difference is for the better, and the interval of that share.
 
-    A pair without a difference counts half. The interval (Wilson 1927) stays within [0, 1], and has a width
-    where all pairs agree. NaN without a pair.
+    A pair without a difference counts half. The interval is `wilson`'s. NaN without a pair.
     """
     n = len(per_pair)
     if n == 0:
@@ -59,10 +58,19 @@ def win_rate(
     differences = per_pair.round(12)  # that differ in their last digit only: ties
     better = differences > 0 if higher_is_better else differences < 0
     share = float(better.mean() + np.equal(differences, 0).mean() / 2)
+    return share, *wilson(share, n, confidence)
+
+
+def wilson(share: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the ends of the interval of a share of `n` independent answers (Wilson 1927).
+
+    It holds the share, stays within [0, 1], and has a width where all answers agree.
+    """
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
-    return share, max(middle - half, 0.0), min(middle + half, 1.0)
+    # The end at an extreme share may miss it by one rounding error.
+    return max(min(middle - half, share), 0.0), min(max(middle + half, share), 1.0)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,7 +1,7 @@
 """Tables as tidy frames, one row per cell and metric: main table, re-weighting effects, paired differences.
 
-All take `results.tables.cells.with_cells`' rows. `results.tables.table_files` turns them into CSV, Markdown
-and LaTeX.
+All take `results.tables.cells.with_cells`' rows. `results.tables.table_files` turns them into CSV and
+Markdown, `results.tables.paper_files` into LaTeX.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

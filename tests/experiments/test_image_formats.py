@@ -98,3 +98,19 @@ def test_what_is_no_format_is_refused(
 ) -> None:
     assert cli("plan", *tiny, override) == 2
     assert told in capsys.readouterr().err
+
+
+def test_verify_compares_jpegs_and_finds_those_without_a_record(
+    cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("run", *tiny, *JPEG) == 0
+    assert cli("verify", str(run_dir)) == 0
+    edit = next(run_dir.rglob("p2p*.jpg"))
+    spare = edit.with_name(f"p2p-{'0' * 16}.jpg")
+    spare.write_bytes(edit.read_bytes())
+    capsys.readouterr()
+    assert cli("verify", str(run_dir)) == 0
+    assert "0 damaged, 0 failed, 1 left over" in capsys.readouterr().out
+    edit.write_bytes(spare.read_bytes()[:-2])
+    assert cli("verify", str(run_dir)) == 1
+    assert "1 damaged" in capsys.readouterr().out

@@ -42,9 +42,11 @@ def test_the_study_of_transformers(
     tiny = [f"model.path={sd3_folder}", *TINY, "model.leave_out=[text_encoder_3]", f"run_dir={run_dir}"]
     assert cli("plan", "experiment=mmdit_p2p", *tiny) == 0
     told = capsys.readouterr().out
-    assert "83 groups, 420 edited images (140 fixed_seed, 140 p2p, 140 prompt_switch)" in told
-    # Of 28 guided steps: 83 sources; 140 edits injected, as many plain; switched ones share the first 5.
-    assert f"\n{2 * (83 * 28 + 140 * (28 + 28 + 23)):,} UNet evaluations" in told
+    assert (
+        "83 groups, 560 edited images (140 fixed_seed, 140 p2p, 140 projections, 140 prompt_switch)" in told
+    )
+    # Of 28 guided steps: 83 sources; 280 edits injected, 140 plain; switched ones share the first 5.
+    assert f"\n{2 * (83 * 28 + 140 * (28 + 28 + 28 + 23)):,} UNet evaluations" in told
     few = ["sampling.num_inference_steps=5", "dataset.limit=2", *NO_PICTURES]
     assert cli("run", "experiment=mmdit_p2p", *tiny, *few) == 0
     records = load(run_dir)
@@ -53,6 +55,7 @@ def test_the_study_of_transformers(
         "source": 2,
         "fixed_seed": 2,
         "prompt_switch": 2,
+        "projections": 2,
         "p2p": 2,
     }
     assert set(records["guidance_scale"].dropna()) == {3.5}  # the model's own
