@@ -138,7 +138,7 @@ def measurements(
         ),
         "workers": (
             scaling.KEYS,
-            lambda say: scaling.measure(*((1, 145, 1) if quick else (12, 101_500, 3)), say),
+            lambda say: scaling.measure(*((1, 145, 1) if quick else (6, 101_500, 1)), say),
         ),
         "store": (store.KEYS, lambda say: store.measure(stored, say)),
     }

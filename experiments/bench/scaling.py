@@ -26,7 +26,7 @@ from evaluation.pixel import Pixel
 from experiments.bench.measuring import Measured, Ratio
 from experiments.datasets.pair import Pair
 from experiments.embedded.training import WEIGHTS
-from experiments.executors.units import Unit, makespan, parted_units, plan_units
+from experiments.executors.units import Unit, costliest_first, makespan, parted_units, plan_units
 from experiments.executors.worker import Work, Worker
 from experiments.planning.make_plan import make_plan
 from experiments.planning.model_facts import ModelFacts
@@ -38,7 +38,7 @@ KEYS = ("workers_speedup", "scaling_whole_1024", "scaling_parted_1024")
 SPEC = ModelSpec("embedded", str(WEIGHTS / "pipeline"), 16, 16, dtype="float32", device="cpu")
 TAUS = [number / 20 for number in range(20)]
 STRENGTHS = [number / 10 for number in range(1, 10)]
-WORKERS = (1, 8, 64, 256, 1024, 4096)
+WORKERS = (1, 64, 256, 1024, 4096)
 WORKER = Worker()  # of this process, which is a worker's
 SLOWER = 20  # evaluations of a larger model, as many times as long, beside those that were measured
 
@@ -90,7 +90,7 @@ def carried_out(plan: Plan, count: int) -> Took:
     with tempfile.TemporaryDirectory() as name:
         info = RunInfo(Path(name), "bench", SPEC.name, Path(name) / "cache")
         work = Work.of(SPEC, metrics, info, plan, plan.keys())
-        units = sorted(plan_units(plan), key=lambda unit: -unit.cost)
+        units = costliest_first(plan_units(plan))
         began = time.perf_counter()
         with ProcessPoolExecutor(count, context, _load, (work, context.Barrier(count))) as pool:
             wait([pool.submit(time.perf_counter) for _ in range(count)])
@@ -101,10 +101,14 @@ def carried_out(plan: Plan, count: int) -> Took:
 
 
 def simulated(units: Sequence[Unit], took: Took, workers: int, slower: float) -> float:
-    """Return the seconds of a run whose evaluations take `slower` times those of units that were measured."""
+    """Return the seconds of a run whose evaluations take `slower` times those of units that were measured.
+
+    Units are given by their cost, as nobody knows before how long they will take.
+    """
     draw = random.Random(0)
     rates = [seconds / cost for cost, seconds in took.units]
-    return makespan([unit.cost * draw.choice(rates) * slower for unit in units], workers, took.start)
+    seconds = [unit.cost * draw.choice(rates) * slower for unit in costliest_first(units)]
+    return makespan(seconds, workers, took.start)
 
 
 def measure(groups: int, edits: int, rounds: int, say: Callable[[str], None]) -> Measured:
@@ -117,20 +121,18 @@ def measure(groups: int, edits: int, rounds: int, say: Callable[[str], None]) ->
         speedups.append(one.wall / two.wall)
         say(f"one {one.wall:.1f} s, two {two.wall:.1f} s after {one.start:.1f} and {two.start:.1f} s")
     large = sweep(max(1, edits // 145), 5, 50)
-    rows = []
-    figures = {"workers_speedup": Ratio.of(speedups)}
-    for slower in (1, SLOWER):
-        alone = simulated(plan_units(large), one, 1, slower)
-        for workers in WORKERS:
+    whole = plan_units(large)
+    rows, figures = [], {"workers_speedup": Ratio.of(speedups)}
+    alone = {slower: simulated(whole, one, 1, slower) for slower in (1, SLOWER)}
+    for workers in WORKERS:
+        ways = {"whole": whole, "parted": parted_units(large, workers)[1]}
+        for slower in alone:
             row: dict[str, float] = {"slower": slower, "workers": workers}
-            for name, units in (
-                ("whole", plan_units(large)),
-                ("parted", parted_units(large, workers)[1]),
-            ):
+            for name, units in ways.items():
                 ends = simulated(units, one, workers, slower)
-                row |= {f"{name}_hours": ends / 3600, f"{name}_efficiency": alone / ends / workers}
+                share = alone[slower] / ends / workers
+                row |= {f"{name}_hours": ends / 3600, f"{name}_efficiency": share}
                 if workers == 1024 and slower == SLOWER:
-                    share = alone / ends / workers
                     figures[f"scaling_{name}_1024"] = Ratio(share, share, share)
             rows.append(row)
             say(", ".join(f"{key} {value:.3f}" for key, value in row.items()))

@@ -62,9 +62,9 @@ def parted_units(plan: Plan, workers: int) -> tuple[Plan, list[Unit]]:
     for share in SHARES:
         parted = _part(plan, workers, share)
         found.append((parted, [Unit((place,), cost=cost) for place, cost in enumerate(parted.costs)]))
-    best, soonest = found[0], makespan([unit.cost for unit in found[0][1]], workers)
-    for one in found[1:]:
-        ends = makespan([unit.cost for unit in one[1]], workers)
+    best, soonest = found[0], math.inf
+    for one in found:
+        ends = makespan([unit.cost for unit in costliest_first(one[1])], workers)
         if ends < (1 - WORTH) * soonest:
             best, soonest = one, ends
     return best
@@ -88,11 +88,16 @@ def _part(plan: Plan, workers: int, share: float) -> Plan:
 
 
 def makespan(costs: Iterable[float], workers: int, start: float = 0.0) -> float:
-    """Return when the last of the workers ends that begin at `start` and always take the costliest left."""
+    """Return when the last of the workers ends that begin at `start` and take what is next, in this order."""
     ends = [start] * workers
-    for cost in sorted(costs, reverse=True):
+    for cost in costs:
         heapq.heapreplace(ends, ends[0] + cost)
     return max(ends)
+
+
+def costliest_first(units: Iterable[Unit]) -> list[Unit]:
+    """Return units in the order in which `Units` gives them."""
+    return sorted(units, key=lambda unit: -unit.cost)
 
 
 class Units:

@@ -6,7 +6,15 @@ import pytest
 
 from experiments.datasets.pair import Pair
 from experiments.embedded.training import WEIGHTS
-from experiments.executors.units import LEAST_PART, makespan, parted_units, plan_units
+from experiments.executors.units import (
+    LEAST_PART,
+    Unit,
+    Units,
+    costliest_first,
+    makespan,
+    parted_units,
+    plan_units,
+)
 from experiments.planning.make_plan import make_plan
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan
@@ -27,13 +35,24 @@ def planned(seeds: int, max_batch: int = 16) -> Plan:
 
 def ends(plan: Plan, workers: int, parted: bool) -> float:
     units = parted_units(plan, workers)[1] if parted else plan_units(plan)
-    return makespan([unit.cost for unit in units], workers)
+    return makespan([unit.cost for unit in costliest_first(units)], workers)
 
 
-@pytest.mark.parametrize(("costs", "workers", "last"), [([3, 3, 2, 2, 2], 2, 7), ([5], 4, 5), ([], 3, 0)])
-def test_the_makespan_is_that_of_the_costliest_first(costs: list[int], workers: int, last: int) -> None:
+@pytest.mark.parametrize(
+    ("costs", "workers", "last"),
+    [([3, 3, 2, 2, 2], 2, 7), ([2, 2, 2, 3, 3], 2, 7), ([1, 1, 4], 2, 5), ([5], 4, 5), ([], 3, 0)],
+)
+def test_the_makespan_is_that_of_workers_who_take_what_is_next(
+    costs: list[int], workers: int, last: int
+) -> None:
     assert makespan(costs, workers) == last
     assert makespan(costs, workers, start=1.5) == last + 1.5
+
+
+def test_units_are_simulated_in_the_order_in_which_they_are_given() -> None:
+    units = [Unit((place,), cost=cost) for place, cost in enumerate([2, 7, 2, 9, 7])]
+    waiting = Units(units, ())
+    assert costliest_first(units) == [waiting.take() for _ in units]
 
 
 @pytest.mark.parametrize(("seeds", "workers"), [(1, 4), (3, 2), (5, 8)])
