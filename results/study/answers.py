@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from results.study.items import QUESTIONS, VERSION, Study
+from results.study.items import QUESTIONS, VERSION, Item, Study
 
 SIDES = ("left", "right")
 MOST_BYTES = 1 << 20  # of a sheet: 1,000 answers have 0.25 MB
@@ -81,16 +81,12 @@ def fuller(before: Sheet, after: Sheet) -> Sheet:
 
 def rater_rows(sheets: Iterable[Sheet], study: Study) -> pd.DataFrame:
     """Return a row per rater: answers, checks passed, seconds an item, share of left, why left out ("")."""
-    right = {item.id: item.right for item in study.items if item.right}
+    checks = {item.id: item for item in study.items if item.right}
     rows = []
     for sheet in sheets:
-        checks = [_picture(answer, "preservation", study) for answer in sheet.answers if answer.item in right]
-        passed = sum(
-            chosen == right[answer.item]
-            for answer, chosen in zip([a for a in sheet.answers if a.item in right], checks)
-        )
+        met = [(answer, checks[answer.item]) for answer in sheet.answers if answer.item in checks]
+        failed = sum(_picture(answer, "preservation", item) != item.right for answer, item in met)
         chosen = [answer.choices[name] for answer in sheet.answers for name in QUESTIONS]
-        failed = len(checks) - passed
         rows.append(
             {
                 "rater": sheet.rater,
@@ -98,11 +94,11 @@ def rater_rows(sheets: Iterable[Sheet], study: Study) -> pd.DataFrame:
                 "finished": sheet.finished,
                 "answers": len(sheet.answers),
                 "items": len(study.items),
-                "checks_passed": passed,
-                "checks": len(right),
+                "checks_passed": len(met) - failed,
+                "checks": len(checks),
                 "median_seconds": pd.Series([answer.seconds for answer in sheet.answers]).median(),
                 "left": chosen.count("left") / len(chosen) if chosen else math.nan,
-                "left_out": f"failed {failed} of {len(checks)} attention checks"
+                "left_out": f"failed {failed} of {len(met)} attention checks"
                 if failed
                 else ("" if sheet.finished else "did not finish"),
             }
@@ -122,7 +118,7 @@ def answer_rows(sheets: Iterable[Sheet], study: Study) -> pd.DataFrame:
             if (item := items.get(answer.item)) is None:
                 continue
             for question in QUESTIONS:
-                chosen = item.rows[item.pictures.index(_picture(answer, question, study))]
+                chosen = item.rows[item.pictures.index(_picture(answer, question, item))]
                 rows.append(
                     {
                         "rater": sheet.rater,
@@ -138,10 +134,9 @@ def answer_rows(sheets: Iterable[Sheet], study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def _picture(answer: Answer, question: str, study: Study) -> str:
-    """Return the picture that an answer chose."""
-    pictures = next(item.pictures for item in study.items if item.id == answer.item)
-    other = pictures[1] if answer.left == pictures[0] else pictures[0]
+def _picture(answer: Answer, question: str, item: Item) -> str:
+    """Return the picture that an answer to an item chose."""
+    other = item.pictures[1] if answer.left == item.pictures[0] else item.pictures[0]
     return answer.left if answer.choices[question] == "left" else other
 
 

@@ -72,10 +72,13 @@ def chosen_rows(rows: pd.DataFrame, compare: Sequence[str]) -> list[str]:
 
 
 def _middle(rows: pd.DataFrame) -> list[str]:
-    """Return the row in the middle of each method, without the fixed seed where there are two others."""
+    """Return the row in the middle of each method's first variant, without the fixed seed where there are two
+    other methods.
+    """
     plain = rows[is_plain(rows)] if is_plain(rows).any() else rows
     of_method = {
-        method: list(dict.fromkeys(part["row"])) for method, part in plain.groupby("method", sort=False)
+        method: list(dict.fromkeys(part.loc[part["variant"].eq(part["variant"].iloc[0]), "row"]))
+        for method, part in plain.groupby("method", sort=False)
     }
     if len(of_method) == 1:  # of one method the two ends
         [only] = of_method.values()

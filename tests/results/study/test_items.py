@@ -1,5 +1,6 @@
 """What a study asks: the right pictures side by side, drawn from a seed; nothing tells the method."""
 
+import json
 import re
 import shutil
 from collections import Counter
@@ -189,6 +190,20 @@ def test_where_both_pictures_are_equal_nobody_is_asked(tmp_path: Path) -> None:
     rows[3] = {**rows[3], "image": rows[1]["image"], "key": rows[1]["key"]}
     with pytest.raises(ValueError, match="all pictures of fixed_seed and p2p:tau=1 are equal"):
         write_study(small_run(tmp_path / "b", *rows), StudyChoice(checks=0))
+
+
+def test_the_row_in_the_middle_is_that_of_the_first_variant(tmp_path: Path) -> None:
+    taus = (0.0, 0.5, 1.0)
+    rows = [
+        make_row(
+            "cat-dog", 0, "p2p", **{**p2p(tau), "params": json.dumps({"tau": tau, "local_blend": blend})}
+        )
+        for blend in (False, True)
+        for tau in taus
+    ]
+    rows += [make_row("cat-dog", 0, "sdedit", strength=s, params=json.dumps({"strength": s})) for s in taus]
+    found = chosen_rows(rows_of(small_run(tmp_path, *rows)), ())
+    assert found == ["p2p:tau=0.5,local_blend=false", "sdedit:strength=0.5"]
 
 
 @pytest.mark.parametrize(
