@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -46,6 +46,11 @@ class DenoisingRun:
     layers: Sequence[str]  # with the engine's processors
     dense: DenseCalls | None  # of a compiled denoiser
 
+    @cached_property
+    def _dtype(self) -> torch.dtype:
+        """The denoiser's precision, asked once: diffusers walks through all modules for it."""
+        return self.model.dtype
+
     def velocity(self, number: int) -> Velocity:
         """Return the velocity of every node of a level at any noise level, in the precision of the latents.
 
@@ -69,7 +74,7 @@ class DenoisingRun:
         step = self.sources[0].start + number
         dense = None if any(n.injection and n.injection.layers for n in level) else self.dense
         bank = SourceBank()
-        scaled = scale_model_input(self.scheduler, latents, timestep).to(self.model.dtype)
+        scaled = scale_model_input(self.scheduler, latents, timestep).to(self._dtype)
         predictions = []
         begin = 0
         while begin < len(level):
