@@ -77,7 +77,8 @@ def test_two_runs_are_compared_and_told_apart(
     cli: Cli, tiny: list[str], complete_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other"
-    assert cli("run", *tiny, "sampling.guidance_scale=3", f"run_dir={other}", "plots=false") == 0
+    shown = ["plots=false", "report=false", "tables.digits=2"]  # which make no other pictures
+    assert cli("run", *tiny, "sampling.guidance_scale=3", f"run_dir={other}", *shown) == 0
     capsys.readouterr()
     assert cli("compare", str(complete_run), str(other), "--csv", str(tmp_path / "all.csv")) == 0
     out = capsys.readouterr().out
@@ -85,7 +86,7 @@ def test_two_runs_are_compared_and_told_apart(
     assert rows == ["| sampling.guidance_scale | 7.5 | 3 |"] or rows == [
         "| sampling.guidance\\_scale | 7.5 | 3 |",
     ]
-    assert "run_dir" not in out
+    assert "run_dir" not in out and "digits" not in out
     assert "other: Prompt-to-Prompt, τ 0" in out
     assert "| — | — | 1 |" in out, "one pair: neither an interval nor a p"
     assert (tmp_path / "all.csv").read_text().startswith("run,method,setting,of_run")
