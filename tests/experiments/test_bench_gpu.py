@@ -51,6 +51,7 @@ def test_the_engines_figures_run_on_a_cpu(tmp_path: Path, capsys: pytest.Capture
     assert printed.splitlines()[-1] == str(tmp_path / "bench_gpu.json")
 
 
+@pytest.mark.slow  # as `compile` of the other benchmark, whose quick form is always tried
 def test_compiled_and_eager_edits_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("p2p.compiling.BACKEND", "eager")
     assert gpu.main([*REHEARSAL, "--only", "compiled_speedup", "--out", str(tmp_path)]) == 0

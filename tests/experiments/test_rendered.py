@@ -74,7 +74,12 @@ def arguments(rendered: Rendered) -> list[str]:
     return [
         *("experiment=ground_truth", "sampling.num_inference_steps=4", "inversions=[ddim,direct]"),
         *(f"dataset.path={rendered.path}", "dataset.per_edit=1", "dataset.edit_types=[swap,'add object']"),
-        *("grid.methods.p2p.tau=[0.2,0.8]", "grid.methods.sdedit.strength=[0.5]", "device=cpu"),
+        *(
+            "grid.methods.p2p.tau=[0.2,0.8]",
+            "grid.methods.sdedit.strength=[0.5]",
+            "device=cpu",
+            "report=false",
+        ),
     ]
 
 

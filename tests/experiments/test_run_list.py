@@ -86,7 +86,8 @@ def test_two_runs_are_compared_and_told_apart(
     assert rows == ["| sampling.guidance_scale | 7.5 | 3 |"] or rows == [
         "| sampling.guidance\\_scale | 7.5 | 3 |",
     ]
-    assert "run_dir" not in out and "digits" not in out
+    assert "run_dir" not in out
+    assert "digits" not in out
     assert "other: Prompt-to-Prompt, τ 0" in out
     assert "| — | — | 1 |" in out, "one pair: neither an interval nor a p"
     assert (tmp_path / "all.csv").read_text().startswith("run,method,setting,of_run")

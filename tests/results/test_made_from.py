@@ -1,6 +1,5 @@
 """A second summary of equal rows leaves files as they are; anything that changed makes them again."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -8,11 +7,14 @@ import pytest
 from results.store import made_from
 from results.store.run_folder import RunFolder
 from results.summary import summarise
+from tests.results.synthetic import make_frame, make_metrics, write_run
 
 
 @pytest.fixture
-def run_dir(finished_run: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(finished_run, tmp_path / "run")
+def run_dir(tmp_path: Path) -> Path:
+    frame = make_frame(["cat-dog"], seeds=range(1))
+    write_run(tmp_path / "run", frame, make_metrics(frame))
+    return tmp_path / "run"
 
 
 def times(run_dir: Path) -> dict[str, int]:

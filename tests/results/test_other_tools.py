@@ -37,7 +37,7 @@ def run_dir(tmp_path: Path) -> Path:
     return run_dir
 
 
-def give(run_dir: Path, pairs: list[str], source: str = "the run's own") -> Summary:
+def give(run_dir: Path, pairs: list[str], source: str = "the run's own", drawn: bool = False) -> Summary:
     """Add the pictures of another tool for some pairs, as `p2p-bench evaluate` does, and tabulate."""
     rows = []
     sources = load_records(run_dir).query("method == 'source' and seed == 0").set_index("pair_id")
@@ -60,7 +60,7 @@ def give(run_dir: Path, pairs: list[str], source: str = "the run's own") -> Summ
         for metric in METRICS
     ]
     write_metrics(run_dir, "toy@1", pd.DataFrame(values))
-    return summarise(run_dir)
+    return summarise(run_dir, draw=drawn)
 
 
 def names(run_dir: Path) -> set[str]:
@@ -79,7 +79,7 @@ def header(summary: Summary) -> str:
 def test_equal_pairs_share_tables_and_figures_whoever_made_them(run_dir: Path) -> None:
     before, files = header(summarise(run_dir)), names(run_dir)
     strip = width(run_dir / "strips" / "pairs.png")
-    summary = give(run_dir, list(PAIRS))
+    summary = give(run_dir, list(PAIRS), drawn=True)
     assert header(summary) == before  # no column of models, setups or guidance
     assert "nan" not in summary.markdown
     assert sum(line.startswith("| source image |") for line in summary.markdown.splitlines()) == 1
@@ -92,7 +92,7 @@ def test_other_pairs_have_figures_of_their_own_and_no_older_one_stays(run_dir: P
     summarise(run_dir)
     assert {"trade_off.png", "trade_off.pdf"} <= names(run_dir)
     (run_dir / "plots" / "mine.png").write_bytes(b"of the user")
-    give(run_dir, ["cat-dog", "snow"])
+    give(run_dir, ["cat-dog", "snow"], drawn=True)
     plots = {file.name for file in (run_dir / "plots").glob("*.png")}
     assert {"trade_off-given_images_toy.png", "mine.png"} < plots
     assert "trade_off.png" not in plots
@@ -112,15 +112,15 @@ def test_drawings_that_a_call_without_plots_leaves_are_removed_by_the_next_one(r
     give_without = ["cat-dog", "snow"]
     summarise(run_dir, draw=False)
     assert "trade_off.png" in names(run_dir)
-    give(run_dir, give_without)
+    give(run_dir, give_without, drawn=True)
     assert "trade_off.png" not in names(run_dir)
 
 
 def test_a_table_that_has_no_rows_any_more_goes(run_dir: Path) -> None:
-    summarise(run_dir)
+    summarise(run_dir, draw=False)
     assert "reweight.csv" in names(run_dir)
     forget_records(run_dir, lambda records: records["pair_id"].eq("snow"))
-    summarise(run_dir)
+    summarise(run_dir, draw=False)
     assert not [name for name in names(run_dir) if name.startswith("reweight")]
 
 

@@ -142,7 +142,9 @@ def test_edits_of_the_base_equal_formed_maps(base: DeepFloyd, name: str) -> None
 
 
 @pytest.mark.usefixtures("padded_calls")
-@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize(
+    "name", ["refine", *(pytest.param(n, marks=pytest.mark.slow) for n in EDITS if n != "refine")]
+)
 def test_edits_of_the_base_in_padded_calls_equal_formed_maps(base: DeepFloyd, name: str) -> None:
     compiled = replace(base, compile=True)
     check_edit(compiled, lambda prompts, generators: call(base, prompts, generators), name, JointMaps)

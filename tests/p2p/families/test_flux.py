@@ -173,7 +173,9 @@ def test_edits_equal_formed_maps(model: Flux, formed: list[Tensor], max_batch: i
 
 
 @pytest.mark.usefixtures("padded_calls")
-@pytest.mark.parametrize("max_batch", [2, 6, 64])
+@pytest.mark.parametrize(
+    "max_batch", [pytest.param(2, marks=pytest.mark.slow), 6, pytest.param(64, marks=pytest.mark.slow)]
+)
 def test_edits_of_padded_calls_equal_formed_maps(model: Flux, formed: list[Tensor], max_batch: int) -> None:
     sampling = Sampling(STEPS, GUIDANCE, max_batch=max_batch)
     assert_engine_equals(formed, replace(model, compile=True), sampling, TOLERANCE)

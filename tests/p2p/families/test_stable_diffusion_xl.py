@@ -105,7 +105,9 @@ def test_edits_equal_formed_maps(model: StableDiffusionXL, name: str) -> None:
 
 
 @pytest.mark.usefixtures("padded_calls")
-@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize(
+    "name", ["refine", *(pytest.param(n, marks=pytest.mark.slow) for n in EDITS if n != "refine")]
+)
 def test_edits_of_padded_calls_equal_formed_maps(model: StableDiffusionXL, name: str) -> None:
     compiled = replace(model, compile=True)
     check_edit(compiled, lambda prompts, generators: call(model, prompts, generators), name)
