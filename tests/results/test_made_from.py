@@ -12,7 +12,7 @@ from tests.results.synthetic import make_frame, make_metrics, write_run
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    frame = make_frame(["cat-dog"], seeds=range(1))
+    frame = make_frame(["cat-dog", "house-2"], seeds=range(1))
     write_run(tmp_path / "run", frame, make_metrics(frame))
     return tmp_path / "run"
 
