@@ -247,6 +247,8 @@ def _note(rows: pd.DataFrame, layout: Layout, second: str) -> str:
     parts = [f"{kind} over {'pairs' if _pairs_differ(rows) else '1 pair' if most == 1 else f'{most} pairs'}"]
     if layout.interval != "none" and told["n"].lt(FEWEST_PAIRS).any():
         parts[0] += f"; fewer than {FEWEST_PAIRS} pairs give no interval"
+    if layout.interval != "none" and (told["n"].ge(FEWEST_PAIRS) & told["low"].isna()).any():
+        parts[0] += "; nor do pairs that are all alike" if ";" in parts[0] else "; none where all are alike"
     if rows["rank"].notna().any():
         parts.append(f"Bold: best; {second}: second best")
         fewer = told["n"].lt(

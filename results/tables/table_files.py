@@ -13,7 +13,7 @@ import pandas as pd
 
 from results.labels import arrow, csv_text, escape_markdown, method_label
 from results.tables.cells import ALL, CELL, CONTEXT, made_elsewhere
-from results.tables.statistics import FEWEST_PAIRS
+from results.tables.statistics import WITH_INTERVAL
 
 Directions = Mapping[str, bool]
 Escape = Callable[[str], str]
@@ -32,7 +32,7 @@ def to_markdown(table: pd.DataFrame, directions: Directions, *, by_edit_type: bo
     """Write one table over all edit types, then one per edit type, and below why values are missing."""
     parts = _section_parts(table, directions, by_edit_type)
     missing = "\n".join(f"- {escape_markdown(line)}" for line in missing_lines(table))
-    note = f"Mean [95 % interval over pairs, from {FEWEST_PAIRS} pairs on]; `missing` counts values."
+    note = f"Mean [95 % interval over pairs, {WITH_INTERVAL}]; `missing` counts values."
     if "p_holm" in table:
         over = f"Holm's correction over all {table['p'].notna().sum()} tests"
         note += f" \\* p < {SIGNIFICANT:g} by flipping the signs of pairs, after {over}."
