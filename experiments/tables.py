@@ -35,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     shown.add_argument("--table", metavar="NAME", help="main (the usual one), pie, reweight, ...")
     shown.add_argument("--metrics", nargs="+", metavar="METRIC", help="by name, or by how names begin: lpips")
     shown.add_argument("--settings", nargs="+", metavar="ROW", help='fixed_seed, "p2p: tau 0.4", ...')
+    shown.add_argument("--baseline", metavar="ROW", help='differences to this setting: "p2p: tau 0.4"')
     shown.add_argument("--digits", nargs="+", metavar="N", help="decimals: 3, or lpips=3 psnr=1")
     shown.add_argument("--interval", choices=INTERVALS)
     shown.add_argument("--width", metavar="WIDTH", help=f"of LaTeX: {', '.join(WIDTHS)}, or inches")
@@ -72,10 +73,11 @@ def _layout(config: dict[str, Any]) -> Layout:
 
 def _printed(run_dir: Path, chosen: dict[str, Any], layout: Layout, objective: Sequence[str]) -> str:
     """Return one table of a run. Raises ValueError for what the run does not have, or has no room for."""
-    from results.summary import run_table
+    from results.summary import differences_to, run_table
     from results.tables import paper, paper_files
 
-    language, name = chosen.pop("format", "markdown"), chosen.pop("table", "main")
+    usual = differences_to(chosen["baseline"]) if "baseline" in chosen else "main"
+    language, name = chosen.pop("format", "markdown"), chosen.pop("table", usual)
     if "digits" in chosen:
         chosen["digits"] = _digits(chosen["digits"])
     if chosen.get("width", "column") not in paper.WIDTHS:
@@ -83,8 +85,9 @@ def _printed(run_dir: Path, chosen: dict[str, Any], layout: Layout, objective: S
     if metrics := chosen.pop("metrics", None):
         chosen["columns"] = metrics
     layout = replace(layout, **chosen)
-    table, directions, first = run_table(run_dir, name, objective)
-    layout.check(list(dict.fromkeys(table["metric"])), list(dict.fromkeys(table["method"])))
+    table, directions, first = run_table(run_dir, name, objective, layout.baseline)
+    methods = [*dict.fromkeys(table["method"]), layout.baseline.partition(":")[0].strip()]
+    layout.check(list(dict.fromkeys(table["metric"])), methods)
     paper.check_settings(table, layout)
     rows = paper.arranged(table, {} if name == "reweight" else directions, layout, first)
     if language == "csv":

@@ -244,6 +244,8 @@ def _note(rows: pd.DataFrame, layout: Layout, second: str) -> str:
         "none": "Mean",
     }
     kind = "Mean" if most < FEWEST_PAIRS else kinds[layout.interval]
+    if "baseline" in told and len(told):
+        kind = kind.replace("Mean", f"Mean difference to {'; '.join(dict.fromkeys(told['baseline']))}", 1)
     parts = [f"{kind} over {'pairs' if _pairs_differ(rows) else '1 pair' if most == 1 else f'{most} pairs'}"]
     if layout.interval != "none" and told["n"].lt(FEWEST_PAIRS).any():
         parts[0] += f"; fewer than {FEWEST_PAIRS} pairs give no interval"

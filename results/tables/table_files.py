@@ -33,6 +33,8 @@ def to_markdown(table: pd.DataFrame, directions: Directions, *, by_edit_type: bo
     parts = _section_parts(table, directions, by_edit_type)
     missing = "\n".join(f"- {escape_markdown(line)}" for line in missing_lines(table))
     note = f"Mean [95 % interval over pairs, {WITH_INTERVAL}]; `missing` counts values."
+    if "baseline" in table:
+        note = f"Difference to {escape_markdown('; '.join(dict.fromkeys(table['baseline'])))}. {note}"
     if "p_holm" in table:
         over = f"Holm's correction over all {table['p'].notna().sum()} tests"
         note += f" \\* p < {SIGNIFICANT:g} by flipping the signs of pairs, after {over}."

@@ -8,6 +8,7 @@ import pytest
 
 from results.store.records import METRIC_TYPES, reason_column
 from results.tables.cells import with_cells
+from results.tables.paper import check_baseline
 from results.tables.table_files import to_markdown
 from results.tables.tables import COLUMNS, difference_table, main_table, published_table, reweight_table
 from tests.results.synthetic import METRICS, PAIRS, TAUS, make_frame, make_metrics, make_row, p2p, windows
@@ -195,7 +196,49 @@ def test_differences_are_paired_with_the_fixed_seed() -> None:
     assert p2p_rows["mean"].to_numpy() == pytest.approx(0.5)
     assert sdedit["mean"].to_numpy() == pytest.approx(0.0)
     assert not set(table["method"]) & {"source", "fixed_seed"}
-    assert difference_table(joined(frame, values), [METRIC], reference="absent").empty
+    assert set(table["baseline"]) == {"fixed seed"}
+    assert difference_table(joined(frame, values), [METRIC], "absent").empty
+
+
+def test_differences_are_to_any_setting_that_is_one() -> None:
+    frame = make_frame(["cat-dog", "house-2", "house-10"])
+    values = frame["seed"] + frame["pair_id"].str.len() + frame["tau"].fillna(5.0)
+    cells = joined(frame, values)
+    table = difference_table(cells, [METRIC], "p2p: tau 0.6").query("edit_type == 'all'")
+    assert table.set_index("setting").loc["τ 0.2", "mean"] == pytest.approx(-0.4)
+    assert table.set_index("method").loc["fixed_seed", "mean"] == pytest.approx(4.4)
+    assert "τ 0.6" not in set(table["setting"])
+    assert set(table["baseline"]) == {"Prompt-to-Prompt, τ 0.6"}
+    assert to_markdown(table, {}).split("\n\n")[2].startswith("Difference to Prompt-to-Prompt, τ 0.6. Mean [")
+    check_baseline(cells, "p2p: tau 0.6")
+    assert difference_table(cells, [METRIC], "p2p").empty
+    with pytest.raises(ValueError, match=r"baseline: 'p2p' is 6 settings, one is allowed: p2p: τ 0; p2p: τ"):
+        check_baseline(cells, "p2p")
+    with pytest.raises(ValueError, match=r"no row is 'p2p: tau 0.5', of 11 the nearest are p2p: τ "):
+        check_baseline(cells, "p2p: tau 0.5")
+    with pytest.raises(ValueError, match="no row is 'source'"):
+        check_baseline(cells, "source")
+
+
+def test_a_baseline_of_one_inversion_stands_for_all_of_a_picture() -> None:
+    made = [
+        make_row(pair, 0, method, inversion=inversion, **settings)
+        for pair in ("a", "b")
+        for method, inversion, settings in (
+            ("p2p", "ddim", p2p(0.2)),
+            ("p2p", "direct", p2p(0.2)),
+            ("sdedit", "", {"strength": 0.5}),
+        )
+    ]
+    cells = joined(pd.DataFrame(made), [1.0, 2.0, 4.0] * 2)
+    by_inversion = (
+        difference_table(cells, [METRIC], "sdedit").query("edit_type == 'all'").set_index("inversion")
+    )
+    assert by_inversion["mean"].to_dict() == {"ddim": -3.0, "direct": -2.0}
+    # Each inversion has its own, and what has none cannot choose.
+    own = difference_table(cells, [METRIC], "p2p")
+    assert own.empty
+    check_baseline(cells, "p2p")
 
 
 def test_differences_have_p_by_holm_and_win_rates() -> None:

@@ -1,6 +1,6 @@
 // The table of results: a row per setting, a column per metric, means over their intervals.
 let shownTable = {rows: [], metrics: [], type: 'all'}, order = null;
-const hiddenColumns = new Set(), DIFFERENCES = {reweight: true, difference_to_fixed_seed: true};
+const hiddenColumns = new Set(), DIFFERENCES = {reweight: true, difference_to_fixed_seed: true, difference_to_baseline: true};
 
 function startTable() {
   fill($('table-name'), RUN.tables.map(table => [table.name, table.title]));
