@@ -127,6 +127,7 @@ def summarise(
         plain = made["main"][is_plain(made["main"])]
         text += "\n" + table_files.to_markdown(plain, directions, by_edit_type=False)
         text += "\nRe-weighting: see tables/reweight.md.\n" if "reweight" in made else ""
+        text += "\nBy difficulty: see tables/by_difficulty.md.\n" if "by_difficulty" in made else ""
         text += "\nPIE-Bench's columns, scaled as published: see tables/pie.md.\n" if "pie" in made else ""
     if truths := metric_ranks.truth_columns(metrics):
         others = [name for name in metrics if name not in truths]
@@ -250,6 +251,10 @@ def run_tables(
         "reweight": tables.reweight_table(cells, metrics),
         differences_to(baseline): tables.difference_table(cells, metrics, baseline, directions),
     }
+    if len(parted := tables.by_difficulty(cells)):
+        differences = tables.difference_table(parted, metrics, baseline, directions)
+        made["by_difficulty"] = tables.as_difficulty(tables.main_table(parted, metrics))
+        made["difference_by_difficulty"] = tables.as_difficulty(differences)
     return {name: table for name, table in made.items() if name == "main" or len(table)}
 
 
@@ -271,7 +276,7 @@ def run_table(
     directions = {column: up for column, up in load_columns(run_dir).items() if up is not None}
     if name == differences_to(FIXED_SEED):
         baseline = FIXED_SEED
-    elif name == differences_to(baseline):
+    elif name in (differences_to(baseline), "difference_by_difficulty"):
         check_baseline(cells, baseline)
     made = run_tables(cells, metrics, directions, baseline)
     if name not in made:

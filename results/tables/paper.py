@@ -12,7 +12,7 @@ import pandas as pd
 
 from results.labels import method_label, variant_label
 from results.tables.cells import ALL, CELL, CONTEXT, GIVEN, is_plain
-from results.tables.table_files import decimals_of
+from results.tables.table_files import decimals_of, parted_by
 
 WIDTHS = {"column": 3.25, "text": 5.5}
 """Inches: one of two columns, as at conferences of computer vision; the page of ICLR and NeurIPS."""
@@ -20,7 +20,7 @@ INTERVALS = ("plus_minus", "brackets", "none")
 BEST, SECOND = 1, 2
 FIXED_SEED = "fixed_seed"
 _MOST = 5  # rows that an error names
-_RANKED_AMONG = ["dataset", "edit_type", "weighting", "metric"]
+_RANKED_AMONG = ["dataset", "weighting", "metric"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Layout:
     without them all but source images and re-weighted edits. `digits` are decimals, a number or one for each
     metric by how its name begins; else each column has as many as its values' size asks for. `interval` is
     one of INTERVALS; `plus_minus` shows half its width. `width` is one of WIDTHS, or inches. `edit_types`
-    adds a part for each edit type. With `rank_given` source images, reconstructions and ideal edits are shown
+    adds a part for each edit type, or difficulty. With `rank_given` source images, reconstructions and ideal edits are shown
     and marked as edits are. `baseline` is the setting, spelled as in `settings`, to which the table of
     differences has them. ValueError for values that are none of these.
     """
@@ -121,8 +121,9 @@ def arranged(
     asked = layout.columns if layout.columns is not None else usual
     metrics = list(dict.fromkeys(name for one in asked for name in named(one, there))) or there
     rows = table[table["metric"].isin(metrics)]
+    by = parted_by(table)
     if not layout.edit_types:
-        rows = rows[rows["edit_type"].eq(ALL)]
+        rows = rows[rows[by].eq(ALL)]
     chosen = [of_setting(rows, asked) for asked in layout.settings or ()]
     if any(own.any() for own in chosen):
         rows = rows[np.logical_or.reduce(chosen)]
@@ -130,7 +131,7 @@ def arranged(
         usual = is_plain(rows) & (rows["method"].ne("source") | layout.rank_given)
         rows = rows[usual] if usual.any() else rows
     order = {name: place for place, name in enumerate(metrics)}
-    cell = rows.groupby(["edit_type", *CELL], sort=False, dropna=False).ngroup()
+    cell = rows.groupby([by, *CELL], sort=False, dropna=False).ngroup()
     keys = pd.DataFrame({"cell": cell, "metric": rows["metric"].map(order)})
     rows = rows.loc[keys.sort_values(["cell", "metric"], kind="stable").index].reset_index(drop=True)
     decimals = {name: _decimals(name, table, layout.digits) for name in metrics}
@@ -143,7 +144,7 @@ def _ranks(rows: pd.DataFrame, directions: Mapping[str, bool], given_too: bool) 
     compared = rows[rows["mean"].notna() & rows["metric"].isin(directions)]
     if not given_too:
         compared = compared[~compared["method"].isin(GIVEN)]
-    for _, part in compared.groupby(_RANKED_AMONG, dropna=False):
+    for _, part in compared.groupby([*_RANKED_AMONG, parted_by(rows)], dropna=False):
         part = part[part["n"].eq(part["n"].max())]
         sign = -1 if directions[part["metric"].iloc[0]] else 1
         printed = [round(mean, places) for mean, places in zip(part["mean"], part["decimals"])]

@@ -67,7 +67,7 @@ def _section_parts(table: pd.DataFrame, directions: Directions, by_edit_type: bo
 def missing_lines(table: pd.DataFrame) -> list[str]:
     """Say per metric how many images have no value, and why."""
     lines = []
-    for metric, rows in table[table["edit_type"].eq(ALL)].groupby("metric", sort=False):
+    for metric, rows in table[table[parted_by(table)].eq(ALL)].groupby("metric", sort=False):
         counts: Counter[str] = Counter()
         for reasons in rows["reasons"]:
             counts.update(reasons)
@@ -78,14 +78,21 @@ def missing_lines(table: pd.DataFrame) -> list[str]:
 
 
 def _sections(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    parts = [(ALL, table[table["edit_type"].eq(ALL)])]
-    parts += [(str(name), rows) for name, rows in table.groupby("edit_type") if name != ALL]
-    return [(section_title(name), rows) for name, rows in parts if len(rows)]
+    by = parted_by(table)
+    parts = [(ALL, table[table[by].eq(ALL)])]
+    parts += [(str(name), rows) for name, rows in table.groupby(by) if name != ALL]
+    return [(section_title(name, by), rows) for name, rows in parts if len(rows)]
 
 
-def section_title(edit_type: str) -> str:
-    """Return the heading of an edit type's rows."""
-    return {ALL: "All edit types", "": "No edit type"}.get(edit_type, f"Edit type: {edit_type}")
+def parted_by(table: pd.DataFrame) -> str:
+    """Return the column by which a table's rows stand in parts, one for all pairs and one for each kind."""
+    return "difficulty" if "difficulty" in table else "edit_type"
+
+
+def section_title(name: str, by: str) -> str:
+    """Return the heading of a part of a table, by the column that parts it."""
+    one, several = {"difficulty": ("difficulty", "difficulties"), "edit_type": ("edit type", "edit types")}[by]
+    return {ALL: f"All {several}", "": f"No {one}"}.get(name, f"{one.capitalize()}: {name}")
 
 
 def _header(table: pd.DataFrame, directions: Directions, escape: Escape) -> list[str]:

@@ -30,6 +30,20 @@ def main_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
     return _table(cells, list(metrics))
 
 
+def by_difficulty(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return rows whose edit type is the difficulty of their pair; none where pairs have not at least two.
+
+    `main_table` and `difference_table` part them as they part edit types, `as_difficulty` names the column.
+    """
+    given = cells["difficulty"].where(cells["difficulty"].ne(ALL), f"'{ALL}'")
+    return cells.assign(edit_type=given) if given.nunique() > 1 else cells.iloc[:0]
+
+
+def as_difficulty(table: pd.DataFrame) -> pd.DataFrame:
+    """Name the column that parts a table of `by_difficulty`'s rows."""
+    return table.rename(columns={"edit_type": "difficulty"})
+
+
 def published_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
     """Lay PIE-Bench's columns out as published: their order, their scaling, which the metric's name states.
 

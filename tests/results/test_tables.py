@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from results.store.records import METRIC_TYPES, reason_column
+from results.summary import run_tables
 from results.tables.cells import with_cells
-from results.tables.paper import check_baseline
+from results.tables.paper import Layout, arranged, check_baseline
+from results.tables.paper_files import to_latex
 from results.tables.table_files import to_markdown
 from results.tables.tables import COLUMNS, difference_table, main_table, published_table, reweight_table
 from tests.results.synthetic import METRICS, PAIRS, TAUS, make_frame, make_metrics, make_row, p2p, windows
@@ -218,6 +220,29 @@ def test_differences_are_to_any_setting_that_is_one() -> None:
         check_baseline(cells, "p2p: tau 0.5")
     with pytest.raises(ValueError, match="no row is 'source'"):
         check_baseline(cells, "source")
+
+
+def test_effects_stand_by_difficulty_where_there_are_several() -> None:
+    rows = [
+        make_row(f"pair-{number}", 0, method, difficulty="hard" if number < 7 else "all", **settings)
+        for number in range(9)
+        for method, settings in (("fixed_seed", {}), ("p2p", p2p(0.2)))
+    ]
+    cells = joined(pd.DataFrame(rows), [side * pair**2 for pair in range(9) for side in (0, 1)])
+    made = run_tables(cells, [METRIC], {METRIC: True})
+    # A difficulty may have the name of the row over all of them.
+    assert list(made["by_difficulty"].query("method == 'p2p'")["difficulty"]) == ["all", "'all'", "hard"]
+    table = made["difference_by_difficulty"].set_index("difficulty")
+    assert table["n"].to_dict() == {"all": 9, "'all'": 2, "hard": 7}
+    assert table["mean"].to_dict() == {"all": 204 / 9, "'all'": 113 / 2, "hard": 13.0}
+    assert table["low"].notna().to_dict() == {"all": True, "'all'": False, "hard": True}
+    text = to_markdown(made["difference_by_difficulty"], {METRIC: True})
+    titles = [line for line in text.splitlines() if line.startswith("**")]
+    assert titles[:3] == ["**All difficulties**", "**Difficulty: 'all'**", "**Difficulty: hard**"]
+    layout = Layout(edit_types=True)
+    shown = arranged(made["difference_by_difficulty"], {METRIC: True}, layout)
+    assert r"\emph{Difficulty: hard}" in to_latex(shown, {METRIC: True}, layout)
+    assert "by_difficulty" not in run_tables(cells.assign(difficulty="hard"), [METRIC])
 
 
 def test_a_baseline_of_one_inversion_stands_for_all_of_a_picture() -> None:
