@@ -146,7 +146,7 @@ def _estimated(gaps: pd.DataFrame) -> dict[str, object]:
     difference, pairs = gaps["difference"], gaps.index.get_level_values(0).to_series()
     result = estimate(difference, pairs, gaps["reason"])
     enough = result.n >= FEWEST_PAIRS
-    spread = float(difference.groupby(level=0).mean().std()) if enough else np.nan
+    spread = result.spread if enough else np.nan
     return {
         "difference": result.mean,
         "low": result.low,

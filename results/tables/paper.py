@@ -33,9 +33,9 @@ class Layout:
     without them all but source images and re-weighted edits. `digits` are decimals, a number or one for each
     metric by how its name begins; else each column has as many as its values' size asks for. `interval` is
     one of INTERVALS; `plus_minus` shows half its width. `width` is one of WIDTHS, or inches. `edit_types`
-    adds a part for each edit type, or difficulty. With `rank_given` source images, reconstructions and ideal edits are shown
-    and marked as edits are. `baseline` is the setting, spelled as in `settings`, to which the table of
-    differences has them. ValueError for values that are none of these.
+    adds a part for each edit type, or difficulty. With `rank_given` source images, reconstructions and ideal
+    edits are shown and marked as edits are. `baseline` is the setting, spelled as in `settings`, to which the
+    table of differences has them. ValueError for values that are none of these.
     """
 
     columns: Sequence[str] | None = None

@@ -31,6 +31,7 @@ class Estimate:
     """A mean over `n` pairs with its interval; NaN where it is undefined (no pair; `mean_interval`).
 
     `n_images` counts images with a value, `n_missing` images without one, `reasons` why they have none.
+    `spread` is the standard deviation over pairs, NaN of fewer than two.
     """
 
     mean: float
@@ -40,6 +41,7 @@ class Estimate:
     n_images: int
     n_missing: int
     reasons: Mapping[str, int] = field(default_factory=dict)
+    spread: float = np.nan
 
 
 def estimate(
@@ -88,8 +90,9 @@ def estimate_numbered(
     missing = int((~finite).sum())
     told = reasons(~finite) if missing else ()
     counted = Counter(str(text) or "not a finite number" for text in told)
+    spread = float(per_pair.std(ddof=1)) if len(per_pair) > 1 else np.nan
     return Estimate(
-        mean, low, high, len(per_pair), len(values) - missing, missing, dict(sorted(counted.items()))
+        mean, low, high, len(per_pair), len(values) - missing, missing, dict(sorted(counted.items())), spread
     )
 
 
@@ -118,13 +121,16 @@ def paired_difference(
 def pairs_needed(spread: float, half_width: float, confidence: float = 0.95) -> int:
     """Return how many pairs give a mean's interval that half-width, at least FEWEST_PAIRS.
 
-    `spread` is the standard deviation over pairs; a mean of many pairs is about normal. ValueError
-    where the half-width is not above 0.
+    `spread` is the standard deviation over pairs. The interval is taken to be `mean_interval`'s of pairs that
+    are not skewed, Student's. ValueError where the half-width is not above 0.
     """
     if not half_width > 0:
         raise ValueError(f"half_width: {half_width!r} is not above 0")
     z = _NORMAL.inv_cdf((1 + confidence) / 2)
-    return max(FEWEST_PAIRS, ceil((z * spread / half_width) ** 2))
+    n = max(FEWEST_PAIRS, ceil((z * spread / half_width) ** 2))
+    while _reach(n, confidence) * (n - 1) ** 0.5 * spread / n > half_width:
+        n += 1
+    return n
 
 
 def pair_means(values: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -168,7 +174,7 @@ def mean_interval(
     return min(float(low), mean), max(float(high), mean)
 
 
-@lru_cache
+@lru_cache(maxsize=4096)
 def _reach(n: int, confidence: float) -> float:
     """Return how many standard deviations of resampled means an interval of `n` values reaches to."""
     from scipy.special import stdtrit  # takes longer to import than most tables to make

@@ -91,7 +91,9 @@ def parted_by(table: pd.DataFrame) -> str:
 
 def section_title(name: str, by: str) -> str:
     """Return the heading of a part of a table, by the column that parts it."""
-    one, several = {"difficulty": ("difficulty", "difficulties"), "edit_type": ("edit type", "edit types")}[by]
+    one, several = {"difficulty": ("difficulty", "difficulties"), "edit_type": ("edit type", "edit types")}[
+        by
+    ]
     return {ALL: f"All {several}", "": f"No {one}"}.get(name, f"{one.capitalize()}: {name}")
 
 

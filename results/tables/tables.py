@@ -16,7 +16,7 @@ from results.tables.paper import FIXED_SEED, of_setting
 from results.tables.significance import holm, sign_flip_ps, win_rate
 from results.tables.statistics import FEWEST_PAIRS, Estimate, estimate_numbered, pair_means
 
-_ESTIMATED = ["mean", "low", "high", "n", "n_images", "n_missing", "reasons"]
+_ESTIMATED = ["mean", "low", "high", "n", "n_images", "n_missing", "reasons", "spread"]
 COLUMNS = [*CELL, "start_noise", "edit_type", "metric", *_ESTIMATED]
 DIFFERENCE_COLUMNS = [*COLUMNS, "p", "p_holm", "wins", "wins_low", "wins_high", "baseline"]
 _NO_PARTNER = "no row with weight 1 to compare with"
@@ -55,7 +55,7 @@ def published_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame
     factors = table["metric"].map(lambda name: published_scale(name)[0]).astype(float)
     return table.assign(
         metric=table["metric"].map(published_name),
-        **{name: table[name].astype(float) * factors for name in ("mean", "low", "high")},
+        **{name: table[name].astype(float) * factors for name in ("mean", "low", "high", "spread")},
     )
 
 

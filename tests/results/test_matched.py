@@ -201,8 +201,11 @@ def test_what_is_not_told_apart_is_said_so() -> None:
 
 
 def test_pairs_needed_is_what_stands_on_paper() -> None:
-    assert pairs_needed(0.1, 0.0196) == 100  # (1.96 * 0.1 / 0.0196) ** 2, 1.95996 exactly
-    assert pairs_needed(0.1, 0.0098) == 400
+    # (1.96 * 0.1 / 0.0196) ** 2 is 100, and Student's quantile of 102 pairs 1.9837: 0.19837 / 102 ** 0.5.
+    assert pairs_needed(0.1, 0.0196) == 103
+    assert pairs_needed(0.1, 0.0098) == 403
+    assert pairs_needed(1.0, 2.571 / 6**0.5) == 6
+    assert pairs_needed(1.0, 2.57 / 6**0.5) == 7
     assert pairs_needed(0.1, 10) == 6  # fewer have no interval
     with pytest.raises(ValueError, match="half_width: 0 is not above 0"):
         pairs_needed(0.1, 0)

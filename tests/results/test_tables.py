@@ -9,8 +9,11 @@ import pytest
 from results.store.records import METRIC_TYPES, reason_column
 from results.summary import run_tables
 from results.tables.cells import with_cells
+from results.tables.needed import needed_table
+from results.tables.needed import to_markdown as needed_markdown
 from results.tables.paper import Layout, arranged, check_baseline
 from results.tables.paper_files import to_latex
+from results.tables.statistics import pairs_needed
 from results.tables.table_files import to_markdown
 from results.tables.tables import COLUMNS, difference_table, main_table, published_table, reweight_table
 from tests.results.synthetic import METRICS, PAIRS, TAUS, make_frame, make_metrics, make_row, p2p, windows
@@ -243,6 +246,25 @@ def test_effects_stand_by_difficulty_where_there_are_several() -> None:
     shown = arranged(made["difference_by_difficulty"], {METRIC: True}, layout)
     assert r"\emph{Difficulty: hard}" in to_latex(shown, {METRIC: True}, layout)
     assert "by_difficulty" not in run_tables(cells.assign(difficulty="hard"), [METRIC])
+
+
+def test_how_many_pairs_a_half_width_needs_stands_beside_each_mean() -> None:
+    rows = [
+        make_row(f"pair-{number}", 0, method, **settings)
+        for number in range(8)
+        for method, settings in (("source", {}), ("fixed_seed", {}), ("p2p", p2p(0.2)))
+    ]
+    cells = joined(pd.DataFrame(rows), [side * pair for pair in range(8) for side in (0, 1, 3)])
+    needed = needed_table(main_table(cells, [METRIC]), {"lpips": 0.5})
+    assert list(needed["method"]) == ["fixed_seed", "p2p"]
+    spread = np.std(range(8), ddof=1)
+    assert needed["spread"].tolist() == pytest.approx([spread, 3 * spread])
+    assert needed["pairs"].tolist() == [pairs_needed(spread, 0.5), pairs_needed(3 * spread, 0.5)]
+    differences = needed_table(difference_table(cells, [METRIC]), {METRIC: 0.5})
+    assert differences["pairs"].tolist() == [pairs_needed(2 * spread, 0.5)]
+    assert "| 8 | 2.45 | 0.5 | 95 |" in needed_markdown(needed, "Means.")
+    few = needed_table(main_table(cells[cells["pair_id"].le("pair-4")], [METRIC]), {METRIC: 0.5})
+    assert few["pairs"].isna().all(), "five pairs do not tell the spread"
 
 
 def test_a_baseline_of_one_inversion_stands_for_all_of_a_picture() -> None:
