@@ -352,7 +352,7 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     )
     print(summary.markdown)
     if job.report:
-        write_beside(job.run_dir, **rows, tables=summary.tables)
+        write_beside(job.run_dir, **rows, tables=summary.tables, baseline=job.tables.baseline)
     if job.study is not None:
         write_at_end(job.run_dir, job.study, rows["settings"])
     track(job, ready.whole, multirun, summary)

@@ -381,7 +381,8 @@ def _evaluate(arguments: list[str]) -> int:
     summary = summarise(given.run_dir, published=published, layout=layout, draw=draw)
     print(summary.markdown)
     if plain["report"]:
-        report.write_beside(given.run_dir, published=published, tables=summary.tables)
+        given_tables = {"tables": summary.tables, "baseline": layout.baseline}
+        report.write_beside(given.run_dir, published=published, **given_tables)
     print(given.run_dir)
     return 1 if failed else 0
 

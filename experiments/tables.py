@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from results.tables.paper import Layout
 
 FORMATS = ("markdown", "latex", "csv")
@@ -35,6 +37,13 @@ def main(arguments: Sequence[str]) -> int:
     shown.add_argument("--table", metavar="NAME", help="main (the usual one), pie, reweight, ...")
     shown.add_argument("--metrics", nargs="+", metavar="METRIC", help="by name, or by how names begin: lpips")
     shown.add_argument("--settings", nargs="+", metavar="ROW", help='fixed_seed, "p2p: tau 0.4", ...')
+    shown.add_argument("--baseline", metavar="ROW", help='differences to this setting: "p2p: tau 0.4"')
+    shown.add_argument(
+        "--half-width",
+        nargs="+",
+        metavar="METRIC=N",
+        help="how many pairs give intervals of this half-width, of means or, with --baseline, of differences",
+    )
     shown.add_argument("--digits", nargs="+", metavar="N", help="decimals: 3, or lpips=3 psnr=1")
     shown.add_argument("--interval", choices=INTERVALS)
     shown.add_argument("--width", metavar="WIDTH", help=f"of LaTeX: {', '.join(WIDTHS)}, or inches")
@@ -72,19 +81,26 @@ def _layout(config: dict[str, Any]) -> Layout:
 
 def _printed(run_dir: Path, chosen: dict[str, Any], layout: Layout, objective: Sequence[str]) -> str:
     """Return one table of a run. Raises ValueError for what the run does not have, or has no room for."""
-    from results.summary import run_table
+    from results.summary import differences_to, run_table
     from results.tables import paper, paper_files
 
-    language, name = chosen.pop("format", "markdown"), chosen.pop("table", "main")
+    usual = differences_to(chosen["baseline"]) if "baseline" in chosen else "main"
+    language, name = chosen.pop("format", "markdown"), chosen.pop("table", usual)
     if "digits" in chosen:
         chosen["digits"] = _digits(chosen["digits"])
     if chosen.get("width", "column") not in paper.WIDTHS:
         chosen["width"] = _number("--width", chosen["width"], float)
     if metrics := chosen.pop("metrics", None):
         chosen["columns"] = metrics
+    half_widths = _half_widths(chosen.pop("half_width", ()))
+    if half_widths and (more := sorted(set(chosen) - {"baseline"})):
+        raise ValueError(f"--half-width: goes with --baseline, --table and --format alone, not {more[0]}")
     layout = replace(layout, **chosen)
-    table, directions, first = run_table(run_dir, name, objective)
-    layout.check(list(dict.fromkeys(table["metric"])), list(dict.fromkeys(table["method"])))
+    table, directions, first = run_table(run_dir, name, objective, layout.baseline)
+    methods = [*dict.fromkeys(table["method"]), layout.baseline.partition(":")[0].strip()]
+    layout.check(list(dict.fromkeys(table["metric"])), methods)
+    if half_widths:
+        return _needed(table, half_widths, language)
     paper.check_settings(table, layout)
     rows = paper.arranged(table, {} if name == "reweight" else directions, layout, first)
     if language == "csv":
@@ -98,6 +114,25 @@ def _printed(run_dir: Path, chosen: dict[str, Any], layout: Layout, objective: S
             "--width text or inches, --interval none and fewer metrics or digits are allowed"
         )
     return paper_files.to_latex(rows, directions, layout)
+
+
+def _needed(table: pd.DataFrame, half_widths: dict[str, float], language: str) -> str:
+    from results.tables import needed
+
+    rows = needed.needed_table(table, half_widths)
+    if language == "latex":
+        raise ValueError("--format: latex has no table of --half-width, allowed are markdown, csv")
+    baselines = "; ".join(dict.fromkeys(table["baseline"])) if "baseline" in table else ""
+    what = f"Differences to {baselines}." if baselines else "Means."
+    return needed.to_csv(rows) if language == "csv" else needed.to_markdown(rows, what)
+
+
+def _half_widths(given: Sequence[str]) -> dict[str, float]:
+    pairs = [text.rpartition("=") for text in given]
+    for text, (name, _, number) in zip(given, pairs, strict=True):
+        if not name or not _number("--half-width", number, float) > 0:
+            raise ValueError(f"--half-width: {text!r} is not METRIC=N with N above 0, as in lpips=0.01")
+    return {name: float(number) for name, _, number in pairs}
 
 
 def _digits(given: Sequence[str]) -> int | dict[str, int]:

@@ -22,7 +22,7 @@ from results.summary import run_rows
 from results.tables.auto_tau import chosen_rows, load_candidates
 from results.tables.cells import CELL, GIVEN, with_cells
 from results.tables.significance import holm, sign_flip_p
-from results.tables.statistics import FEWEST_PAIRS, paired_difference
+from results.tables.statistics import FEWEST_PAIRS, WITH_INTERVAL, paired_difference
 
 COLUMNS = (
     *("run", "method", "setting", "of_run", "of_method", "of_setting", "metric", "of_mean", "mean"),
@@ -68,7 +68,7 @@ class Comparison:
         tested = int(self.table["p"].notna().sum())
         parts.append(
             "Over the pairs and seeds that both runs have values for; intervals by bootstrap over pairs, "
-            f"p by flipping the signs of pairs, from {FEWEST_PAIRS} pairs on; Holm over all {tested} tests."
+            f"{WITH_INTERVAL}; p by flipping the signs of pairs; Holm over all {tested} tests."
         )
         return "\n\n".join([*parts, *(escape_markdown(line) for line in self.alone)]) + "\n"
 

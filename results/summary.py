@@ -32,7 +32,7 @@ from results.tables import (
 )
 from results.tables.cells import ALL, CONTEXT, GIVEN, is_plain, made_elsewhere, with_cells
 from results.tables.invariants import broken
-from results.tables.paper import USUAL, Layout
+from results.tables.paper import FIXED_SEED, USUAL, Layout, check_baseline
 from results.tables.published import compare, load_reference, picture_formats, write_comparison
 
 _VERSION = re.compile(r"(.+)@(\d+)")  # of a metric's column
@@ -96,7 +96,7 @@ def summarise(
     before = made_from.written(folder)
     cells = run_cells(frame, candidates)
     made_cells, chosen = cells.iloc[: len(frame)], cells.iloc[len(frame) :]
-    made = run_tables(cells, metrics, directions)
+    made = run_tables(cells, metrics, directions, layout.baseline)
     if len(chosen):
         chosen = auto_tau.labelled(chosen)
         made["auto_tau"] = tables.main_table(chosen, [auto_tau.CHOSEN_TAU, auto_tau.TARGET_MISSED, *metrics])
@@ -120,11 +120,14 @@ def summarise(
     )
     if untold := [name for name in metrics if name not in columns]:
         text += f"Which way is better is not known of {', '.join(untold)}: run again with these metrics.\n"
+    if metrics and layout.baseline != FIXED_SEED and differences_to(layout.baseline) not in made:
+        text += f"No differences: {_no_baseline(cells, layout.baseline)}.\n"
     if metrics:
         text += "".join(f"This cannot be: {escape_markdown(line)}.\n" for line in broken(made["main"]))
         plain = made["main"][is_plain(made["main"])]
         text += "\n" + table_files.to_markdown(plain, directions, by_edit_type=False)
         text += "\nRe-weighting: see tables/reweight.md.\n" if "reweight" in made else ""
+        text += "\nBy difficulty: see tables/by_difficulty.md.\n" if "by_difficulty" in made else ""
         text += "\nPIE-Bench's columns, scaled as published: see tables/pie.md.\n" if "pie" in made else ""
     if truths := metric_ranks.truth_columns(metrics):
         others = [name for name in metrics if name not in truths]
@@ -153,6 +156,15 @@ def summarise(
         path.unlink(missing_ok=True)
     made_from.write(folder, inputs, paths, [path for path in drawings if path.exists()])
     return Summary(text, tuple(paths), made, _thumbnails(paths), len(images) - failed, failed, frame)
+
+
+def _no_baseline(cells: pd.DataFrame, baseline: str) -> str:
+    """Say in Markdown why a run has no differences to a baseline."""
+    try:
+        check_baseline(cells, baseline)
+    except ValueError as error:
+        return escape_markdown(str(error))
+    return escape_markdown(f"tables.baseline: {baseline!r} is the only setting")
 
 
 def run_rows(run_dir: Path, settings: pd.DataFrame | None = None) -> tuple[pd.DataFrame, int]:
@@ -223,33 +235,50 @@ def _count(number: int, noun: str) -> str:
 
 
 def run_tables(
-    cells: pd.DataFrame, metrics: list[str], directions: Mapping[str, bool] | None = None
+    cells: pd.DataFrame,
+    metrics: list[str],
+    directions: Mapping[str, bool] | None = None,
+    baseline: str = FIXED_SEED,
 ) -> dict[str, pd.DataFrame]:
     """Return the tables that a run has rows for, by the names of their files.
 
-    Of metrics whose better direction is not in `directions` there are no win rates.
+    Of metrics whose better direction is not in `directions` there are no win rates. `baseline` is
+    `results.tables.paper.Layout.baseline`.
     """
     made = {
         "main": tables.main_table(cells, metrics),
         "pie": tables.published_table(cells, metrics),
         "reweight": tables.reweight_table(cells, metrics),
-        "difference_to_fixed_seed": tables.difference_table(cells, metrics, directions=directions),
+        differences_to(baseline): tables.difference_table(cells, metrics, baseline, directions),
     }
+    if len(parted := tables.by_difficulty(cells)):
+        differences = tables.difference_table(parted, metrics, baseline, directions)
+        made["by_difficulty"] = tables.as_difficulty(tables.main_table(parted, metrics))
+        made["difference_by_difficulty"] = tables.as_difficulty(differences)
     return {name: table for name, table in made.items() if name == "main" or len(table)}
 
 
+def differences_to(baseline: str) -> str:
+    """Return the name of the table of differences to a baseline."""
+    return "difference_to_fixed_seed" if baseline == FIXED_SEED else "difference_to_baseline"
+
+
 def run_table(
-    run_dir: Path, name: str, objective: Sequence[str] = ()
+    run_dir: Path, name: str, objective: Sequence[str] = (), baseline: str = FIXED_SEED
 ) -> tuple[pd.DataFrame, dict[str, bool], tuple[str, ...]]:
     """Return one of a run's tables, which direction of its metrics is better, and which metrics come first.
 
-    Raises ValueError for a table that the run does not have.
+    Raises ValueError for a table or a baseline that the run does not have.
     """
     frame, _ = run_rows(run_dir)
     metrics = current_metrics(frame)
     cells = run_cells(frame, auto_tau.load_candidates(run_dir))
     directions = {column: up for column, up in load_columns(run_dir).items() if up is not None}
-    made = run_tables(cells, metrics, directions)
+    if name == differences_to(FIXED_SEED):
+        baseline = FIXED_SEED
+    elif name in (differences_to(baseline), "difference_by_difficulty"):
+        check_baseline(cells, baseline)
+    made = run_tables(cells, metrics, directions, baseline)
     if name not in made:
         raise ValueError(f"{name!r} is no table of {run_dir}, allowed are {', '.join(made)}")
     by = pareto.chosen_metrics(run_plots.measured(made["main"]), directions, objective)

@@ -25,6 +25,7 @@ TITLES = {
     "reweighted": "Re-weighted edits",
     "reweight": "Effect of re-weighting",
     "difference_to_fixed_seed": "Difference to the fixed seed",
+    "difference_to_baseline": "Difference to the baseline",
     "pie": "PIE-Bench's columns, as published",
 }
 """The tables that the page shows, by name; each in the order of the choice."""
@@ -170,10 +171,11 @@ def _table(
     directions: Mapping[str, bool],
 ) -> dict[str, Any]:
     metrics = list(dict.fromkeys(table["metric"]))
+    baselines = list(dict.fromkeys(table["baseline"])) if name == "difference_to_baseline" else []
     place = {metric: number for number, metric in enumerate(metrics)}
     return {
         "name": name,
-        "title": TITLES[name],
+        "title": TITLES[name] + (f": {'; '.join(baselines)}" if baselines else ""),
         "metrics": [
             {
                 "name": metric,

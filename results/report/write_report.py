@@ -21,6 +21,7 @@ from results.store.run_folder import RunFolder
 from results.store.whole_files import write_whole
 from results.tables import auto_tau
 from results.tables.cells import GIVEN
+from results.tables.paper import FIXED_SEED
 from results.tables.published import compare, load_reference, picture_formats
 
 
@@ -32,13 +33,15 @@ def write_report(
     published: Collection[str] = (),
     calls: Sequence[Mapping[str, Any]] = (),
     tables: Mapping[str, pd.DataFrame] | None = None,
+    baseline: str = FIXED_SEED,
     note: str = "",
     stamp: str = "",
 ) -> Path:
     """Write the report of a run, of the rows that its tables are of; return the path of the page.
 
     `settings`, `candidates`, `published` and `note` are as in `results.summary.summarise`, `calls` are the
-    run's provenance. `tables` are those of a `Summary` of equal arguments, which else are made here.
+    run's provenance. `tables` are those of a `Summary` of equal arguments, which else are made here, with
+    differences to `baseline` (`results.tables.paper.Layout.baseline`).
     `stamp` goes into the page, where `made_of` finds it. Thumbnails that are there stay. FileNotFoundError
     where the run has no records.
     """
@@ -48,7 +51,7 @@ def write_report(
     metrics = summary.current_metrics(frame)
     directions = {name: up for name, up in load_columns(run_dir).items() if up is not None}
     cells = summary.run_cells(frame, candidates)
-    made = tables or summary.run_tables(cells, metrics)
+    made = tables or summary.run_tables(cells, metrics, directions, baseline)
     rows = columns.numbered(cells)
     made_edits = rows["status"].eq("ok") & ~rows["method"].isin(GIVEN)
     pictures = frame[frame["status"].eq("ok")]

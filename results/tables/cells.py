@@ -23,6 +23,7 @@ CONTEXT = [
     "guidance_scale",
     "guidance_rescale",
 ]
+SHARED = [name for name in CONTEXT if name != "inversion"]  # in which edits of one source picture agree
 CELL = [*CONTEXT, "method", "uses_mask", "tau", "strength", *WINDOWS, "weighting", "variant", "setting"]
 ALL = "all"
 SOURCES = ["source", "reconstruction"]  # methods that make no edit

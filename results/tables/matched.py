@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from results.store.records import RECORD_IDENTITY
-from results.tables.cells import ALL, CELL, CONTEXT, GIVEN, is_plain, ordered
+from results.tables.cells import ALL, CELL, GIVEN, SHARED, is_plain, ordered
 from results.tables.paper import series_label
 from results.tables.significance import holm, sign_flip_p
 from results.tables.statistics import FEWEST_PAIRS, estimate, pairs_needed
@@ -30,7 +30,6 @@ over pairs, `pairs_to_tell` how many pairs would have an interval whose half-wid
 from FEWEST_PAIRS pairs on. Levels are the ends of the preservation that both curves reach, means over images.
 """
 APART = "the curves share no preservation"
-_SHARED = [name for name in CONTEXT if name != "inversion"]  # curves that differ in these are not compared
 _SERIES = ["inversion", "method", "uses_mask", "variant"]
 _SCENE = ["pair_id", "seed"]
 
@@ -56,7 +55,7 @@ def matched_table(cells: pd.DataFrame, metrics: tuple[str, str]) -> pd.DataFrame
     edits = cells[is_plain(cells) & ~cells["method"].isin(GIVEN)].drop_duplicates([*CELL, *RECORD_IDENTITY])
     varying = varying_context(edits)
     rows = []
-    for _, part in edits.groupby(_SHARED, dropna=False):
+    for _, part in edits.groupby(SHARED, dropna=False):
         dataset = part["dataset"].iloc[0]
         for first, second in combinations(_curves(part, metrics, varying), 2):
             told = {"dataset": dataset, "first": first.label, "second": second.label}
@@ -106,7 +105,7 @@ def heights(curve: np.ndarray, levels: np.ndarray) -> np.ndarray:
 
 
 def _curves(part: pd.DataFrame, metrics: tuple[str, str], varying: Sequence[str]) -> list[_Curves]:
-    """Return the curves of rows that agree in _SHARED, in the order of all tables."""
+    """Return the curves of rows that agree in SHARED, in the order of all tables."""
     alignment, preservation = metrics
     found = []
     for _, rows in ordered(part).groupby(_SERIES, sort=False, dropna=False):
@@ -147,7 +146,7 @@ def _estimated(gaps: pd.DataFrame) -> dict[str, object]:
     difference, pairs = gaps["difference"], gaps.index.get_level_values(0).to_series()
     result = estimate(difference, pairs, gaps["reason"])
     enough = result.n >= FEWEST_PAIRS
-    spread = float(difference.groupby(level=0).mean().std()) if enough else np.nan
+    spread = result.spread if enough else np.nan
     return {
         "difference": result.mean,
         "low": result.low,

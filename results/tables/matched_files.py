@@ -11,11 +11,11 @@ import pandas as pd
 from results.labels import arrow, csv_text, escape_latex, escape_markdown
 from results.store.whole_files import write_whole
 from results.tables.cells import ALL
-from results.tables.statistics import FEWEST_PAIRS
+from results.tables.statistics import FEWEST_PAIRS, WITH_INTERVAL
 from results.tables.table_files import SIGNIFICANT, decimals_of
 
 _METRICS, _ENDS = ("alignment", "preservation"), ("difference", "low", "high")
-_HOW = f"Area between the curves by its width, mean over pairs [95 % interval, from {FEWEST_PAIRS} pairs on]."
+_HOW = f"Area between the curves by its width, mean over pairs [95 % interval, {WITH_INTERVAL}]."
 
 
 def told(row: Mapping[str, Any], directions: Mapping[str, bool]) -> str:
@@ -30,7 +30,8 @@ def told(row: Mapping[str, Any], directions: Mapping[str, bool]) -> str:
     side = "is not told apart from" if unclear else "is above" if row["difference"] > 0 else "is below"
     if not unclear and row["p_holm"] >= SIGNIFICANT:
         second += " before correction for several comparisons"
-    few = "" if row["n"] >= FEWEST_PAIRS else ", too few for an interval"
+    why = "alike in all" if row["n"] >= FEWEST_PAIRS else "too few for an interval"
+    few = f", {why}" if pd.isna(row["low"]) else ""
     p = "" if pd.isna(row["p_holm"]) else f", p {row['p_holm']:.2g} (Holm)"
     much = f"{_difference(row, _places([row]))} of {alignment} {arrow(str(row['alignment']), directions)}"
     return f"At equal {preservation}, {first} {side} {second}: {much.rstrip()}, over {over}{few}{p}."

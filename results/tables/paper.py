@@ -11,15 +11,16 @@ import numpy as np
 import pandas as pd
 
 from results.labels import method_label, variant_label
-from results.tables.cells import ALL, CELL, GIVEN, is_plain
-from results.tables.table_files import decimals_of
+from results.tables.cells import ALL, CELL, CONTEXT, GIVEN, is_plain
+from results.tables.table_files import decimals_of, parted_by
 
 WIDTHS = {"column": 3.25, "text": 5.5}
 """Inches: one of two columns, as at conferences of computer vision; the page of ICLR and NeurIPS."""
 INTERVALS = ("plus_minus", "brackets", "none")
 BEST, SECOND = 1, 2
+FIXED_SEED = "fixed_seed"
 _MOST = 5  # rows that an error names
-_RANKED_AMONG = ["dataset", "edit_type", "weighting", "metric"]
+_RANKED_AMONG = ["dataset", "weighting", "metric"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Layout:
     without them all but source images and re-weighted edits. `digits` are decimals, a number or one for each
     metric by how its name begins; else each column has as many as its values' size asks for. `interval` is
     one of INTERVALS; `plus_minus` shows half its width. `width` is one of WIDTHS, or inches. `edit_types`
-    adds a part for each edit type. With `rank_given` source images, reconstructions and ideal edits are shown
-    and marked as edits are. ValueError for values that are none of these.
+    adds a part for each edit type, or difficulty. With `rank_given` source images, reconstructions and ideal
+    edits are shown and marked as edits are. `baseline` is the setting, spelled as in `settings`, to which the
+    table of differences has them. ValueError for values that are none of these.
     """
 
     columns: Sequence[str] | None = None
@@ -43,6 +45,7 @@ class Layout:
     width: str | float = "column"
     edit_types: bool = False
     rank_given: bool = False
+    baseline: str = FIXED_SEED
 
     def __post_init__(self) -> None:
         if self.interval not in INTERVALS:
@@ -61,6 +64,9 @@ class Layout:
                     f"{name}: {getattr(self, name)!r} is no list of names, nor null for the usual"
                 )
 
+        if not isinstance(self.baseline, str) or not self.baseline.strip():
+            raise ValueError(f"baseline: {self.baseline!r} names no setting, as 'p2p: tau 0.4' does")
+
     @property
     def inches(self) -> float:
         """The width in inches."""
@@ -78,10 +84,12 @@ class Layout:
             for asked in self.digits:
                 if not named(asked, metrics):
                     raise ValueError(_unknown(f"tables.digits: {asked!r} is no metric here", asked, metrics))
-        for asked in self.settings or ():
+        named_settings = [("settings", asked) for asked in self.settings or ()]
+        named_settings += [("baseline", self.baseline)] if self.baseline != FIXED_SEED else []
+        for key, asked in named_settings:
             method = asked.partition(":")[0].strip()
             if methods is not None and method not in methods:
-                raise ValueError(_unknown(f"tables.settings: {method!r} is no method here", method, methods))
+                raise ValueError(_unknown(f"tables.{key}: {method!r} is no method here", method, methods))
 
 
 USUAL = Layout()
@@ -113,16 +121,17 @@ def arranged(
     asked = layout.columns if layout.columns is not None else usual
     metrics = list(dict.fromkeys(name for one in asked for name in named(one, there))) or there
     rows = table[table["metric"].isin(metrics)]
+    by = parted_by(table)
     if not layout.edit_types:
-        rows = rows[rows["edit_type"].eq(ALL)]
-    chosen = [_of_setting(rows, asked) for asked in layout.settings or ()]
+        rows = rows[rows[by].eq(ALL)]
+    chosen = [of_setting(rows, asked) for asked in layout.settings or ()]
     if any(own.any() for own in chosen):
         rows = rows[np.logical_or.reduce(chosen)]
     else:
         usual = is_plain(rows) & (rows["method"].ne("source") | layout.rank_given)
         rows = rows[usual] if usual.any() else rows
     order = {name: place for place, name in enumerate(metrics)}
-    cell = rows.groupby(["edit_type", *CELL], sort=False, dropna=False).ngroup()
+    cell = rows.groupby([by, *CELL], sort=False, dropna=False).ngroup()
     keys = pd.DataFrame({"cell": cell, "metric": rows["metric"].map(order)})
     rows = rows.loc[keys.sort_values(["cell", "metric"], kind="stable").index].reset_index(drop=True)
     decimals = {name: _decimals(name, table, layout.digits) for name in metrics}
@@ -135,7 +144,7 @@ def _ranks(rows: pd.DataFrame, directions: Mapping[str, bool], given_too: bool) 
     compared = rows[rows["mean"].notna() & rows["metric"].isin(directions)]
     if not given_too:
         compared = compared[~compared["method"].isin(GIVEN)]
-    for _, part in compared.groupby(_RANKED_AMONG, dropna=False):
+    for _, part in compared.groupby([*_RANKED_AMONG, parted_by(rows)], dropna=False):
         part = part[part["n"].eq(part["n"].max())]
         sign = -1 if directions[part["metric"].iloc[0]] else 1
         printed = [round(mean, places) for mean, places in zip(part["mean"], part["decimals"])]
@@ -149,17 +158,40 @@ def _ranks(rows: pd.DataFrame, directions: Mapping[str, bool], given_too: bool) 
 def check_settings(table: pd.DataFrame, layout: Layout) -> None:
     """Raise ValueError for a setting of the layout that no row of a table has."""
     for asked in layout.settings or ():
-        if not _of_setting(table, asked).any():
-            labels = table.drop_duplicates(["method", "setting"])
-            there = [f"{row.method}: {row.setting}".removesuffix(": ") for row in labels.itertuples()]
-            near = difflib.get_close_matches(_with_letter(asked), there, _MOST, cutoff=0) or there[:_MOST]
-            raise ValueError(
-                f"tables.settings: no row is {asked!r}, of {len(there)} the nearest are {'; '.join(near)}"
-            )
+        if not of_setting(table, asked).any():
+            raise ValueError(_no_row("settings", asked, table))
 
 
-def _of_setting(rows: pd.DataFrame, asked: str) -> pd.Series:
-    """Mark the rows that an entry of `settings` names."""
+def check_baseline(cells: pd.DataFrame, asked: str) -> None:
+    """Raise ValueError where a baseline is no setting of a run's edits, or several of one context.
+
+    `cells` are `results.tables.cells.with_cells`' rows.
+    """
+    edits = cells[is_plain(cells) & ~cells["method"].isin(GIVEN)]
+    found = edits[of_setting(edits, asked)]
+    if found.empty:
+        raise ValueError(_no_row("baseline", asked, edits))
+    settings = found.drop_duplicates(CELL)
+    if settings.duplicated(CONTEXT).any():
+        there = _spelled(settings)
+        told = "; ".join(there[:_MOST]) + ("; ..." if len(there) > _MOST else "")
+        raise ValueError(f"tables.baseline: {asked!r} is {len(there)} settings, one is allowed: {told}")
+
+
+def _no_row(key: str, asked: str, rows: pd.DataFrame) -> str:
+    there = _spelled(rows)
+    near = difflib.get_close_matches(_with_letter(asked), there, _MOST, cutoff=0) or there[:_MOST]
+    return f"tables.{key}: no row is {asked!r}, of {len(there)} the nearest are {'; '.join(near)}"
+
+
+def _spelled(rows: pd.DataFrame) -> list[str]:
+    """Return the settings of rows as `settings` names them."""
+    labels = rows.drop_duplicates(["method", "setting"])
+    return [f"{row.method}: {row.setting}".removesuffix(": ") for row in labels.itertuples()]
+
+
+def of_setting(rows: pd.DataFrame, asked: str) -> pd.Series:
+    """Mark the rows that an entry of `Layout.settings` names."""
     method, _, wanted = asked.partition(":")
     told = _parts(_with_letter(wanted))
     found = rows["method"].eq(method.strip()) & rows["setting"].map(lambda one: told <= _parts(one))

@@ -20,7 +20,7 @@ from results.store.whole_files import write_whole
 from results.tables.cells import CELL
 from results.tables.paper import BEST, SECOND, Layout, arranged, own_setting, series_label
 from results.tables.statistics import FEWEST_PAIRS
-from results.tables.table_files import section_title, to_csv, to_markdown, varying_context
+from results.tables.table_files import parted_by, section_title, to_csv, to_markdown, varying_context
 
 Directions = Mapping[str, bool]
 SIZES = {"small": 9.0, "footnotesize": 8.0, "scriptsize": 7.0}  # points, in a class of 10
@@ -181,9 +181,10 @@ def _lines(rows: pd.DataFrame, layout: Layout) -> list[_Line]:
     """Lay rows out: those of one series follow each other below a heading, with their settings alone."""
     lines: list[_Line] = []
     varying = varying_context(rows)
-    for edit_type, section in rows.groupby("edit_type", sort=False):
+    by = parted_by(rows)
+    for name, section in rows.groupby(by, sort=False):
         if layout.edit_types:
-            lines.append(_Line(section_title(str(edit_type)), section=True))
+            lines.append(_Line(section_title(str(name), by), section=True))
         cells = [
             (dict(zip(CELL, cell)), members)
             for cell, members in section.groupby(CELL, sort=False, dropna=False)
@@ -244,13 +245,17 @@ def _note(rows: pd.DataFrame, layout: Layout, second: str) -> str:
         "none": "Mean",
     }
     kind = "Mean" if most < FEWEST_PAIRS else kinds[layout.interval]
+    if "baseline" in told and len(told):
+        kind = kind.replace("Mean", f"Mean difference to {'; '.join(dict.fromkeys(told['baseline']))}", 1)
     parts = [f"{kind} over {'pairs' if _pairs_differ(rows) else '1 pair' if most == 1 else f'{most} pairs'}"]
     if layout.interval != "none" and told["n"].lt(FEWEST_PAIRS).any():
         parts[0] += f"; fewer than {FEWEST_PAIRS} pairs give no interval"
+    if layout.interval != "none" and (told["n"].ge(FEWEST_PAIRS) & told["low"].isna()).any():
+        parts[0] += "; nor do pairs that are all alike" if ";" in parts[0] else "; none where all are alike"
     if rows["rank"].notna().any():
         parts.append(f"Bold: best; {second}: second best")
         fewer = told["n"].lt(
-            told.groupby(["dataset", "edit_type", "weighting", "metric"])["n"].transform("max")
+            told.groupby(["dataset", parted_by(told), "weighting", "metric"])["n"].transform("max")
         )
         parts += ["What is over fewer pairs is not compared"] if fewer.any() else []
     if missing := int(rows["n_missing"].sum()):

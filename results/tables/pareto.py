@@ -19,7 +19,7 @@ from results.labels import arrow, csv_text, escape_markdown, method_label
 from results.store.records import WINDOWS, reason_column
 from results.store.whole_files import write_whole
 from results.tables.cells import CELL, GIVEN, is_plain, ordered
-from results.tables.statistics import FEWEST_PAIRS, RESAMPLES, estimate, resampled_counts
+from results.tables.statistics import FEWEST_PAIRS, WITH_INTERVAL, estimate, mean_interval
 from results.tables.table_files import context_text, decimals_of, interval_text, varying_context
 
 ALIGNMENT = ("clip_directional", "clip_target", "pie/clip_similarity_target_image")
@@ -130,15 +130,13 @@ def standings_of(first: np.ndarray, second: np.ndarray) -> tuple[list[str], np.n
     means = [side.mean(axis=1).round(12) for side in (first, second)]
     beats = _beats(means[0], means[1])
     on_front = np.logical_not(beats.any(axis=0))
-    pairs = first.shape[1]
-    counts = resampled_counts(pairs, RESAMPLES, 0) / pairs if pairs >= FEWEST_PAIRS else None
     standings, beaten_by = [], np.full(len(first), -1)
     for index in range(len(first)):
         if on_front[index]:
             standings.append(FRONT)
             continue
         better = np.flatnonzero(beats[:, index] & on_front).tolist()
-        clear = [one for one in better if counts is None or _clearly(one, index, (first, second), counts)]
+        clear = [one for one in better if _clearly(one, index, (first, second))]
         beaten_by[index] = clear[0] if clear else better[0]
         standings.append(DOMINATED if clear else LEVEL)
     return standings, beaten_by
@@ -151,10 +149,13 @@ def _beats(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.logical_and(no_worse, better)
 
 
-def _clearly(one: int, other: int, sides: Sequence[np.ndarray], counts: np.ndarray) -> bool:
-    """Say whether a setting is better by more than the paired interval in each metric in which two differ."""
+def _clearly(one: int, other: int, sides: Sequence[np.ndarray]) -> bool:
+    """Say whether a setting is better by more than the paired interval in each metric in which two differ.
+
+    Where a difference has no interval, of few pairs or as it is one and the same in all, its mean decides.
+    """
     differences = [side[one] - side[other] for side in sides if not np.array_equal(side[one], side[other])]
-    return all(np.quantile(counts @ difference, 0.025) > 0 for difference in differences)
+    return all(not mean_interval(difference)[0] <= 0 for difference in differences)
 
 
 def _places(
@@ -251,7 +252,7 @@ def to_markdown(found: Sequence[Front], directions: Mapping[str, bool]) -> str:
         parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
         parts += [escape_markdown(note) for note in front.notes]
     parts.append(
-        f"Means [95 % interval over pairs, from {FEWEST_PAIRS} pairs on]. A setting is beaten by one that is "
+        f"Means [95 % interval over pairs, {WITH_INTERVAL}]. A setting is beaten by one that is "
         "no worse in either mean and better in one. Within the interval: no setting of the front is better "
         "by more than the paired interval in each metric in which they differ, so that chance may have put "
         "it behind."

@@ -19,16 +19,19 @@ FEWEST_PAIRS = 6
 
 The widest interval that resampling can give is [least, greatest]. Whatever the distribution, that holds the
 median with probability 1 - 2 ** (1 - n): 0.5 for two pairs, 0.94 for five, 0.97 for six. With fewer than six
-nothing between the values may be called a 95 % interval, and of two or three pairs the percentile bootstrap
-returns the least and the greatest value themselves.
+nothing between the values may be called a 95 % interval.
 """
+WITH_INTERVAL = f"from {FEWEST_PAIRS} pairs on, unless all are alike"
+_NORMAL = NormalDist()
+_ALIKE = 1e-12  # of the largest value: what differs by less differs by rounding
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` pairs with its interval; NaN where it is undefined (no pair; FEWEST_PAIRS).
+    """A mean over `n` pairs with its interval; NaN where it is undefined (no pair; `mean_interval`).
 
     `n_images` counts images with a value, `n_missing` images without one, `reasons` why they have none.
+    `spread` is the standard deviation over pairs, NaN of fewer than two.
     """
 
     mean: float
@@ -38,6 +41,7 @@ class Estimate:
     n_images: int
     n_missing: int
     reasons: Mapping[str, int] = field(default_factory=dict)
+    spread: float = np.nan
 
 
 def estimate(
@@ -51,8 +55,7 @@ def estimate(
 ) -> Estimate:
     """Estimate the mean of one cell, one value per image; the three series stand in the same order.
 
-    Percentile bootstrap (Efron and Tibshirani 1993, Sec. 13.3). A value that is not finite is missing, never
-    zero.
+    The interval is `mean_interval`'s. A value that is not finite is missing, never zero.
     """
     numbers = np.asarray(values, dtype=float)
     texts = np.full(len(numbers), "", dtype=object) if reasons is None else np.asarray(reasons, dtype=object)
@@ -82,12 +85,14 @@ def estimate_numbered(
     """
     finite = np.isfinite(values)
     per_pair = pair_means(values[finite], pairs[finite])
-    mean, low, high = _interval(per_pair, confidence, resamples, seed)
+    mean = float(per_pair.mean()) if len(per_pair) else np.nan
+    low, high = mean_interval(per_pair, confidence, resamples, seed)
     missing = int((~finite).sum())
     told = reasons(~finite) if missing else ()
     counted = Counter(str(text) or "not a finite number" for text in told)
+    spread = float(per_pair.std(ddof=1)) if len(per_pair) > 1 else np.nan
     return Estimate(
-        mean, low, high, len(per_pair), len(values) - missing, missing, dict(sorted(counted.items()))
+        mean, low, high, len(per_pair), len(values) - missing, missing, dict(sorted(counted.items())), spread
     )
 
 
@@ -116,13 +121,16 @@ def paired_difference(
 def pairs_needed(spread: float, half_width: float, confidence: float = 0.95) -> int:
     """Return how many pairs give a mean's interval that half-width, at least FEWEST_PAIRS.
 
-    `spread` is the standard deviation over pairs; a mean of many pairs is about normal. ValueError
-    where the half-width is not above 0.
+    `spread` is the standard deviation over pairs. The interval is taken to be `mean_interval`'s of pairs that
+    are not skewed, Student's. ValueError where the half-width is not above 0.
     """
     if not half_width > 0:
         raise ValueError(f"half_width: {half_width!r} is not above 0")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    return max(FEWEST_PAIRS, ceil((z * spread / half_width) ** 2))
+    z = _NORMAL.inv_cdf((1 + confidence) / 2)
+    n = max(FEWEST_PAIRS, ceil((z * spread / half_width) ** 2))
+    while _reach(n, confidence) * (n - 1) ** 0.5 * spread / n > half_width:
+        n += 1
+    return n
 
 
 def pair_means(values: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -135,20 +143,43 @@ def pair_means(values: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return np.bincount(pairs[order], weights=values[order])[there] / counts[there]
 
 
-def _interval(
-    per_pair: np.ndarray, confidence: float, resamples: int, seed: int
-) -> tuple[float, float, float]:
-    n = len(per_pair)
-    if n == 0:
-        return np.nan, np.nan, np.nan
-    mean = float(per_pair.mean())
+def mean_interval(
+    values: np.ndarray, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """Return the ends of a mean's interval, of pairs' values (pairs,), by BCa bootstrap (Efron 1987, Sec. 4).
+
+    The normal quantile of its levels is replaced by Student's, times sqrt(n / (n - 1)), as resampled means
+    spread too little where there are few pairs (Hesterberg 2015, "expanded percentile interval"). NaN with
+    fewer than FEWEST_PAIRS values, and where all are alike: resampling tells nothing then.
+    """
+    n = len(values)
     if n < FEWEST_PAIRS:
-        return mean, np.nan, np.nan
-    means = mean + resampled_counts(n, resamples, seed) @ (per_pair - mean) / n
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    # A constant cell may miss its own mean by one rounding error.
-    return mean, min(float(low), mean), max(float(high), mean)
+        return np.nan, np.nan
+    mean = float(values.mean())
+    deviations = values - mean
+    largest = np.abs(deviations).max()
+    if largest <= _ALIKE * np.abs(values).max():
+        return np.nan, np.nan
+    drawn = resampled_counts(n, resamples, seed) @ deviations / n
+    # Sums of equal terms differ by rounding with their order; a tie counts half.
+    tie = _ALIKE * largest
+    below = float(np.mean(drawn < -tie) + np.mean(drawn <= tie)) / 2
+    bias = _NORMAL.inv_cdf(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
+    acceleration = float((deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5))
+    levels = [
+        _NORMAL.cdf(bias + (bias + z) / (1 - acceleration * (bias + z)))
+        for z in (-_reach(n, confidence), _reach(n, confidence))
+    ]
+    low, high = mean + np.quantile(drawn, levels)
+    return min(float(low), mean), max(float(high), mean)
+
+
+@lru_cache(maxsize=4096)
+def _reach(n: int, confidence: float) -> float:
+    """Return how many standard deviations of resampled means an interval of `n` values reaches to."""
+    from scipy.special import stdtrit  # takes longer to import than most tables to make
+
+    return float(stdtrit(n - 1, (1 + confidence) / 2)) * (n / (n - 1)) ** 0.5
 
 
 @lru_cache(maxsize=4)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from results.labels import arrow, csv_text, escape_markdown, method_label
 from results.tables.cells import ALL, CELL, CONTEXT, made_elsewhere
-from results.tables.statistics import FEWEST_PAIRS
+from results.tables.statistics import WITH_INTERVAL
 
 Directions = Mapping[str, bool]
 Escape = Callable[[str], str]
@@ -32,7 +32,9 @@ def to_markdown(table: pd.DataFrame, directions: Directions, *, by_edit_type: bo
     """Write one table over all edit types, then one per edit type, and below why values are missing."""
     parts = _section_parts(table, directions, by_edit_type)
     missing = "\n".join(f"- {escape_markdown(line)}" for line in missing_lines(table))
-    note = f"Mean [95 % interval over pairs, from {FEWEST_PAIRS} pairs on]; `missing` counts values."
+    note = f"Mean [95 % interval over pairs, {WITH_INTERVAL}]; `missing` counts values."
+    if "baseline" in table:
+        note = f"Difference to {escape_markdown('; '.join(dict.fromkeys(table['baseline'])))}. {note}"
     if "p_holm" in table:
         over = f"Holm's correction over all {table['p'].notna().sum()} tests"
         note += f" \\* p < {SIGNIFICANT:g} by flipping the signs of pairs, after {over}."
@@ -65,7 +67,7 @@ def _section_parts(table: pd.DataFrame, directions: Directions, by_edit_type: bo
 def missing_lines(table: pd.DataFrame) -> list[str]:
     """Say per metric how many images have no value, and why."""
     lines = []
-    for metric, rows in table[table["edit_type"].eq(ALL)].groupby("metric", sort=False):
+    for metric, rows in table[table[parted_by(table)].eq(ALL)].groupby("metric", sort=False):
         counts: Counter[str] = Counter()
         for reasons in rows["reasons"]:
             counts.update(reasons)
@@ -76,14 +78,23 @@ def missing_lines(table: pd.DataFrame) -> list[str]:
 
 
 def _sections(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    parts = [(ALL, table[table["edit_type"].eq(ALL)])]
-    parts += [(str(name), rows) for name, rows in table.groupby("edit_type") if name != ALL]
-    return [(section_title(name), rows) for name, rows in parts if len(rows)]
+    by = parted_by(table)
+    parts = [(ALL, table[table[by].eq(ALL)])]
+    parts += [(str(name), rows) for name, rows in table.groupby(by) if name != ALL]
+    return [(section_title(name, by), rows) for name, rows in parts if len(rows)]
 
 
-def section_title(edit_type: str) -> str:
-    """Return the heading of an edit type's rows."""
-    return {ALL: "All edit types", "": "No edit type"}.get(edit_type, f"Edit type: {edit_type}")
+def parted_by(table: pd.DataFrame) -> str:
+    """Return the column by which a table's rows stand in parts, one for all pairs and one for each kind."""
+    return "difficulty" if "difficulty" in table else "edit_type"
+
+
+def section_title(name: str, by: str) -> str:
+    """Return the heading of a part of a table, by the column that parts it."""
+    one, several = {"difficulty": ("difficulty", "difficulties"), "edit_type": ("edit type", "edit types")}[
+        by
+    ]
+    return {ALL: f"All {several}", "": f"No {one}"}.get(name, f"{one.capitalize()}: {name}")
 
 
 def _header(table: pd.DataFrame, directions: Directions, escape: Escape) -> list[str]:

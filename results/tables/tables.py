@@ -9,15 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from results.labels import published_name, published_order, published_scale
+from results.labels import method_label, published_name, published_order, published_scale
 from results.store.records import RECORD_IDENTITY, WINDOWS, reason_column
-from results.tables.cells import ALL, CELL, CONTEXT, GIVEN, is_plain, ordered
+from results.tables.cells import ALL, CELL, CONTEXT, GIVEN, SHARED, is_plain, ordered
+from results.tables.paper import FIXED_SEED, of_setting
 from results.tables.significance import holm, sign_flip_ps, win_rate
 from results.tables.statistics import FEWEST_PAIRS, Estimate, estimate_numbered, pair_means
 
-_ESTIMATED = ["mean", "low", "high", "n", "n_images", "n_missing", "reasons"]
+_ESTIMATED = ["mean", "low", "high", "n", "n_images", "n_missing", "reasons", "spread"]
 COLUMNS = [*CELL, "start_noise", "edit_type", "metric", *_ESTIMATED]
-DIFFERENCE_COLUMNS = [*COLUMNS, "p", "p_holm", "wins", "wins_low", "wins_high"]
+DIFFERENCE_COLUMNS = [*COLUMNS, "p", "p_holm", "wins", "wins_low", "wins_high", "baseline"]
 _NO_PARTNER = "no row with weight 1 to compare with"
 
 
@@ -27,6 +28,20 @@ def main_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
     Returns one row per cell and metric, columns `COLUMNS`.
     """
     return _table(cells, list(metrics))
+
+
+def by_difficulty(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return rows whose edit type is the difficulty of their pair; none where pairs have not at least two.
+
+    `main_table` and `difference_table` part them as they part edit types, `as_difficulty` names the column.
+    """
+    given = cells["difficulty"].where(cells["difficulty"].ne(ALL), f"'{ALL}'")
+    return cells.assign(edit_type=given) if given.nunique() > 1 else cells.iloc[:0]
+
+
+def as_difficulty(table: pd.DataFrame) -> pd.DataFrame:
+    """Name the column that parts a table of `by_difficulty`'s rows."""
+    return table.rename(columns={"edit_type": "difficulty"})
 
 
 def published_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
@@ -40,7 +55,7 @@ def published_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame
     factors = table["metric"].map(lambda name: published_scale(name)[0]).astype(float)
     return table.assign(
         metric=table["metric"].map(published_name),
-        **{name: table[name].astype(float) * factors for name in ("mean", "low", "high")},
+        **{name: table[name].astype(float) * factors for name in ("mean", "low", "high", "spread")},
     )
 
 
@@ -74,14 +89,16 @@ def reweight_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
 def difference_table(
     cells: pd.DataFrame,
     metrics: Iterable[str],
-    reference: str = "fixed_seed",
+    baseline: str = FIXED_SEED,
     directions: Mapping[str, bool] | None = None,
 ) -> pd.DataFrame:
-    """Estimate each cell's difference to the method `reference`, paired by pair and seed; DIFFERENCE_COLUMNS.
+    """Estimate each cell's difference to a baseline, paired by pair and seed; DIFFERENCE_COLUMNS.
 
-    `reference` must have one setting per context; where it has none or several, the table is empty. `p` flips
-    the signs of pairs, from FEWEST_PAIRS pairs on, and `p_holm` is corrected over all rows. `wins` is the
-    share of pairs in which the cell is better, of metrics whose better direction is in `directions`.
+    `baseline` names a setting as `results.tables.paper.Layout.settings` does. What is of an inversion that
+    the baseline lacks is compared with the baseline's only one, as the edits of a real picture have the same
+    source. Where there is none, or several, the table has no rows. `p` flips the signs of pairs, from
+    FEWEST_PAIRS pairs on, and `p_holm` is corrected over all rows. `wins` is the share of pairs in which the
+    cell is better, of metrics whose better direction is in `directions`.
     """
     plain = cells[is_plain(cells)].reset_index(drop=True)
     typed = _has_types(plain)
@@ -90,17 +107,22 @@ def difference_table(
     pair_of, image = _pairs(plain), plain.groupby(["pair_id", "seed"]).ngroup().to_numpy()
     _, first = np.unique(image, return_index=True)
     pairs = pair_of[first]  # of each image
-    method = plain["method"]
+    given = plain["method"].isin(GIVEN)
+    of_baseline = (of_setting(plain, baseline) & ~given).to_numpy()
+    shared = plain.groupby(SHARED, dropna=False).ngroup().to_numpy()
     rows: list[dict[str, object]] = []
     per_pair: list[np.ndarray] = []
     for context in plain.groupby(CONTEXT, dropna=False).indices.values():
         part = np.zeros(len(plain), bool)
         part[context] = True
-        base = np.flatnonzero(part & method.eq(reference))
+        is_base = of_baseline & (part if (part & of_baseline).any() else shared == shared[context[0]])
+        base = np.flatnonzero(is_base)
         if len(plain.loc[base].drop_duplicates(CELL)) != 1:
             continue
         base_means, base_there = _by_image(values, base, image)
-        others = np.flatnonzero(part & ~method.isin([reference, *GIVEN]))
+        told = plain.loc[base[0], ["method", "setting"]]
+        named = ", ".join(filter(None, (method_label(told["method"]), told["setting"])))
+        others = np.flatnonzero(part & ~is_base & ~given.to_numpy())
         for cell, members in _cells(plain, others):
             noise = _noise(plain, members)
             for edit_type, own in _edit_types(plain, members, typed):
@@ -112,7 +134,7 @@ def difference_table(
                     finite = np.isfinite(difference)
                     per_pair.append(pair_means(difference[finite], pairs[compared][finite]))
                     wins = _wins(per_pair[-1], (directions or {}).get(metric))
-                    rows.append(_row(cell, noise, edit_type, metric, result) | wins)
+                    rows.append(_row(cell, noise, edit_type, metric, result) | wins | {"baseline": named})
     tested = [values if len(values) >= FEWEST_PAIRS else values[:0] for values in per_pair]
     for row, p in zip(rows, sign_flip_ps(tested), strict=True):
         row["p"] = p

@@ -77,7 +77,32 @@ def test_a_table_for_a_paper_is_printed_and_nothing_is_written(
     assert r"\begin{tabular}" in capsys.readouterr().out
     assert cli(*asked, "--format", "csv", "--table", "difference_to_fixed_seed") == 0
     assert set(pd.read_csv(io.StringIO(capsys.readouterr().out))["metric"]) == {"ssim@2", "psnr@1"}
+    assert cli("tables", str(complete_run), "--baseline", "sdedit", "--format", "csv") == 0
+    differences = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert set(differences["baseline"]) == {"SDEdit, strength 0.5"}
+    assert "sdedit" not in set(differences["method"])
+    assert cli("tables", str(complete_run), "--baseline", "sdedit") == 0
+    assert "Mean difference to SDEdit, strength 0.5 over 1 pair" in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in complete_run.rglob("*")} == before
+
+
+def test_differences_of_a_run_are_to_its_baseline(
+    cli: Cli, tiny: list[str], complete_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("run", *tiny, 'tables.baseline="sdedit: strength 0.5"') == 0
+    tables = complete_run / "tables"
+    assert not (tables / "difference_to_fixed_seed.md").exists()
+    assert set(pd.read_csv(tables / "difference_to_baseline.csv")["baseline"]) == {"SDEdit, strength 0.5"}
+    assert cli("report", str(complete_run)) == 0
+    page = (complete_run / "report" / "index.html").read_text()
+    assert "Difference to the baseline: SDEdit, strength 0.5" in page
+    capsys.readouterr()
+    assert cli("run", *tiny, 'tables.baseline="sdedit: strength 0.7"') == 0
+    assert "No differences: tables.baseline: no row is 'sdedit: strength 0.7'" in capsys.readouterr().out
+    assert cli("run", *tiny, "tables.baseline=masactrl") == 2
+    assert "tables.baseline: 'masactrl' is no method here" in capsys.readouterr().err
+    assert cli("run", *tiny, "tables.baseline=null") == 2
+    assert "baseline" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -86,6 +111,12 @@ def test_a_table_for_a_paper_is_printed_and_nothing_is_written(
         (["--metrics", "ssin"], "tables.columns: 'ssin' is no metric here"),
         (["--settings", "p2p: tau 0.3"], "tables.settings: no row is 'p2p: tau 0.3'"),
         (["--table", "pie"], "'pie' is no table of"),
+        (["--half-width", "lpips"], "--half-width: 'lpips' is not METRIC=N with N above 0"),
+        (["--half-width", "ssim=0"], "--half-width: 'ssim=0' is not METRIC=N with N above 0"),
+        (["--half-width", "lpips=0.1"], "half width: 'lpips' is no metric here, allowed are"),
+        (["--half-width", "ssim=0.1", "--interval", "none"], "--half-width: goes with --baseline, --table"),
+        (["--half-width", "ssim=0.1", "--format", "latex"], "--format: latex has no table of --half-width"),
+        (["--baseline", "p2p: tau 0.3"], "tables.baseline: no row is 'p2p: tau 0.3', of"),
         (["--digits", "ssim=two"], "--digits: 'two' is no number"),
         (["--width", "wide"], "--width: 'wide' is no number"),
         (["--width", "50"], "width: 50.0 inches, allowed are 1 to 30"),

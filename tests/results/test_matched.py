@@ -94,7 +94,8 @@ def test_lines_a_constant_apart_give_the_constant_for_every_pair() -> None:
     )
     row = one(matched_table(cells, (UP, DOWN)))
     assert (row["first"], row["second"]) == ("Prompt-to-Prompt", "SDEdit")
-    assert [row[name] for name in ("difference", "low", "high")] == pytest.approx([0.05] * 3)
+    assert row["difference"] == pytest.approx(0.05)
+    assert np.isnan([row["low"], row["high"]]).all(), "of pairs that are all alike nothing is known of others"
     assert (row["level_low"], row["level_high"]) == pytest.approx((0.18, 0.42))
     assert (row["n"], row["n_pairs"], row["n_images"], row["n_missing"]) == (8, 8, 8, 0)
     assert row["p"] == pytest.approx(2 / 2**8)  # all pairs on one side
@@ -186,8 +187,8 @@ def test_what_is_not_told_apart_is_said_so() -> None:
     )
     apart = sweep(lambda pair, seed, tau: (tau, tau - 0.5), lambda pair, seed, at: (at, at))
     assert told(one(matched_table(apart, (UP, DOWN))), BOTH) == (
-        f"At equal {DOWN}, Prompt-to-Prompt is below SDEdit: -0.500 [-0.500, -0.500] of {UP} ↑, over 8 of 8 "
-        "pairs, p 0.0078 (Holm)."
+        f"At equal {DOWN}, Prompt-to-Prompt is below SDEdit: -0.500 of {UP} ↑, over 8 of 8 pairs, alike in "
+        "all, p 0.0078 (Holm)."
     )
     row = one(matched_table(apart, (UP, DOWN))) | {"p": 0.03, "p_holm": 0.06}
     assert told(row, BOTH).startswith(
@@ -200,8 +201,11 @@ def test_what_is_not_told_apart_is_said_so() -> None:
 
 
 def test_pairs_needed_is_what_stands_on_paper() -> None:
-    assert pairs_needed(0.1, 0.0196) == 100  # (1.96 * 0.1 / 0.0196) ** 2, 1.95996 exactly
-    assert pairs_needed(0.1, 0.0098) == 400
+    # (1.96 * 0.1 / 0.0196) ** 2 is 100, and Student's quantile of 102 pairs 1.9837: 0.19837 / 102 ** 0.5.
+    assert pairs_needed(0.1, 0.0196) == 103
+    assert pairs_needed(0.1, 0.0098) == 403
+    assert pairs_needed(1.0, 2.571 / 6**0.5) == 6
+    assert pairs_needed(1.0, 2.57 / 6**0.5) == 7
     assert pairs_needed(0.1, 10) == 6  # fewer have no interval
     with pytest.raises(ValueError, match="half_width: 0 is not above 0"):
         pairs_needed(0.1, 0)

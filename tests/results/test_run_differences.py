@@ -57,7 +57,7 @@ def test_a_known_shift_is_found_pair_by_pair_over_the_pairs_that_both_have(tmp_p
     table = found.table
     assert table["of_setting"].tolist() == table["setting"].tolist() == ["τ 0.2", "τ 0.6"]
     assert table["difference"].tolist() == pytest.approx([0.05, 0.05])
-    assert (table["high"] - table["low"]).max() < 1e-9 < table["of_mean"].std()
+    assert table["low"].isna().all(), "the shift is one and the same for all pairs"
     assert table["n"].tolist() == [6, 6]
     assert table["n_images"].tolist() == [12, 12]
     assert table["n_alone"].tolist() == [6, 6]  # two pairs of the first, one of the second, of two seeds
@@ -65,7 +65,7 @@ def test_a_known_shift_is_found_pair_by_pair_over_the_pairs_that_both_have(tmp_p
     assert table["p"].tolist() == [2 / 64] * 2, "of six pairs all signs are tried"
     assert table["p_holm"].tolist() == [4 / 64] * 2
     assert "lpips\\_embedded@1 ↓" in (text := found.to_markdown()) or "lpips_embedded@1 ↓" in text
-    assert "+0.05 [+0.05, +0.05] | 0.031 | 0.062 | 6 |" in text
+    assert "+0.05 | 0.031 | 0.062 | 6 |" in text
 
 
 def test_a_third_run_stands_beside_the_first_and_all_tests_are_corrected_together(tmp_path: Path) -> None:

@@ -7,7 +7,13 @@ import pandas as pd
 import pytest
 
 from results.store.records import METRIC_TYPES, reason_column
+from results.summary import run_tables
 from results.tables.cells import with_cells
+from results.tables.needed import needed_table
+from results.tables.needed import to_markdown as needed_markdown
+from results.tables.paper import Layout, arranged, check_baseline
+from results.tables.paper_files import to_latex
+from results.tables.statistics import pairs_needed
 from results.tables.table_files import to_markdown
 from results.tables.tables import COLUMNS, difference_table, main_table, published_table, reweight_table
 from tests.results.synthetic import METRICS, PAIRS, TAUS, make_frame, make_metrics, make_row, p2p, windows
@@ -195,7 +201,91 @@ def test_differences_are_paired_with_the_fixed_seed() -> None:
     assert p2p_rows["mean"].to_numpy() == pytest.approx(0.5)
     assert sdedit["mean"].to_numpy() == pytest.approx(0.0)
     assert not set(table["method"]) & {"source", "fixed_seed"}
-    assert difference_table(joined(frame, values), [METRIC], reference="absent").empty
+    assert set(table["baseline"]) == {"fixed seed"}
+    assert difference_table(joined(frame, values), [METRIC], "absent").empty
+
+
+def test_differences_are_to_any_setting_that_is_one() -> None:
+    frame = make_frame(["cat-dog", "house-2", "house-10"])
+    values = frame["seed"] + frame["pair_id"].str.len() + frame["tau"].fillna(5.0)
+    cells = joined(frame, values)
+    table = difference_table(cells, [METRIC], "p2p: tau 0.6").query("edit_type == 'all'")
+    assert table.set_index("setting").loc["τ 0.2", "mean"] == pytest.approx(-0.4)
+    assert table.set_index("method").loc["fixed_seed", "mean"] == pytest.approx(4.4)
+    assert "τ 0.6" not in set(table["setting"])
+    assert set(table["baseline"]) == {"Prompt-to-Prompt, τ 0.6"}
+    assert to_markdown(table, {}).split("\n\n")[2].startswith("Difference to Prompt-to-Prompt, τ 0.6. Mean [")
+    check_baseline(cells, "p2p: tau 0.6")
+    assert difference_table(cells, [METRIC], "p2p").empty
+    with pytest.raises(ValueError, match=r"baseline: 'p2p' is 6 settings, one is allowed: p2p: τ 0; p2p: τ"):
+        check_baseline(cells, "p2p")
+    with pytest.raises(ValueError, match=r"no row is 'p2p: tau 0.5', of 11 the nearest are p2p: τ "):
+        check_baseline(cells, "p2p: tau 0.5")
+    with pytest.raises(ValueError, match="no row is 'source'"):
+        check_baseline(cells, "source")
+
+
+def test_effects_stand_by_difficulty_where_there_are_several() -> None:
+    rows = [
+        make_row(f"pair-{number}", 0, method, difficulty="hard" if number < 7 else "all", **settings)
+        for number in range(9)
+        for method, settings in (("fixed_seed", {}), ("p2p", p2p(0.2)))
+    ]
+    cells = joined(pd.DataFrame(rows), [side * pair**2 for pair in range(9) for side in (0, 1)])
+    made = run_tables(cells, [METRIC], {METRIC: True})
+    # A difficulty may have the name of the row over all of them.
+    assert list(made["by_difficulty"].query("method == 'p2p'")["difficulty"]) == ["all", "'all'", "hard"]
+    table = made["difference_by_difficulty"].set_index("difficulty")
+    assert table["n"].to_dict() == {"all": 9, "'all'": 2, "hard": 7}
+    assert table["mean"].to_dict() == {"all": 204 / 9, "'all'": 113 / 2, "hard": 13.0}
+    assert table["low"].notna().to_dict() == {"all": True, "'all'": False, "hard": True}
+    text = to_markdown(made["difference_by_difficulty"], {METRIC: True})
+    titles = [line for line in text.splitlines() if line.startswith("**")]
+    assert titles[:3] == ["**All difficulties**", "**Difficulty: 'all'**", "**Difficulty: hard**"]
+    layout = Layout(edit_types=True)
+    shown = arranged(made["difference_by_difficulty"], {METRIC: True}, layout)
+    assert r"\emph{Difficulty: hard}" in to_latex(shown, {METRIC: True}, layout)
+    assert "by_difficulty" not in run_tables(cells.assign(difficulty="hard"), [METRIC])
+
+
+def test_how_many_pairs_a_half_width_needs_stands_beside_each_mean() -> None:
+    rows = [
+        make_row(f"pair-{number}", 0, method, **settings)
+        for number in range(8)
+        for method, settings in (("source", {}), ("fixed_seed", {}), ("p2p", p2p(0.2)))
+    ]
+    cells = joined(pd.DataFrame(rows), [side * pair for pair in range(8) for side in (0, 1, 3)])
+    needed = needed_table(main_table(cells, [METRIC]), {"lpips": 0.5})
+    assert list(needed["method"]) == ["fixed_seed", "p2p"]
+    spread = np.std(range(8), ddof=1)
+    assert needed["spread"].tolist() == pytest.approx([spread, 3 * spread])
+    assert needed["pairs"].tolist() == [pairs_needed(spread, 0.5), pairs_needed(3 * spread, 0.5)]
+    differences = needed_table(difference_table(cells, [METRIC]), {METRIC: 0.5})
+    assert differences["pairs"].tolist() == [pairs_needed(2 * spread, 0.5)]
+    assert "| 8 | 2.45 | 0.5 | 95 |" in needed_markdown(needed, "Means.")
+    few = needed_table(main_table(cells[cells["pair_id"].le("pair-4")], [METRIC]), {METRIC: 0.5})
+    assert few["pairs"].isna().all(), "five pairs do not tell the spread"
+
+
+def test_a_baseline_of_one_inversion_stands_for_all_of_a_picture() -> None:
+    made = [
+        make_row(pair, 0, method, inversion=inversion, **settings)
+        for pair in ("a", "b")
+        for method, inversion, settings in (
+            ("p2p", "ddim", p2p(0.2)),
+            ("p2p", "direct", p2p(0.2)),
+            ("sdedit", "", {"strength": 0.5}),
+        )
+    ]
+    cells = joined(pd.DataFrame(made), [1.0, 2.0, 4.0] * 2)
+    by_inversion = (
+        difference_table(cells, [METRIC], "sdedit").query("edit_type == 'all'").set_index("inversion")
+    )
+    assert by_inversion["mean"].to_dict() == {"ddim": -3.0, "direct": -2.0}
+    # Each inversion has its own, and what has none cannot choose.
+    own = difference_table(cells, [METRIC], "p2p")
+    assert own.empty
+    check_baseline(cells, "p2p")
 
 
 def test_differences_have_p_by_holm_and_win_rates() -> None:
@@ -223,7 +313,7 @@ def test_differences_have_p_by_holm_and_win_rates() -> None:
     assert unknown["wins"].isna().all()
     assert "Share of pairs" not in to_markdown(unknown, {})
     text = to_markdown(table, {METRIC: True})
-    assert r"1.000 [1.000, 1.000] \*" in text
+    assert r"1.000 \*" in text
     assert r"0.00 [0.00, 0.00] \*" not in text
     assert "| 0.438 [" in text.partition("Share of pairs in which a setting is better")[2]
 

@@ -1,6 +1,6 @@
 // The table of results: a row per setting, a column per metric, means over their intervals.
 let shownTable = {rows: [], metrics: [], type: 'all'}, order = null;
-const hiddenColumns = new Set(), DIFFERENCES = {reweight: true, difference_to_fixed_seed: true};
+const hiddenColumns = new Set(), DIFFERENCES = {reweight: true, difference_to_fixed_seed: true, difference_to_baseline: true};
 
 function startTable() {
   fill($('table-name'), RUN.tables.map(table => [table.name, table.title]));
@@ -54,7 +54,7 @@ function drawTable() {
   $('table').replaceChildren($('table').caption, $('table').tHead, ...bodies(rows, metrics, best));
   const which = type === 'all' ? 'all edit types' : `edit type ${type || 'none'}`;
   $('table-note').textContent = plain
-    ? `${table.name in DIFFERENCES ? 'Mean differences' : 'Means'} over pairs, ${which}, with 95 % intervals by bootstrap over pairs (from six pairs on).`
+    ? `${table.name in DIFFERENCES ? 'Mean differences' : 'Means'} over pairs, ${which}, with 95 % intervals by bootstrap over pairs (from six pairs on, unless all are alike).`
     : by.size && (table.name === 'main' || table.name === 'reweighted')
       ? `Means over the ${counted(shown.length, 'edit')} that the filters leave; intervals are given for whole edit types alone.`
       : `Over ${which}: this table is not narrowed by seed, difficulty, data set or words.`;
