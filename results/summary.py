@@ -184,6 +184,8 @@ def run_rows(run_dir: Path, settings: pd.DataFrame | None = None) -> tuple[pd.Da
 
 def run_cells(frame: pd.DataFrame, candidates: pd.DataFrame) -> pd.DataFrame:
     """Return `run_rows`' rows with their cells, and below them those that `tau: auto` chose."""
+    if candidates.empty:
+        return with_cells(frame)
     chosen = auto_tau.chosen_rows(frame.drop_duplicates(RECORD_IDENTITY), candidates)
     return with_cells(pd.concat([frame, chosen], ignore_index=True) if len(chosen) else frame)
 

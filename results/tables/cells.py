@@ -81,8 +81,8 @@ def ordered(frame: pd.DataFrame) -> pd.DataFrame:
     keys = frame.assign(
         tau=frame["tau"].mask(free_windows(frame)),
         _elsewhere=made_elsewhere(frame),
-        _method=frame["method"].map(lambda name: (ranks.get(name, len(ranks)), name)),
-        _edit_type=frame["edit_type"].map(lambda name: (name != ALL, name)),
+        _method=_placed(frame["method"], lambda name: (ranks.get(name, len(ranks)), name)),
+        _edit_type=_placed(frame["edit_type"], lambda name: (name != ALL, name)),
     )
     by = [
         "_elsewhere",
@@ -98,6 +98,11 @@ def ordered(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.loc[keys.sort_values(by, kind="stable", na_position="last").index].reset_index(drop=True)
 
 
+def _placed(column: pd.Series, key: Callable[[str], Any]) -> pd.Series:
+    """Return for each text of a column its place among all of them, sorted by a key."""
+    return column.map({text: place for place, text in enumerate(sorted(column.unique(), key=key))})
+
+
 def window_label(row: pd.Series) -> str:
     """Say which attention is injected when, in steps: "cross 0–40, self 0–20", "none"; "" where unknown."""
     if row[WINDOWS].isna().any():
@@ -105,6 +110,18 @@ def window_label(row: pd.Series) -> str:
     cross, own = (row.cross_start, row.cross_end), (row.self_start, row.self_end)
     parts = [f"{name} {a}–{b}" for name, (a, b) in (("cross", cross), ("self", own)) if b > a]
     return ", ".join(parts) or "none"
+
+
+def rows_by_cell(frame: pd.DataFrame) -> list[list[Any]]:
+    """Return the rows of each cell, as `itertuples` gives them; cells are in the order of their first rows.
+
+    Of a table, which is small: what is asked of each cell's few rows takes pandas many times as long.
+    """
+    codes = [pd.factorize(frame[name], use_na_sentinel=True)[0].tolist() for name in CELL]
+    parts: dict[tuple[int, ...], list[Any]] = {}
+    for cell, row in zip(zip(*codes), frame.itertuples()):
+        parts.setdefault(cell, []).append(row)
+    return list(parts.values())
 
 
 def made_elsewhere(frame: pd.DataFrame) -> pd.Series:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from results.labels import arrow, escape_latex, escape_markdown, short_label
 from results.store.whole_files import write_whole
-from results.tables.cells import CELL
+from results.tables.cells import rows_by_cell
 from results.tables.paper import BEST, SECOND, Layout, arranged, own_setting, series_label
 from results.tables.statistics import FEWEST_PAIRS
 from results.tables.table_files import parted_by, section_title, to_csv, to_markdown, varying_context
@@ -90,10 +90,12 @@ def to_latex(rows: pd.DataFrame, directions: Directions, layout: Layout) -> str:
     `rows` are `results.tables.paper.arranged`'s. Letters get smaller as long as a column is too wide; metrics
     for which there is no room then are left out, the last first, and named in a comment.
     """
-    fit = fitted(rows, directions, layout)
-    shown, left_out = fit.metrics, fit.left_out
-    rows = rows[rows["metric"].isin(shown)]
     lines, points = _lines(rows, layout), layout.inches * _POINTS
+    fit = _fitted(lines, rows, directions, layout)
+    shown, left_out = fit.metrics, fit.left_out
+    if left_out:
+        rows = rows[rows["metric"].isin(shown)]
+        lines = _lines(rows, layout)
     pairs = _pairs_differ(rows)
     count = len(shown) + pairs
     text = ["% needs \\usepackage{booktabs}"]
@@ -159,7 +161,11 @@ def paper_csv(rows: pd.DataFrame) -> str:
 
 def fitted(rows: pd.DataFrame, directions: Directions, layout: Layout) -> _Fit:
     """Return how the columns of `arranged` rows fit the layout's width; at least one of them is kept."""
-    lines, metrics = _lines(rows, layout), _metrics(rows)
+    return _fitted(_lines(rows, layout), rows, directions, layout)
+
+
+def _fitted(lines: Sequence[_Line], rows: pd.DataFrame, directions: Directions, layout: Layout) -> _Fit:
+    metrics = _metrics(rows)
     points = layout.inches * _POINTS
     sizes = list(SIZES) if layout.columns is not None else list(SIZES)[:-1]
     for count in range(len(metrics), 0, -1):
@@ -185,10 +191,7 @@ def _lines(rows: pd.DataFrame, layout: Layout) -> list[_Line]:
     for name, section in rows.groupby(by, sort=False):
         if layout.edit_types:
             lines.append(_Line(section_title(str(name), by), section=True))
-        cells = [
-            (dict(zip(CELL, cell)), members)
-            for cell, members in section.groupby(CELL, sort=False, dropna=False)
-        ]
+        cells = [(members[0]._asdict(), members) for members in rows_by_cell(section)]
         for series, part in groupby(cells, key=lambda each: series_label(each[0], varying)):
             settings = [(own_setting(cell), members) for cell, members in part]
             # A long name stands above its setting, so that the columns keep their room.
@@ -196,12 +199,12 @@ def _lines(rows: pd.DataFrame, layout: Layout) -> list[_Line]:
             lines += [_Line(series)] if several else []
             for setting, members in settings:
                 label = (setting or "—") if several else ", ".join(filter(None, (series, setting)))
-                counts = members.loc[members["n"].gt(0), "n"]
-                least, most = (counts.min(), counts.max()) if len(counts) else (0, 0)
+                counts = [row.n for row in members if row.n] or [0]
+                least, most = min(counts), max(counts)
                 pairs = f"{most}" if least == most else f"{least}–{most}"
                 values = {
                     row.metric: value
-                    for row in members.itertuples()
+                    for row in members
                     if (value := _value(row, layout.interval)) is not None
                 }
                 lines.append(_Line(label, several, values=values, pairs=pairs))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from results.labels import arrow, csv_text, escape_markdown, method_label
-from results.tables.cells import ALL, CELL, CONTEXT, made_elsewhere
+from results.tables.cells import ALL, CONTEXT, made_elsewhere, rows_by_cell
 from results.tables.statistics import WITH_INTERVAL
 
 Directions = Mapping[str, bool]
@@ -113,15 +113,15 @@ def _body(rows: pd.DataFrame, table: pd.DataFrame, escape: Escape) -> list[list[
     }
     body = []
     context, masks, none = varying_context(table), _has_masks(table), escape("—")
-    for cell, members in rows.groupby(CELL, sort=False, dropna=False):
-        of = dict(zip(CELL, cell))
-        least, most = members["n"].min(), members["n"].max()
-        several = members.loc[members["n"].gt(0), "n"].nunique() > 1
+    for members in rows_by_cell(rows):
+        of, counts = members[0]._asdict(), [row.n for row in members]
+        least, most = min(counts), max(counts)
+        several = len({*counts} - {0}) > 1
         texts = {
             row.metric: interval_text(row, decimals[row.metric])
-            + (r" \*" if row.p_holm < SIGNIFICANT else "")
+            + (r" \*" if getattr(row, "p_holm", np.nan) < SIGNIFICANT else "")
             + (f" (n {row.n})" if several and row.n else "")
-            for row in members.reindex(columns=["metric", "mean", "low", "high", "n", "p_holm"]).itertuples()
+            for row in members
         }
         body.append(
             [
@@ -131,7 +131,7 @@ def _body(rows: pd.DataFrame, table: pd.DataFrame, escape: Escape) -> list[list[
                 *([of["uses_mask"]] if masks else []),
                 *(texts.get(metric) or none for metric in decimals),
                 f"{most}" if least == most else escape(f"{least}–{most}"),
-                f"{members['n_missing'].sum()}",
+                f"{sum(row.n_missing for row in members)}",
             ]
         )
     return body

@@ -51,6 +51,8 @@ def published_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame
     where a run has none of PIE-Bench's metrics.
     """
     places = {name: place for name in metrics if (place := published_order(name)) is not None}
+    if not places:
+        return _tidy([])
     table = main_table(cells, sorted(places, key=lambda name: (places[name], name)))
     factors = table["metric"].map(lambda name: published_scale(name)[0]).astype(float)
     return table.assign(
@@ -69,6 +71,8 @@ def reweight_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
     metrics = list(metrics)
     plain = is_plain(cells) | cells["weighting"].eq("×1")
     weighted = cells[~plain]
+    if weighted.empty:
+        return _tidy([])
     match = [*CONTEXT, "pair_id", "seed", "method", "operator", "tau", *WINDOWS, "variant", "target_prompt"]
     same_edit = _partner(weighted, cells[plain & cells["method"].ne("source")], match)
     generated = cells[cells["method"].eq("source") & cells["inversion"].eq("")]
@@ -223,11 +227,10 @@ def _row(cell: tuple, noise: float, edit_type: str, metric: str, result: Estimat
 
 def _tidy(rows: list[dict[str, object]], columns: list[str] = COLUMNS) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=columns)
-    return ordered(
-        table.astype(
-            dict.fromkeys(WINDOWS, "Int64") | dict.fromkeys(("tau", "strength", "start_noise"), float)
-        )
+    typed = table.astype(
+        dict.fromkeys(WINDOWS, "Int64") | dict.fromkeys(("tau", "strength", "start_noise"), float)
     )
+    return ordered(typed) if rows else typed
 
 
 def _by_image(values: pd.DataFrame, rows: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
