@@ -182,6 +182,7 @@ def as_many_times_as_fast(plan: Plan, count: int) -> scaling.Took:
     return scaling.Took(9.0, plan.evaluations / 100 / count, [(100, 1.0)])
 
 
+@pytest.mark.slow
 def test_the_quick_form_reports_every_figure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,7 @@ def read(folder: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_the_engines_figures_run_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Time is measured anywhere; memory and waits, which CUDA alone can tell, say what they need."""
     keys = ["edit_vs_plain_time", "sweep_speedup", "sdxl_edit_vs_plain_time", "waits_per_step"]
@@ -51,7 +52,7 @@ def test_the_engines_figures_run_on_a_cpu(tmp_path: Path, capsys: pytest.Capture
     assert printed.splitlines()[-1] == str(tmp_path / "bench_gpu.json")
 
 
-@pytest.mark.slow  # as `compile` of the other benchmark, whose quick form is always tried
+@pytest.mark.slow
 def test_compiled_and_eager_edits_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("p2p.compiling.BACKEND", "eager")
     assert gpu.main([*REHEARSAL, "--only", "compiled_speedup", "--out", str(tmp_path)]) == 0

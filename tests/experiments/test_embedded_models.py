@@ -52,6 +52,7 @@ def test_the_text_encoder_is_blind_to_context(model: StableDiffusion) -> None:
     assert changed == [2]  # BOS, "a", the noun
 
 
+@pytest.mark.slow
 def test_words_point_at_their_things(model: StableDiffusion) -> None:
     """For regressions only, a little below what was measured; the goal at t = 600 is 0.95 (QUALITY.md)."""
     early, middle = (figure.value for figure in pointing_game(model, timesteps=(300, 600)))
@@ -59,6 +60,7 @@ def test_words_point_at_their_things(model: StableDiffusion) -> None:
     assert middle >= 0.75
 
 
+@pytest.mark.slow
 def test_the_judge_is_worth_asking() -> None:
     measured = judge_held_out(Judge.load(WEIGHTS / "judge"), 300)
     assert measured["object accuracy, one object"] >= 0.95
@@ -67,6 +69,7 @@ def test_the_judge_is_worth_asking() -> None:
     assert measured["IoU of the objects' area"] >= 0.86
 
 
+@pytest.mark.slow
 def test_clip_finds_caption_and_render() -> None:
     measured = clip_held_out(Clip(backbone="embedded", folder=str(WEIGHTS / "clip")), 640)
     assert min(measured.values()) >= 0.95
