@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hydra
 import yaml
@@ -36,9 +36,6 @@ from experiments.configured import instantiated, job_of, metrics_of, plain_value
 from experiments.options import GROUPS, list_options
 from experiments.running.time_limit import TimeUp, ends_when_time_is_up
 from results.store.whole_files import no_room
-
-if TYPE_CHECKING:
-    pass
 
 _log = logging.getLogger(__name__)
 _failed_jobs: list[str] = []  # of this process's sweep: a sweeper may go on beyond them, and end well

@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from p2p.alignment import Tokenizers, equalizer
+from p2p.alignment import Tokenizers, equalizer, token_limit
 from p2p.local_blend import LocalBlend
 from p2p.methods.profiles import profile
 from p2p.methods.windows import (
@@ -106,8 +106,7 @@ class PromptToPrompt:
         """Return what to inject at each step. Raises ValueError where words or prompts do not allow it, and
         for a share of the steps, above 0, that comes to no step.
         """
-        self._check_steps(num_inference_steps)
-        cross_steps, self_steps = self._windows()
+        cross_steps, (self_start, self_end) = self._steps(num_inference_steps)
         chosen = profile(self.profile)
         source_prompt, target_prompt = request.source_prompt, request.target_prompt
         operator = resolve_operator(self.operator, source_prompt, target_prompt)
@@ -127,10 +126,9 @@ class PromptToPrompt:
             raise ValueError(
                 f"weights: {scaled} are several factors, allowed is one under profile {self.profile!r}"
             )
-        factors = torch.cat([equalizer(target_prompt, scaled, tokenizer) for tokenizer in tokenizers])
         gate = gate_rows(cross_steps, target_prompt, tokenizers, num_inference_steps)
-        self_start, self_end = self_window(self_steps, num_inference_steps)
-        scales = factors.numpy().tobytes()
+        sizes = tuple(token_limit(tokenizer) for tokenizer in tokenizers)
+        scales = _scales(target_prompt, tokenizers, scaled) if scaled else _unscaled(sizes)
         taken = [(row, self_start <= step < self_end) for step, row in enumerate(gate)]
         known = {one: _injection(alignment, scales, *one, chosen.self_max_pixels) for one in set(taken)}
         injections = [known[one] for one in taken]
@@ -156,6 +154,18 @@ class PromptToPrompt:
         if scaled != weights:  # not among `weights`, by which tables part edits
             record["blend"] = {**record.get("blend", {}), "weight": float(self.blend_weight or 0)}
         return Trajectory(target_prompt, tuple(injections), blend=blend, record=record)
+
+    def _steps(self, num_inference_steps: int) -> tuple[Steps | Mapping[str, Steps], tuple[int, int]]:
+        """Return the window of cross-attention and the steps of self-attention, alike for all prompts."""
+        if num_inference_steps not in self._known_steps:
+            self._check_steps(num_inference_steps)
+            cross, itself = self._windows()
+            self._known_steps[num_inference_steps] = cross, self_window(itself, num_inference_steps)
+        return self._known_steps[num_inference_steps]
+
+    @cached_property
+    def _known_steps(self) -> dict[int, tuple[Steps | Mapping[str, Steps], tuple[int, int]]]:
+        return {}
 
     def _check_steps(self, num_inference_steps: int) -> None:
         """Raise ValueError for a share that comes to no step.
@@ -215,6 +225,18 @@ def _injection(
     """Return what one step takes from the source, None for nothing; the bytes are `_cross_injection`'s."""
     cross = _cross_injection(alignment, factors, gate) if 1 in gate else None
     return Injection(cross, self_attention, self_max_pixels) if cross or self_attention else None
+
+
+def _scales(prompt: str, tokenizers: Tokenizers, weights: Mapping[str, float]) -> bytes:
+    """Return the equalizer (float64) over all tokenizers' tokens."""
+    factors: bytes = torch.cat([equalizer(prompt, weights, one) for one in tokenizers]).numpy().tobytes()
+    return factors
+
+
+@lru_cache(maxsize=4)
+def _unscaled(sizes: tuple[int, ...]) -> bytes:
+    """Return what `_scales` is without weights."""
+    return np.ones(sum(sizes)).tobytes()
 
 
 @lru_cache(maxsize=16)  # of one pair, over the taus of a sweep
