@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -19,10 +20,16 @@ PAIR = ("dataset=inline", "dataset.source_prompt=a cat on a bench", "dataset.tar
 
 
 def p2p_bench(*arguments: str) -> int:
-    """Call the command line; return its exit code."""
+    """Call the command line; return its exit code.
+
+    Hydra composes all once more beforehand, to look for `hydra.mode`: a tenth of a second, saved where no
+    argument names it, as no file in `conf` does.
+    """
     GlobalHydra.instance().clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["p2p-bench", *arguments])
+        if not any("hydra" in one for one in arguments):
+            patch.setattr(Hydra, "get_mode", lambda *_, **__: None)
         try:
             experiments.run.main()
         except SystemExit as stop:
