@@ -16,6 +16,7 @@ NO_BLOCKS = (
     "blocks: only a transformer whose image and text share one softmax has them, allowed are Stable "
     "Diffusion 3 and 3.5 and Flux"
 )
+NO = "no-"  # before the name of what is left out
 _EXAMPLES = "double-3, double-0..7 and single-32..37"
 _NUMBER = "(0|[1-9][0-9]{0,5})"
 _NAME = re.compile(f"({'|'.join(PLACES)})-{_NUMBER}(?:\\.\\.{_NUMBER})?")
@@ -27,12 +28,14 @@ class Blocks:
 
     ranges: tuple[tuple[str, int, int], ...] | None
     """Of stream, first and last number, counted from 0, in the order of calls and apart; None: all."""
+    left_out: bool = False  # whether these are the blocks that are left out, and all others meant
 
     @classmethod
     def named(cls, names: str | Sequence[str] | None, parameter: str = "blocks") -> Blocks:
         """Return the blocks of names such as "double-3" and "single-32..37", or of one; None: all.
 
-        `parameter` is whose value they are, for errors.
+        "no-double-3" is all but that block, and several such are all but these. `parameter` is whose value
+        they are, for errors.
         Raises ValueError for what is no name, a range that runs backwards, and a block that is named twice.
         """
         if names is None:
@@ -40,6 +43,7 @@ class Blocks:
         several = [names] if isinstance(names, str) else names
         if not isinstance(several, Sequence) or not several:
             raise ValueError(f"{parameter}: {names!r} names no block, allowed are null (all) and {_EXAMPLES}")
+        several, left_out = without_no(parameter, several)
         found = (_range(name, parameter) for name in several)
         ranges = sorted(found, key=lambda one: (list(PLACES).index(one[0]), one))
         joined = ranges[:1]
@@ -51,12 +55,14 @@ class Blocks:
                 joined[-1] = (stream, before[1], last)
             else:
                 raise ValueError(f"{parameter}: {stream}-{first} is named twice in {', '.join(several)}")
-        return cls(tuple(joined))
+        return cls(tuple(joined), left_out)
 
     @property
     def key(self) -> str:
         """A short text that is equal for equal blocks."""
-        return "all" if self.ranges is None else " ".join(_told(*one) for one in self.ranges)
+        if self.ranges is None:
+            return "all"
+        return " ".join(f"{NO if self.left_out else ''}{_told(*one)}" for one in self.ranges)
 
     def check(self, counts: Mapping[str, int | None], parameter: str = "blocks") -> None:
         """Raise ValueError where a model has not these blocks.
@@ -75,7 +81,7 @@ class Blocks:
                 )
 
     def prefixes(self) -> Iterator[str]:
-        """Yield what the names of the blocks' layers begin with, in diffusers; nothing where it is all."""
+        """Yield what the names of the ranges' layers begin with, in diffusers; nothing where it is all."""
         for stream, first, last in self.ranges or ():
             for number in range(first, last + 1):
                 yield f"{PLACES[stream]}.{number}."
@@ -88,8 +94,26 @@ class Blocks:
         """
         self.check(counts)
         everywhere = Blocks(tuple((stream, 0, (count or 0) - 1) for stream, count in counts.items()))
-        layers = (everywhere if self.ranges is None else self).prefixes()
+        layers = list((everywhere if self.ranges is None else self).prefixes())
+        if self.left_out:
+            layers = [layer for layer in everywhere.prefixes() if layer not in layers]
+        if not layers:
+            raise ValueError(f"blocks: {self.key} leaves no block of this model")
         return tuple(f"{layer}attn.processor/{what}" for layer in layers for what in ("query", "key"))
+
+
+def without_no(parameter: str, names: Sequence[str]) -> tuple[list[str], bool]:
+    """Return names without the "no-" that all of them begin with, and whether they do.
+
+    Raises ValueError where some do and others do not.
+    """
+    left_out = [isinstance(name, str) and name.startswith(NO) for name in names]
+    if any(left_out) and not all(left_out):
+        raise ValueError(
+            f"{parameter}: {', '.join(map(str, names))} says of some what is meant and of others what is "
+            f'left out ("{NO}"), allowed is one of the two'
+        )
+    return [name.removeprefix(NO) if isinstance(name, str) else name for name in names], all(left_out)
 
 
 def _range(name: object, parameter: str) -> tuple[str, int, int]:

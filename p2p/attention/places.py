@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from p2p.attention.joint_blocks import Blocks
+from p2p.attention.joint_blocks import NO, Blocks, without_no
 
 _GROUP = re.compile("(?:down|mid|up)(?:-[1-9][0-9]{0,5})?|[1-9][0-9]{0,5}")
 _EXAMPLES = "double-0..7 and single-3 of a transformer, up, 16 and up-16 of a UNet"
@@ -21,12 +21,14 @@ class Places:
     parameter: str  # that names them, for errors
     blocks: Blocks | None = None  # of a transformer; None: of a UNet
     groups: tuple[str, ...] = ()  # of a UNet: "up", "16" or "up-16"
+    left_out: bool = False  # whether the groups are those that are left out, and all other layers meant
 
     @classmethod
     def named(cls, parameter: str, names: str | Sequence[str] | None) -> Places | None:
         """Return the layers of names such as "double-0..7", or "mid" and "up-16", or of one; None: all.
 
-        Raises ValueError for what is no name, and for names of both kinds of network.
+        "no-mid" is all layers but those, and several such are all but these. Raises ValueError for what is no
+        name, and for names of both kinds of network.
         """
         if names is None:
             return None
@@ -35,23 +37,26 @@ class Places:
             raise ValueError(
                 f"{parameter}: {names!r} names no layer, allowed are null and such as {_EXAMPLES}"
             )
-        groups = [name for name in several if isinstance(name, str) and _GROUP.fullmatch(name)]
+        bare, left_out = without_no(parameter, several)
+        groups = [name for name in bare if isinstance(name, str) and _GROUP.fullmatch(name)]
         if not groups:
             return cls(parameter, Blocks.named(several, parameter))
-        if len(groups) < len(several):
-            [other, *_] = [name for name in several if name not in groups]
+        if len(groups) < len(bare):
+            [other, *_] = [name for name in bare if name not in groups]
             raise ValueError(
                 f"{parameter}: {other!r} beside {groups[0]!r}, which a UNet has, allowed are such as "
                 f"{_EXAMPLES}"
             )
         if len(set(groups)) < len(groups):
             raise ValueError(f"{parameter}: {', '.join(groups)} names a group twice")
-        return cls(parameter, None, tuple(sorted(groups)))
+        return cls(parameter, None, tuple(sorted(groups)), left_out)
 
     @property
     def key(self) -> str:
         """A short text that is equal for equal layers: their names, apart by a space."""
-        return self.blocks.key if self.blocks is not None else " ".join(self.groups)
+        if self.blocks is not None:
+            return self.blocks.key
+        return " ".join(f"{NO if self.left_out else ''}{group}" for group in self.groups)
 
     def check(self, counts: Mapping[str, int | None], grouped: bool) -> None:
         """Raise ValueError where a model has no such layers; which groups a UNet has shows in `among`.
@@ -79,10 +84,21 @@ class Places:
     def among(self, layers: Iterable[str], stands: Mapping[str, tuple[str, int]]) -> frozenset[str]:
         """Return those of a model's attention layers that stand here.
 
-        `stands` are part and height in tokens of a UNet's layers. Raises ValueError for a group without any.
+        `stands` are part and height in tokens of a UNet's layers. Raises ValueError for a group without any,
+        and where nothing is left.
         """
         if self.blocks is not None:
-            return frozenset(layer for layer in layers if layer.startswith(tuple(self.blocks.prefixes())))
+            named, left_out = tuple(self.blocks.prefixes()), self.blocks.left_out
+            inside = frozenset(layer for layer in layers if layer.startswith(named))
+        else:
+            inside, left_out = self._grouped(stands), self.left_out
+        found = frozenset(layers) - inside if left_out else inside
+        if not found:
+            raise ValueError(f"{self.parameter}: {self.key} leaves no layer of this model")
+        return found
+
+    def _grouped(self, stands: Mapping[str, tuple[str, int]]) -> frozenset[str]:
+        """Return the layers of a UNet's groups."""
         named: dict[str, list[str]] = {}
         for layer, (part, side) in stands.items():
             for name in (part, f"{side}", f"{part}-{side}"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from p2p import EditRequest, FixedSeed, Group, Model, PromptToPrompt, Sampling, StableDiffusion
+from p2p.attention.joint_blocks import Blocks
 from p2p.attention.places import Places
 from p2p.engine import tree_latents
 from p2p.local_blend import smoothed
@@ -108,12 +109,32 @@ def test_places_are_part_of_what_an_edit_is_and_their_order_is_not(calm_model: S
 
     different = [
         {}, {"blocks": "up"}, {"blocks": ["up-16"]}, {"blocks": ["mid", "up-16"]}, {"blocks": "double-0..3"},
+        {"blocks": "no-up"}, {"blocks": ["no-mid", "no-up-16"]}, {"blocks": "no-double-0..3"},
         {"blend_layers": "up-16"}, {"blend_layers": ["down-16", "up-16"]}, {"blend_smoothing": 1.0},
     ]  # fmt: skip
     assert len({digest(**one) for one in different}) == len(different)
     assert digest(blocks=["up-16", "mid"]) == digest(blocks=("mid", "up-16"))
     assert digest(blocks=None, blend_layers=None, blend_smoothing=0) == digest()
     assert digest(blocks=["up"]) == digest(blocks="up")
+
+
+@pytest.mark.parametrize("family", ["unet", "flux"])
+def test_what_is_left_out_is_all_but_that(calm_model: StableDiffusion, family: str) -> None:
+    model = calm_model if family == "unet" else tiny_flow_model("flux")
+    pairs: dict[str, list[tuple[Any, Any]]] = {
+        "unet": [("no-mid", ["down", "up"]), (["no-down", "no-up-8"], ["mid", "up-16"])],
+        "flux": [("no-double-1", ["double-0", "single-0"]), (["no-single-0", "no-double-0"], "double-1")],
+    }
+    for without, within in pairs[family]:
+        left, named = (Places.named("blocks", names) for names in (without, within))
+        assert left
+        assert named
+        assert model.layers_at(left) == model.layers_at(named)
+    if family == "flux":
+        taken = [Blocks.named(names).taken({"double": 2, "single": 1}) for names in pairs["flux"][0]]
+        assert taken[0] == taken[1]
+        with pytest.raises(ValueError, match="blocks: no-double-0..1 no-single-0 leaves no block"):
+            Blocks.named(["no-double-0..1", "no-single-0"]).taken({"double": 2, "single": 1})
 
 
 def test_at_tau_1_places_change_nothing(calm_model: StableDiffusion) -> None:
@@ -175,6 +196,8 @@ def test_smoothing_is_a_gaussian_whose_weights_are_known() -> None:
         ({"blocks": "up-0"}, "blocks: 'up-0' is no block"),
         ({"blocks": 16}, "blocks: 16 names no layer"),
         ({"blend_layers": "double-7..3"}, "blend_layers: 'double-7..3' runs backwards"),
+        ({"blocks": ["no-up", "mid"]}, "blocks: no-up, mid says of some what is meant and of others what is"),
+        ({"blocks": "no-no-up"}, "blocks: 'no-up' is no block"),
         ({"blend_smoothing": -1}, "blend_smoothing: -1 is not a finite number of at least 0"),
     ],
 )
@@ -199,6 +222,16 @@ def test_what_names_no_layer_is_one_line(settings: dict[str, Any], message: str)
         ),
         ("unet", {"blend_layers": "up-32"}, "blend_layers: no layer of this UNet is in up-32"),
         ("unet", {"blend_layers": ["16", "8"]}, "layers: 16 8 has cross-attention of 8, 16 tokens in height"),
+        (
+            "unet",
+            {"blocks": ["no-down", "no-mid", "no-up"]},
+            "blocks: no-down no-mid no-up leaves no layer of this model",
+        ),
+        (
+            "flux",
+            {"blocks": "no-double-2"},
+            "blocks: double-2 is no block of this model, allowed are double-0..1 and single-0",
+        ),
         (
             "flux",
             {"blocks": "up"},
