@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from results.labels import escape_mathtext, method_label
+from results.labels import escape_mathtext, method_label, natural_order
 from results.plots.plot_style import INK, SIZE, STYLE, Directions, bars, label_axis, legend, new_figure
 
 _BLOCKS = re.compile(r"^blocks=(?:\")?(no-)?([a-z0-9.-]+)(?:\")?$")
@@ -36,7 +36,7 @@ def by_block(
 
     `rows` are those of `single_blocks`. Lines are the same edit in all blocks, and the fixed seed.
     """
-    names = list(dict.fromkeys(rows["block"]))
+    names = sorted(set(rows["block"]), key=natural_order)
     places = {name: len(names) - 1 - place for place, name in enumerate(names)}
     height = max(2.0, 0.22 * len(names) + 1.1)
     figure, panels = new_figure(len(metrics), width=3.6, height=height, share_y=True)
