@@ -2,19 +2,21 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from p2p import EditRequest, FixedSeed, Group, Model, PromptToPrompt, Sampling, StableDiffusion
+from p2p import EditRequest, FixedSeed, Group, Model, PromptToPrompt, Sampling, StableDiffusion, generate
 from p2p.attention.joint_blocks import Blocks
 from p2p.attention.places import Places
 from p2p.engine import tree_latents
 from p2p.local_blend import smoothed
 from p2p.word_maps import layer_group
-from tests.p2p.families import test_flux
+from tests.p2p.families import test_deepfloyd, test_flux
 from tests.p2p.families.formed import EDITS, Controller
+from tests.p2p.families.tiny_deepfloyd import save_tiny_deepfloyd
 from tests.p2p.inversion.flow_models import tiny_flow_model
 from tests.p2p.naive import Settings, naive_latents
 
@@ -135,6 +137,29 @@ def test_what_is_left_out_is_all_but_that(calm_model: StableDiffusion, family: s
         assert taken[0] == taken[1]
         with pytest.raises(ValueError, match="blocks: no-double-0..1 no-single-0 leaves no block"):
             Blocks.named(["no-double-0..1", "no-single-0"]).taken({"double": 2, "single": 1})
+
+
+def test_both_stages_of_deepfloyd_edit_in_the_parts_that_are_named(deepfloyd: Path) -> None:
+    model = test_deepfloyd.spec(deepfloyd).load()
+    tau = {"tau": 0.2, "self_replace_steps": 0.5}
+    sets: list[Any] = [None, ["down", "mid", "up"], "up"]
+    made = tuple(
+        PromptToPrompt(blocks=one, **tau).trajectory(EditRequest(SOURCE, SWAP), model.tokenizers, STEPS)
+        for one in sets
+    )
+    [edited] = generate(model, [Group(SOURCE, SEED, made)], Sampling(STEPS, 2.0))
+    torch.testing.assert_close(edited.images[0], edited.images[1], rtol=0, atol=1.01 / 255)
+    assert not torch.equal(edited.images[0], edited.images[2])
+    fine = PromptToPrompt(blocks="16", **tau).trajectory(EditRequest(SOURCE, SWAP), model.tokenizers, STEPS)
+    coarse = PromptToPrompt(blocks="8", **tau).trajectory(EditRequest(SOURCE, SWAP), model.tokenizers, STEPS)
+    generate(model, [Group(SOURCE, SEED, (fine,))], Sampling(STEPS, 2.0))
+    with pytest.raises(ValueError, match="blocks: no layer of this UNet is in 8, allowed are "):
+        generate(model, [Group(SOURCE, SEED, (coarse,))], Sampling(STEPS, 2.0))  # its upscaler has none
+
+
+@pytest.fixture(scope="module")
+def deepfloyd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_deepfloyd(tmp_path_factory.mktemp("deepfloyd"))
 
 
 def test_at_tau_1_places_change_nothing(calm_model: StableDiffusion) -> None:

@@ -13,6 +13,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
+    PixArtSigmaPipeline,
     PNDMScheduler,
 )
 from torch import Tensor
@@ -23,6 +24,7 @@ from p2p import (
     Group,
     Inversion,
     Model,
+    PixArtSigma,
     PromptToPrompt,
     Sampling,
     StableDiffusion,
@@ -32,6 +34,7 @@ from p2p import (
 from p2p.engine import plan_evaluations, source_paths, tree_latents
 from p2p.noise_levels import NoiseLevels
 from p2p.sampling import Calls
+from tests.p2p.families import test_pixart
 from tests.p2p.families.test_few_steps import SIDES, lcm_folder, sd_folder
 from tests.p2p.families.test_stable_diffusion_xl import folder as sdxl_folder
 from tests.p2p.families.yamls import from_yaml
@@ -107,6 +110,20 @@ def test_the_source_comes_back_bit_by_bit(few_step: tuple[str, Model], picture: 
     assert (found[0, 1] - original).abs().max() > 0.01
     [edited] = generate(model, [one], sampling)
     assert torch.equal(edited.reconstruction, model.decode(original[None])[0])
+
+
+@torch.no_grad()
+def test_a_transformer_of_diffusion_gives_the_source_back_too(picture: Tensor) -> None:
+    """PixArt, whose network predicts a variance beside the noise, with DDIM."""
+    pipeline = test_pixart.tiny_pipeline(PixArtSigmaPipeline)
+    config = dict(pipeline.scheduler.config, clip_sample=False, thresholding=False)
+    pipeline.scheduler = DDIMScheduler.from_config(config)
+    model = PixArtSigma(pipeline, 8, 8)
+    edits = (PromptToPrompt(tau=0.2), FixedSeed())
+    made = tuple(m.trajectory(EditRequest(SOURCE, SWAP), model.tokenizers, STEPS) for m in edits)
+    found = tree_latents(model, [Group(SOURCE, SEED, made, lambda: picture, Virtual())], Sampling(STEPS, 2.0))
+    assert torch.equal(found[0, 0], model.encode(picture[None])[0])
+    assert (found[0, 1] - found[0, 2]).abs().max() > 0.01
 
 
 def from_yaml_sampling(name: str) -> Sampling:
