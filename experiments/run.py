@@ -67,6 +67,8 @@ USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
                                write edits as training data of InstructPix2Pix
   p2p-bench heat-maps PROMPT [TARGET_PROMPT] --words WORD ...
                                draw where words are attended to
+  p2p-bench blocks RUN_DIR --metric METRIC
+                               rank the blocks of a run over single blocks, and search for the best set
   p2p-bench compare RUN_DIR RUN_DIR ...
                                differences of runs to the first, over the pairs that both have
   p2p-bench ls [--config-dir FOLDER]
@@ -384,6 +386,12 @@ def _evaluate(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
+def _blocks(arguments: list[str]) -> int:
+    from experiments import blocks
+
+    return blocks.main(arguments)
+
+
 def _compare(arguments: list[str]) -> int:
     from experiments import compare
 
@@ -415,6 +423,7 @@ def _verify(arguments: list[str]) -> int:
 
 
 COMMANDS = {
+    "blocks": _blocks,
     "compare": _compare,
     "evaluate": _evaluate,
     "export": _export,

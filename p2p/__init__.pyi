@@ -18,12 +18,14 @@ from .inversion.edit_friendly import EditFriendly as EditFriendly
 from .inversion.fireflow import FireFlow as FireFlow
 from .inversion.inversion import Inversion as Inversion
 from .inversion.negative_prompt import NegativePrompt as NegativePrompt
+from .inversion.noise_shifted import NoiseShifted as NoiseShifted
 from .inversion.null_text import NullText as NullText
 from .inversion.proximal import Proximal as Proximal
 from .inversion.reverse_euler import ReverseEuler as ReverseEuler
 from .inversion.rf_inversion import RFInversion as RFInversion
 from .inversion.rf_solver import RFSolver as RFSolver
 from .inversion.uni_inv import UniInv as UniInv
+from .inversion.virtual import Virtual as Virtual
 from .loading.model_spec import ModelSpec as ModelSpec
 from .loading.pipeline_spec import Pipelines as Pipelines
 from .methods.baselines import FixedSeed as FixedSeed

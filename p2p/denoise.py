@@ -19,6 +19,7 @@ from p2p.dense_calls import DenseCalls
 from p2p.devices import overflow_advice
 from p2p.families.model import Model
 from p2p.flow_solvers import FlowDescent
+from p2p.noise_levels import LevelDescent
 from p2p.prepared import Indices, Preparation, check_injections
 from p2p.sampling import Calls, Sampling
 from p2p.schedulers import fork, take_step
@@ -51,10 +52,11 @@ def denoise(
     dense = DenseCalls.of(prepared) if model.compile else None
     maps = WordMaps.of(levels, model, index, start)
     forks = [index([node.parent for node in level]) for level in levels]
-    descent = FlowDescent.of(sources, scheduler)
+    descent, by_levels = FlowDescent.of(sources, scheduler), LevelDescent.of(sources, scheduler)
+    scaling = by_levels.levels if by_levels else scheduler  # states between levels are the network's input
     kept: Tensor | None = None  # what a flow's step keeps for the next one, by state
     with model.injection_processors() as layers:
-        run = DenoisingRun(model, scheduler, sources, sampling, calls, texts, prepared, maps, layers, dense)
+        run = DenoisingRun(model, scaling, sources, sampling, calls, texts, prepared, maps, layers, dense)
         steps = zip(levels, forks, scheduler.timesteps[start:], strict=True)
         for number, (level, parents, timestep) in enumerate(steps):
             fork(scheduler, parents, latents)
@@ -65,6 +67,9 @@ def denoise(
                 kept = None if kept is None else kept[parents]
                 velocity = run.velocity(number)
                 latents, kept = descent.step(velocity, start + number, latents, groups, kept)
+            elif by_levels:
+                noise_pred = run.predict(latents, number, timestep)
+                latents = by_levels.step(noise_pred, start + number, latents, groups)
             elif generators:
                 noise_pred = run.predict(latents, number, timestep)
                 latents = take_step(scheduler, noise_pred, timestep, latents, groups, generators)

@@ -67,12 +67,13 @@ class DenoisingRun:
         """Return the guided noise prediction of every node of a level, sources first; levels count from 0.
 
         It takes calls of `calls.max_rows` rows, halved where memory runs out. Those of a compiled denoiser
-        are padded to few sizes; a step in which rows take from single layers is not compiled. `reading` says
+        are padded to few sizes; a step in which rows take from chosen layers is not compiled. `reading` says
         whether the maps of words are added to their sums.
         """
         level, per_node = self.prepared.levels[number], self.prepared.per_node
         step = self.sources[0].start + number
-        dense = None if any(n.injection and n.injection.layers for n in level) else self.dense
+        chosen = any(n.injection and (n.injection.layers or n.injection.places) for n in level)
+        dense = None if chosen else self.dense
         bank = SourceBank()
         scaled = scale_model_input(self.scheduler, latents, timestep).to(self._dtype)
         predictions = []

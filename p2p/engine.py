@@ -32,7 +32,7 @@ from p2p.source_path import SourcePath
 from p2p.trajectory import EditRequest, Method, Trajectory
 from p2p.tree import Node, build_tree, count_first_states, count_states
 from p2p.upscaling import upscaled_latents, upscaled_states
-from p2p.word_maps import WordMaps
+from p2p.word_maps import WordMaps, layer_group
 
 if TYPE_CHECKING:
     from p2p.inversion import Inversion
@@ -325,6 +325,12 @@ def source_paths(
     """
     calls = calls or Calls(sampling.max_batch)
     model.check_layers(one for group in groups for edit in group.edits for one in edit.layers)
+    for places in {one for group in groups for edit in group.edits for one in edit.places}:
+        for stage in filter(None, (model, model.upscaler)):
+            stage.layers_at(places)
+    for blend in {edit.blend.layers for group in groups for edit in group.edits if edit.blend}:
+        if blend is not None:
+            layer_group(blend.key, model)
     paths: list[SourcePath | None] = [None] * len(groups)
     scheduler = model.new_scheduler(sampling.num_inference_steps)
     if any(edit.difference for group in groups for edit in group.edits):

@@ -7,13 +7,14 @@ which the first notebook's is the case start = 0 without substruct words.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, max_pool2d
+from torch.nn.functional import conv2d, interpolate, max_pool2d, pad
 
+from p2p.attention.places import Places
 from p2p.word_readings import Reading
 
 
@@ -26,7 +27,8 @@ class LocalBlend:
     start: int  # first step after which latents are blended
     threshold: float
     substruct_threshold: float
-    readings: ClassVar = (Reading(None),)
+    layers: Places | None = None  # whose maps are read; None: those of the model's blend_side
+    smoothing: float = 0.0  # standard deviation, in tokens, of the Gaussian that maps are smoothed by
 
     def __post_init__(self) -> None:
         for name in ("threshold", "substruct_threshold"):
@@ -34,11 +36,18 @@ class LocalBlend:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is not in [0, 1)")
 
     @property
+    def readings(self) -> tuple[Reading, ...]:
+        """What is read: one mean over layers."""
+        return (Reading(self.layers.key if self.layers else None),)
+
+    @property
     def key(self) -> str:
         """A short text that is equal for equal blends."""
         words = torch.cat([self.source_words, self.target_words]).numpy().tobytes()
-        settings = f"{self.start} {self.threshold!r} {self.substruct_threshold!r}".encode()
-        return hashlib.sha256(words + settings).hexdigest()[:16]
+        settings = f"{self.start} {self.threshold!r} {self.substruct_threshold!r}"
+        settings += f" {self.layers.key}" if self.layers else ""
+        settings += f" smoothed {self.smoothing!r}" if self.smoothing else ""
+        return hashlib.sha256(words + settings.encode()).hexdigest()[:16]
 
     def mask(self, source_maps: Tensor, target_maps: Tensor, size: tuple[int, int]) -> Tensor:
         """Return where the target's latents are kept: bool of `size`.
@@ -47,10 +56,27 @@ class LocalBlend:
         divided by its own peak. The area is the union of source's and target's, grown by one token of the
         map, less the union of the substruct words' areas.
         """
-        maps = torch.stack([source_maps, target_maps]).double()
+        maps = smoothed(torch.stack([source_maps, target_maps]).double(), self.smoothing)
         kept = _above(max_pool2d(maps[:, :1], 3, 1, 1), size, self.threshold)
         taken = _above(maps[:, 1:], size, self.substruct_threshold)
         return kept & ~taken
+
+
+def smoothed(maps: Tensor, deviation: float) -> Tensor:
+    """Return maps (rows, columns, height, width) after a Gaussian of this deviation in tokens; 0: as they
+    are.
+
+    It reaches three deviations far and, at the border, reads the border's own value outside of it.
+    """
+    if not deviation:
+        return maps
+    reach = math.ceil(3 * deviation)
+    distances = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)
+    kernel = (-(distances**2) / (2 * deviation**2)).exp()
+    kernel = (kernel / kernel.sum()).expand(maps.shape[1], 1, -1)
+    padded = pad(maps, (reach,) * 4, mode="replicate")
+    rows = conv2d(padded, kernel[:, :, None], groups=maps.shape[1])
+    return conv2d(rows, kernel[:, :, :, None], groups=maps.shape[1])
 
 
 def _above(maps: Tensor, size: tuple[int, int], threshold: float) -> Tensor:

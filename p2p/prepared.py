@@ -5,7 +5,7 @@ A copy of the processor's memory makes it wait for the device; inside the loop t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from p2p.attention.injection import BatchInjection
+from p2p.attention.places import Places
 from p2p.attention.source_bank import SourceBank
 from p2p.attention.taking import Taking
 from p2p.families.model import Model
@@ -35,6 +36,8 @@ def check_injections(levels: Sequence[Sequence[Node]], model: Model) -> None:
             "self_replace_steps 0"
         )
     model.check_layers(injection.layers for injection in injections if injection.layers)
+    for places in {injection.places for injection in injections if injection.places}:
+        model.layers_at(places)
 
 
 @dataclass
@@ -84,6 +87,8 @@ class Chunk:
     injection: BatchInjection  # its mixes are empty
     replaced_places: Tensor  # among `Mixes`
     mixed_places: Tensor
+    parts: Mapping[str, Chunk] = field(default_factory=dict)
+    """What rows take in each layer, where some nodes of the level take in some layers alone."""
 
     def at_step(
         self, mixes: Mixes, bank: SourceBank, words: Tensor | None, words_layers: frozenset[str]
@@ -92,18 +97,29 @@ class Chunk:
         injection = self.injection
         if not (injection.any_cross or injection.largest_self or injection.taking or words is not None):
             return None
+        taking = injection.taking and replace(injection.taking, bank=bank, asked=[])
+        shared = replace(
+            injection, bank=bank, words=words, words_layers=words_layers, taking=taking, maps={}, visited=[]
+        )
+        made = {id(part): part._with(mixes, shared) for part in self.parts.values()}
+        return replace(
+            self._with(mixes, shared), parts={layer: made[id(part)] for layer, part in self.parts.items()}
+        )
+
+    def _with(self, mixes: Mixes, shared: BatchInjection) -> BatchInjection:
+        """Return this chunk's rows with their mixes; all else, and what layers add to, is the `shared`."""
         replaced, mixed = self.replaced_places, self.mixed_places
         return replace(
-            injection,
+            self.injection,
             replaced_mix=mixes.source_mix[replaced] if len(replaced) else mixes.source_mix,
             mixed_mix=mixes.source_mix[mixed] if len(mixed) else mixes.source_mix,
             mixed_own=mixes.own_share[mixed] if len(mixed) else mixes.own_share,
-            bank=bank,
-            words=words,
-            words_layers=words_layers,
-            taking=injection.taking and replace(injection.taking, bank=bank, asked=[]),
-            maps={},
-            visited=[],
+            bank=shared.bank,
+            words=shared.words,
+            words_layers=shared.words_layers,
+            taking=shared.taking,
+            maps=shared.maps,
+            visited=shared.visited,
         )
 
 
@@ -139,8 +155,25 @@ class Preparation:
         key = (number, begin, count)
         if key not in self.chunks:
             level = self.levels[number]
-            self.chunks[key] = self._made(level, level[begin : begin + count])
+            self.chunks[key] = self._parted(level, level[begin : begin + count])
         return self.chunks[key]
+
+    def _parted(self, level: Sequence[Node], nodes: Sequence[Node]) -> Chunk:
+        """Return a chunk, which has parts where nodes of the level take in some layers alone."""
+        whole = self._made(level, nodes)
+        wanted = {n.injection.places for n in level if n.injection and n.injection.places}
+        if not wanted:
+            return whole
+        layers = {places: self.model.layers_at(places) for places in wanted}
+        here = {
+            layer: frozenset(places for places in wanted if layer in layers[places])
+            for layer in self.model.denoiser.attn_processors
+        }
+        made = {
+            chosen: self._made([_only(n, chosen) for n in level], [_only(n, chosen) for n in nodes])
+            for chosen in set(here.values())
+        }
+        return replace(whole, parts={layer: made[chosen] for layer, chosen in here.items()})
 
     def _made(self, level: Sequence[Node], nodes: Sequence[Node]) -> Chunk:
         injections = [node.injection for node in level if node.injection]
@@ -205,3 +238,10 @@ class Preparation:
         source_rows = [side * len(nodes) + i for i in sources for side in range(per_node)]
         rows = {name: index(list(chain(*found))).reshape(-1, 3).T for name, found in entries.items()}
         return Taking(index(source_rows).reshape(-1, per_node), rows, bank)
+
+
+def _only(node: Node, chosen: Collection[Places]) -> Node:
+    """Return a node as it is in layers that stand at the chosen places: elsewhere its maps are its own."""
+    if node.injection is None or node.injection.places is None or node.injection.places in chosen:
+        return node
+    return replace(node, injection=replace(node.injection, cross=None, self_attention=False))

@@ -57,11 +57,13 @@ class SourcePath:
     generator: torch.Generator | None = None
     states: Tensor | None = None  # (T, channels, height, width): the source after each step, put back
     noises: Tensor | None = None  # (T, channels, height, width): added to each step's mean in all rows, eta 1
+    # (of virtual steps: of the states after each step)
     negatives: Conditioning | None = None  # each (T, ...), or (1, ...) for all: in place of the negative
     guidance_scale: float | None = None
     shrink: Shrink | None = None  # of the guidance of edits
     solver: str | None = None  # a flow's steps down, in `p2p.flow_solvers.STEPS`; None: the scheduler's own
-    picture: Tensor | None = None  # (channels, height, width): what source and edits are pulled to
+    level_step: str | None = None  # steps in `p2p.noise_levels.LEVEL_STEPS`; None: the scheduler's own
+    picture: Tensor | None = None  # (channels, height, width): that edits are drawn to or follow
     pulls: tuple[float, ...] = ()  # by step: the share of the velocity that leads to the picture
 
     def negative(self, step: int, default: Conditioning) -> Conditioning:

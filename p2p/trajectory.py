@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from p2p.alignment import Tokenizers
+from p2p.attention.places import Places
 from p2p.attention.single_layers import LayerInjection
 from p2p.loading.pipeline_spec import ExternalCall
 from p2p.local_blend import LocalBlend
@@ -37,13 +38,15 @@ class Injection:
     self_attention: bool
     self_max_pixels: int | None = None  # None: the model's own
     layers: LayerInjection | None = None
+    places: Places | None = None  # where maps are injected; None: in all layers
 
     @cached_property
     def key(self) -> str:
         """A short text that is equal for equal injections."""
         itself = f"self{self.self_max_pixels or ''}" if self.self_attention else ""
         layers = f"/{self.layers.key}" if self.layers else ""
-        return f"{self.cross.key if self.cross else ''}/{itself}{layers}"
+        places = f"@{self.places.key}" if self.places else ""
+        return f"{self.cross.key if self.cross else ''}/{itself}{layers}{places}"
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,12 @@ class Trajectory:
     def layers(self) -> set[LayerInjection]:
         """What it takes from single layers, at any step."""
         return {i.layers for i in self.injections if i and i.layers}
+
+    @property
+    def places(self) -> set[Places]:
+        """Where it injects or reads maps, where that is not in all layers, at any step."""
+        blended = {self.blend.layers} if self.blend and self.blend.layers else set()
+        return {i.places for i in self.injections if i and i.places} | blended
 
     def digest(self, calls: int | None = None) -> str:
         """Return a hash of all that determines the pixels, given model, sampling settings and source.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from p2p.attention.injection import AnyInjection
+from p2p.attention.places import Places
 from p2p.families.model import Model
 from p2p.local_blend import LocalBlend
 from p2p.tree import Node, Watched
@@ -38,11 +39,30 @@ def layer_groups(model: Model) -> dict[str, LayerGroup]:
 
 
 def layer_group(name: str, model: Model) -> LayerGroup:
-    """Return the group of this name. Raises ValueError, with the names there are, for any other."""
+    """Return the group of this name, or of several apart by a space; blocks of a transformer are names too.
+
+    Raises ValueError, with the names there are, for any other, and for layers of several heights.
+    """
     groups = layer_groups(model)
-    if name not in groups:
-        raise ValueError(f"layers: no cross-attention layer is in {name!r}, allowed are {', '.join(groups)}")
-    return groups[name]
+    if name in groups:
+        return groups[name]
+    try:
+        places = Places.named("layers", name.split(" "))
+        chosen = model.layers_at(places) if places else frozenset()
+    except ValueError:
+        if model.joint_blocks:
+            raise
+        raise ValueError(
+            f"layers: no cross-attention layer is in {name!r}, allowed are {', '.join(groups)}"
+        ) from None
+    heights = {layer: side for layer, (_, side) in model.cross_layers().items() if layer in chosen}
+    if len(set(heights.values())) != 1:
+        told = ", ".join(map(str, sorted(set(heights.values())))) or "no"
+        raise ValueError(
+            f"layers: {name} has cross-attention of {told} tokens in height, allowed are layers of one "
+            f"height, as in {', '.join(groups)}"
+        )
+    return LayerGroup(next(iter(heights.values())), tuple(heights))
 
 
 @dataclass

@@ -15,13 +15,25 @@ from pathlib import Path
 import diffusers
 import torch
 
-from experiments.bench import compiled, edit_cost, overhead, overlap, scaling, scoring, startup, store, sweep
+from experiments.bench import (
+    compiled,
+    edit_cost,
+    flow_cost,
+    overhead,
+    overlap,
+    scaling,
+    scoring,
+    startup,
+    store,
+    sweep,
+)
 from experiments.bench.measuring import Clock, Measured
 from experiments.bench.report import Goal, machine, table
 from experiments.embedded.training import WEIGHTS
 from p2p import Model, ModelSpec, Sampling
 from results.store.whole_files import write_whole
 
+FLOWS = ("sd3", "flux")
 TAUS = [number / 10 for number in range(11)]
 GOALS: dict[str, Goal] = {
     "sweep_speedup": (">=", 5.0),
@@ -30,6 +42,7 @@ GOALS: dict[str, Goal] = {
     "overhead": ("<=", 1.03),
     "edit_vs_plain_time": ("<=", 1.05),
     "edit_vs_plain_memory": ("<=", 1.05),
+    **dict.fromkeys(flow_cost.keys(FLOWS), ("<=", 1.05)),
     "startup_help": ("<=", 0.05),
     "startup_ls": ("<=", 0.05),
     "startup_typo": ("<=", 0.05),
@@ -56,6 +69,12 @@ MEANING = {
     "edit_vs_plain_memory": "the same, peak memory above the weights",
     "materialised_vs_plain_time": "the naive loop's edit / the same two images, time",
     "materialised_vs_plain_memory": "the same, peak memory above the weights",
+    **{
+        f"{family}_{method}_vs_plain_{unit}": f"P2P by {method} in one block / the same two images, {unit}"
+        for family in FLOWS
+        for method in flow_cost.METHODS
+        for unit in ("time", "memory")
+    },
     "self_memory_growth": "an edit's memory per pixel, largest / smallest size; linear is 1, quadratic the "
     "sizes' ratio",
     "evaluation_speedup": "scoring groups of edits: libraries column by column / shared features",
@@ -100,6 +119,7 @@ def measurements(
 
     pairs, taus, steps = (1, [0.0, 1.0], 2) if quick else (8, TAUS, 50)
     shapes, side, rounds = ("tiny", 16, 1) if quick else ("sd15", 64, 2)
+    flows = tuple(f"{family}_tiny" for family in FLOWS) if quick else FLOWS
     narrow, sides = ("tiny", (16, 24, 32)) if quick else ("narrow", (64, 96, 128))
     step_steps, step_rounds = (1, 1) if quick else (5, 7)
     groups, edits, turns = (1, 2, 1) if quick else (8, 11, 3)
@@ -121,6 +141,10 @@ def measurements(
         "edit": (
             tuple(f"{e}_vs_plain_{unit}" for e in ("edit", "materialised") for unit in ("time", "memory")),
             lambda say: edit_cost.measure(shapes, side, rounds, clock, say),
+        ),
+        "flow": (
+            flow_cost.keys(FLOWS),
+            lambda say: flow_cost.measure(flows, 8 if quick else 32, rounds, clock, say),
         ),
         "self_memory": (
             (*(f"self_memory_{side}" for side in sides), "self_memory_growth"),

@@ -1,10 +1,10 @@
 """One edit in a process of its own: `python -m experiments.bench.edit ENGINE SHAPES DEVICE CLOCK`.
 
 ENGINE is `plain` (diffusers' pipeline, the same two prompts, no control), `engine` or `materialised`
-(naive.py); SHAPES a name of shapes.py; CLOCK `wall` or `own`. Each line of standard input is a JSON object
-`{"operator", "side", "guidance"}`, answered by one with seconds, bytes (peak above what the loaded pipeline
-holds) and the gauge. What is measured ends with the latents: decoding is the same for all, and would hide
-what the rest takes.
+(naive.py); SHAPES a name of shapes.py or flow_shapes.py; CLOCK `wall` or `own`. Each line of standard input
+is a JSON object `{"operator", "side", "guidance"}`, answered by one with seconds, bytes (peak above what the
+loaded pipeline holds) and the gauge. What is measured ends with the latents: decoding is the same for all,
+and would hide what the rest takes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,20 @@ from contextlib import contextmanager
 from typing import IO, Any, TypeAlias
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    FluxPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 
 from experiments.bench import naive
+from experiments.bench.flow_shapes import FLOW_SHAPES, flow_model_at, random_flow_pipeline
 from experiments.bench.measuring import Clock, held_memory, peak_memory
 from experiments.bench.shapes import SHAPES, model_at, random_pipeline, xl_model_at
-from p2p import EditRequest, Group, PromptToPrompt, Sampling
+from p2p import EditRequest, Group, Model, Projections, PromptToPrompt, Sampling
 from p2p.engine import tree_latents
+from p2p.trajectory import Method
 
 SOURCE = "a cat sitting on a bench"
 TARGETS = {"replace": "a dog sitting on a bench", "refine": "a cat with a hat sitting on a bench"}
@@ -36,17 +43,23 @@ RETURNED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
 Job = dict[str, Any]
 
 
-Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline
+Flow: TypeAlias = StableDiffusion3Pipeline | FluxPipeline
+Pipeline: TypeAlias = StableDiffusionPipeline | StableDiffusionXLPipeline | Flow
 
 
 def run(engine: str, pipeline: Pipeline, job: Job) -> torch.Tensor:
     """Denoise source and target, everything injected at every step; return the latents (2, ...).
 
-    The job's `steps` are one unless given.
+    The job's `steps` are one unless given. `few_blocks` is "maps" or "projections" where an edit of a
+    transformer is made in its shapes' injected blocks alone, named in `blocks`.
     """
     sampling = Sampling(job.get("steps", 1), job["guidance"])
-    xl = isinstance(pipeline, StableDiffusionXLPipeline)
-    model = (xl_model_at if xl else model_at)(pipeline, job["side"])
+    model: Model
+    if isinstance(pipeline, FluxPipeline | StableDiffusion3Pipeline):
+        model = flow_model_at(pipeline, job["side"])
+    else:
+        xl = isinstance(pipeline, StableDiffusionXLPipeline)
+        model = (xl_model_at if xl else model_at)(pipeline, job["side"])
     target = TARGETS[job["operator"]]
     if engine == "plain":
         return pipeline(
@@ -58,7 +71,11 @@ def run(engine: str, pipeline: Pipeline, job: Job) -> torch.Tensor:
             generator=[torch.Generator().manual_seed(0) for _ in range(2)],
             output_type="latent",
         ).images
-    method = PromptToPrompt(operator=job["operator"], tau=0.0, self_replace_steps=1.0)
+    method: Method = PromptToPrompt(
+        operator=job["operator"], tau=0.0, self_replace_steps=1.0, blocks=job.get("blocks")
+    )
+    if job.get("few_blocks") == "projections":
+        method = Projections(1.0, job["blocks"])
     request = EditRequest(SOURCE, target)
     edit = method.trajectory(request, model.tokenizers, sampling.num_inference_steps)
     if engine == "materialised":
@@ -80,13 +97,19 @@ def answer(engine: str, pipeline: Pipeline, clock: Clock, loaded: int, job: Job)
 
 def serve(engine: str, shapes: str, device: str, clock: str, jobs: IO[str], answers: IO[str]) -> None:
     """Load, say so, and answer jobs until there are no more."""
-    pipeline, timer = random_pipeline(SHAPES[shapes], device), Clock(torch.device(device), clock == "own")
+    flow = FLOW_SHAPES.get(shapes)
+    pipeline: Pipeline
+    pipeline = random_flow_pipeline(flow, device) if flow else random_pipeline(SHAPES[shapes], device)
+    timer = Clock(torch.device(device), clock == "own")
     for operator in TARGETS:  # what is imported or set up once is no part of an edit
         run(engine, pipeline, {"operator": operator, "side": WARM_UP_SIDE, "guidance": 7.5})
     loaded = held_memory(timer.device)
     print(json.dumps({"ready": engine}), file=answers, flush=True)
     for line in jobs:
-        print(json.dumps(answer(engine, pipeline, timer, loaded, json.loads(line))), file=answers, flush=True)
+        job: Job = json.loads(line)
+        if flow and "few_blocks" in job:
+            job["blocks"] = flow.injected
+        print(json.dumps(answer(engine, pipeline, timer, loaded, job)), file=answers, flush=True)
 
 
 @contextmanager

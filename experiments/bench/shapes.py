@@ -79,13 +79,13 @@ def random_pipeline(
         vae=_autoencoder(shapes.decoder, shapes.decoder_layers),
         text_encoder=CLIPTextModel(_text_config(tokenizer, shapes.text_width, shapes.text_layers)),
         tokenizer=tokenizer,
-        unet=_fill(unet.to_empty(device=device)),
+        unet=filled(unet.to_empty(device=device)),
         scheduler=_ddim(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    return _ready(pipeline, device, dtype)
+    return ready(pipeline, device, dtype)
 
 
 def random_xl_pipeline(
@@ -120,11 +120,11 @@ def random_xl_pipeline(
         text_encoder_2=CLIPTextModelWithProjection(second_config),
         tokenizer=tokenizer,
         tokenizer_2=second,
-        unet=_fill(unet.to_empty(device=device)),
+        unet=filled(unet.to_empty(device=device)),
         scheduler=_ddim(),
         add_watermarker=False,
     )
-    return _ready(pipeline, device, dtype)
+    return ready(pipeline, device, dtype)
 
 
 def model_at(pipeline: StableDiffusionPipeline, side: int) -> StableDiffusion:
@@ -173,7 +173,7 @@ def _ddim() -> DDIMScheduler:
     )
 
 
-def _ready(pipeline: Any, device: str, dtype: torch.dtype) -> Any:
+def ready(pipeline: Any, device: str, dtype: torch.dtype) -> Any:
     """Return a pipeline as it is used: quiet, on its device, without gradients."""
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(device)
@@ -185,7 +185,7 @@ def _ready(pipeline: Any, device: str, dtype: torch.dtype) -> Any:
 
 
 @torch.no_grad()
-def _fill(unet: Any) -> nn.Module:
+def filled(unet: Any) -> nn.Module:
     """Fill with noise of variance 1 / fan-in, a million values again and again: drawing them all is slow."""
     noise = torch.randn(2**20, generator=torch.Generator().manual_seed(0)).to(unet.device)
     for name, parameter in unet.named_parameters():

@@ -21,6 +21,7 @@ class ModelFacts:
     upscaler_calls: int = 0  # of the model's upscaler, in one trajectory; 0 where it has none
     scheduler: Any = None  # with its timesteps set, or, where no image is inverted, perhaps a `PlainDDIM`
     single_layers: bool = True  # whether edits can take from single layers of a UNet
+    layer_groups: bool = False  # whether layers stand in parts of a UNet
     joint_blocks: Mapping[str, int | None] = field(default_factory=dict)
     """By stream, how many blocks of joint attention there are; None where the files do not say."""
 
@@ -44,5 +45,6 @@ class ModelFacts:
             spec.upscaler_calls(num_inference_steps),
             scheduler,
             spec.family.single_layers,
+            spec.family.layer_groups,
             spec.joint_blocks(),
         )

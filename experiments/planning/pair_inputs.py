@@ -147,7 +147,7 @@ def _inversion_problems(
 
 
 def _layer_problems(trajectory: Trajectory, model: ModelFacts) -> Iterator[str]:
-    """Yield what keeps an edit from taking from single layers. A UNet's are counted once it is loaded."""
+    """Yield what keeps an edit from taking in chosen layers. A UNet's are counted once it is loaded."""
     for wanted in trajectory.layers:
         if wanted.projections is None and not model.single_layers:
             yield NO_LAYERS
@@ -156,6 +156,11 @@ def _layer_problems(trajectory: Trajectory, model: ModelFacts) -> Iterator[str]:
                 wanted.projections.check(model.joint_blocks)
             except ValueError as error:
                 yield str(error)
+    for places in trajectory.places:
+        try:
+            places.check(model.joint_blocks, model.layer_groups)
+        except ValueError as error:
+            yield str(error)
 
 
 def _unused_weights(methods: Sequence[NamedMethod], inputs: Sequence[PairInputs]) -> Iterator[str]:

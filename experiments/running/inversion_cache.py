@@ -60,6 +60,7 @@ def write_path(path: SourcePath, file: Path) -> None:
         "guidance_scale": path.guidance_scale,
         "shrink": asdict(path.shrink) if path.shrink else None,
         "solver": path.solver,
+        "level_step": path.level_step,
         "pulls": path.pulls,
     }
     # Clones: rows of one batch share their memory, which the format does not allow.
@@ -97,6 +98,7 @@ def read_path(file: Path, device: torch.device) -> SourcePath | None:
             guidance_scale=rest["guidance_scale"],
             shrink=Shrink(**rest["shrink"]) if rest["shrink"] else None,
             solver=rest.get("solver"),
+            level_step=rest.get("level_step"),
             picture=tensors.get("picture"),
             pulls=tuple(rest.get("pulls", ())),
         )

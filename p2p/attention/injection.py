@@ -14,7 +14,7 @@ matrix, in layers that are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -56,6 +56,12 @@ class BatchInjection:
     maps: dict[str, Tensor] = field(default_factory=dict)  # (rows, pixels, columns), mean over heads
     visited: list[str] = field(default_factory=list)
     taking: Taking | None = None  # what rows take in single layers
+    parts: Mapping[str, BatchInjection] = field(default_factory=dict)
+    """What rows take in each layer, where some rows take in some layers alone; {} where all are alike."""
+
+    def at(self, layer: str) -> BatchInjection:
+        """Return what rows take in a layer."""
+        return self.parts[layer] if self.parts else self
 
     def self_count(self, pixels: int) -> int:
         """Return how many of `self_rows`, from the first, are edited in layers of so many pixels.
@@ -167,6 +173,7 @@ def inject_cross(attention: LayerAttention, injection: AnyInjection) -> Tensor:
     """
     if isinstance(injection, DenseInjection):
         return injection.cross(attention)
+    injection = injection.at(attention.layer)
     source = attention.bank_sources(injection) if injection.any_cross else None
     if injection.words is not None and attention.layer in injection.words_layers:
         columns = injection.words[:, None].expand(-1, attention.query.shape[1], -1, -1)
@@ -221,6 +228,7 @@ def inject_self(attention: LayerAttention, injection: AnyInjection) -> Tensor:
     if isinstance(injection, DenseInjection):
         return injection.itself(attention)
     layer, query, key, value, scale, _ = attention
+    injection = injection.at(layer)
     if query.shape[2] <= injection.largest_self:
         source_query, source_key = attention.bank_sources(injection)
         count = injection.self_count(query.shape[2])

@@ -29,6 +29,7 @@ def inject_joint(attention: LayerAttention, text_tokens: slice, injection: AnyIn
     if isinstance(injection, DenseInjection):
         return injection.joint(attention, text_tokens)
     layer, query, _, value, _, _ = attention
+    injection = injection.at(layer)
     taken = injection.any_cross or query.shape[2] <= injection.largest_self
     source = attention.bank_sources(injection) if taken else None
     if injection.words is not None and layer in injection.words_layers:

@@ -6,7 +6,7 @@ A double-stream block has weights of its own for image and text, a single-stream
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 PLACES = {"double": "transformer_blocks", "single": "single_transformer_blocks"}
@@ -16,6 +16,7 @@ NO_BLOCKS = (
     "blocks: only a transformer whose image and text share one softmax has them, allowed are Stable "
     "Diffusion 3 and 3.5 and Flux"
 )
+NO = "no-"  # before the name of what is left out
 _EXAMPLES = "double-3, double-0..7 and single-32..37"
 _NUMBER = "(0|[1-9][0-9]{0,5})"
 _NAME = re.compile(f"({'|'.join(PLACES)})-{_NUMBER}(?:\\.\\.{_NUMBER})?")
@@ -27,19 +28,24 @@ class Blocks:
 
     ranges: tuple[tuple[str, int, int], ...] | None
     """Of stream, first and last number, counted from 0, in the order of calls and apart; None: all."""
+    left_out: bool = False  # whether these are the blocks that are left out, and all others meant
 
     @classmethod
-    def named(cls, names: str | Sequence[str] | None) -> Blocks:
+    def named(cls, names: str | Sequence[str] | None, parameter: str = "blocks") -> Blocks:
         """Return the blocks of names such as "double-3" and "single-32..37", or of one; None: all.
 
+        "no-double-3" is all but that block, and several such are all but these. `parameter` is whose value
+        they are, for errors.
         Raises ValueError for what is no name, a range that runs backwards, and a block that is named twice.
         """
         if names is None:
             return cls(None)
         several = [names] if isinstance(names, str) else names
         if not isinstance(several, Sequence) or not several:
-            raise ValueError(f"blocks: {names!r} names no block, allowed are null (all) and {_EXAMPLES}")
-        ranges = sorted((_range(name) for name in several), key=lambda one: (list(PLACES).index(one[0]), one))
+            raise ValueError(f"{parameter}: {names!r} names no block, allowed are null (all) and {_EXAMPLES}")
+        several, left_out = without_no(parameter, several)
+        found = (_range(name, parameter) for name in several)
+        ranges = sorted(found, key=lambda one: (list(PLACES).index(one[0]), one))
         joined = ranges[:1]
         for stream, first, last in ranges[1:]:
             before = joined[-1]
@@ -48,15 +54,17 @@ class Blocks:
             elif first == before[2] + 1:
                 joined[-1] = (stream, before[1], last)
             else:
-                raise ValueError(f"blocks: {stream}-{first} is named twice in {', '.join(several)}")
-        return cls(tuple(joined))
+                raise ValueError(f"{parameter}: {stream}-{first} is named twice in {', '.join(several)}")
+        return cls(tuple(joined), left_out)
 
     @property
     def key(self) -> str:
         """A short text that is equal for equal blocks."""
-        return "all" if self.ranges is None else " ".join(_told(*one) for one in self.ranges)
+        if self.ranges is None:
+            return "all"
+        return " ".join(f"{NO if self.left_out else ''}{_told(*one)}" for one in self.ranges)
 
-    def check(self, counts: Mapping[str, int | None]) -> None:
+    def check(self, counts: Mapping[str, int | None], parameter: str = "blocks") -> None:
         """Raise ValueError where a model has not these blocks.
 
         `counts` are its blocks by stream, {} where it has none such; None is a number that is not known.
@@ -68,9 +76,15 @@ class Blocks:
             if count is not None and last >= count:
                 there = [_told(s, 0, n - 1) if n else f"those of {s}" for s, n in counts.items() if n != 0]
                 raise ValueError(
-                    f"blocks: {stream}-{max(first, count)} is no block of this model, allowed are "
+                    f"{parameter}: {stream}-{max(first, count)} is no block of this model, allowed are "
                     f"{' and '.join(there)}"
                 )
+
+    def prefixes(self) -> Iterator[str]:
+        """Yield what the names of the ranges' layers begin with, in diffusers; nothing where it is all."""
+        for stream, first, last in self.ranges or ():
+            for number in range(first, last + 1):
+                yield f"{PLACES[stream]}.{number}."
 
     def taken(self, counts: Mapping[str, int | None]) -> tuple[str, ...]:
         """Return the names of the tensors that are taken: "<attention layer>/query" and "/key".
@@ -79,26 +93,37 @@ class Blocks:
         taken from. Raises ValueError for blocks that the model has not.
         """
         self.check(counts)
-        whole = ((stream, 0, (count or 0) - 1) for stream, count in counts.items())
-        layers = _layers(whole if self.ranges is None else self.ranges)
-        return tuple(f"{layer}/{what}" for layer in layers for what in ("query", "key"))
+        everywhere = Blocks(tuple((stream, 0, (count or 0) - 1) for stream, count in counts.items()))
+        layers = list((everywhere if self.ranges is None else self).prefixes())
+        if self.left_out:
+            layers = [layer for layer in everywhere.prefixes() if layer not in layers]
+        if not layers:
+            raise ValueError(f"blocks: {self.key} leaves no block of this model")
+        return tuple(f"{layer}attn.processor/{what}" for layer in layers for what in ("query", "key"))
 
 
-def _layers(ranges: Iterable[tuple[str, int, int]]) -> Iterator[str]:
-    """Yield the attention layers of blocks, as diffusers names them."""
-    for stream, first, last in ranges:
-        for number in range(first, last + 1):
-            yield f"{PLACES[stream]}.{number}.attn.processor"
+def without_no(parameter: str, names: Sequence[str]) -> tuple[list[str], bool]:
+    """Return names without the "no-" that all of them begin with, and whether they do.
+
+    Raises ValueError where some do and others do not.
+    """
+    left_out = [isinstance(name, str) and name.startswith(NO) for name in names]
+    if any(left_out) and not all(left_out):
+        raise ValueError(
+            f"{parameter}: {', '.join(map(str, names))} says of some what is meant and of others what is "
+            f'left out ("{NO}"), allowed is one of the two'
+        )
+    return [name.removeprefix(NO) if isinstance(name, str) else name for name in names], all(left_out)
 
 
-def _range(name: object) -> tuple[str, int, int]:
+def _range(name: object, parameter: str) -> tuple[str, int, int]:
     """Return stream, first and last number of a name."""
     found = _NAME.fullmatch(name) if isinstance(name, str) else None
     if found is None:
-        raise ValueError(f"blocks: {name!r} is no block, allowed are such as {_EXAMPLES}")
+        raise ValueError(f"{parameter}: {name!r} is no block, allowed are such as {_EXAMPLES}")
     stream, first, last = found[1], int(found[2]), int(found[3] or found[2])
     if first > last:
-        raise ValueError(f"blocks: {name!r} runs backwards, allowed is {_told(stream, last, first)}")
+        raise ValueError(f"{parameter}: {name!r} runs backwards, allowed is {_told(stream, last, first)}")
     return stream, first, last
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from p2p.alignment import ExpandingTokenizer, NoText, Tokenizers, encode
 from p2p.attention.dense import DenseInjection
 from p2p.attention.injection import AnyInjection, injection_processors
+from p2p.attention.places import Places
 from p2p.attention.single_layers import NO_LAYERS, LayerInjection, UNetLayers
 from p2p.compiling import compiled
 from p2p.schedulers import set_timesteps
@@ -62,6 +63,7 @@ class Model(ABC):
     scheduler_corrections: ClassVar[Mapping[str, Any]] = {}
     latents_per_token: ClassVar[int] = 1  # whose channels stand side by side in the denoiser's input
     single_layers: ClassVar[bool] = False  # whether edits can take from single layers, see `unet_layers`
+    layer_groups: ClassVar[bool] = False  # whether its layers stand in parts of a UNet
     joint_blocks: ClassVar[Mapping[str, str]] = {}
     """By stream of joint attention, the entry of the denoiser's config that says how many blocks it has."""
 
@@ -213,6 +215,15 @@ class Model(ABC):
         if wanted.projections is not None:
             return wanted.projections.taken(self.count_blocks(self.denoiser.config))
         return self.unet_layers.taken(wanted)
+
+    def layer_stands(self) -> Mapping[str, tuple[str, int]]:
+        """Return where each attention layer of a UNet stands: part and height in tokens; {} elsewhere."""
+        return {}
+
+    def layers_at(self, places: Places) -> frozenset[str]:
+        """Return the attention layers that stand at places. Raises ValueError where the model has none."""
+        places.check(self.count_blocks(self.denoiser.config), self.layer_groups)
+        return places.among(self.denoiser.attn_processors, self.layer_stands())
 
     def check_layers(self, wanted: Iterable[LayerInjection]) -> None:
         """Raise ValueError where the model has not the single layers that edits take from."""

@@ -63,3 +63,15 @@ class LatentConsistency(StableDiffusion):
     def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
         """Say that the UNet is told the guidance scale."""
         return True
+
+
+@dataclass
+class GuidedLatentConsistency(LatentConsistency):
+    """A latent consistency model as InfEdit's authors run it (Xu et al. 2024): its UNet is told no scale, and
+    guided by unconditional rows.
+    """
+
+    @classmethod
+    def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
+        """Say that the UNet is not told the guidance scale."""
+        return False

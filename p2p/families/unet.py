@@ -22,6 +22,7 @@ class UNetModel(Model):
     """
 
     single_layers: ClassVar[bool] = True
+    layer_groups: ClassVar[bool] = True
 
     @classmethod
     def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
@@ -50,6 +51,10 @@ class UNetModel(Model):
     def cross_layers(self) -> dict[str, tuple[str, int]]:
         """Return where each cross-attention layer stands: "down", "mid" or "up", and the tokens' height."""
         return {layer: self.place(layer) for layer in self.denoiser.attn_processors if ".attn2." in layer}
+
+    def layer_stands(self) -> Mapping[str, tuple[str, int]]:
+        """Return where each attention layer stands: "down", "mid" or "up", and its height in tokens."""
+        return {layer: self.place(layer) for layer in self.denoiser.attn_processors}
 
     def place(self, layer: str) -> tuple[str, int]:
         """Return where an attention layer stands: "down", "mid" or "up", and its height in tokens."""

@@ -47,15 +47,11 @@ class Inversion(ABC):
 
         `guidance_embedded` says that the model is told the guidance scale, or has none.
         """
-        if hasattr(scheduler, "scale_noise"):
-            raise ValueError(
-                f"scheduler: {type(scheduler).__name__} is for flow matching, whose inversions are "
-                "reverse_euler, rf_solver, fireflow, rf_inversion and uni_inv"
-            )
+        check_diffusion(scheduler)
         if guidance_embedded:
             raise ValueError(
                 "guidance: a model that takes the guidance scale as an input, or none, cannot be inverted, "
-                "allowed are models with unconditional rows"
+                "allowed are models with unconditional rows, and inversion=virtual"
             )
         ddim_levels(scheduler)
 
@@ -88,6 +84,15 @@ class Inversion(ABC):
 
         `prompts` and `generators` are N too, one per image. Calls of the denoiser go through `calls`.
         """
+
+
+def check_diffusion(scheduler: Any) -> None:
+    """Raise ValueError for a scheduler of flow matching."""
+    if hasattr(scheduler, "scale_noise"):
+        raise ValueError(
+            f"scheduler: {type(scheduler).__name__} is for flow matching, whose inversions are "
+            "reverse_euler, rf_solver, fireflow, rf_inversion and uni_inv"
+        )
 
 
 def _spelled(value: Any) -> str:

@@ -6,8 +6,8 @@ Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control"
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from p2p.alignment import Tokenizers, equalizer, token_limit
+from p2p.attention.places import Places
 from p2p.local_blend import LocalBlend
 from p2p.methods.profiles import profile
 from p2p.methods.windows import (
@@ -49,6 +50,11 @@ class PromptToPrompt:
     words bound the edited area (blend.py): from `blend_start` of the steps on (None: the profile's), where
     their maps exceed `blend_threshold` of their peak, without the area of `substruct_words` (of source and
     target prompt). A request without blend words is not blended.
+
+    `blocks` are the layers whose maps are injected: of a transformer such as ["double-0..7", "single-3"], of
+    a UNet such as ["mid", "up-16"], a part, a height in tokens or both; None: all. `blend_layers` are those
+    whose maps LocalBlend reads, all of one height (None: the model's `blend_side`), and `blend_smoothing` the
+    deviation in tokens of a Gaussian over them.
     """
 
     operator: str = "auto"
@@ -63,6 +69,9 @@ class PromptToPrompt:
     blend_threshold: float = 0.3
     substruct_words: tuple[str, str] | None = None
     substruct_threshold: float = 0.3
+    blocks: str | Sequence[str] | None = None
+    blend_layers: str | Sequence[str] | None = None
+    blend_smoothing: float = 0.0
     name: ClassVar[str] = "p2p"
     uses_mask: ClassVar[bool] = False
 
@@ -93,6 +102,9 @@ class PromptToPrompt:
                 raise ValueError(f"{name}: {share!r} is not in [0, 1)")
         if self.substruct_words is not None:
             check_word_pair("substruct_words", self.substruct_words)
+        for name in ("blocks", "blend_layers"):
+            Places.named(name, getattr(self, name))
+        check_finite("blend_smoothing", self.blend_smoothing, 0)
 
     def _windows(self) -> tuple[Steps | Mapping[str, Steps], Steps]:
         if self.tau is not None:
@@ -131,6 +143,8 @@ class PromptToPrompt:
         scales = _scales(target_prompt, tokenizers, scaled) if scaled else _unscaled(sizes)
         taken = [(row, self_start <= step < self_end) for step, row in enumerate(gate)]
         known = {one: _injection(alignment, scales, *one, chosen.self_max_pixels) for one in set(taken)}
+        if places := Places.named("blocks", self.blocks):
+            known = {one: made and replace(made, places=places) for one, made in known.items()}
         injections = [known[one] for one in taken]
         active = [step for step, row in enumerate(gate) if 1 in row]
         record: dict[str, Any] = {
@@ -195,7 +209,9 @@ class PromptToPrompt:
             words.append(word_columns(prompt, [request.blend_words[index], substruct], tokenizers))
         share = profile(self.profile).blend_start if self.blend_start is None else self.blend_start
         start = int(share * num_inference_steps)
-        return LocalBlend(words[0], words[1], start, self.blend_threshold, self.substruct_threshold)
+        layers = Places.named("blend_layers", self.blend_layers)
+        thresholds = self.blend_threshold, self.substruct_threshold
+        return LocalBlend(words[0], words[1], start, *thresholds, layers, float(self.blend_smoothing))
 
     def _tau(self, self_start: int, self_end: int, num_inference_steps: int) -> float | None:
         """Return the one number that describes both windows, or None."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 from matplotlib.figure import Figure
 
-from results.plots import sweep_plots, window_maps
+from results.plots import block_plots, sweep_plots, window_maps
 from results.plots.plot_style import Directions
 from results.tables.cells import ALL, free_windows, is_plain
 from results.tables.pareto import chosen_metrics
@@ -63,7 +63,20 @@ def over_noise(table: pd.DataFrame, directions: Directions) -> Iterator[tuple[st
         yield "over_noise", sweep_plots.over_noise(rows, metrics, directions)
 
 
-PLOTS: tuple[Plot, ...] = (trade_offs, over_tau, over_noise, window_map, ablation)
+def by_block(table: pd.DataFrame, directions: Directions) -> Iterator[tuple[str, Figure]]:
+    """Draw every metric by block, of each method whose edits were made in several single blocks."""
+    metrics = measured(table)
+    plain = table[table["edit_type"].eq(ALL) & is_plain(table)]
+    rows = block_plots.single_blocks(plain)
+    several = rows.groupby("method")["block"].nunique()
+    methods = list(several.index[several.gt(1)])
+    for method in methods if metrics else []:
+        own = rows[rows["method"].eq(method)]
+        name = f"by_block_{method}" if len(methods) > 1 else "by_block"
+        yield name, block_plots.by_block(plain, own, metrics, directions)
+
+
+PLOTS: tuple[Plot, ...] = (trade_offs, over_tau, over_noise, window_map, ablation, by_block)
 
 
 def measured(table: pd.DataFrame) -> list[str]:

@@ -30,6 +30,8 @@ _INVERSIONS = {
     "fireflow": ["deng2025fireflow"],
     "rf_inversion": ["rout2025semantic"],
     "uni_inv": ["jiao2025uniedit"],
+    "virtual": ["xu2024inversion"],
+    "noise_shifted": ["deutch2024turboedit"],
 }
 _METRICS = {
     "clip_directional": ["gal2022stylegan", "radford2021learning"],

@@ -76,6 +76,7 @@ _INVERSIONS = {
     "Direct, rerun by ViMAEdit": "direct",
     "DDIM (SPDInv's run)": "ddim",
     "Null-text (ISLock's run)": "null_text",
+    "VI* (virtual inversion, 15 steps)": "virtual",
 }
 Formats: TypeAlias = Mapping[tuple[str, str], str]
 """By setup and method the format that pictures were saved in, one of FORMATS; "" where it is not known."""

@@ -21,6 +21,7 @@ from experiments.bench import __main__ as bench
 from experiments.bench import (
     edit,
     edit_cost,
+    flow_cost,
     naive,
     overhead,
     overlap,
@@ -31,6 +32,7 @@ from experiments.bench import (
     sweep,
 )
 from experiments.bench.bare import BareCalls
+from experiments.bench.flow_shapes import FLOW_SHAPES, random_flow_pipeline
 from experiments.bench.measuring import Clock, Ratio, held_memory, in_turn
 from experiments.bench.report import meets
 from experiments.bench.shapes import SHAPES, random_pipeline
@@ -46,6 +48,7 @@ OWN_KEYS = {
     "edit_vs_plain_time", "edit_vs_plain_memory",
     "materialised_vs_plain_time", "materialised_vs_plain_memory",
     "self_memory_16", "self_memory_24", "self_memory_32", "self_memory_growth",
+    *flow_cost.keys(bench.FLOWS),
     *startup.KEYS,
     *overlap.KEYS,
     *scaling.KEYS,
@@ -94,6 +97,25 @@ def test_all_engines_generate_the_same_images(operator: str) -> None:
     torch.testing.assert_close(engine, materialised, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(engine[0], plain[0], rtol=1e-4, atol=1e-4)
     assert (engine[1] - plain[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("shapes", ["sd3_tiny", "flux_tiny"])
+def test_edits_in_few_blocks_are_measured_beside_the_very_pictures_of_diffusers(shapes: str) -> None:
+    """The source is plain diffusers' own; both methods edit in the injected block, each its own way."""
+    own = FLOW_SHAPES[shapes]
+    pipeline = random_flow_pipeline(own, "cpu")
+    job = {"operator": "replace", "side": 8, "guidance": 1.0, "steps": 3}
+    plain = edit.run("plain", pipeline, job)
+    if plain.ndim == 3:  # Flux's are packed
+        plain = pipeline._unpack_latents(plain, 64, 64, pipeline.vae_scale_factor)
+    edits = [
+        edit.run("engine", pipeline, {**job, "few_blocks": method, "blocks": own.injected})
+        for method in flow_cost.METHODS
+    ]
+    for latents in edits:
+        torch.testing.assert_close(latents[0], plain[0], rtol=1e-4, atol=1e-4)  # float32
+        assert (latents[1] - plain[1]).abs().max() > 1e-4
+    assert (edits[0][1] - edits[1][1]).abs().max() > 1e-4
 
 
 def test_bare_calls_count_what_was_planned(tiny_model: Model) -> None:

@@ -20,6 +20,7 @@ def test_a_model_composes_and_instantiates(file: Path) -> None:
 
 OWN_SAMPLING = {
     "lcm": (4, 8.5),
+    "lcm_guided": (15, 2),
     "sd_turbo": (4, 1),
     "sdxl_turbo": (4, 1),
     "sd35_medium": (40, 4.5),

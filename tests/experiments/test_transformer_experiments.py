@@ -103,13 +103,22 @@ def test_pie_bench_on_a_latent_consistency_model(
     cli: Cli, lcm_folder: Path, tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "data", per_category=1)
-    tiny = ["experiment=pie_bench_few_step", "model=lcm", "grid=pie_few_step_lcm", f"run_dir={run_dir}"]
+    tiny = ["experiment=pie_bench_few_step", "grid=pie_few_step_lcm", f"run_dir={run_dir}"]
     tiny += [f"dataset.path={tmp_path / 'data'}", "dataset.limit=1", f"model.path={lcm_folder}", *TINY]
-    assert cli("run", *tiny, "sampling.num_inference_steps=15", *NO_PICTURES) == 0
+    guided = [*tiny, "model=lcm_guided", "model.height=32", "model.width=32"]
+    assert cli("run", *guided, *NO_PICTURES[:2], "metrics=pie_embedded") == 0
     records = load(run_dir)
+    assert records["status"].eq("ok").all()
+    assert set(records["guidance_scale"].dropna()) == {2.0}
     assert set(records.loc[records["method"].eq("sdedit"), "effective_steps"]) == {3, 6, 9, 12}
+    [edit] = records[records["method"].eq("p2p")].itertuples()
+    assert (edit.inversion, edit.cross_end, edit.self_end) == ("virtual", 6, 9)
+    published = pd.read_csv(run_dir / "tables" / "published.csv")
+    beside = published[published["method"].eq("p2p") & published["published_setting"].str.contains("LCM")]
+    assert set(beside["published_inversion"]) == {"VI* (virtual inversion, 15 steps)"}
     capsys.readouterr()
-    assert cli("plan", *tiny) == 2  # its own four steps
+    assert cli("plan", *tiny, "model=lcm", "sampling.num_inference_steps=15") == 0  # told both scales
+    assert cli("plan", *tiny, "model=lcm") == 2  # its own four steps
     assert "sdedit: strength: 0.2 of 4 steps is no step, allowed is 1/4 or more" in capsys.readouterr().err
-    assert cli("plan", *tiny, "inversions=[ddim]", "sampling.num_inference_steps=15") == 2
+    assert cli("plan", *tiny, "model=lcm", "inversions=[ddim]", "sampling.num_inference_steps=15") == 2
     assert "ddim: guidance: a model that takes the guidance scale as an input" in capsys.readouterr().err

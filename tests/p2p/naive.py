@@ -5,7 +5,7 @@ all steps are kept for LocalBlend. One source and one target, one UNet call a st
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -181,11 +181,12 @@ def naive_latents(
     guidance: float,
     start: Tensor | None = None,
     put_back: list[Tensor] | None = None,
+    within: Collection[str] | None = None,
 ) -> tuple[Tensor, Controller]:
     """Return the final latents (2, ...) of source and target, and the controller that edited them.
 
     `start` takes the place of the seed's noise; `put_back` holds what the source is corrected to at each
-    step (PnP Inversion).
+    step (PnP Inversion). `within` are the only layers whose maps are formed and edited.
     """
     unet = pipeline.unet
     controller = Controller(settings, pipeline.tokenizer, steps)
@@ -197,7 +198,9 @@ def naive_latents(
         return controller.end_of_step(latents)
 
     original = dict(unet.attn_processors)
-    unet.set_attn_processor({name: NaiveProcessor(controller) for name in original})
+    edited = original if within is None else within
+    formed = {name: NaiveProcessor(controller) for name in edited}
+    unet.set_attn_processor({**original, **formed})
     prompts = [settings.source, settings.target]
     try:
         latents = _denoised(pipeline, prompts, [seed, seed], steps, guidance, start, end_of_step)

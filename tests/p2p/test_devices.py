@@ -29,6 +29,7 @@ from p2p import (
     MasaCtrl,
     Model,
     NegativePrompt,
+    NoiseShifted,
     NullText,
     PlugAndPlay,
     Projections,
@@ -38,6 +39,7 @@ from p2p import (
     Sampling,
     SDEdit,
     StableDiffusion,
+    Virtual,
 )
 from p2p.engine import generate, source_paths, tree_latents
 from p2p.families.flux import Flux
@@ -199,7 +201,7 @@ def invert_there(
 
 @pytest.mark.parametrize(
     "inversion",
-    [DDIM(), Direct(), EditFriendly(skip=0.0), NegativePrompt(), Proximal()],
+    [DDIM(), Direct(), EditFriendly(skip=0.0), NegativePrompt(), Proximal(), NoiseShifted(0.0)],
     ids=lambda inversion: inversion.label,
 )
 def test_no_step_of_an_inversion_waits(
@@ -208,6 +210,13 @@ def test_no_step_of_an_inversion_waits(
     for waits in invert_there(model, device, inversion, picture, steps=2):
         assert waits.calls >= 2
         assert waits.between(1, waits.calls) == []
+
+
+def test_no_virtual_step_waits(model: StableDiffusion, device: MadeUpDevice, picture: Tensor) -> None:
+    inverting, editing = invert_there(model, device, Virtual(), picture, steps=2)
+    assert inverting.calls == 0
+    assert editing.calls == 2
+    assert editing.between(1, 2) == []
 
 
 def test_null_text_waits_for_its_losses_alone(pipeline: StableDiffusionPipeline, picture: Tensor) -> None:

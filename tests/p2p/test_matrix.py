@@ -13,7 +13,7 @@ from experiments.datasets.pair import Pair
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.pair_inputs import read_inputs
 from experiments.planning.plan import NamedMethod
-from p2p import DeepFloyd, Flux, PixArtAlpha, Sampling, StableDiffusion, StableDiffusion3
+from p2p import DeepFloyd, Flux, PixArtAlpha, PromptToPrompt, Sampling, StableDiffusion, StableDiffusion3
 from p2p.loading.tokenizer_files import clip_tokenizer
 
 STEPS = 50
@@ -50,7 +50,7 @@ def facts(family: str) -> ModelFacts:
     calls = kind.set_timesteps(one, STEPS)
     tokenizers = (clip_tokenizer(),)
     blocks = kind.count_blocks({"num_layers": 2, "num_single_layers": 1})
-    return ModelFacts("", tokenizers, calls, embedded, 0, one, kind.single_layers, blocks)
+    return ModelFacts("", tokenizers, calls, embedded, 0, one, kind.single_layers, kind.layer_groups, blocks)
 
 
 def options(group: str) -> dict[str, Any]:
@@ -88,3 +88,30 @@ def test_an_inversion_is_made_where_the_table_says(family: str) -> None:
             with pytest.raises(ValueError, match="^scheduler: ") as refused:
                 inversion.check(model.scheduler, SAMPLING, model.guidance_embedded)
             assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        (
+            "UNets: Stable Diffusion, SDXL, LDM",
+            "p2p: blocks: double-0 is of a transformer, allowed are down, mid",
+        ),
+        ("PixArt", r"p2p: blocks: this model's layers have no such names, allowed is null \(all\)"),
+        (
+            "Stable Diffusion 3, 3.5",
+            "p2p: blend_layers: up is of a UNet, allowed are this transformer's double",
+        ),
+        ("Flux", "p2p: blocks: double-7 is no block of this model, allowed are double-0..1 and single-0"),
+    ],
+)
+def test_layers_are_chosen_where_a_family_names_them(family: str, message: str) -> None:
+    pair = Pair("one", "a cat on a bench", "a dog on a bench", blend_words=("cat", "dog"))
+    wrong = {"Flux": "double-7"}.get(family, "double-0")
+    blend = "up" if family.startswith("Stable") else None
+    asked = PromptToPrompt(tau=0.2, blocks=wrong, blend_layers=blend)
+    with pytest.raises(ValueError, match=message):
+        read_inputs([pair], [NamedMethod("p2p", asked, {})], facts(family), SAMPLING, [None])
+    right = None if family == "PixArt" else ["up-16"] if family.startswith("UNets") else ["double-0..1"]
+    fine = PromptToPrompt(tau=0.2, blocks=right, blend_layers=right)
+    read_inputs([pair], [NamedMethod("p2p", fine, {})], facts(family), SAMPLING, [None])

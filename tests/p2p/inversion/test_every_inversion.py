@@ -19,6 +19,7 @@ from p2p import (
     PromptToPrompt,
     Proximal,
     StableDiffusion,
+    Virtual,
     generate,
 )
 from p2p.engine import plan_evaluations, source_paths, tree_latents
@@ -42,11 +43,12 @@ INVERSIONS = [
     Proximal("l1", quantile=0.8),
     Direct(),
     EditFriendly(skip=0.25),
+    Virtual(),
 ]
 
 
 @pytest.mark.parametrize(
-    "inversion", [DDIM(), NullText(1), NegativePrompt(), Proximal(), EQUAL_GUIDANCE], ids=str
+    "inversion", [DDIM(), NullText(1), NegativePrompt(), Proximal(), EQUAL_GUIDANCE, Virtual(3.0)], ids=str
 )
 def test_identical_prompts_give_the_reconstruction(
     model: StableDiffusion, image: Tensor, inversion: Inversion
