@@ -352,7 +352,8 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     )
     print(summary.markdown)
     if job.report:
-        write_beside(job.run_dir, **rows, tables=summary.tables, baseline=job.tables.baseline)
+        shown = {"tables": summary.tables, "baseline": job.tables.baseline, "objective": job.objective}
+        write_beside(job.run_dir, **rows, **shown)
     if job.study is not None:
         write_at_end(job.run_dir, job.study, rows["settings"])
     track(job, ready.whole, multirun, summary)
