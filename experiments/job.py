@@ -65,7 +65,9 @@ class Job:
     objective: tuple[str, ...] = ()  # metrics whose means a sweeper gets
     report: bool = True
     study: StudyChoice | None = None  # what people are to compare at the end
-    command: Mapping[str, Any] = field(default_factory=dict)  # as `write_provenance` keeps it
+    command: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # as `write_provenance` keeps it; none where Python made the job
     executor: OnRay | None = None  # None: this process
     image_format: str = "png"  # of pictures, one of `results.store.picture_files.FORMATS`
 
@@ -352,7 +354,8 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     )
     print(summary.markdown)
     if job.report:
-        write_beside(job.run_dir, **rows, tables=summary.tables, baseline=job.tables.baseline)
+        shown = {"tables": summary.tables, "baseline": job.tables.baseline, "objective": job.objective}
+        write_beside(job.run_dir, **rows, **shown)
     if job.study is not None:
         write_at_end(job.run_dir, job.study, rows["settings"])
     track(job, ready.whole, multirun, summary)
@@ -381,12 +384,13 @@ def track(job: Job, plan: Plan, multirun: bool, summary: Summary | None = None) 
         return
     rows = load(job.run_dir) if summary is None else summary.rows
     rows = rows[rows["key"].isin(plan.keys())].reset_index(drop=True)
+    words = job.command.get("command")  # none of a job that Python made
     call = Call(
         job.config,
         rows,
         summary.tables if summary else {},
         summary.images if summary else {},
-        shlex.join(["p2p-bench", *job.command["command"]]),
+        shlex.join(["p2p-bench", *words]) if words else "",
         job.shard if summary is None else None,
         multirun and job.shard[1] == 1,
     )

@@ -14,12 +14,13 @@ _log = logging.getLogger(__name__)
 def main(arguments: Sequence[str]) -> int:
     """Run `p2p-bench report`; return the exit code.
 
-    It is of all that the folder holds; the published numbers beside the run's, and the baseline of its
-    differences, are those of its last call.
+    It is of all that the folder holds; the published numbers beside the run's, the baseline of its
+    differences and the objectives of its Pareto front are those of its last call.
     """
     parser = argparse.ArgumentParser("p2p-bench report", description=__doc__.splitlines()[0])
     parser.add_argument("run_dir", type=Path)
     given = parser.parse_args(arguments)
+    from experiments.config_keys import check_objective
     from experiments.running.provenance import read_provenance
     from results.report.write_report import write_report
     from results.tables.paper import FIXED_SEED
@@ -27,8 +28,11 @@ def main(arguments: Sequence[str]) -> int:
     calls = read_provenance(given.run_dir)
     last = calls[-1]["config"] if calls else {}
     published, layout = last.get("reference") or (), last.get("tables") or {}
-    baseline = layout.get("baseline", FIXED_SEED)
-    print(write_report(given.run_dir, published=published, calls=calls, baseline=baseline))
+    asked = {
+        "baseline": layout.get("baseline", FIXED_SEED),
+        "objective": check_objective(last.get("objective")),
+    }
+    print(write_report(given.run_dir, published=published, calls=calls, **asked))
     return 0
 
 

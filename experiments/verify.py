@@ -140,8 +140,8 @@ def _commands(
     commands = {}
     for number in numbers:
         call = calls[number] if 0 <= number < len(calls) else {}
-        if (words := [*call.get("command", ())]) and words[0] in ("run", "evaluate"):
-            folder = call["folder"]
+        words, folder = [*call.get("command", ())], call.get("folder")
+        if folder and words and words[0] in ("run", "evaluate"):
             if words[0] == "evaluate":
                 words += ["--run-dir", str(run_dir.resolve())]
             else:

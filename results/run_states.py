@@ -16,7 +16,7 @@ from results.labels import method_label
 from results.store.metric_columns import load_columns
 from results.store.records import RECORD_IDENTITY, load_metrics, load_records
 from results.store.run_folder import RunFolder
-from results.store.setting_rows import load_settings
+from results.store.setting_rows import load_settings, with_settings
 from results.tables.cells import GIVEN
 from results.tables.pareto import ALIGNMENT, PRESERVATION
 
@@ -81,8 +81,18 @@ def run_state(run_dir: Path) -> RunState:
 
 
 def _headline(run_dir: Path, records: pd.DataFrame) -> Iterator[str]:
-    """Yield for each method the means of an alignment and a preservation metric over its edits."""
-    edits = records[~records["method"].isin(GIVEN)]
+    """Yield for each method the means of an alignment and a preservation metric over its edits.
+
+    As in the main table of a run's summary, a picture counts for each setting that comes to it, seeds of a
+    pair are averaged first, and edits that re-weight words do not count where there are others.
+    """
+    known = with_settings(records, load_settings(run_dir))
+    told = pd.MultiIndex.from_frame(known[RECORD_IDENTITY])
+    others = records[~pd.MultiIndex.from_frame(records[RECORD_IDENTITY]).isin(told)]
+    rows = pd.concat([known, others], ignore_index=True)
+    edits = rows[~rows["method"].isin(GIVEN)]
+    plain = edits["weights"].eq("{}") & edits["source_prompt"].ne(edits["target_prompt"])
+    edits = edits[plain] if plain.any() else edits
     values = load_metrics(run_dir)
     known = [name for name, up in load_columns(run_dir).items() if up is not None]
     for method, rows in edits.groupby("method"):
@@ -91,7 +101,8 @@ def _headline(run_dir: Path, records: pd.DataFrame) -> Iterator[str]:
         for kind in (ALIGNMENT, PRESERVATION):
             metric = next((name for start in kind for name in known if name.startswith(start)), None)
             own = values[values["metric"].eq(metric)].set_index("key")["value"]
-            means = own.reindex(settings.index).groupby(settings.to_numpy()).mean().dropna()
+            of_pair = own.reindex(settings.index).groupby([settings.to_numpy(), rows["pair_id"].to_numpy()])
+            means = of_pair.mean().groupby(level=0).mean().dropna()
             if len(means):
                 told.append(f"{metric} {_range(means.to_numpy())}")
         count = settings.nunique()

@@ -140,9 +140,11 @@ def summarise(
         figures += pareto_plots.draw(found, directions, folder.plots / "pareto") if draw else []
         text += f"\nPareto front of {' and '.join(by)}: see tables/pareto.md.\n"
         text += "".join(f"{pareto.told(front)}\n" for front in found)
+        made["pareto"] = pareto.one_table(found)
     if by and len(gaps := matched.matched_table(cells, by)):
         paths += matched_files.write_matched(gaps, directions, folder.tables / "matched")
         text += "\nCurves at equal preservation: see tables/matched.md.\n"
+        made["matched"] = gaps
         overall = gaps[gaps["edit_type"].eq(ALL)].to_dict("records")
         text += "".join(f"{matched_files.told(row, directions)}\n" for row in overall)
     if published:

@@ -16,7 +16,7 @@ from results.report.scenes import PAIR, distinct_pairs, scene_columns
 from results.report.thumbnails import ONLY_THUMBNAIL, thumbnail_path
 from results.store.records import RECORD_IDENTITY, WINDOWS, reason_column
 from results.tables.cells import CELL, CONTEXT, GIVEN, is_plain, made_elsewhere, ordered
-from results.tables.table_files import decimals_of
+from results.tables.table_files import decimals_of, win_rates
 
 _SERIES = [name for name in CELL if name not in ("tau", "strength", *WINDOWS, "setting")]
 _NUMBERS = ["mean", "low", "high"]
@@ -26,9 +26,11 @@ TITLES = {
     "reweight": "Effect of re-weighting",
     "difference_to_fixed_seed": "Difference to the fixed seed",
     "difference_to_baseline": "Difference to the baseline",
+    "wins": "Share of pairs that are better",
     "pie": "PIE-Bench's columns, as published",
 }
 """The tables that the page shows, by name; each in the order of the choice."""
+_DIFFERENCES = ("difference_to_fixed_seed", "difference_to_baseline")
 
 
 def numbered(cells: pd.DataFrame) -> pd.DataFrame:
@@ -138,6 +140,9 @@ def table_columns(
     """Return each of `results.summary.run_tables`' tables: its metrics, decimals, and rows as columns."""
     parts = {"reweighted": made["main"][~is_plain(made["main"])], **made}
     parts["main"] = made["main"][is_plain(made["main"])]
+    differences = next((made[name] for name in _DIFFERENCES if name in made), None)
+    if differences is not None:
+        parts["wins"] = win_rates(differences)
     cells = rows.drop_duplicates("cell")
     number_of = _cell_numbers(cells)
     return [
@@ -171,17 +176,19 @@ def _table(
     directions: Mapping[str, bool],
 ) -> dict[str, Any]:
     metrics = list(dict.fromkeys(table["metric"]))
-    baselines = list(dict.fromkeys(table["baseline"])) if name == "difference_to_baseline" else []
+    baselines = list(dict.fromkeys(table["baseline"])) if "baseline" in table else []
+    titled = ": " + "; ".join(baselines) if name == "difference_to_baseline" else ""
     place = {metric: number for number, metric in enumerate(metrics)}
     return {
         "name": name,
-        "title": TITLES[name] + (f": {'; '.join(baselines)}" if baselines else ""),
+        "title": TITLES[name] + titled,
+        "baseline": "; ".join(baselines),
         "metrics": [
             {
                 "name": metric,
                 "latex": escape_latex(metric),
                 "label": metric_label(metric),
-                "up": directions.get(metric.split(" ×")[0]),
+                "up": True if name == "wins" else directions.get(metric.split(" ×")[0]),
                 "decimals": decimals_of(table.loc[table["metric"].eq(metric), "mean"]),
             }
             for metric in metrics

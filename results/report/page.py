@@ -48,8 +48,7 @@ def render(data: Mapping[str, Any], **values: Any) -> str:
     return template(HERE / "page" / "page.html").render(
         policy=policy([library, script], [style, PLOT_STYLE]),
         style=style,
-        library=library,
-        script=script,
+        scripts=[library, script],
         data=json_in_html(data),
         **values,
     )
@@ -61,9 +60,12 @@ def one_script(texts: Iterable[str]) -> str:
 
 
 def template(file: Path) -> Template:
-    """Return a page's template: what is put into it is escaped, and a name that it lacks is an error."""
+    """Return a page's template, whose head and scripts are those of `page/base.html`.
+
+    What is put into it is escaped, and a name that it lacks is an error.
+    """
     environment = Environment(
-        loader=FileSystemLoader(file.parent),
+        loader=FileSystemLoader([file.parent, HERE / "page"]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

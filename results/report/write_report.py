@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from results import summary
-from results.report import columns, origin
+from results.plots import run_plots
+from results.report import columns, comparisons, origin
 from results.report.citations import citations
 from results.report.heat_map_files import heat_map_files
 from results.report.page import render
@@ -19,7 +20,7 @@ from results.store.metric_columns import load_columns
 from results.store.records import load_records
 from results.store.run_folder import RunFolder
 from results.store.whole_files import write_whole
-from results.tables import auto_tau
+from results.tables import auto_tau, invariants, matched, pareto
 from results.tables.cells import GIVEN
 from results.tables.paper import FIXED_SEED
 from results.tables.published import compare, load_reference, picture_formats
@@ -34,6 +35,7 @@ def write_report(
     calls: Sequence[Mapping[str, Any]] = (),
     tables: Mapping[str, pd.DataFrame] | None = None,
     baseline: str = FIXED_SEED,
+    objective: Sequence[str] = (),
     note: str = "",
     stamp: str = "",
 ) -> Path:
@@ -41,7 +43,7 @@ def write_report(
 
     `settings`, `candidates`, `published` and `note` are as in `results.summary.summarise`, `calls` are the
     run's provenance. `tables` are those of a `Summary` of equal arguments, which else are made here, with
-    differences to `baseline` (`results.tables.paper.Layout.baseline`).
+    differences to `baseline` (`results.tables.paper.Layout.baseline`); `objective` is as in `summarise`.
     `stamp` goes into the page, where `made_of` finds it. Thumbnails that are there stay. FileNotFoundError
     where the run has no records.
     """
@@ -51,7 +53,13 @@ def write_report(
     metrics = summary.current_metrics(frame)
     directions = {name: up for name, up in load_columns(run_dir).items() if up is not None}
     cells = summary.run_cells(frame, candidates)
-    made = tables or summary.run_tables(cells, metrics, directions, baseline)
+    made = dict(tables or summary.run_tables(cells, metrics, directions, baseline))
+    by = pareto.chosen_metrics(run_plots.measured(made["main"]), directions, objective)
+    if by and not tables:
+        made["matched"] = matched.matched_table(cells, by)
+        found = pareto.fronts(cells, by, directions)
+        made |= {"pareto": pareto.one_table(found)} if found else {}
+    gaps, front = made.get("matched", pd.DataFrame()), made.get("pareto", pd.DataFrame())
     rows = columns.numbered(cells)
     made_edits = rows["status"].eq("ok") & ~rows["method"].isin(GIVEN)
     pictures = frame[frame["status"].eq("ok")]
@@ -78,6 +86,10 @@ def write_report(
         edits=_count(int(made_edits.sum()), "edit"),
         pairs=_count(int(cells.loc[~cells["method"].isin(GIVEN), "pair_id"].nunique()), "pair"),
         comparison=[] if comparison is None else columns.comparison_rows(comparison),
+        matched=comparisons.matched_rows(gaps) if len(gaps) else [],
+        matched_by=comparisons.named(by or (), directions),
+        front=comparisons.front_rows(front, by) if by and len(front) else [],
+        impossible=invariants.broken(made["main"]),
         problems=problems(frame, metrics, broken),
         calls=origin.calls_told(calls),
         hashes=origin.hashes(run_dir),

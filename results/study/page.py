@@ -42,7 +42,7 @@ def study_page(study: Study, served: bool = False) -> str:
     return template(_HERE / "study.html").render(
         policy=policy([script], [style], sends=served),
         style=style,
-        script=script,
+        scripts=[script],
         data=json_in_html(data),
         questions=QUESTIONS,
         count=len(study.items),

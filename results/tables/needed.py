@@ -78,7 +78,7 @@ def to_markdown(needed: pd.DataFrame, what: str) -> str:
             ]
         )
     note = (
-        f"{what} `spread` is the standard deviation over pairs, each the mean of its seeds. So many pairs have "
-        "an interval of the wanted half-width if they spread as these; half of it takes four times as many."
+        f"{what} `spread` is the standard deviation over pairs, each the mean of its seeds. So many pairs "
+        "have an interval of the wanted half-width if they spread as these; half takes four times as many."
     )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{note}\n"

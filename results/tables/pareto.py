@@ -229,10 +229,14 @@ def values_of(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     return table[list(_columns(metric))].set_axis(["mean", "low", "high"], axis=1).astype(float)
 
 
+def one_table(found: Sequence[Front]) -> pd.DataFrame:
+    """Return the tables of fronts below each other, with the number of pairs, `n`."""
+    return pd.concat([front.table.assign(n=front.n) for front in found], ignore_index=True)
+
+
 def write_fronts(found: Sequence[Front], directions: Mapping[str, bool], stem: Path) -> list[Path]:
     """Write `<stem>.csv` and `.md`, all data sets in one file; returns their paths."""
-    tables = pd.concat([front.table.assign(n=front.n) for front in found], ignore_index=True)
-    texts = {".csv": csv_text(tables), ".md": to_markdown(found, directions)}
+    texts = {".csv": csv_text(one_table(found)), ".md": to_markdown(found, directions)}
     paths = [stem.with_name(stem.name + suffix) for suffix in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         write_whole(path, text)

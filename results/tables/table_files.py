@@ -41,11 +41,11 @@ def to_markdown(table: pd.DataFrame, directions: Directions, *, by_edit_type: bo
     parts += [note, missing] if parts else ["No rows."]
     if "wins" in table and table["wins"].notna().any():
         told = "Share of pairs in which a setting is better (a tie counts half) [95 % interval, Wilson]:"
-        parts += [told, *_section_parts(_win_rates(table), {}, by_edit_type=False)]
+        parts += [told, *_section_parts(win_rates(table), {}, by_edit_type=False)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _win_rates(table: pd.DataFrame) -> pd.DataFrame:
+def win_rates(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table of differences with the shares of pairs that are better in place of means."""
     ends = {"mean": "wins", "low": "wins_low", "high": "wins_high"}
     rates = table.assign(**{name: table[wins] for name, wins in ends.items()}, p_holm=np.nan)

@@ -1,9 +1,15 @@
 """Runs that are copied to W&B while they are sharded, swept and called again: one copy each."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from experiments.job import Job, track
+from p2p import Sampling
+from results.store.records import load_records
+from results.summary import summarise
 from tests.experiments.command import Cli
 from tests.results.test_tracking import Copy, logged
 
@@ -43,3 +49,24 @@ def test_each_job_of_a_sweep_has_a_copy_of_its_own_pictures(cli: Cli, tiny: list
         assert copy.run.job_type == "sweep"
         assert [key for key in copy.summary if key.startswith("ssim@2/p2p")] == [f"ssim@2/p2p, τ {tau}"]
         assert "report" in copy.artifacts
+
+
+@pytest.mark.parametrize(
+    ("command", "told"), [({}, ""), ({"command": ["run", "tau=0"]}, "p2p-bench run tau=0")]
+)
+def test_a_job_made_in_python_has_a_copy_without_a_command(
+    complete_run: Path, command: dict[str, Any], told: str
+) -> None:
+    calls = []
+    tracking = SimpleNamespace(log_run=lambda run_dir, call: calls.append(call))
+    nothing: dict[str, Any] = dict.fromkeys(("model", "dataset", "auto_tau"))
+    job = Job(
+        run_dir=complete_run, methods=[], seeds=[0], sampling=Sampling(), metrics=[], tracking=tracking,
+        reference=[], shard=(0, 1), inversions=[None], cache_dir=complete_run, plots=False,
+        config={"name": "mine"}, command=command, **nothing,
+    )  # fmt: skip
+    plan: Any = SimpleNamespace(keys=lambda: set(load_records(complete_run)["key"]))
+    track(job, plan, multirun=False, summary=summarise(complete_run, draw=False))
+    [call] = calls
+    assert call.command == told
+    assert len(call.rows) == 5

@@ -53,8 +53,9 @@ function drawTable() {
   const best = new Map(metrics.map(([place, metric]) => [place, bestOf(rows, place, metric.up)]));
   $('table').replaceChildren($('table').caption, $('table').tHead, ...bodies(rows, metrics, best));
   const which = type === 'all' ? 'all edit types' : `edit type ${type || 'none'}`;
-  $('table-note').textContent = plain
-    ? `${table.name in DIFFERENCES ? 'Mean differences' : 'Means'} over pairs, ${which}, with 95 % intervals by bootstrap over pairs (from six pairs on, unless all are alike).`
+  $('table-note').textContent = plain && table.name === 'wins'
+    ? `In which share of pairs a setting is better than ${table.baseline} (a tie counts half), ${which}, with Wilson’s 95 % intervals.`
+    : plain ? `${table.name in DIFFERENCES ? 'Mean differences' : 'Means'} over pairs, ${which}, with 95 % intervals by bootstrap over pairs (from six pairs on, unless all are alike).`
     : by.size && (table.name === 'main' || table.name === 'reweighted')
       ? `Means over the ${counted(shown.length, 'edit')} that the filters leave; intervals are given for whole edit types alone.`
       : `Over ${which}: this table is not narrowed by seed, difficulty, data set or words.`;
