@@ -109,7 +109,8 @@ def serve(engine: str, shapes: str, device: str, clock: str, jobs: IO[str], answ
         job: Job = json.loads(line)
         if flow and "few_blocks" in job:
             job["blocks"] = flow.injected
-        print(json.dumps(answer(engine, pipeline, timer, loaded, job)), file=answers, flush=True)
+        asked = job.get("engine", engine)
+        print(json.dumps(answer(asked, pipeline, timer, loaded, job)), file=answers, flush=True)
 
 
 @contextmanager

@@ -58,30 +58,33 @@ def _attend_edited(
     rows, slots = injection.edited_rows, injection.edited_slots
     source_query, source_key, *source_mask = (tensor[slots] for tensor in source)
     mask = source_mask[0] if source_mask else None
-    from_source = LayerAttention(attention.layer, source_query, source_key, taken[rows], scale, mask).attend()
-    return output.index_add(0, rows, from_source)
+    from_source = LayerAttention(attention.layer, source_query, source_key, taken, scale, mask).attend()
+    return output.index_add_(0, rows, from_source)
 
 
 def _share_out(
     value: Tensor, text_tokens: slice, pixels: int, injection: BatchInjection
 ) -> tuple[Tensor, Tensor]:
-    """Return the values for the target row's own map, and the values for its source's map, shaped as `value`.
+    """Return the values for rows' own maps, and those of edited rows, in order, for their source's maps.
 
     The sum of attention under the two maps, each with its values, is the edited output.
     """
-    own, taken = value.clone(), torch.zeros_like(value)
+    edited = injection.edited_rows
+    own, taken = value.clone(), value.new_zeros(len(edited), *value.shape[1:])
     itself = injection.self_rows[: injection.self_count(pixels)]
     own.index_fill_(0, itself, 0)  # where `own[itself] = 0` would copy its 0 to the device
-    taken[itself] = value[itself]
-    text = value[:, :, text_tokens]
-    own_text, taken_text = text.clone(), torch.zeros_like(text)
+    taken[torch.searchsorted(edited, itself)] = value[itself]
+    text, own_text, taken_text = (tensor[:, :, text_tokens] for tensor in (value, own, taken))
+    taken_text.zero_()
+    own_text.copy_(text)
     if len(injection.replaced_rows):
         rows = injection.replaced_rows
         own_text.index_fill_(0, rows, 0)
-        taken_text[rows] = torch.einsum("nst,nhtd->nhsd", injection.replaced_mix, text[rows])
+        mixed = torch.einsum("nst,nhtd->nhsd", injection.replaced_mix, text[rows])
+        taken_text[torch.searchsorted(edited, rows)] = mixed
     if len(injection.mixed_rows):
         rows = injection.mixed_rows
         own_text[rows] = text[rows] * injection.mixed_own[:, None, :, None]
-        taken_text[rows] = torch.einsum("nst,nhtd->nhsd", injection.mixed_mix, text[rows])
-    own[:, :, text_tokens], taken[:, :, text_tokens] = own_text, taken_text
+        mixed = torch.einsum("nst,nhtd->nhsd", injection.mixed_mix, text[rows])
+        taken_text[torch.searchsorted(edited, rows)] = mixed
     return own, taken

@@ -7,11 +7,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from p2p.attention.joint_blocks import NO, Blocks, without_no
 
 _GROUP = re.compile("(?:down|mid|up)(?:-[1-9][0-9]{0,5})?|[1-9][0-9]{0,5}")
 _EXAMPLES = "double-0..7 and single-3 of a transformer, up, 16 and up-16 of a UNet"
+
+
+Names = str | int | Sequence[str | int] | None
 
 
 @dataclass(frozen=True)
@@ -24,19 +28,20 @@ class Places:
     left_out: bool = False  # whether the groups are those that are left out, and all other layers meant
 
     @classmethod
-    def named(cls, parameter: str, names: str | Sequence[str] | None) -> Places | None:
+    def named(cls, parameter: str, names: Names) -> Places | None:
         """Return the layers of names such as "double-0..7", or "mid" and "up-16", or of one; None: all.
 
-        "no-mid" is all layers but those, and several such are all but these. Raises ValueError for what is no
-        name, and for names of both kinds of network.
+        "no-mid" is all layers but those, and several such are all but these; a height may be a number, as
+        YAML reads it. Raises ValueError for what is no name, and for names of both kinds of network.
         """
         if names is None:
             return None
-        several = [names] if isinstance(names, str) else names
+        several: Any = [names] if isinstance(names, str) or _whole(names) else names
         if not isinstance(several, Sequence) or not several:
             raise ValueError(
                 f"{parameter}: {names!r} names no layer, allowed are null and such as {_EXAMPLES}"
             )
+        several = [str(name) if _whole(name) else name for name in several]
         bare, left_out = without_no(parameter, several)
         groups = [name for name in bare if isinstance(name, str) and _GROUP.fullmatch(name)]
         if not groups:
@@ -108,3 +113,7 @@ class Places:
                 f"{self.parameter}: no layer of this UNet is in {missing[0]}, allowed are {', '.join(named)}"
             )
         return frozenset(layer for group in self.groups for layer in named[group])
+
+
+def _whole(name: object) -> bool:
+    return isinstance(name, int) and not isinstance(name, bool)

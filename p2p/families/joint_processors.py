@@ -110,15 +110,14 @@ def attend(
         return _joined(scaled_dot_product_attention(query, key, value))
     injection.visited.append(layer)
     begin, end, _ = text_tokens.indices(query.shape[2])
+    pixels = slice(end, None) if begin == 0 else slice(0, begin)
     if injection.taking is not None:
-        pixels = slice(end, None) if begin == 0 else slice(0, begin)
         injection.taking(f"{layer}/query", query[:, :, pixels])
         injection.taking(f"{layer}/key", key[:, :, pixels])
-    image = torch.cat([query[:, :, :begin], query[:, :, end:]], 2)
-    attention = LayerAttention(layer, image, key, value, query.shape[-1] ** -0.5)
+    attention = LayerAttention(layer, query[:, :, pixels], key, value, query.shape[-1] ** -0.5)
     edited = inject_joint(attention, text_tokens, injection)
     words = scaled_dot_product_attention(query[:, :, text_tokens], key, value)
-    return _joined(torch.cat([edited[:, :, :begin], words, edited[:, :, begin:]], 2))
+    return _joined(torch.cat([words, edited] if begin == 0 else [edited, words], 2))
 
 
 def _projected(states: Tensor, projections: tuple, norms: tuple, heads: int) -> tuple[Tensor, Tensor, Tensor]:

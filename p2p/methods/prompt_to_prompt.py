@@ -6,7 +6,7 @@ Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control"
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from p2p.alignment import Tokenizers, equalizer, token_limit
-from p2p.attention.places import Places
+from p2p.attention.places import Names, Places
 from p2p.local_blend import LocalBlend
 from p2p.methods.profiles import profile
 from p2p.methods.windows import (
@@ -69,8 +69,8 @@ class PromptToPrompt:
     blend_threshold: float = 0.3
     substruct_words: tuple[str, str] | None = None
     substruct_threshold: float = 0.3
-    blocks: str | Sequence[str] | None = None
-    blend_layers: str | Sequence[str] | None = None
+    blocks: Names = None
+    blend_layers: Names = None
     blend_smoothing: float = 0.0
     name: ClassVar[str] = "p2p"
     uses_mask: ClassVar[bool] = False

@@ -118,6 +118,7 @@ def test_places_are_part_of_what_an_edit_is_and_their_order_is_not(calm_model: S
     assert digest(blocks=["up-16", "mid"]) == digest(blocks=("mid", "up-16"))
     assert digest(blocks=None, blend_layers=None, blend_smoothing=0) == digest()
     assert digest(blocks=["up"]) == digest(blocks="up")
+    assert digest(blocks=16) == digest(blocks=[16]) == digest(blocks="16")  # as YAML reads it
 
 
 @pytest.mark.parametrize("family", ["unet", "flux"])
@@ -219,7 +220,9 @@ def test_smoothing_is_a_gaussian_whose_weights_are_known() -> None:
         ),
         ({"blocks": ["up", "up"]}, "blocks: up, up names a group twice"),
         ({"blocks": "up-0"}, "blocks: 'up-0' is no block"),
-        ({"blocks": 16}, "blocks: 16 names no layer"),
+        ({"blocks": 1.5}, "blocks: 1.5 names no layer"),
+        ({"blocks": [True]}, "blocks: True is no block"),
+        ({"blocks": [-16]}, "blocks: '-16' is no block"),
         ({"blend_layers": "double-7..3"}, "blend_layers: 'double-7..3' runs backwards"),
         ({"blocks": ["no-up", "mid"]}, "blocks: no-up, mid says of some what is meant and of others what is"),
         ({"blocks": "no-no-up"}, "blocks: 'no-up' is no block"),
