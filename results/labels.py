@@ -43,6 +43,7 @@ _METRICS: dict[str, tuple[str, str]] = {
     "clip_source": ("CLIP to source prompt", "CLIP source"),
     "clip_target": ("CLIP to target prompt", "CLIP target"),
     "clip_directional": ("CLIP directional", "CLIP dir."),
+    "clip_local_directional": ("CLIP directional in the mask's box", "CLIP dir., box"),
     "clip_image": ("CLIP to source image", "CLIP image"),
     "lpips": ("LPIPS to source image", "LPIPS"),
     "ms_ssim": ("MS-SSIM to source image", "MS-SSIM"),

@@ -33,6 +33,7 @@ _INVERSIONS = {
 }
 _METRICS = {
     "clip_directional": ["gal2022stylegan", "radford2021learning"],
+    "clip_local_directional": ["gal2022stylegan", "radford2021learning"],
     "clip": ["radford2021learning"],
     "lpips": ["zhang2018unreasonable"],
     "ms_ssim": ["wang2003multiscale"],
