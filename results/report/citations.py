@@ -35,6 +35,7 @@ _METRICS = {
     "clip_directional": ["gal2022stylegan", "radford2021learning"],
     "clip_local_directional": ["gal2022stylegan", "radford2021learning"],
     "clip": ["radford2021learning"],
+    "pickscore": ["kirstain2023pick"],
     "lpips": ["zhang2018unreasonable"],
     "ms_ssim": ["wang2003multiscale"],
     "ssim": ["wang2004image"],
