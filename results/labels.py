@@ -46,6 +46,7 @@ _METRICS: dict[str, tuple[str, str]] = {
     "clip_local_directional": ("CLIP directional in the mask's box", "CLIP dir., box"),
     "clip_image": ("CLIP to source image", "CLIP image"),
     "pickscore": ("PickScore for the target prompt", "PickScore"),
+    "dino_image": ("DINO to source image", "DINO"),
     "lpips": ("LPIPS to source image", "LPIPS"),
     "ms_ssim": ("MS-SSIM to source image", "MS-SSIM"),
     "ssim": ("SSIM to source image", "SSIM"),
