@@ -47,6 +47,7 @@ _METRICS: dict[str, tuple[str, str]] = {
     "clip_image": ("CLIP to source image", "CLIP image"),
     "pickscore": ("PickScore for the target prompt", "PickScore"),
     "dino_image": ("DINO to source image", "DINO"),
+    "vqascore": ("VQAScore for the target prompt", "VQAScore"),
     "lpips": ("LPIPS to source image", "LPIPS"),
     "ms_ssim": ("MS-SSIM to source image", "MS-SSIM"),
     "ssim": ("SSIM to source image", "SSIM"),
