@@ -83,11 +83,12 @@ class Clip:
         text_change, image_change = target_text - source_text, edit - source
         no_source = self.encoder.too_long(source_text, "source prompt")
         no_target = self.encoder.too_long(target_text, "target prompt")
-        undefined = first_reasons(no_source, no_target, _undefined(edits, image_change, text_change))
+        same = (edits.images == edits.source_images[edits.source_index]).flatten(1).all(dim=1)
+        undefined = first_reasons(no_source, no_target, no_direction(same, image_change, text_change))
         columns = (
             Scores.of(_dot(edit, source_text), no_source),
             Scores.of(_dot(edit, target_text), no_target),
-            Scores.of(_cosine(image_change, text_change), undefined),
+            Scores.of(cosine(image_change, text_change), undefined),
             Scores.of(_dot(edit, source)),
         )
         return dict(zip(self.names, columns, strict=True))
@@ -97,15 +98,14 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(dim=-1)
 
 
-def _cosine(a: Tensor, b: Tensor) -> Tensor:
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Return the cosines (N,) between the rows of two tensors (N, D)."""
     return _dot(a, b) / (a.norm(dim=-1) * b.norm(dim=-1))
 
 
-def _undefined(edits: Edits, image_change: Tensor, text_change: Tensor) -> tuple[str, ...]:
-    sources = edits.source_images[edits.source_index]
-    same_image = (edits.images == sources).flatten(1).all(dim=1) | (
-        image_change.norm(dim=-1) < DIRECTION_FLOOR
-    )
+def no_direction(same: Tensor, image_change: Tensor, text_change: Tensor) -> tuple[str, ...]:
+    """Say of N changes (N, D) why they have no direction, "" where they have; `same` (N,): equal images."""
+    same_image = same | (image_change.norm(dim=-1) < DIRECTION_FLOOR)
     same_prompt = text_change.norm(dim=-1) < DIRECTION_FLOOR
     return tuple(
         "equal prompts" if prompt else "equal images" if image else ""

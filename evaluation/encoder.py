@@ -34,18 +34,16 @@ class Encoder:
     batch_size: int
 
     @torch.inference_mode()
-    def images(self, images: Tensor) -> Tensor:
-        """Encode images (N, 3, H, W) to (N, D) float64 unit vectors on the CPU.
+    def images(self, images: Tensor | Sequence[Tensor]) -> Tensor:
+        """Encode N images (3, H, W), of one size or of several, to (N, D) float64 unit vectors on the CPU.
 
         Images are rounded to 8 bits and go through open_clip's own transform of PIL images, which resizes,
         crops and normalises: that is part of the metric.
         """
         from torchvision.transforms.functional import to_pil_image
 
-        images = images.cpu()
-
         def encode(rows: Tensor) -> Tensor:
-            pictures = (images[rows] * 255).round().to(torch.uint8)
+            pictures = ((images[row].cpu() * 255).round().to(torch.uint8) for row in rows.tolist())
             pixels = torch.stack([self.transform(to_pil_image(picture)) for picture in pictures])
             return self._unit(self.model.encode_image(pixels.to(self.device)))
 

@@ -57,7 +57,7 @@ class UneditedPixel:
         side = min(edits.images.shape[-2:])
         if side < SMALLEST_SIDE:
             raise ValueError(f"{self.name}: images have a side of {side}; allowed: at least {SMALLEST_SIDE}")
-        reasons = _reasons(edits, WHOLE)
+        reasons = mask_reasons(edits, WHOLE)
         errors, likeness = torch.full((2, len(edits)), torch.nan, dtype=torch.float64)
         if edits.masks is not None:
             masks = edits.masks
@@ -113,9 +113,9 @@ class UneditedLpips:
 
     def __call__(self, edits: Edits) -> dict[str, Scores]:
         """Score every edit; each source is looked at once per batch of its edits with the same mask."""
-        reasons = _reasons(edits, WHOLE)
+        reasons = mask_reasons(edits, WHOLE)
         if edits.masks is None:
-            return {self.name: _missing(reasons)}
+            return {self.name: missing(reasons)}
         (scores,) = self.lpips(_unedited(edits, edits.masks)).values()
         return {self.name: Scores.of(scores.values, reasons)}
 
@@ -197,9 +197,9 @@ class PieClip:
             Scores.of(_clip_score(source, source_text), no_source),
             Scores.of(_clip_score(image, target_text), no_target),
         ]
-        reasons = first_reasons(_reasons(edits, EMPTY), no_target)
+        reasons = first_reasons(mask_reasons(edits, EMPTY), no_target)
         if edits.masks is None:
-            columns.append(_missing(reasons))
+            columns.append(missing(reasons))
         else:
             part = self.encoder.images(edits.images * edits.masks)
             columns.append(Scores.of(_clip_score(part, target_text), reasons))
@@ -210,7 +210,7 @@ def _clip_score(image: Tensor, text: Tensor) -> Tensor:
     return 100 * (image * text).sum(dim=-1).clamp(min=0)
 
 
-def _reasons(edits: Edits, useless: str) -> tuple[str, ...]:
+def mask_reasons(edits: Edits, useless: str) -> tuple[str, ...]:
     """Say why there is no value: no mask, or one that is `useless`, all 1 (WHOLE) or all 0 (EMPTY)."""
     if edits.masks is None:
         return (NO_MASK,) * len(edits)
@@ -218,7 +218,8 @@ def _reasons(edits: Edits, useless: str) -> tuple[str, ...]:
     return tuple(useless if whole else "" for whole in (edits.masks == value).flatten(1).all(dim=1).tolist())
 
 
-def _missing(reasons: tuple[str, ...]) -> Scores:
+def missing(reasons: tuple[str, ...]) -> Scores:
+    """Return a column without values."""
     return Scores.of(torch.zeros(len(reasons)), reasons)
 
 

@@ -85,7 +85,8 @@ class StructureDistance:
                 model = ViTModel(config, add_pooling_layer=False)
         else:
             source = _REPOSITORY if self.folder is None else self.folder
-            model = ViTModel.from_pretrained(source, add_pooling_layer=False, layer_norm_eps=LAYER_NORM_EPS)
+            options = {"add_pooling_layer": False, "layer_norm_eps": LAYER_NORM_EPS, "dtype": torch.float32}
+            model = ViTModel.from_pretrained(source, **options)
         return model.eval().to(self.device)
 
     @torch.inference_mode()

@@ -2,7 +2,9 @@
 
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 
@@ -12,6 +14,14 @@ TIMEOUT_S = 5.0
 
 class WeightsUnavailable(RuntimeError):
     """A metric's weights are neither here nor to be fetched. The message is one line."""
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A Hugging Face repository at one of its commits, so that what it holds cannot change."""
+
+    repo: str
+    revision: str  # of 40 hexadecimal digits
 
 
 def weights_folder(folder: str | Path) -> Path:
@@ -41,17 +51,30 @@ def require_reachable(name: str, url: str, cached: Path) -> None:
         ) from None
 
 
-def require_hub(name: str, repo: str, files: tuple[str, ...]) -> None:
+def require_hub(name: str, source: str | Pinned, files: tuple[str, ...]) -> None:
     """Raise unless one of the files of a Hugging Face repository is in the cache or can be fetched."""
-    if any(isinstance(huggingface_hub.try_to_load_from_cache(repo, file), str) for file in files):
+    repo, revision = (source, None) if isinstance(source, str) else (source.repo, source.revision)
+    if any(
+        isinstance(huggingface_hub.try_to_load_from_cache(repo, file, revision=revision), str)
+        for file in files
+    ):
         return
     for file in files:
         try:
-            huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repo, file), timeout=TIMEOUT_S)
+            url = huggingface_hub.hf_hub_url(repo, file, revision=revision)
+            huggingface_hub.get_hf_file_metadata(url, timeout=TIMEOUT_S)
             return
         except Exception as error:  # offline, gated, absent, no network: each hub client has its own kinds
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    at = "" if revision is None else f" --revision {revision}"
     raise WeightsUnavailable(
         f"{name}: no weights of {repo} in the Hugging Face cache, and they cannot be fetched ({reason}); "
-        f"run 'hf download {repo} {files[0]}' where there is a network and copy the cache here"
+        f"run 'hf download {repo} {files[0]}{at}' where there is a network and copy the cache here"
     )
+
+
+def hub_arguments(source: str | Path | Pinned) -> dict[str, Any]:
+    """Return what `from_pretrained` takes to read a folder, a repository, or a repository at a commit."""
+    if isinstance(source, Pinned):
+        return {"pretrained_model_name_or_path": source.repo, "revision": source.revision}
+    return {"pretrained_model_name_or_path": source}

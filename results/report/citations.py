@@ -35,7 +35,11 @@ _INVERSIONS = {
 }
 _METRICS = {
     "clip_directional": ["gal2022stylegan", "radford2021learning"],
+    "clip_local_directional": ["gal2022stylegan", "radford2021learning"],
     "clip": ["radford2021learning"],
+    "pickscore": ["kirstain2023pick"],
+    "dino_image": ["caron2021emerging", "ruiz2023dreambooth"],
+    "vqascore": ["lin2024evaluating"],
     "lpips": ["zhang2018unreasonable"],
     "ms_ssim": ["wang2003multiscale"],
     "ssim": ["wang2004image"],

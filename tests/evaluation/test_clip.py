@@ -206,14 +206,14 @@ def test_weights_that_cannot_be_fetched_are_said_in_one_line(monkeypatch: pytest
     def offline(url: str, timeout: float) -> None:
         raise OSError("no network\nand a second line")
 
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file: None)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file, revision: None)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", offline)
     with pytest.raises(
         WeightsUnavailable, match=r"clip_ViT-L-14_openai@1: no weights .*\(no network\)"
     ) as caught:
         Clip("ViT-L-14", "openai").check()
     assert "\n" not in str(caught.value)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file: "/cache/file")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file, revision: "/cache/file")
     Clip("ViT-L-14", "openai").check()
 
 

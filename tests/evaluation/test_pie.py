@@ -282,7 +282,7 @@ def test_weights_that_cannot_be_had_are_said_in_one_line(
     def offline(url: str, timeout: float) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file: None)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file, revision: None)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", offline)
     monkeypatch.setattr("evaluation.perceptual._IMAGENET", {"squeeze": "http://127.0.0.1:9/squeeze.pth"})
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

@@ -9,6 +9,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch.nn.functional import interpolate
+from transformers import ViTModel
 
 from evaluation import Edits, WeightsUnavailable
 from evaluation.structure import StructureDistance
@@ -116,7 +117,7 @@ def test_weights_that_cannot_be_had_are_said_in_one_line(
     def offline(url: str, timeout: float) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file: None)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repo, file, revision: None)
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", offline)
     with pytest.raises(
         WeightsUnavailable, match=r"pie/structure_distance@1: no weights .*dino-vitb8.*"
@@ -129,3 +130,11 @@ def test_weights_that_cannot_be_had_are_said_in_one_line(
         StructureDistance(folder=tmp_path).check()
     (tmp_path / "pytorch_model.bin").touch()
     StructureDistance(folder=tmp_path).check()
+
+
+def test_weights_saved_in_half_are_run_in_float32(vit_folder: Path, tmp_path: Path) -> None:
+    """transformers 5 would run them in half."""
+    ViTModel.from_pretrained(vit_folder, add_pooling_layer=False).half().save_pretrained(tmp_path)
+    assert {p.dtype for p in ViTModel.from_pretrained(tmp_path).parameters()} == {torch.float16}
+    model = StructureDistance("tiny", folder=tmp_path).model
+    assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -85,7 +85,8 @@ def arguments(rendered: Rendered) -> list[str]:
 
 def test_a_run_is_scored_against_the_ideals(cli: Cli, arguments: list[str], tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    assert cli("run", *arguments, f"run_dir={run_dir}") == 0
+    metrics = "metrics=[ground_truth,local_clip_embedded]"
+    assert cli("run", *arguments, metrics, f"run_dir={run_dir}") == 0
     frame = load(run_dir)
     # SDEdit starts from the image, whatever the inversion, and is made once.
     made = frame.groupby("method").size()
@@ -110,6 +111,9 @@ def test_a_run_is_scored_against_the_ideals(cli: Cli, arguments: list[str], tmp_
     assert (run_dir / "plots" / "ground_truth.png").exists()
     table = pd.read_csv(run_dir / "tables" / "correlations.csv")
     assert {"all"} <= set(table["edit_type"])
+    local = frame.query("method == 'p2p'").groupby("edit_type")["clip_local_directional_embedded@1"]
+    # What is added may stand anywhere, so that it has no mask.
+    assert local.count().to_dict() == {"add object": 0, "swap": 4}
 
 
 def test_another_ideal_is_another_key(
