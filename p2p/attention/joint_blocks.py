@@ -14,7 +14,7 @@ PLACES = {"double": "transformer_blocks", "single": "single_transformer_blocks"}
 
 NO_BLOCKS = (
     "blocks: only a transformer whose image and text share one softmax has them, allowed are Stable "
-    "Diffusion 3 and 3.5 and Flux"
+    "Diffusion 3 and 3.5, Flux and Qwen-Image"
 )
 _EXAMPLES = "double-3, double-0..7 and single-32..37"
 _NUMBER = "(0|[1-9][0-9]{0,5})"
