@@ -1,6 +1,7 @@
 """Qwen-Image: plain runs equal diffusers' pipeline, edits equal formed maps; a templated, masked text."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,21 @@ from tests.p2p.families.tiny_qwen import tiny_pipeline, tiny_qwen_tokenizer
 
 pytestmark = pytest.mark.xdist_group("qwen_image")
 
-STEPS, SIDE, TEXT, GUIDANCE = 4, 8, 512, 4.0
+STEPS, SIDE, TEXT, GUIDANCE = 4, 8, 48, 4.0
 SOURCE, SWAP, LONGER = "a cat on a bench", "a dog on a bench", "a chinchilla with a red hat on a bench"
 # The scheduler rounds latents, rotary embedding rounds queries and keys to single precision.
 TOLERANCE = 1e-5
 
 
-def tiny_qwen(pixels: int = 32, dtype: torch.dtype = torch.float64) -> QwenImage:
+class ShortText(QwenImage):
+    """Qwen-Image with less padding, for speed."""
+
+    text_blocks = {"tokenizer": TEXT}
+
+
+def tiny_qwen(pixels: int = 32) -> QwenImage:
     side = pixels // 4
-    return QwenImage(tiny_pipeline().to(dtype), side, side, height=pixels, width=pixels)
+    return ShortText(tiny_pipeline(), side, side, height=pixels, width=pixels)
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +54,13 @@ def model() -> QwenImage:
 
 class FormedProcessor:
     """Attention with formed maps over [text, image]; a controller edits the last two rows of every other
-    call of the two layers, the conditional one.
+    call of the two layers, the conditional one; with `calls` 1 of every call.
 
     The controller knows of padding up to the text's limit; diffusers pads to the longest prompt.
     """
 
-    def __init__(self, controller: Controller) -> None:
-        self.controller, self.visits = controller, 0
+    def __init__(self, controller: Controller, calls: int = 2) -> None:
+        self.controller, self.calls, self.visits = controller, calls, 0
 
     def __call__(
         self,
@@ -83,7 +90,7 @@ class FormedProcessor:
         mask = torch.cat([pad(mask, filling[2:]), mask.new_ones(hidden_states.shape[:2])], 1)
         logits = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
         maps = logits.masked_fill(~mask[:, None, None], -torch.inf).softmax(-1)
-        conditional, self.visits = self.visits // 2 % 2 == 0, self.visits + 1
+        conditional, self.visits = self.visits // 2 % self.calls == 0, self.visits + 1
         if conditional:
             maps = torch.cat([maps[:-2], edit_joint(self.controller, maps[-2:], slice(0, TEXT))])
         output = (maps @ values.unflatten(-1, (attn.heads, -1)).transpose(1, 2)).transpose(1, 2).flatten(2)
@@ -160,11 +167,13 @@ def test_equal_prompts_give_the_source(model: QwenImage) -> None:
 
 
 def test_no_map_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_no_map_is_formed(tiny_qwen(pixels=128), FormedProcessor, monkeypatch)
+    model = tiny_qwen(pixels=128)
+    model.pipeline.scheduler.register_to_config(shift_terminal=None)  # with it there is no single step
+    assert_no_map_is_formed(model, FormedProcessor, monkeypatch)
 
 
 def test_a_source_is_the_same_alone_and_beside_longer_prompts_in_bfloat16() -> None:
-    model = tiny_qwen(dtype=torch.bfloat16)
+    model = QwenImage(tiny_pipeline().to(torch.bfloat16), SIDE, SIDE, height=32, width=32)
     sampling = Sampling(STEPS, GUIDANCE)
     edit = PromptToPrompt(tau=0.5).trajectory(EditRequest(SOURCE, LONGER), model.tokenizers, STEPS)
     alone = tree_latents(model, [Group(SOURCE, 3, ())], sampling)
@@ -181,7 +190,7 @@ def test_a_source_is_the_same_alone_and_beside_longer_prompts_in_bfloat16() -> N
     [
         (SOURCE, [[0], [1], [2], [3], [4]]),
         ("a chinchilla on a bench", [[0], [1, 2], [3], [4], [5]]),
-        ("cat {} dog", [[0, 1, 2], [3, 4, 5], [6]]),
+        ("cat {} dog", [[0], [1, 2, 3], [4]]),
     ],
 )
 def test_words_stand_where_the_encoder_has_them(
@@ -208,20 +217,22 @@ def test_a_templated_tokenizer_refuses_what_it_cannot_place() -> None:
     tokenizer = tiny_qwen_tokenizer()
     tokenizer.model_max_length = 512
     begin = "<|im_start|>user\n"
-    for template, dropped, prompt, message in (
-        (begin + "{}<|im_end|>", 4, SOURCE, "begins after 3 tokens of its template, of which the pipeline drops 4"),
-        (begin + "{}<|im_end|>", 3, "\na cat", r"'\\na cat' shares a token with the text that the model puts"),
-        ("on{}<|im_end|>", 0, "e cat", "'e cat' shares a token"),
-    ):  # fmt: skip
-        with pytest.raises(ValueError, match=message):
-            TemplatedTokenizer(tokenizer, template, dropped)(prompt)
-    assert len(TemplatedTokenizer(tokenizer, begin + "{}", 3)(SOURCE)["input_ids"]) == 5
+    for dropped, prompt, message in (
+        (4, SOURCE, "begins after 3 tokens of its template, of which the pipeline drops 4"),
+        (3, "\na cat", r"'\\na cat' shares a token with the text that the model puts around it"),
+        (3, "a cat\n", None),  # before a special token nothing merges
+        (2, SOURCE, None),
+    ):
+        templated = TemplatedTokenizer(tokenizer, begin + "{}<|im_end|>", dropped)
+        with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+            templated(prompt)
+    assert word_tokens("a cat", templated) == [[1], [2]]
 
 
 def test_a_prompt_that_is_too_long_is_refused(model: QwenImage) -> None:
-    fitting = " ".join(["a"] * (TEXT - 5))
+    fitting = " ".join(["a"] * (TEXT - 5))  # five tokens of the template follow it
     assert model.encode_prompt(fitting)["encoder_hidden_states_mask"].all()
-    with pytest.raises(ValueError, match="has 513 tokens, allowed are 512"):
+    with pytest.raises(ValueError, match="has 49 tokens, allowed are 48"):
         model.encode_prompt(fitting + " a")
 
 
@@ -286,7 +297,7 @@ def test_sdedit_equals_diffusers_image_to_image(model: QwenImage) -> None:
     expected = image_to_image(
         SWAP,
         negative_prompt="",
-        image=latents[:, :, None],
+        image=latents,
         strength=0.5,
         num_inference_steps=STEPS,
         true_cfg_scale=GUIDANCE,

@@ -13,10 +13,10 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 from tests.p2p.families.tiny_parts import heed_text
 from tests.tiny_text import WORDS
 
-# As Qwen's own vocabulary has them, so that the system message is 34 tokens, the number that is dropped.
+# As in Qwen's own vocabulary the system message is 34 tokens then, the number that is dropped.
 TEMPLATE = (
-    "assistant Describe the image by detailing the color shape size texture quantity text spatial "
-    "relationships of objects and background system user"
+    "system assistant user Describe the image by detailing the color shape size texture quantity text spatial "
+    "relationships of objects and background"
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
@@ -27,7 +27,7 @@ def tiny_qwen_tokenizer() -> Qwen2Tokenizer:
     "chinchilla" is two tokens.
     """
     words = [*TEMPLATE.split(), *WORDS]
-    merges: dict[tuple[str, str], None] = {}
+    merges: dict[tuple[str, str], None] = {("Ċ", "Ċ"): None}  # two newlines are one token, as in Qwen's
     for word in [f"Ġ{word}" for word in words] + words:
         for end in range(1, len(word)):
             merges[word[:end], word[end]] = None
@@ -46,6 +46,8 @@ def tiny_qwen_encoder(tokenizer: Qwen2Tokenizer, width: int = 32) -> Qwen2_5_VLF
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
             "num_key_value_heads": 2,
+            "bos_token_id": None,
+            "eos_token_id": 0,
             "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6},
         },
         vision_config={
