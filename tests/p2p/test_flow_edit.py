@@ -1,5 +1,5 @@
-"""FlowEdit on tiny Stable Diffusion 3, Flux and Qwen-Image pipelines: against the paper's loop, written out by
-hand over diffusers' own transformer; what its sweeps share; what it refuses.
+"""FlowEdit on tiny Stable Diffusion 3, Flux and Qwen-Image pipelines: against the paper's loop, written out
+by hand over diffusers' own transformer; what its sweeps share; what it refuses.
 """
 
 from dataclasses import replace

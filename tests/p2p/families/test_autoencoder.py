@@ -38,7 +38,7 @@ def _sd3() -> Model:
     params=["StableDiffusion", "LatentDiffusion", "Flux", "PixArt", "StableDiffusion3", "QwenImage"]
 )
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Model:
-    """A tiny pipeline of each kind of autoencoder and family: with a shift, quantised, of videos, and plain."""
+    """A tiny pipeline of each kind of autoencoder and family: shifted, quantised, of videos, plain."""
     if request.param == "StableDiffusion":
         found: Model = request.getfixturevalue("tiny_model")
         return found

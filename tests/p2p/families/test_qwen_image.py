@@ -1,10 +1,10 @@
 """Qwen-Image: plain runs equal diffusers' pipeline, edits equal formed maps; a templated, masked text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from p2p import Calls, EditRequest, FixedSeed, Group, ModelSpec, PromptToPrompt, QwenImage, Sampling, SDEdit
 from p2p.alignment import encode, word_tokens
 from p2p.engine import derived_seed, generate, plan_evaluations, tree_latents
+from p2p.loading.loras import Lora, load_loras
 from p2p.templated_tokenizer import TemplatedTokenizer
 from tests.p2p.families.formed import (
     Controller,
@@ -27,6 +28,7 @@ from tests.p2p.families.formed import (
     load,
 )
 from tests.p2p.families.tiny_qwen import tiny_pipeline, tiny_qwen_tokenizer
+from tests.p2p.test_loras import random_lora
 
 pytestmark = pytest.mark.xdist_group("qwen_image")
 
@@ -39,7 +41,7 @@ TOLERANCE = 1e-5
 class ShortText(QwenImage):
     """Qwen-Image with less padding, for speed."""
 
-    text_blocks = {"tokenizer": TEXT}
+    text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": TEXT}
 
 
 def tiny_qwen(pixels: int = 32) -> QwenImage:
@@ -316,3 +318,19 @@ def test_what_the_source_does_not_inject_stays_the_targets_own(model: QwenImage)
     edit = method.trajectory(EditRequest(SOURCE, SWAP), model.tokenizers, STEPS)
     latents = tree_latents(model, [Group(SOURCE, 0, (edit,))], Sampling(STEPS, GUIDANCE))
     assert (latents[0, 0] - latents[0, 1]).abs().max() > 1e-2
+
+
+def test_a_lora_equals_diffusers_own_call(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline()
+    plain = tree_latents(
+        ShortText(pipeline, SIDE, SIDE, 32, 32), [Group(SOURCE, 3, ())], Sampling(STEPS, GUIDANCE)
+    )
+    pipeline.save_lora_weights(
+        tmp_path, random_lora(pipeline.transformer, ("to_q", "add_k_proj"), 0), weight_name="my.safetensors"
+    )
+    assert load_loras(pipeline, [Lora(str(tmp_path / "my.safetensors"), 0.5)]) == []
+    pipeline.to(torch.float64)
+    model = ShortText(pipeline, SIDE, SIDE, 32, 32)
+    ours = tree_latents(model, [Group(SOURCE, 3, ())], Sampling(STEPS, GUIDANCE))[0, 0]
+    torch.testing.assert_close(ours, run(model, [SOURCE], 3)[0], rtol=0, atol=TOLERANCE)
+    assert (ours - plain[0, 0]).abs().max() > 1e-3

@@ -15,8 +15,8 @@ from tests.tiny_text import WORDS
 
 # As in Qwen's own vocabulary the system message is 34 tokens then, the number that is dropped.
 TEMPLATE = (
-    "system assistant user Describe the image by detailing the color shape size texture quantity text spatial "
-    "relationships of objects and background"
+    "system assistant user Describe the image by detailing the color shape size texture quantity text "
+    "spatial relationships of objects and background"
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 

@@ -1,5 +1,5 @@
-"""Inversions of tiny Stable Diffusion 3, Flux and Qwen-Image pipelines: against the published loops, written out
-by hand over diffusers' own transformer; what a source replays; edits, their trees and what they cost.
+"""Inversions of tiny Stable Diffusion 3, Flux and Qwen-Image pipelines: against the published loops, written
+out by hand over diffusers' own transformer; what a source replays; edits, their trees and what they cost.
 """
 
 from collections.abc import Callable, Sequence
