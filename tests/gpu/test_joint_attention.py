@@ -1,4 +1,4 @@
-"""Stable Diffusion 3, Flux and Qwen-Image, where text and image share one softmax: the CPU's latents on the device."""
+"""Where text and image share one softmax (SD 3, Flux, Qwen-Image): the CPU's latents on the device."""
 
 from collections.abc import Callable
 
