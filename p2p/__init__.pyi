@@ -9,6 +9,7 @@ from .families.latent_diffusion import LatentDiffusion as LatentDiffusion
 from .families.model import Model as Model
 from .families.pixart import PixArtAlpha as PixArtAlpha
 from .families.pixart import PixArtSigma as PixArtSigma
+from .families.qwen_image import QwenImage as QwenImage
 from .families.stable_diffusion import StableDiffusion as StableDiffusion
 from .families.stable_diffusion_3 import StableDiffusion3 as StableDiffusion3
 from .families.stable_diffusion_xl import StableDiffusionXL as StableDiffusionXL

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from p2p.loading.plain_tokenizer import PlainTokenizer
+    from p2p.templated_tokenizer import TemplatedTokenizer
 
 Tail = Literal["by_position", "google"]
 """What follows the last changed word: "by_position" aligns words and end token with each other and leaves
@@ -103,7 +104,9 @@ class ExpandingTokenizer:
         return expanded
 
 
-Tokenizer: TypeAlias = "PreTrainedTokenizerBase | PlainTokenizer | NoText | ExpandingTokenizer"
+Tokenizer: TypeAlias = (
+    "PreTrainedTokenizerBase | PlainTokenizer | NoText | ExpandingTokenizer | TemplatedTokenizer"
+)
 Tokenizers: TypeAlias = Sequence[Tokenizer]
 """Those whose tokens, padded to each one's limit, stand one block after the other in a denoiser's text."""
 

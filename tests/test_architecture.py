@@ -21,6 +21,7 @@ ONLY_IN = {
 }
 MOST_PARAMETERS = 6
 MAY_HAVE_MORE = {
+    "p2p/families/joint_processors.py: __call__": "diffusers names them, and drops what is not named",
     "p2p/engine.py: edit": "the public entry: all but three are options, each with a default",
     "p2p/word_heat_maps.py: heat_maps": "a public entry: `edit`'s options and its own, by name alone",
 }

@@ -24,7 +24,9 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     at_once = max(1, DECODED_PIXELS // latents[0, 0].numel())
 
     def decode(some: Tensor) -> Tensor:
-        return eight_bits(vae.decode(some, return_dict=False)[0])
+        if not _of_videos(vae):
+            return eight_bits(vae.decode(some, return_dict=False)[0])
+        return eight_bits(vae.decode(some[:, :, None], return_dict=False)[0][:, :, 0])
 
     return in_calls(decode, rows, at_once, "autoencoder: to decode one image")
 
@@ -37,9 +39,10 @@ def encode_images(vae: Any, images: Tensor, dtype: torch.dtype) -> Tensor:
     scale, shift = scale_and_shift(vae)
 
     def encode(some: Tensor) -> Tensor:
-        encoded = vae.encode(some.to(_device(vae), vae.dtype) * 2 - 1)
+        pixels = some.to(_device(vae), vae.dtype) * 2 - 1
+        encoded = vae.encode(pixels[:, :, None] if _of_videos(vae) else pixels)
         means: Tensor = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        return means
+        return means[:, :, 0] if _of_videos(vae) else means
 
     means = in_calls(encode, images, 1, "autoencoder: to encode one image")
     return ((means - shift) * scale).to(dtype)
@@ -49,9 +52,21 @@ def _device(vae: Any) -> torch.device:
     return execution_device(vae) or vae.device
 
 
-def scale_and_shift(vae: Any) -> tuple[float, float]:
-    """Return what latents are divided by before decoding, and what is added to them then."""
+def _of_videos(vae: Any) -> bool:
+    """Say whether an autoencoder's images are videos of one frame, as Qwen-Image's are."""
+    return "temperal_downsample" in vae.config  # diffusers' spelling
+
+
+def scale_and_shift(vae: Any) -> tuple[float | Tensor, float | Tensor]:
+    """Return what latents are divided by before decoding, and what is added to them then.
+
+    An autoencoder of videos has numbers of its own for each channel: tensors (1, channels, 1, 1).
+    """
     config = vae.config
+    if _of_videos(vae):
+        own = [config.latents_mean, config.latents_std]
+        mean, std = torch.tensor(own, device=_device(vae), dtype=vae.dtype)[:, None, :, None, None]
+        return 1 / std, mean
     if config.get("latents_mean") is not None or config.get("latents_std") is not None:
         raise ValueError(
             "vae: latents_mean and latents_std are given, allowed are scaling_factor and shift_factor"

@@ -11,34 +11,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch import Tensor
 
 from p2p.attention.injection import AnyInjection, injection_processors
-from p2p.families.flow_matching import flow_options, shift
 from p2p.families.joint_processors import FluxProcessor
 from p2p.families.model import Conditioning, each_row, on_device
-from p2p.families.transformer import LatentTransformer
+from p2p.families.packed import PackedTransformer, packed, unpacked
 
 
 @dataclass
-class Flux(LatentTransformer):
-    """Flux. `guidance_scale` is told to the network (dev) or unused (schnell), so no row is unconditional.
-
-    Latents are kept as images and packed, 2 x 2 to a token, for each call.
-    """
-
-    self_max_side: int = 64
-    blend_side: int = 64
+class Flux(PackedTransformer):
+    """Flux. `guidance_scale` is told to the network (dev) or unused (schnell), so no row is unconditional."""
 
     pipeline_name: ClassVar[str] = "FluxPipeline"
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer_2": 512}
     expands_tokens: ClassVar[bool] = True
     joint_blocks: ClassVar[Mapping[str, str]] = {"double": "num_layers", "single": "num_single_layers"}
-    patch_size: ClassVar[int] = 2
-    latents_per_token: ClassVar[int] = 4
 
     def _encode_prompt(self, prompt: str, negative: bool) -> Conditioning:
         embeds, pooled, _ = self.pipeline.encode_prompt(
@@ -50,26 +40,6 @@ class Flux(LatentTransformer):
     def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
         """Say that no state takes an unconditional row: dev is told the scale, schnell has no use for one."""
         return True
-
-    @property
-    def sample_size(self) -> int:
-        """Height and width of the latents where none is asked for."""
-        size: int = self.pipeline.default_sample_size
-        return size
-
-    @property
-    def channels(self) -> int:
-        """Channels of the latents: a quarter of a token's, as a token holds 2 x 2 latents."""
-        channels: int = self.denoiser.config.in_channels
-        return channels // self.latents_per_token
-
-    @classmethod
-    def timestep_options(
-        cls, scheduler: Any, num_inference_steps: int, image_tokens: int
-    ) -> Mapping[str, Any]:
-        """Return Flux's evenly spaced noise levels and the shift, which dynamic schedules apply."""
-        sigmas = np.linspace(1.0, 1 / num_inference_steps, num_inference_steps)
-        return flow_options(scheduler, shift(scheduler.config, image_tokens, 1.15), sigmas.tolist())
 
     def injection_processors(self) -> AbstractContextManager[tuple[str, ...]]:
         """Install the engine's attention processors, give the layers' names, restore the old ones."""
@@ -86,19 +56,18 @@ class Flux(LatentTransformer):
         guidance_scale: float | Sequence[float] = 1.0,
     ) -> Tensor:
         """Return the predicted velocity for each row."""
-        rows, channels, height, width = latents.shape
+        rows, _, height, width = latents.shape
         guidance = None
         if self.denoiser.config.guidance_embeds:  # filled in there: a copy would wait
             scales = each_row(guidance_scale, rows)
             rows_of = (torch.full((1,), float(scale), device=latents.device) for scale in scales)
             guidance = torch.cat(list(rows_of))
-        tokens = latents.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).permute(0, 2, 4, 1, 3, 5)
         sides = (torch.arange(side // 2, device=latents.device) for side in (height, width))
         grid = torch.meshgrid(*sides, indexing="ij")
         places = torch.stack([torch.zeros_like(grid[0]), *grid], -1).flatten(0, 1)
         text = conditioning["encoder_hidden_states"]
         output = self.network(injection)(
-            tokens.flatten(3).flatten(1, 2),
+            packed(latents),
             timestep=on_device(timestep, latents.device).to(latents.dtype).expand(rows) / 1000,
             img_ids=places.to(latents.dtype),
             guidance=guidance,
@@ -107,8 +76,7 @@ class Flux(LatentTransformer):
             return_dict=False,
             **conditioning,
         )[0]
-        output = output.unflatten(1, (height // 2, width // 2)).unflatten(3, (channels, 2, 2))
-        return output.permute(0, 3, 1, 4, 2, 5).reshape(latents.shape)
+        return unpacked(output, height)
 
 
 @dataclass

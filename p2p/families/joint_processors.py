@@ -1,6 +1,7 @@
-"""The attention processors of SD3's and Flux's transformers, whose image and text share one softmax.
+"""The attention processors of SD3's, Flux's and Qwen-Image's transformers, whose image and text share one
+softmax.
 
-They compute what diffusers' own do, and inject where `injection` is given in `joint_attention_kwargs`.
+They compute what diffusers' own do, and inject where `injection` is given in the attention's arguments.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxAttention
+from diffusers.models.transformers.transformer_qwenimage import apply_rotary_emb_qwen
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -50,7 +52,8 @@ class SD3Processor:
         )
         pixels = query.shape[2]
         query, key, value = (torch.cat(pair, 2) for pair in zip((query, key, value), text, strict=True))
-        output = attend(self.layer, query, key, value, slice(pixels, None), injection)
+        attention = LayerAttention(self.layer, query, key, value, query.shape[-1] ** -0.5)
+        output = attend(attention, slice(pixels, None), injection)
         image, words = output[:, :pixels], output[:, pixels:]
         if not attn.context_pre_only:
             words = attn.to_add_out(words)
@@ -86,37 +89,77 @@ class FluxProcessor:
             )
             query, key, value = (torch.cat(pair, 2) for pair in zip(text, (query, key, value), strict=True))
         query, key = (apply_rotary_emb(x, image_rotary_emb, sequence_dim=2) for x in (query, key))
-        output = attend(self.layer, query, key, value, slice(0, self.text_tokens), injection)
+        attention = LayerAttention(self.layer, query, key, value, query.shape[-1] ** -0.5)
+        output = attend(attention, slice(0, self.text_tokens), injection)
         if encoder_hidden_states is None:
             return output
         words, image = output[:, : self.text_tokens], output[:, self.text_tokens :]
         return attn.to_out[1](attn.to_out[0](image)), attn.to_add_out(words)
 
 
-def attend(
-    layer: str,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    text_tokens: slice,
-    injection: AnyInjection | None,
-) -> Tensor:
+class QwenProcessor:
+    """Attention over [text, image], in which padding of the text has no share.
+
+    Every argument is named: diffusers' `Attention` hands a processor only those that are.
+    """
+
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_hidden_states_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+        injection: AnyInjection | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Attend from (rows, pixels, channels) and (rows, tokens, channels), masked (rows, tokens)."""
+        image = _projected(
+            hidden_states, (attn.to_q, attn.to_k, attn.to_v), (attn.norm_q, attn.norm_k), attn.heads
+        )
+        text = _projected(
+            encoder_hidden_states,
+            (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj),
+            (attn.norm_added_q, attn.norm_added_k),
+            attn.heads,
+        )
+        if image_rotary_emb is not None:
+            image, text = (
+                (_turned(query, angles), _turned(key, angles), value)
+                for (query, key, value), angles in zip((image, text), image_rotary_emb, strict=True)
+            )
+        query, key, value = (torch.cat(pair, 2) for pair in zip(text, image, strict=True))
+        mask = None
+        if encoder_hidden_states_mask is not None:
+            of_image = encoder_hidden_states_mask.new_ones(hidden_states.shape[:2])
+            mask = torch.cat([encoder_hidden_states_mask, of_image], 1)[:, None, None]
+        tokens = encoder_hidden_states.shape[1]
+        attention = LayerAttention(self.layer, query, key, value, query.shape[-1] ** -0.5, mask)
+        output = attend(attention, slice(0, tokens), injection)
+        words, pixels = output[:, :tokens], output[:, tokens:]
+        return attn.to_out[1](attn.to_out[0](pixels)), attn.to_add_out(words)
+
+
+def attend(attention: LayerAttention, text_tokens: slice, injection: AnyInjection | None) -> Tensor:
     """Return attention (rows, tokens, channels) of all queries; of the maps only the image's are edited.
 
     Rows that take the source's projections (`injection.taking`) have its queries and keys of the image, in
     place; the text's queries read these keys too. The text's tokens are the first or the last.
     """
     if injection is None:
-        return _joined(scaled_dot_product_attention(query, key, value))
+        return _joined(attention.attend())
+    layer, query, key = attention.layer, attention.query, attention.key
     injection.visited.append(layer)
     begin, end, _ = text_tokens.indices(query.shape[2])
     pixels = slice(end, None) if begin == 0 else slice(0, begin)
     if injection.taking is not None:
         injection.taking(f"{layer}/query", query[:, :, pixels])
         injection.taking(f"{layer}/key", key[:, :, pixels])
-    attention = LayerAttention(layer, query[:, :, pixels], key, value, query.shape[-1] ** -0.5)
-    edited = inject_joint(attention, text_tokens, injection)
-    words = scaled_dot_product_attention(query[:, :, text_tokens], key, value)
+    edited = inject_joint(attention._replace(query=query[:, :, pixels]), text_tokens, injection)
+    words = attention._replace(query=query[:, :, text_tokens]).attend()
     return _joined(torch.cat([words, edited] if begin == 0 else [edited, words], 2))
 
 
@@ -129,6 +172,12 @@ def _projected(states: Tensor, projections: tuple, norms: tuple, heads: int) -> 
     query = query if norm_query is None else norm_query(query)
     key = key if norm_key is None else norm_key(key)
     return query, key, value
+
+
+def _turned(states: Tensor, angles: Tensor) -> Tensor:
+    """Return queries or keys (rows, heads, tokens, channels) with their rotary embedding."""
+    turned: Tensor = apply_rotary_emb_qwen(states.transpose(1, 2), angles, use_real=False)
+    return turned.transpose(1, 2)
 
 
 def _joined(output: Tensor) -> Tensor:

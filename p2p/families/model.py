@@ -314,12 +314,7 @@ class Model(ABC):
         A share `guidance_rescale`, in [0, 1], of the result has the standard deviation of `text` (Lin et al.
         2023, Sec. 3.4).
         """
-        guided = uncond + guidance_scale * (text - uncond)
-        if not guidance_rescale:
-            return guided
-        rows = tuple(range(1, guided.ndim))
-        rescaled = guided * (text.std(rows, keepdim=True) / guided.std(rows, keepdim=True))
-        return guidance_rescale * rescaled + (1 - guidance_rescale) * guided
+        return rescaled(uncond + guidance_scale * (text - uncond), text, guidance_rescale)
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
@@ -373,6 +368,15 @@ def _as_used(
 def on_device(timestep: Tensor, device: torch.device) -> Tensor:
     """Return a scheduler's timestep (a CPU scalar) on a device. It is filled in there: a copy would wait."""
     return torch.full((), timestep.item(), dtype=timestep.dtype, device=device)
+
+
+def rescaled(guided: Tensor, text: Tensor, guidance_rescale: float) -> Tensor:
+    """Return guided predictions of which a share, in [0, 1], has the standard deviation of the text's own."""
+    if not guidance_rescale:
+        return guided
+    rows = tuple(range(1, guided.ndim))
+    deviating = guided * (text.std(rows, keepdim=True) / guided.std(rows, keepdim=True))
+    return guidance_rescale * deviating + (1 - guidance_rescale) * guided
 
 
 def each_row(guidance_scale: float | Sequence[float], rows: int) -> list[float]:

@@ -51,7 +51,7 @@ def _problems(folder: Path, pipeline: str, family: type[Model], left_out: Collec
             yield f"it has no {name}, by which {pipeline} reads its prompts{way}"
     denoiser = _read(folder / "unet" / "config.json") or _read(folder / "transformer" / "config.json")
     vae = _read(folder / "vae" / "config.json") or _read(folder / "vqvae" / "config.json")
-    taken, latent = denoiser.get("in_channels"), vae.get("latent_channels")
+    taken, latent = denoiser.get("in_channels"), vae.get("latent_channels", vae.get("z_dim"))
     if isinstance(taken, int) and isinstance(latent, int):
         own = latent * family.latents_per_token
         if taken != own:

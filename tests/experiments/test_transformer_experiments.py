@@ -11,7 +11,7 @@ import torch
 from experiments.datasets.pie_miniature import write
 from results.store.records import load
 from tests.experiments.command import Cli
-from tests.p2p.families import test_flux, test_stable_diffusion_3
+from tests.p2p.families import test_flux, test_stable_diffusion_3, tiny_qwen
 from tests.p2p.families.test_few_steps import lcm_folder, sd_folder
 
 pytestmark = pytest.mark.xdist_group("transformer_experiments")
@@ -59,6 +59,32 @@ def test_the_study_of_transformers(
         "p2p": 2,
     }
     assert set(records["guidance_scale"].dropna()) == {3.5}  # the model's own
+
+
+def test_qwen_image_is_planned_and_run(
+    cli: Cli, tmp_path: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its folder, with two rows a guided state, words of the templated prompt and a flow's inversion."""
+    tiny_qwen.tiny_pipeline().to(torch.float32).save_pretrained(tmp_path / "pipeline")
+    write(tmp_path / "data", per_category=1)
+    tiny = [
+        "experiment=pie_bench_flow",
+        "model=qwen_image",
+        f"dataset.path={tmp_path / 'data'}",
+        "grid=single",
+    ]
+    tiny += [f"model.path={tmp_path / 'pipeline'}", *TINY, "+model.height=32", "+model.width=32"]
+    tiny += ["dataset.limit=1", "sampling.num_inference_steps=5", "sampling.guidance_scale=4"]
+    tiny += ["inversions=[uni_inv]", f"run_dir={run_dir}", *NO_PICTURES]
+    assert cli("plan", *tiny) == 0
+    told = capsys.readouterr().out
+    assert f"{6 + 2 * 5 + 2 * 5} UNet evaluations" in told  # the way up; down, guided, source and edit
+    assert "4 of the 5 steps count" in told
+    assert cli("run", *tiny) == 0
+    records = load(run_dir)
+    assert records["status"].eq("ok").all()
+    assert {"p2p", "reconstruction"} < set(records["method"])
+    assert set(records["guidance_scale"].dropna()) == {4}
 
 
 def test_pie_bench_on_flux(

@@ -13,7 +13,16 @@ from experiments.datasets.pair import Pair
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.pair_inputs import read_inputs
 from experiments.planning.plan import NamedMethod
-from p2p import DeepFloyd, Flux, PixArtAlpha, PromptToPrompt, Sampling, StableDiffusion, StableDiffusion3
+from p2p import (
+    DeepFloyd,
+    Flux,
+    PixArtAlpha,
+    PromptToPrompt,
+    QwenImage,
+    Sampling,
+    StableDiffusion,
+    StableDiffusion3,
+)
 from p2p.loading.tokenizer_files import clip_tokenizer
 
 STEPS = 50
@@ -24,6 +33,7 @@ FAMILIES: dict[str, tuple[Any, Any, bool]] = {  # class, scheduler, whether no s
     "PixArt": (PixArtAlpha, DDIMScheduler, False),
     "Stable Diffusion 3, 3.5": (StableDiffusion3, FlowMatchEulerDiscreteScheduler, False),
     "Flux": (Flux, FlowMatchEulerDiscreteScheduler, True),
+    "Qwen-Image": (QwenImage, FlowMatchEulerDiscreteScheduler, False),
 }
 
 
@@ -44,7 +54,7 @@ def table() -> dict[tuple[str, str], bool]:
 
 def facts(family: str) -> ModelFacts:
     kind, scheduler, embedded = FAMILIES[family]
-    flow = {"use_dynamic_shifting": True} if kind is Flux else {}
+    flow = {"use_dynamic_shifting": True} if kind in (Flux, QwenImage) else {}
     plain = {} if flow or scheduler is FlowMatchEulerDiscreteScheduler else {"clip_sample": False}
     one = scheduler(**flow, **plain)
     calls = kind.set_timesteps(one, STEPS)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
+from diffusers.models.transformers.transformer_qwenimage import apply_rotary_emb_qwen
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -24,6 +25,7 @@ from p2p import (
     Projections,
     PromptSwitch,
     PromptToPrompt,
+    QwenImage,
     RFSolver,
     Sampling,
     StableDiffusion,
@@ -33,6 +35,7 @@ from p2p.engine import plan_evaluations, source_paths, tree_latents
 from tests.p2p.families.formed import Sizes
 from tests.p2p.families.test_flux import TEXT
 from tests.p2p.inversion.flow_models import ADD, GUIDANCE, SOURCE, SWAP, levels, tiny_flow_model, velocity_of
+from tests.p2p.inversion.flow_models import guided as with_guidance
 
 pytestmark = pytest.mark.xdist_group("projections")
 
@@ -40,7 +43,7 @@ STEPS = 5
 SAMPLING = Sampling(STEPS, GUIDANCE)
 # diffusers' scheduler, which the engine takes for a generated source, rounds to single precision.
 ROUNDED = 1e-5
-ALL = {"sd3": ["double-0..2"], "flux": ["double-0..1", "single-0"]}
+ALL = {"sd3": ["double-0..2"], "flux": ["double-0..1", "single-0"], "qwen_image": ["double-0..1"]}
 
 
 @pytest.fixture(scope="module", params=ALL)
@@ -49,6 +52,8 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 
 def family_of(model: Model) -> str:
+    if isinstance(model, QwenImage):
+        return "qwen_image"
     return "flux" if isinstance(model, Flux) else "sd3"
 
 
@@ -81,10 +86,16 @@ class TapedProcessor:
 
     layer: str
     tape: Tape
-    is_flux: bool
+    family: str
 
     def __call__(
-        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, image_rotary_emb=None
+        self,
+        attn,
+        hidden_states,
+        encoder_hidden_states=None,
+        encoder_hidden_states_mask=None,
+        attention_mask=None,
+        image_rotary_emb=None,
     ) -> Any:
         def projected(states: Tensor, names: tuple[str, ...], norms: tuple[Any, Any]) -> list[Tensor]:
             whole = [getattr(attn, n)(states).unflatten(-1, (attn.heads, -1)).transpose(1, 2) for n in names]
@@ -94,7 +105,7 @@ class TapedProcessor:
         if encoder_hidden_states is not None:
             added = ("add_q_proj", "add_k_proj", "add_v_proj"), (attn.norm_added_q, attn.norm_added_k)
             image, text = projected(hidden_states, *own), projected(encoder_hidden_states, *added)
-        elif self.is_flux:
+        elif self.family == "flux":
             image, text = (
                 projected(part, *own) for part in (hidden_states[:, TEXT:], hidden_states[:, :TEXT])
             )
@@ -103,16 +114,22 @@ class TapedProcessor:
             output = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1) @ value
             return attn.to_out[0](output.transpose(1, 2).flatten(2))
         image[0], image[1] = self.tape(self.layer, image[0], image[1])
-        order = (text, image) if self.is_flux else (image, text)
+        if self.family == "qwen_image":
+            for part, angles in zip((image, text), image_rotary_emb, strict=True):
+                part[:2] = (
+                    apply_rotary_emb_qwen(x.transpose(1, 2), angles, use_real=False).transpose(1, 2)
+                    for x in part[:2]
+                )
+        order = (image, text) if self.family == "sd3" else (text, image)
         query, key, value = (torch.cat(pair, 2) for pair in zip(*order, strict=True))
-        if image_rotary_emb is not None:
+        if self.family == "flux":
             query, key = apply_rotary_emb(query, image_rotary_emb), apply_rotary_emb(key, image_rotary_emb)
         output = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1) @ value
         output = output.transpose(1, 2).flatten(2)
         if encoder_hidden_states is None:
             return output
         length = encoder_hidden_states.shape[1]
-        if self.is_flux:
+        if self.family != "sd3":
             return attn.to_out[0](output[:, length:]), attn.to_add_out(output[:, :length])
         words = output[:, -length:]
         return attn.to_out[0](output[:, :-length]), words if attn.context_pre_only else attn.to_add_out(words)
@@ -124,7 +141,7 @@ def taped(model: Model, layers: Sequence[str]) -> Iterator[Tape]:
     original = dict(model.denoiser.attn_processors)
     tape = Tape([name for name in original if name.removesuffix(".attn.processor") in layers])
     assert len(tape.layers) == len(layers)
-    own = {name: TapedProcessor(name, tape, isinstance(model, Flux)) for name in original}
+    own = {name: TapedProcessor(name, tape, family_of(model)) for name in original}
     model.denoiser.set_attn_processor(own)
     try:
         yield tape
@@ -146,7 +163,7 @@ def by_hand(model: Model, layers: Sequence[str], window: range) -> tuple[Tensor,
             conditional = velocity(latents, sigma, prompt, 1)
             tape.does = "nothing"
             unconditional = velocity(latents, sigma, "", 1)
-            return unconditional + GUIDANCE * (conditional - unconditional)
+            return with_guidance(model.pipeline, unconditional, conditional, GUIDANCE)
 
         for step, (here, there) in enumerate(pairwise(levels(model))):
             of_source = guided(source, here, SOURCE, "keep")
@@ -158,6 +175,7 @@ def by_hand(model: Model, layers: Sequence[str], window: range) -> tuple[Tensor,
 EVERY = {
     "sd3": [f"transformer_blocks.{i}" for i in range(3)],
     "flux": ["transformer_blocks.0", "transformer_blocks.1", "single_transformer_blocks.0"],
+    "qwen_image": ["transformer_blocks.0", "transformer_blocks.1"],
 }
 CASES: dict[str, list[tuple[Projections, list[str], range]]] = {
     family: [
@@ -169,6 +187,7 @@ CASES: dict[str, list[tuple[Projections, list[str], range]]] = {
 }
 CASES["sd3"].append((Projections(0.6, ["double-2", "double-0"]), EVERY["sd3"][::2], range(3)))
 CASES["flux"].append((Projections(0.6, ["single-0"]), EVERY["flux"][2:], range(3)))
+CASES["qwen_image"].append((Projections(0.6, ["double-0"]), EVERY["qwen_image"][:1], range(3)))
 
 
 @pytest.mark.parametrize("case", range(4))

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from p2p.families.model import Model
-from tests.p2p.families import test_flux, test_latent_diffusion, test_pixart, test_stable_diffusion_3
+from tests.p2p.families import (
+    test_flux,
+    test_latent_diffusion,
+    test_pixart,
+    test_qwen_image,
+    test_stable_diffusion_3,
+)
 
 Short = Callable[[Model, int], None]
 
@@ -28,15 +34,18 @@ def _sd3() -> Model:
     return test_stable_diffusion_3.StableDiffusion3(test_stable_diffusion_3.tiny_pipeline(), side, side)
 
 
-@pytest.fixture(params=["StableDiffusion", "LatentDiffusion", "Flux", "PixArt", "StableDiffusion3"])
+@pytest.fixture(
+    params=["StableDiffusion", "LatentDiffusion", "Flux", "PixArt", "StableDiffusion3", "QwenImage"]
+)
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Model:
-    """A tiny pipeline of each kind of autoencoder and family: with a shift, quantised, and plain."""
+    """A tiny pipeline of each kind of autoencoder and family: shifted, quantised, of videos, plain."""
     if request.param == "StableDiffusion":
         found: Model = request.getfixturevalue("tiny_model")
         return found
     if request.param == "LatentDiffusion":
         return test_latent_diffusion.load(test_latent_diffusion.save(tmp_path / "ldm", quantised=True))
-    return {"Flux": _flux, "PixArt": _pixart, "StableDiffusion3": _sd3}[request.param]()
+    makers = {"Flux": _flux, "PixArt": _pixart, "StableDiffusion3": _sd3}
+    return makers.get(request.param, test_qwen_image.tiny_qwen)()
 
 
 def autoencoder(model: Model) -> Any:

@@ -6,20 +6,24 @@ from functools import cache
 from typing import Any
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, QwenImagePipeline
 from torch import Tensor
 
 from p2p import EditRequest, Flux, Group, Inversion, Model, StableDiffusion3
-from tests.p2p.families import test_flux, test_stable_diffusion_3
+from tests.p2p.families import test_flux, test_qwen_image, test_stable_diffusion_3
 
 STEPS, GUIDANCE = 5, 3.0
 SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a cat with a red hat on a bench"
 
 
 def tiny_flow_model(family: str, dtype: torch.dtype = torch.float64) -> Model:
-    """Return a tiny Stable Diffusion 3 or Flux with images of 32 pixels, 16 x 16 latents and 8 x 8 tokens."""
+    """Return a tiny Stable Diffusion 3, Flux or Qwen-Image with images of 32 pixels, 16 x 16 latents and
+    8 x 8 tokens."""
     if family == "sd3":
         return StableDiffusion3(test_stable_diffusion_3.tiny_pipeline().to(dtype), 8, 8)
+    if family == "qwen_image":
+        pipeline = test_qwen_image.tiny_pipeline().to(dtype)
+        return test_qwen_image.ShortText(pipeline, 8, 8, height=32, width=32)
     return Flux(test_flux.tiny_pipeline().to(dtype), 8, 8, height=32, width=32)
 
 
@@ -45,7 +49,19 @@ def velocity_of(model: Model) -> Velocity:
     """Return the velocity at latents (1, ...), a level, a prompt and a guidance scale, by diffusers' parts
     alone."""
     pipeline = model.pipeline
+    if isinstance(pipeline, QwenImagePipeline):
+        return _qwen_image(pipeline)
     return _flux(pipeline) if isinstance(pipeline, FluxPipeline) else _stable_diffusion_3(pipeline)
+
+
+def guided(pipeline: Any, unconditional: Tensor, conditional: Tensor, guidance: float) -> Tensor:
+    """Return guided velocities (rows, channels, height, width) as a pipeline guides them."""
+    both = unconditional + guidance * (conditional - unconditional)
+    if not isinstance(pipeline, QwenImagePipeline):
+        return both
+    patches, own = (x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)) for x in (both, conditional))
+    squares = [x.square().sum((1, 3, 5), keepdim=True) for x in (own, patches)]
+    return (patches * (squares[0] / squares[1]).sqrt()).flatten(4).flatten(2, 3)
 
 
 def _stable_diffusion_3(pipeline: Any) -> Velocity:
@@ -61,8 +77,7 @@ def _stable_diffusion_3(pipeline: Any) -> Velocity:
         conditional = call(text, pooled)
         if guidance == 1:
             return conditional
-        unconditional = call(empty, empty_pooled)
-        return unconditional + guidance * (conditional - unconditional)
+        return guided(pipeline, call(empty, empty_pooled), conditional, guidance)
 
     return velocity
 
@@ -83,5 +98,26 @@ def _flux(pipeline: Any) -> Velocity:
             torch.tensor([guidance]),
         ).sample
         return pipeline._unpack_latents(output, height * 2, width * 2, pipeline.vae_scale_factor)
+
+    return velocity
+
+
+def _qwen_image(pipeline: Any) -> Velocity:
+    encoded = cache(lambda prompt: pipeline.encode_prompt([prompt], device="cpu")[0])
+
+    def velocity(latents: Tensor, sigma: float, prompt: str, guidance: float) -> Tensor:
+        _, channels, height, width = latents.shape
+
+        def call(prompt: str) -> Tensor:
+            output = pipeline.transformer(
+                pipeline._pack_latents(latents, 1, channels, height, width),
+                encoded(prompt),
+                timestep=torch.tensor([sigma], dtype=torch.float32).to(latents.dtype),
+                img_shapes=[[(1, height // 2, width // 2)]],
+            ).sample
+            return pipeline._unpack_latents(output, height * 2, width * 2, pipeline.vae_scale_factor)[:, :, 0]
+
+        conditional = call(prompt)
+        return conditional if guidance == 1 else guided(pipeline, call(""), conditional, guidance)
 
     return velocity

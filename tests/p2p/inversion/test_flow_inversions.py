@@ -1,9 +1,10 @@
-"""Inversions of tiny Stable Diffusion 3 and Flux pipelines: against the published loops, written out by hand
-over diffusers' own transformer; what a source replays; edits, their trees and what they cost.
+"""Inversions of tiny Stable Diffusion 3, Flux and Qwen-Image pipelines: against the published loops, written
+out by hand over diffusers' own transformer; what a source replays; edits, their trees and what they cost.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -28,7 +29,7 @@ from p2p import (
 )
 from p2p.engine import denoise_tree, plan_evaluations, source_paths, tree_latents, unshared_evaluations
 from p2p.inversion import FireFlow, FlowInversion, ReverseEuler, RFInversion, RFSolver, UniInv
-from tests.p2p.families import test_flux, test_stable_diffusion_3
+from tests.p2p.families import test_flux, test_qwen_image, test_stable_diffusion_3
 from tests.p2p.families.formed import EDITS, Controller
 from tests.p2p.inversion.flow_models import (
     ADD,
@@ -46,9 +47,10 @@ from tests.p2p.inversion.flow_models import (
 pytestmark = pytest.mark.xdist_group("flow_inversions")
 
 SAMPLING = Sampling(STEPS, GUIDANCE)
-FAMILIES: dict[Any, tuple[Any, bool]] = {
-    StableDiffusion3: (test_stable_diffusion_3, False),
-    Flux: (test_flux, True),  # its pipeline takes packed latents
+FAMILIES: dict[Any, tuple[Any, bool]] = {  # processor, whether the pipeline takes packed latents
+    StableDiffusion3: (test_stable_diffusion_3.FormedProcessor, False),
+    Flux: (test_flux.FormedProcessor, True),
+    test_qwen_image.ShortText: (partial(test_qwen_image.FormedProcessor, calls=1), True),
 }
 PULLED = RFInversion(eta=0.6, eta_start=0.2, eta_stop=0.8)
 EVERY = [ReverseEuler(), RFSolver(), FireFlow(), UniInv(), UniInv(alpha=0.6), PULLED]
@@ -58,7 +60,7 @@ TOLERANCE = 1e-6
 Field = Callable[[Tensor, float], Tensor]
 
 
-@pytest.fixture(scope="module", params=["sd3", "flux"])
+@pytest.fixture(scope="module", params=["sd3", "flux", "qwen_image"])
 def model(request: pytest.FixtureRequest) -> Model:
     return tiny_flow_model(request.param)
 
@@ -195,10 +197,10 @@ def test_edits_after_an_inversion_equal_formed_maps(model: Model, picture: Tenso
     assert path is not None
     ours = tree_latents(model, [inverted], Sampling(STEPS, 1.0), paths=[path])
     controller = Controller(one, model.tokenizers, STEPS, 8)
-    module, packed = FAMILIES[type(model)]
+    processor, packed = FAMILIES[type(model)]
     noise = path.latents[None].repeat(2, 1, 1, 1)
     original = dict(model.denoiser.attn_processors)
-    model.denoiser.set_attn_processor(module.FormedProcessor(controller))
+    model.denoiser.set_attn_processor(processor(controller))
     try:
         formed = model.pipeline(
             [one.source, one.target],
@@ -240,7 +242,7 @@ def test_identical_prompts_give_the_reconstruction_without_guidance(
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("family", "inversion"),
-    [("sd3", RFSolver()), ("flux", FireFlow()), ("sd3", PULLED), ("flux", UniInv(alpha=0.6))],
+    [("sd3", RFSolver()), ("flux", FireFlow()), ("qwen_image", PULLED), ("flux", UniInv(alpha=0.6))],
     ids=str,
 )
 def test_a_tree_of_edits_equals_one_by_one_and_costs_what_was_planned(
@@ -297,7 +299,7 @@ def test_edits_read_their_words_once_a_step(picture: Tensor) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["sd3", "flux"])
+@pytest.mark.parametrize("family", ["sd3", "flux", "qwen_image"])
 def test_in_half_precision_latents_stay_fine_and_both_ways_are_told_what_the_pipeline_tells(
     family: str, picture: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,98 @@
+"""A tiny random pipeline of Qwen-Image's real classes, made offline."""
+
+import torch
+from diffusers import (
+    AutoencoderKLQwenImage,
+    FlowMatchEulerDiscreteScheduler,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+)
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+from tests.p2p.families.tiny_parts import heed_text
+from tests.tiny_text import WORDS
+
+# As in Qwen's own vocabulary the system message is 34 tokens then, the number that is dropped.
+TEMPLATE = (
+    "system assistant user Describe the image by detailing the color shape size texture quantity text "
+    "spatial relationships of objects and background"
+)
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+def tiny_qwen_tokenizer() -> Qwen2Tokenizer:
+    """Return a byte-pair tokenizer of some whole words, alone and after a space; all else is bytes.
+
+    "chinchilla" is two tokens.
+    """
+    words = [*TEMPLATE.split(), *WORDS]
+    merges: dict[tuple[str, str], None] = {("Ċ", "Ċ"): None}  # two newlines are one token, as in Qwen's
+    for word in [f"Ġ{word}" for word in words] + words:
+        for end in range(1, len(word)):
+            merges[word[:end], word[end]] = None
+    vocab = [*SPECIAL, *sorted(ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
+    ids = {piece: i for i, piece in enumerate(dict.fromkeys(vocab))}
+    return Qwen2Tokenizer(vocab=ids, merges=list(merges), extra_special_tokens=SPECIAL[1:])
+
+
+def tiny_qwen_encoder(tokenizer: Qwen2Tokenizer, width: int = 32) -> Qwen2_5_VLForConditionalGeneration:
+    """Return a random text encoder of two layers (rows, tokens, width); its part for images is not used."""
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "bos_token_id": None,
+            "eos_token_id": 0,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6},
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_heads": 2,
+            "out_hidden_size": width,
+        },
+    )
+    encoder = Qwen2_5_VLForConditionalGeneration(config)
+    with torch.no_grad():  # at its initialisation of 0.02 its tokens hardly know of each other
+        for parameter in encoder.model.language_model.layers.parameters():
+            parameter.mul_(4 if parameter.ndim == 2 else 1)
+    return encoder.eval()
+
+
+def tiny_pipeline() -> QwenImagePipeline:
+    """Return a random pipeline in double precision: two blocks, two pixels per latent and direction."""
+    torch.manual_seed(0)
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 6, 6),
+    )
+    heed_text(transformer)
+    tokenizer = tiny_qwen_tokenizer()
+    pipeline = QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02),
+        vae=AutoencoderKLQwenImage(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=[1, 2],
+            num_res_blocks=1,
+            temperal_downsample=[False],
+            latents_mean=[0.1, -0.2, 0.3, 0.0],
+            latents_std=[1.5, 0.8, 1.0, 1.2],
+        ).eval(),
+        text_encoder=tiny_qwen_encoder(tokenizer),
+        tokenizer=tokenizer,
+        transformer=transformer,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(torch.float64)
