@@ -93,9 +93,9 @@ class TapedProcessor:
         attn,
         hidden_states,
         encoder_hidden_states=None,
-        encoder_hidden_states_mask=None,
         attention_mask=None,
         image_rotary_emb=None,
+        encoder_hidden_states_mask=None,
     ) -> Any:
         def projected(states: Tensor, names: tuple[str, ...], norms: tuple[Any, Any]) -> list[Tensor]:
             whole = [getattr(attn, n)(states).unflatten(-1, (attn.heads, -1)).transpose(1, 2) for n in names]
