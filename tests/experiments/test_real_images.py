@@ -233,9 +233,10 @@ def test_a_path_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:
         {"encoder_hidden_states": rows[:, 0]},
         3.5,
         Shrink(quantile=0.75),
-        "midpoint",
-        rows[0, 0],
-        (0.9, 0.0),
+        solver="midpoint",
+        level_step="virtual",
+        picture=rows[0, 0],
+        pulls=(0.9, 0.0),
     )
     write_path(path, tmp_path / "kept" / "path.safetensors")
     again = read_path(tmp_path / "kept" / "path.safetensors", torch.device("cpu"))
@@ -245,7 +246,7 @@ def test_a_path_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:
     assert again.negatives is not None
     assert torch.equal(again.negatives["encoder_hidden_states"], rows[:, 0])
     assert (again.start, again.guidance_scale, again.shrink) == (2, 3.5, path.shrink)
-    assert (again.solver, again.pulls) == ("midpoint", (0.9, 0.0))
+    assert (again.solver, again.level_step, again.pulls) == ("midpoint", "virtual", (0.9, 0.0))
     assert [file.name for file in (tmp_path / "kept").iterdir()] == ["path.safetensors"]
 
 

@@ -352,7 +352,10 @@ def test_results_of_another_tool_on_a_data_set(cli: Cli, tmp_path: Path) -> None
     ("override", "message"),
     [
         ("dataset=embedded", "changes nothing here, allowed are metrics"),
-        ("metrics=pixl", "error: metrics=pixl: there is none, did you mean pixel, allowed are embedded"),
+        (
+            "metrics=pixl",
+            "error: metrics=pixl: there is none, did you mean pixel, allowed are dino, embedded",
+        ),
         ("metrics.pixl=1", "error: metrics.pixl: no key of the configuration, did you mean metrics.pixel\n"),
         ("reference=[pie]", "no table pie"),
         ("plots=maybe", "plots: 'maybe' is not true or false"),
