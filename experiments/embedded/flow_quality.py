@@ -85,7 +85,7 @@ def decibels(images: torch.Tensor, others: torch.Tensor) -> float:
 
 
 def preservation(model: Model, judge: Judge, sampling: Sampling = SAMPLING) -> list[Figure]:
-    """64 held-out swaps: error outside the objects' area by projections, by maps, and by maps with a blend."""
+    """64 held-out swaps: error outside the objects' area by projections, by maps and by a blend."""
     methods = {
         "projections": Projections(replace_steps=0.2),
         "P2P": PromptToPrompt(tau=0.2, local_blend=False),
