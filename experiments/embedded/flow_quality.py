@@ -10,9 +10,11 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from evaluation.clip import Clip
 from experiments.embedded.judge import Judge
@@ -35,6 +37,7 @@ from p2p import (
     Sampling,
     UniInv,
 )
+from p2p.trajectory import Method, Trajectory
 
 SPEC = ModelSpec(
     "embedded_flow",
@@ -65,12 +68,10 @@ def reconstruction(
         )
     ]
     for inversion in inversions:
-        groups = []
-        for image, caption in zip(images, captions, strict=True):
-            edit = FixedSeed().trajectory(
-                EditRequest(caption, caption), model.tokenizers, sampling.num_inference_steps
-            )
-            groups.append(Group(caption, 0, (edit,), lambda image=image: image, inversion))
+        groups = [
+            Group(caption, 0, (_itself(model, caption, sampling),), partial(_given, image), inversion)
+            for image, caption in zip(images, captions, strict=True)
+        ]
         edited = generate_groups(model, groups, sampling)
         again = torch.stack([e.reconstruction for e in edited if e.reconstruction is not None])
         goal = ">= 25" if inversion.name == "rf_solver" else ""
@@ -78,7 +79,16 @@ def reconstruction(
     return figures
 
 
-def decibels(images: torch.Tensor, others: torch.Tensor) -> float:
+def _itself(model: Model, caption: str, sampling: Sampling) -> Trajectory:
+    request = EditRequest(caption, caption)
+    return FixedSeed().trajectory(request, model.tokenizers, sampling.num_inference_steps)
+
+
+def _given(image: Tensor) -> Tensor:
+    return image
+
+
+def decibels(images: Tensor, others: Tensor) -> float:
     """Return the mean over pictures of the PSNR of pictures in [0, 1]."""
     errors = (images.cpu() - others.cpu()).square().mean((1, 2, 3))
     return float((-10 * errors.log10()).mean())
@@ -86,7 +96,7 @@ def decibels(images: torch.Tensor, others: torch.Tensor) -> float:
 
 def preservation(model: Model, judge: Judge, sampling: Sampling = SAMPLING) -> list[Figure]:
     """64 held-out swaps: error outside the objects' area by projections, by maps and by a blend."""
-    methods = {
+    methods: dict[str, Method] = {
         "projections": Projections(replace_steps=0.2),
         "P2P": PromptToPrompt(tau=0.2, local_blend=False),
         "P2P with LocalBlend": PromptToPrompt(tau=0.2),

@@ -134,6 +134,9 @@ class Counted:
 class FlowModel(nn.Module):
     """What is trained: the transformer and the table of words; places are as `build_text_encoders` says."""
 
+    places: Tensor  # (tokens, channels), by where a token stands
+    nowhere: Tensor  # (channels,), the padding's place
+
     def __init__(
         self,
         transformer: SD3Transformer2DModel,
