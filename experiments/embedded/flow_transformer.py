@@ -25,8 +25,6 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from experiments.embedded.training import WEIGHTS
-
 WORD_WIDTH, PLACE_WIDTH = 128, 32  # channels of the two text encoders
 POOLED_WIDTH = 8  # channels of each encoder's pooled vector, all 0
 ZERO_TOKENS = 256  # that diffusers appends where there is no T5 (encode_prompt's max_sequence_length)
@@ -69,31 +67,39 @@ def build_transformer(width: int = 160, blocks: int = 5) -> SD3Transformer2DMode
     return transformer
 
 
-def build_text_encoders(
-    tokenizer: CLIPTokenizer, shipped: CLIPTextModel
-) -> tuple[CLIPTextModelWithProjection, CLIPTextModelWithProjection]:
-    """Return the encoder of words, which begins as the shipped one's outputs, and the encoder of places.
+@torch.no_grad()
+def shipped_words(shipped: CLIPTextModel) -> Tensor:
+    """Return what the shipped, context-free encoder says of each token (vocabulary, 128): its place's mean."""
+    length = shipped.config.max_position_embeddings
+    ids = torch.arange(shipped.config.vocab_size)[:, None].expand(-1, length)
+    return torch.cat([shipped(part).last_hidden_state[:, 1:].mean(1) for part in ids.split(100)])
 
-    Each has one layer that nothing reads: the last hidden states but one are the embeddings.
-    """
-    words, places = (_embeddings_alone(tokenizer, width) for width in (WORD_WIDTH, PLACE_WIDTH))
-    length, vocabulary = tokenizer.model_max_length, len(tokenizer)
-    with torch.no_grad():
-        outputs = [
-            shipped(ids[:, None].expand(-1, length)).last_hidden_state[:, 1:].mean(1)
-            for ids in torch.arange(vocabulary).split(100)
-        ]
-        table(words).copy_(torch.cat(outputs))
-        frequencies = 2 ** (-torch.arange(PLACE_WIDTH // 2) / 3)
-        angles = torch.arange(length)[:, None] * math.pi / 2 * frequencies
-        _positions(places).copy_(torch.cat([angles.sin(), angles.cos()], 1))
-        drawn = torch.randn(PLACE_WIDTH, generator=torch.Generator().manual_seed(0))
-        table(places)[tokenizer.pad_token_id] = FAR * drawn
-    return words, places.requires_grad_(False)
+
+@torch.no_grad()
+def encoder_of_words(tokenizer: CLIPTokenizer, words: Tensor) -> CLIPTextModelWithProjection:
+    """Return the first text encoder, of these vectors (vocabulary, 128), wherever a token stands."""
+    encoder = _embeddings_alone(tokenizer, WORD_WIDTH)
+    table(encoder).copy_(words)
+    return encoder
+
+
+@torch.no_grad()
+def encoder_of_places(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
+    """Return the second text encoder: waves by where a token stands; padding stands far from all."""
+    encoder = _embeddings_alone(tokenizer, PLACE_WIDTH)
+    frequencies = 2 ** (-torch.arange(PLACE_WIDTH // 2) / 3)
+    angles = torch.arange(tokenizer.model_max_length)[:, None] * math.pi / 2 * frequencies
+    _positions(encoder).copy_(torch.cat([angles.sin(), angles.cos()], 1))
+    drawn = torch.randn(PLACE_WIDTH, generator=torch.Generator().manual_seed(0))
+    table(encoder)[tokenizer.pad_token_id] = FAR * drawn
+    return encoder
 
 
 def _embeddings_alone(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModelWithProjection:
-    """Return an encoder of which every weight is 0, with one layer that nothing reads."""
+    """Return an encoder of which every weight is 0, with one layer that nothing reads.
+
+    diffusers takes the last hidden states but one: of one layer, the embeddings.
+    """
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -132,7 +138,7 @@ class Counted:
 
 
 class FlowModel(nn.Module):
-    """What is trained: the transformer and the table of words; places are as `build_text_encoders` says."""
+    """What is trained: the transformer and the table of words (vocabulary, 128)."""
 
     places: Tensor  # (tokens, channels), by where a token stands
     nowhere: Tensor  # (channels,), the padding's place
@@ -140,15 +146,15 @@ class FlowModel(nn.Module):
     def __init__(
         self,
         transformer: SD3Transformer2DModel,
-        words: CLIPTextModelWithProjection,
-        places: CLIPTextModelWithProjection,
-        padding: int,
+        words: Tensor,
+        tokenizer: CLIPTokenizer,
     ) -> None:
         super().__init__()
-        self.transformer, self.padding = transformer, padding
-        self.words = nn.Parameter(table(words).detach().clone())
-        self.register_buffer("places", _positions(places).detach().clone(), persistent=False)
-        self.register_buffer("nowhere", table(places).detach()[padding].clone(), persistent=False)
+        self.transformer, self.padding = transformer, tokenizer.pad_token_id
+        self.words = nn.Parameter(words)
+        places = encoder_of_places(tokenizer)
+        self.register_buffer("places", _positions(places).detach(), persistent=False)
+        self.register_buffer("nowhere", table(places).detach()[self.padding], persistent=False)
         self.attention = counting_processors(transformer)
 
     def text(self, ids: Tensor) -> Counted:
@@ -224,26 +230,20 @@ def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(shift=1.0)
 
 
-def save_pipeline(folder: Path, model: FlowModel, tokenizer: CLIPTokenizer) -> None:
+def save_pipeline(folder: Path, model: FlowModel, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> None:
     """Write the whole pipeline in float16, in place of what the folder held."""
     new, old = (folder.with_name(f"{folder.name}.{state}") for state in ("new", "old"))
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    shipped = WEIGHTS / "pipeline"
-    vae = AutoencoderKL.from_pretrained(shipped / "vae", dtype=torch.float16)
-    text_encoder = CLIPTextModel.from_pretrained(shipped / "text_encoder", dtype=torch.float32)
-    words, places = build_text_encoders(tokenizer, text_encoder)
-    with torch.no_grad():
-        table(words).copy_(model.words)
-    transformer = build_like(model.transformer)
+    vae = copy.deepcopy(vae).cpu().half()
     vae.register_to_config(shift_factor=0.0, _name_or_path="")  # the pipeline adds it without asking
     StableDiffusion3Pipeline(
-        transformer=transformer,
+        transformer=build_like(model.transformer),
         scheduler=build_scheduler(),
         vae=vae,
-        text_encoder=words.half(),
+        text_encoder=encoder_of_words(tokenizer, model.words.cpu()).half(),
         tokenizer=tokenizer,
-        text_encoder_2=places.half(),
+        text_encoder_2=encoder_of_places(tokenizer).half(),
         tokenizer_2=tokenizer,
         text_encoder_3=None,
         tokenizer_3=None,

@@ -21,10 +21,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from experiments.embedded.examples import thing_masks, thing_tokens
 from experiments.embedded.flow_transformer import (
     FlowModel,
-    build_text_encoders,
     build_transformer,
     check_width,
     save_pipeline,
+    shipped_words,
 )
 from experiments.embedded.recorded_attention import grounding_loss
 from experiments.embedded.scenes import Scenes, load_training_scenes
@@ -165,9 +165,8 @@ def build_model(recipe: FlowRecipe, tokenizer: CLIPTokenizer) -> FlowModel:
     """Return the untrained model on the recipe's device, its words as the shipped text encoder's."""
     torch.manual_seed(recipe.seed)
     shipped = CLIPTextModel.from_pretrained(WEIGHTS / "pipeline" / "text_encoder", dtype=torch.float32)
-    words, places = build_text_encoders(tokenizer, shipped)
     transformer = build_transformer(recipe.width, recipe.blocks)
-    return FlowModel(transformer, words, places, tokenizer.pad_token_id).train().to(recipe.device)
+    return FlowModel(transformer, shipped_words(shipped), tokenizer).train().to(recipe.device)
 
 
 def card(recipe: FlowRecipe, scenes: int, steps: int, seconds: float) -> dict[str, object]:
@@ -208,6 +207,7 @@ def main(recipe: FlowRecipe) -> None:
         ],
         lr=recipe.lr,
         betas=(0.9, 0.99),
+        fused=True,
     )
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
@@ -220,7 +220,7 @@ def main(recipe: FlowRecipe) -> None:
         return objective(batch, noise.to(device), sigmas.to(device), dropped.to(device))
 
     def save(steps: int, seconds: float) -> None:
-        save_pipeline(recipe.out, average, tokenizer)
+        save_pipeline(recipe.out, average, vae, tokenizer)
         facts = card(recipe, len(examples), steps, seconds)
         write_card(recipe.out, "Flow transformer of the embedded world", facts)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
 
@@ -25,7 +26,7 @@ from experiments.embedded.train_flow import (
     main,
     parse,
 )
-from experiments.embedded.training import ResumeError
+from experiments.embedded.training import WEIGHTS, ResumeError
 from p2p import Model, Projections, ReverseEuler, Sampling, edit
 from p2p.families.model import stack_rows
 from tests.experiments.training_parts import embedded_tokenizer
@@ -59,7 +60,8 @@ def trained(tokenizer: CLIPTokenizer) -> FlowModel:
 @pytest.fixture(scope="module")
 def model(trained: FlowModel, tokenizer: CLIPTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("flow") / "pipeline"
-    save_pipeline(folder, trained, tokenizer)
+    vae = AutoencoderKL.from_pretrained(WEIGHTS / "pipeline" / "vae", dtype=torch.float32)
+    save_pipeline(folder, trained, vae, tokenizer)
     return replace(SPEC, path=str(folder)).load()
 
 
