@@ -69,7 +69,7 @@ def build_transformer(width: int = 160, blocks: int = 5) -> SD3Transformer2DMode
 
 @torch.no_grad()
 def shipped_words(shipped: CLIPTextModel) -> Tensor:
-    """Return what the shipped, context-free encoder says of each token (vocabulary, 128): its place's mean."""
+    """Return what the shipped, context-free encoder says of a token, mean over places: (vocabulary, 128)."""
     length = shipped.config.max_position_embeddings
     ids = torch.arange(shipped.config.vocab_size)[:, None].expand(-1, length)
     return torch.cat([shipped(part).last_hidden_state[:, 1:].mean(1) for part in ids.split(100)])
