@@ -53,12 +53,16 @@ INVERSIONS = (ReverseEuler(), UniInv(), FireFlow(), RFSolver())
 
 
 def reconstruction(
-    model: Model, inversions: Sequence[Inversion] = INVERSIONS, n: int = 32, sampling: Sampling = SAMPLING
+    model: Model,
+    inversions: Sequence[Inversion] = INVERSIONS,
+    n: int = 32,
+    steps: int = SAMPLING.num_inference_steps,
 ) -> list[Figure]:
     """n held-out renders, inverted and denoised again under their captions: dB beside the render itself.
 
-    The autoencoder alone loses some; its own figure comes first.
+    Both ways are without guidance. The autoencoder alone loses some; its own figure comes first.
     """
+    sampling = Sampling(steps, guidance_scale=1)
     drawn = draw_scenes(n, (14, 0), held_out=True)
     images = (to_model(torch.from_numpy(drawn.images)) + 1) / 2
     captions = [scene.caption() for scene in drawn.scenes]
@@ -94,14 +98,14 @@ def decibels(images: Tensor, others: Tensor) -> float:
     return float((-10 * errors.log10()).mean())
 
 
-def preservation(model: Model, judge: Judge, sampling: Sampling = SAMPLING) -> list[Figure]:
-    """64 held-out swaps: error outside the objects' area by projections, by maps and by a blend."""
+def preservation(model: Model, judge: Judge, sampling: Sampling = SAMPLING, swaps: int = 64) -> list[Figure]:
+    """Held-out swaps of one seed: error outside the objects' area by projections, by maps and by a blend."""
     methods: dict[str, Method] = {
         "projections": Projections(replace_steps=0.2),
         "P2P": PromptToPrompt(tau=0.2, local_blend=False),
         "P2P with LocalBlend": PromptToPrompt(tau=0.2),
     }
-    edited, names = swapped(model, tuple(methods.values()), (0,), sampling)
+    edited, names = swapped(model, tuple(methods.values()), (0,), sampling, swaps)
     return [
         figure
         for i, label in enumerate(methods)

@@ -245,11 +245,15 @@ def preservation(model: Model, judge: Judge) -> list[Figure]:
 
 
 def swapped(
-    model: Model, methods: Sequence[Method], seeds: Sequence[int], sampling: Sampling = SAMPLING
+    model: Model,
+    methods: Sequence[Method],
+    seeds: Sequence[int],
+    sampling: Sampling = SAMPLING,
+    swaps: int = 64,
 ) -> tuple[list[Edited], list[str]]:
-    """Return 64 held-out swaps per seed, each by the methods and then the fixed seed, and the new objects."""
+    """Return held-out swaps per seed, each by the methods and then the fixed seed, and the new objects."""
     groups, names = [], []
-    for seed, pair in product(seeds, scene_pairs({"swap": 64}, seed=1)):
+    for seed, pair in product(seeds, scene_pairs({"swap": swaps}, seed=1)):
         words = pair.source.things[0].name, pair.target.things[0].name
         request = EditRequest(pair.source.caption(), pair.target.caption(), blend_words=words)
         edits = tuple(

@@ -188,7 +188,7 @@ def test_a_training_is_kept_goes_on_and_edits(
     model = replace(SPEC, path=str(TINY.out)).load()
     edited = edit(model, "a cat", [("a dog", Projections(replace_steps=0.5))], 0, Sampling(2, 2.0))
     assert edited.source.shape == edited.images[0].shape == (3, 64, 64)
-    alone, again = reconstruction(model, (ReverseEuler(),), 2, Sampling(4))
+    alone, again = reconstruction(model, (ReverseEuler(),), 2, steps=4)
     assert 0 < again.value <= alone.value + 1
 
 
