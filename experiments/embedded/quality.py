@@ -46,6 +46,7 @@ from p2p import (
 )
 from p2p.engine import batches
 from p2p.families.model import stack_rows
+from p2p.trajectory import Method
 
 PIPELINE = WEIGHTS / "pipeline"
 SPEC = ModelSpec("embedded", str(PIPELINE), self_max_side=16, blend_side=16, device="cpu")
@@ -69,21 +70,24 @@ class Figure:
         return self.value >= float(bound) if relation == ">=" else self.value <= float(bound)
 
 
-def generate_images(model: Model, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+def generate_images(
+    model: Model, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling = SAMPLING
+) -> Tensor:
     """Return one image (3, 64, 64) in [0, 1] per prompt and seed."""
     groups = [Group(prompt, seed, ()) for prompt, seed in zip(prompts, seeds, strict=True)]
-    return torch.stack([edited.source for edited in _generate(model, groups)])
+    return torch.stack([edited.source for edited in generate_groups(model, groups, sampling)])
 
 
-def _generate(model: Model, groups: Sequence[Group]) -> list[Edited]:
+def generate_groups(model: Model, groups: Sequence[Group], sampling: Sampling = SAMPLING) -> list[Edited]:
+    """Return the groups' images, made in the order of the groups, many at a time."""
     edited: list[Edited] = []
-    sampling = SAMPLING if model.device.type == "cpu" else replace(SAMPLING, max_batch=512)
+    sampling = sampling if model.device.type == "cpu" else replace(sampling, max_batch=512)
     for numbers in tqdm(list(batches(groups, sampling)), desc="generating", unit="batch", mininterval=10):
         edited += generate(model, [groups[i] for i in numbers], sampling)
     return edited
 
 
-def naming(model: Model, judge: Judge, clip: Clip) -> list[Figure]:
+def naming(model: Model, judge: Judge, clip: Clip, sampling: Sampling = SAMPLING) -> list[Figure]:
     """200 held-out prompts, half with one object, half with two: does the judge see what they say?"""
     rng = np.random.default_rng((11, 0))
     scenes: list[Scene] = []
@@ -91,10 +95,10 @@ def naming(model: Model, judge: Judge, clip: Clip) -> list[Figure]:
         scene = draw_scene(rng, held_out=True)
         if len(scene.things) == (1 if len(scenes) < 100 else 2):
             scenes.append(scene)
-    images = generate_images(model, [scene.caption() for scene in scenes], range(1000, 1200))
+    captions = [scene.caption() for scene in scenes]
+    images = generate_images(model, captions, range(1000, 1200), sampling)
     right = quality_metrics.objects_named(judge, images, scenes).tolist()
     placed = quality_metrics.places_named(judge, images, scenes).tolist()
-    captions = [scene.caption() for scene in scenes]
     to_text, to_image = quality_metrics.clip_retrieval(clip, images, captions)
     return [
         Figure(
@@ -220,7 +224,7 @@ def reweighting(model: Model) -> list[Figure]:
         groups += [Group(prompt, seed, tuple(edits)) for seed in seeds]
     monotone = []
     for edited, (_, _, effect) in zip(
-        _generate(model, groups), [case for case in cases for _ in seeds], strict=True
+        generate_groups(model, groups), [case for case in cases for _ in seeds], strict=True
     ):
         values = [float(effect(image)) for image in edited.images]
         monotone.append(all(a < b for a, b in pairwise(values)))
@@ -230,28 +234,45 @@ def reweighting(model: Model) -> list[Figure]:
 def preservation(model: Model, judge: Judge) -> list[Figure]:
     """64 held-out swaps x 2 seeds at tau 0.2, default self window: error outside the objects' area.
 
-    The area is the union of the judge's object masks on source, edited and fixed-seed image, grown by 2
-    pixels; the same for both. Without LocalBlend, and with the swapped words bounding it.
+    Without LocalBlend, and with the swapped words bounding it.
     """
-    steps = SAMPLING.num_inference_steps
-    methods = (PromptToPrompt(tau=0.2, local_blend=False), PromptToPrompt(tau=0.2), FixedSeed())
-    groups, names = [], []
-    for seed, pair in product((0, 1), scene_pairs({"swap": 64}, seed=1)):
-        words = pair.source.things[0].name, pair.target.things[0].name
-        request = EditRequest(pair.source.caption(), pair.target.caption(), blend_words=words)
-        edits = tuple(m.trajectory(request, model.tokenizers, steps) for m in methods)
-        groups.append(Group(request.source_prompt, seed, edits))
-        names.append(pair.target.things[0].name)
-    edited = _generate(model, groups)
+    methods = (PromptToPrompt(tau=0.2, local_blend=False), PromptToPrompt(tau=0.2))
+    edited, names = swapped(model, methods, (0, 1))
     return [
-        *_preserved(judge, edited, names, 0, "P2P", "<= 0.6"),
-        *_preserved(judge, edited, names, 1, "P2P with LocalBlend", "<= 0.25"),
+        *preserved(judge, edited, names, 0, "P2P", "<= 0.6"),
+        *preserved(judge, edited, names, 1, "P2P with LocalBlend", "<= 0.25"),
     ]
 
 
-def _preserved(
+def swapped(
+    model: Model,
+    methods: Sequence[Method],
+    seeds: Sequence[int],
+    sampling: Sampling = SAMPLING,
+    swaps: int = 64,
+) -> tuple[list[Edited], list[str]]:
+    """Return held-out swaps per seed, each by the methods and then the fixed seed, and the new objects."""
+    groups, names = [], []
+    for seed, pair in product(seeds, scene_pairs({"swap": swaps}, seed=1)):
+        words = pair.source.things[0].name, pair.target.things[0].name
+        request = EditRequest(pair.source.caption(), pair.target.caption(), blend_words=words)
+        edits = tuple(
+            m.trajectory(request, model.tokenizers, sampling.num_inference_steps)
+            for m in (*methods, FixedSeed())
+        )
+        groups.append(Group(request.source_prompt, seed, edits))
+        names.append(pair.target.things[0].name)
+    return generate_groups(model, groups, sampling), names
+
+
+def preserved(
     judge: Judge, edited: Sequence[Edited], names: Sequence[str], method: int, label: str, goal: str
 ) -> list[Figure]:
+    """Return a method's error outside the objects, against the fixed seed's, the last of each group's images.
+
+    The area of the objects is the union of the judge's object masks on source, edited and fixed-seed image,
+    grown by 2 pixels; the same for both.
+    """
     ratios, errors, named = [], [], []
     for group, name in zip(edited, names, strict=True):
         images = torch.stack([group.source, group.images[method], group.images[-1]])

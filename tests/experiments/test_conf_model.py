@@ -19,6 +19,7 @@ def test_a_model_composes_and_instantiates(file: Path) -> None:
 
 
 OWN_SAMPLING = {
+    "embedded_flow": (28, 3),
     "lcm": (4, 8.5),
     "lcm_guided": (15, 2),
     "sd_turbo": (4, 1),

@@ -1,0 +1,273 @@
+"""Train the flow transformer of the embedded world on the latents of rendered scenes, for so many minutes.
+
+Rectified flow (Esser et al. 2024): latents on the straight line from picture to noise, noise levels drawn
+logit-normally. Run `make train-flow`; `flow_transformer.py` says what the network is.
+"""
+
+import argparse
+import copy
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from experiments.embedded.examples import thing_masks, thing_tokens
+from experiments.embedded.flow_transformer import (
+    FlowModel,
+    build_transformer,
+    check_width,
+    save_pipeline,
+    shipped_words,
+)
+from experiments.embedded.recorded_attention import grounding_loss
+from experiments.embedded.scenes import Scenes, load_training_scenes
+from experiments.embedded.train_diffusion import CAPTION_DROPOUT, THING_WEIGHT, encode_latents
+from experiments.embedded.training import (
+    CHECKPOINTS,
+    WEIGHTS,
+    Ema,
+    ResumeError,
+    batches,
+    check_device,
+    check_resumable,
+    cosine,
+    mixed_precision,
+    native_bf16,
+    precision,
+    run_minutes,
+    write_card,
+)
+
+LEVELS = (0.2, 1.2)  # mean and deviation of the noise level's logit; wider than SD3's (0, 1) towards noise
+
+
+@dataclass(frozen=True)
+class FlowExamples:
+    """Captioned scenes as latents, on one device."""
+
+    latents: Tensor  # (n, 4, 16, 16) float16, scaled means
+    ids: Tensor  # (n, tokens) int32
+    tokens: Tensor  # (n, 2) int64, where the caption names each thing, 0 where there is none
+    covered: Tensor  # (n, 2, 16, 16) uint8, sixteenths of a latent cell that each thing covers
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def take(self, index: Tensor) -> "FlowExamples":
+        """Return the chosen examples."""
+        return FlowExamples(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+
+def flow_examples(scenes: Scenes, latents: Tensor, tokenizer: CLIPTokenizer) -> FlowExamples:
+    """Return the scenes with their captions, on the latents' device."""
+    captions = [scene.caption() for scene in scenes.scenes]
+    ids = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids.int()
+    parts = torch.arange(len(captions)).split(1_000)  # masks of all at once would need gigabytes
+    labels = torch.from_numpy(scenes.labels)
+    covered = torch.cat([(thing_masks(labels, scenes, part) * 16).byte() for part in parts])
+    where = latents.device
+    tokens = thing_tokens(scenes, ids, tokenizer)
+    return FlowExamples(latents, ids.to(where), tokens.to(where), covered.to(where))
+
+
+@dataclass(frozen=True)
+class FlowObjective:
+    """The loss of a batch: the velocity's squared error, thing-weighted, and where words' attention goes."""
+
+    model: FlowModel
+    empty: Tensor  # (1, tokens), the empty caption's ids
+    bf16: bool
+    grounding: float = 0.03  # beside a velocity loss of about 0.5
+
+    def __call__(
+        self, batch: FlowExamples, noise: Tensor, sigmas: Tensor, dropped: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the losses by name; `sigmas` (batch,) in [0, 1], `dropped` (batch,) captions left out."""
+        ids = torch.where(dropped[:, None], self.empty, batch.ids)
+        clean, level = batch.latents.float(), sigmas[:, None, None, None]
+        noisy = (1 - level) * clean + level * noise
+        with mixed_precision(clean.device.type, self.bf16):
+            velocity = self.model(noisy, sigmas, self.model.text(ids))
+        masks = batch.covered.float() / 16
+        told = (1 - sigmas)[:, None]
+        emphasis = 1 + THING_WEIGHT * told[..., None] * masks.sum(1)  # (batch, 16, 16)
+        error = (velocity.float() - (noise - clean)).square().mean(1) * emphasis
+        losses = {"velocity": error.mean()}
+        if self.grounding:
+            where = batch.tokens * ~dropped[:, None]
+            pointed = (told / 0.4).clamp(max=1)  # in pure noise there is nothing to point at
+            maps = [processor.probabilities for processor in self.model.attention]
+            grounded = [(grounding_loss(m, where, masks) * pointed).mean() for m in maps]
+            losses["grounding"] = self.grounding * torch.stack(grounded).mean()
+        return losses
+
+
+def draw_levels(n: int, generator: torch.Generator) -> Tensor:
+    """Return n noise levels in [0, 1], logit-normal (LEVELS), one from each n-th of the distribution."""
+    mean, deviation = LEVELS
+    share = (torch.arange(n) + torch.rand(n, generator=generator)) / n
+    return (mean + deviation * torch.special.ndtri(share.clamp(1e-5, 1 - 1e-5))).sigmoid()
+
+
+@dataclass(frozen=True)
+class FlowRecipe:
+    """What is trained and how, as on the command line; raises ValueError for what cannot be."""
+
+    minutes: float = 100
+    batch_size: int = 32
+    shards: int = 12
+    lr: float = 1e-3
+    grounding: float = 0.03
+    width: int = 160
+    blocks: int = 5
+    seed: int = 0
+    device: str = "cpu"
+    out: Path = CHECKPOINTS / "flow"
+    ship: bool = False
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        for name in ("batch_size", "shards", "blocks"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}: {value}, allowed is 1 or more")
+        check_width(self.width)
+        for name in ("minutes", "lr"):
+            if not 0 < (value := getattr(self, name)) < float("inf"):
+                raise ValueError(f"{name}: {value}, allowed is a number above 0")
+        if not 0 <= self.grounding < float("inf"):
+            raise ValueError(f"grounding: {self.grounding}, allowed is 0 or more")
+        if self.out.resolve().is_relative_to(WEIGHTS.resolve()):
+            raise ValueError(f"out: {self.out} holds the shipped weights, which ship alone replaces")
+        if self.out.exists() and not (self.out / "model_index.json").is_file():
+            raise ValueError(
+                f"out: {self.out} is no pipeline, allowed is a new folder or an earlier training's"
+            )
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the training keeps its state, beside the weights."""
+        return self.out.with_name(f"{self.out.name}.pt")
+
+    def identity(self) -> dict[str, object]:
+        """Return what a training that is resumed must have in common with the one that was broken off."""
+        names = ("batch_size", "shards", "lr", "grounding", "width", "blocks", "seed")
+        return {name: getattr(self, name) for name in names}
+
+
+def build_model(recipe: FlowRecipe, tokenizer: CLIPTokenizer) -> FlowModel:
+    """Return the untrained model on the recipe's device, its words as the shipped text encoder's."""
+    torch.manual_seed(recipe.seed)
+    shipped = CLIPTextModel.from_pretrained(WEIGHTS / "pipeline" / "text_encoder", dtype=torch.float32)
+    transformer = build_transformer(recipe.width, recipe.blocks)
+    return FlowModel(transformer, shipped_words(shipped), tokenizer).train().to(recipe.device)
+
+
+def card(recipe: FlowRecipe, scenes: int, steps: int, seconds: float) -> dict[str, object]:
+    """Return what the model card says of a training."""
+    gpu = torch.device(recipe.device).type == "cuda"
+    where = torch.cuda.get_device_name(recipe.device) if gpu else f"{torch.get_num_threads()} CPU threads"
+    return {
+        "data": f"{scenes} rendered, captioned scenes of 64x64 pixels",
+        "sprites": "Noto Emoji image resources (Apache-2.0, see NOTICE)",
+        "recipe": f"{steps} steps of {recipe.batch_size}, AdamW {recipe.lr:g} flat then cosine, thing weight "
+        f"{THING_WEIGHT}, noise levels' logits {LEVELS[0]:g} +- {LEVELS[1]:g}, log grounding loss "
+        f"{recipe.grounding:g}, EMA 0.999, {precision(recipe.device)}",
+        "time": f"{seconds / 60:.0f} min on {where}",
+    }
+
+
+def main(recipe: FlowRecipe) -> None:
+    """Train, and keep the whole pipeline in float16 with a model card, once a minute."""
+    check_resumable(recipe.checkpoint, recipe.identity())
+    device, shipped = recipe.device, WEIGHTS / "pipeline"
+    tokenizer = CLIPTokenizer.from_pretrained(shipped / "tokenizer")
+    scenes = load_training_scenes(CHECKPOINTS / "scenes", recipe.shards)
+    vae = AutoencoderKL.from_pretrained(shipped / "vae", dtype=torch.float32)
+    vae = vae.to(device, memory_format=torch.channels_last)
+    latents = encode_latents(vae, scenes, native_bf16(device)).to(device)
+    examples = flow_examples(scenes, latents, tokenizer)
+    del scenes
+
+    model = build_model(recipe, tokenizer)
+    average = copy.deepcopy(model)
+    ema = Ema(model, average)
+    empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids.int().to(device)
+    objective = FlowObjective(model, empty, native_bf16(device), recipe.grounding)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.01},
+            {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
+        ],
+        lr=recipe.lr,
+        betas=(0.9, 0.99),
+        fused=True,
+    )
+
+    def loss_of_step(step: int) -> dict[str, Tensor]:
+        size, number = recipe.batch_size, 10_000_019 * (recipe.seed + 1) + step
+        batch = examples.take(batches(len(examples), size, step, seed=2 + recipe.seed).to(device))
+        rng = torch.Generator().manual_seed(number)
+        dropped = torch.rand(size, generator=rng) < CAPTION_DROPOUT
+        sigmas = draw_levels(size, rng)
+        noise = torch.randn(batch.latents.shape, generator=rng)
+        return objective(batch, noise.to(device), sigmas.to(device), dropped.to(device))
+
+    def save(steps: int, seconds: float) -> None:
+        save_pipeline(recipe.out, average, vae, tokenizer)
+        facts = card(recipe, len(examples), steps, seconds)
+        write_card(recipe.out, "Flow transformer of the embedded world", facts)
+
+    recipe.out.parent.mkdir(parents=True, exist_ok=True)
+    run_minutes(
+        recipe.checkpoint,
+        recipe.minutes,
+        time.monotonic(),
+        model,
+        optimizer,
+        lambda progress: cosine(progress, flat=0.35, warm_up=0.02),
+        loss_of_step,
+        ema,
+        recipe.identity(),
+        save,
+    )
+    print(f"weights: {recipe.out}", flush=True)
+    if recipe.ship:
+        shutil.copytree(recipe.out, WEIGHTS / "flow", dirs_exist_ok=True)
+
+
+def parse(arguments: Sequence[str] | None = None) -> FlowRecipe:
+    """Read the command line; what is wrong in it ends the program with one line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--minutes", type=float, help="to train for, from the first step on; a broken off training goes on")
+    add("--batch-size", type=int, help="small: steps are what counts")
+    add("--shards", type=int, help="of 10,000 scenes each, rendered and encoded beforehand")
+    add("--lr", type=float, help="peak learning rate")
+    add("--grounding", type=float, help="weight of the loss on attention outside a word's thing; 0: off")
+    add("--width", type=int, help="channels of the transformer")
+    add("--blocks", type=int, help="of the transformer")
+    add("--seed", type=int, help="of the weights, the order of scenes and the noise")
+    add("--device", help="cpu, cuda or cuda:N")
+    add("--out", type=Path, help="folder for the weights; the training keeps its state beside it")
+    add("--ship", action=argparse.BooleanOptionalAction, help="replace the shipped weights as well")
+    parser.set_defaults(**{field.name: field.default for field in fields(FlowRecipe)})
+    try:
+        return FlowRecipe(**vars(parser.parse_args(arguments)))
+    except ValueError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    try:
+        main(parse())
+    except (ResumeError, OSError) as error:
+        sys.exit(f"train_flow: {error}")
