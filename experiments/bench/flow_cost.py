@@ -25,8 +25,8 @@ def measure(
 ) -> Measured:
     """Measure one step of both methods and of plain diffusers in turn, unguided, for each family's shapes.
 
-    One process does all, on the same weights: two processes of Flux's width differed by 1.4 for no reason of
-    theirs. Without guidance half of the rows, not a quarter, read another's attention.
+    One process does all, on the same weights: two processes of Flux's width differed by 1.4, which was not
+    explained. Without guidance half of the rows, not a quarter, read another's attention.
     """
     measured = Measured()
     for name in shapes:
