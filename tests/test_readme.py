@@ -23,6 +23,7 @@ NAMES = {file.name for file in FILES}
 FORBIDDEN, FORMS = {"utils.py"}, {"FILE.csv", "NAME.sh"}
 OF_OTHERS = {"run_editing_p2p.py", "mapping_file.json", "global_descriptions.json", "card.json"}
 MADE = {"pairs.csv", "columns.json", "bench.json", "bench_gpu.json", "summary.md"}
+MADE_FOLDERS = {"runs", "checkpoints"}
 
 
 def test_readme_is_short_and_begins_with_code() -> None:
@@ -64,7 +65,7 @@ def stale(page: Path) -> list[str]:
         missing += [link] if heading not in titles else []
     for path in re.findall(r"`([\w.-]+/[\w./-]*)`", text):
         first = path.split("/")[0]
-        owners = [folder for folder in here if first != "runs" and (folder / first).is_dir()]
+        owners = [folder for folder in here if first not in MADE_FOLDERS and (folder / first).is_dir()]
         if owners and not any((folder / path).exists() for folder in owners):
             missing.append(path)
     named = set(re.findall(r"(?<![\w/*-])[A-Za-z_]\w*\.(?:py|md|yaml|sh|json|csv)\b", text))
