@@ -6,7 +6,7 @@ Of any other tokenizer, and of one whose files do more, only transformers' own o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -82,24 +82,19 @@ class PlainTokenizer:
 
     def __call__(self, prompt: str, **_: Any) -> Mapping[str, Any]:
         """Return a prompt's tokens, begin and end among them, of whatever number."""
-        encoded = self._encoded(prompt)
+        encoded = _encoded(self.tokenizer, prompt)
         return {
             "input_ids": encoded.ids,
             "special_tokens_mask": encoded.special_tokens_mask,
             "offset_mapping": encoded.offsets,
         }
 
-    @cached_property
-    def _encoded(self) -> Callable[[str], Any]:
-        """Encode a prompt; the last few are kept, as a pair's are asked for several times."""
-        return lru_cache(maxsize=16)(self.tokenizer.encode)
-
     def __len__(self) -> int:
         return int(self.tokenizer.get_vocab_size())
 
     def tokenize(self, prompt: str) -> list[str]:
         """Return a prompt's tokens as texts, without begin and end."""
-        return list(self._encoded(prompt).tokens[1:-1])
+        return list(_encoded(self.tokenizer, prompt).tokens[1:-1])
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, the marks of ends of words included."""
@@ -109,6 +104,12 @@ class PlainTokenizer:
     def added_tokens_encoder(self) -> Mapping[str, int]:
         """The ids of the tokens that are no pieces of words."""
         return {token.content: i for i, token in self.tokenizer.get_added_tokens_decoder().items()}
+
+
+@lru_cache(maxsize=16)  # a pair's prompts are asked for several times
+def _encoded(tokenizer: Tokenizer, prompt: str) -> Any:
+    """Encode a prompt. Kept here and not by the tokenizer, which plans carry to other processes."""
+    return tokenizer.encode(prompt)
 
 
 @lru_cache(maxsize=4)  # by content, as a file may change

@@ -1,6 +1,7 @@
 """What a plan reads of a pipeline's files by itself is what diffusers and transformers read of them."""
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -58,7 +59,8 @@ def test_identity_and_calls_are_those_of_diffusers_own_scheduler(
 
 
 @pytest.mark.parametrize("trained", [1, 7, 1000])
-@pytest.mark.parametrize(("prediction", "offset"), [("epsilon", 0), ("v_prediction", 1), ("epsilon", 1)])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("offset", [0, 1])
 def test_calls_are_those_that_diffusers_makes(trained: int, prediction: str, offset: int) -> None:
     settings = {"num_train_timesteps": trained, "prediction_type": prediction, "steps_offset": offset}
     for betas in ({"beta_start": 1e-6, "beta_end": 1e-6}, {"beta_start": 0.02, "beta_end": 0.02}):
@@ -183,6 +185,14 @@ def test_a_folder_with_another_file_or_without_one_is_left_to_transformers(tmp_p
     (folder / "added_tokens.json").write_text("{}")
     assert PlainTokenizer.of(folder) is None
     assert PlainTokenizer.of(tmp_path / "none") is None
+
+
+def test_a_tokenizer_that_was_asked_is_still_sent_to_other_processes() -> None:
+    plain = PlainTokenizer.of(PIPELINE / "tokenizer")
+    assert plain is not None
+    asked = plain("a cat on the beach"), plain.tokenize("a cat"), plain.added_tokens_encoder
+    again = pickle.loads(pickle.dumps(plain))
+    assert (again("a cat on the beach"), again.tokenize("a cat"), again.added_tokens_encoder) == asked
 
 
 def test_a_plan_imports_neither_diffusers_nor_transformers() -> None:
