@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain
 
 import torch
@@ -133,6 +134,12 @@ class Preparation:
     index: Indices
     mixes: Mixes
     chunks: dict[tuple[int, int, int], Chunk] = field(default_factory=dict)
+    layers: dict[Places, frozenset[str]] = field(default_factory=dict)  # that stand at places, asked once
+
+    @cached_property
+    def every_layer(self) -> tuple[str, ...]:
+        """The model's attention layers; diffusers walks through all modules for them."""
+        return tuple(self.model.denoiser.attn_processors)
 
     @classmethod
     def of(
@@ -164,10 +171,11 @@ class Preparation:
         wanted = {n.injection.places for n in level if n.injection and n.injection.places}
         if not wanted:
             return whole
-        layers = {places: self.model.layers_at(places) for places in wanted}
+        for places in wanted - self.layers.keys():
+            self.layers[places] = self.model.layers_at(places)
         here = {
-            layer: frozenset(places for places in wanted if layer in layers[places])
-            for layer in self.model.denoiser.attn_processors
+            layer: frozenset(places for places in wanted if layer in self.layers[places])
+            for layer in self.every_layer
         }
         made = {
             chosen: self._made([_only(n, chosen) for n in level], [_only(n, chosen) for n in nodes])
