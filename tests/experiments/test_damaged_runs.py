@@ -33,7 +33,8 @@ def test_records_tell_of_the_bytes_of_their_pictures(complete_run: Path) -> None
     assert pictures_match_their_records(complete_run)
 
 
-@pytest.mark.parametrize(("method", "damage"), [("p2p", "empty"), ("source", "cut short")])
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("method", ["p2p", "source"])
 def test_a_damaged_picture_is_made_again(
     damage: str,
     method: str,

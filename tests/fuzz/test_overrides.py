@@ -79,7 +79,7 @@ odd = st.recursive(
 ).map(written)
 
 
-@examples(0.06, shrink=False)  # a plan takes half a second
+@examples(0.1, shrink=False)  # a plan takes half a second
 @given(st.data())
 def test_a_plan(data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.tuples(st.sampled_from(keys()), odd), min_size=1, max_size=2))

@@ -248,9 +248,8 @@ def riders(model: StableDiffusion) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "guidance"), [(torch.float32, 1.0), (torch.float32, 7.5), (torch.float64, 7.5)]
-)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
 def test_the_source_does_not_depend_on_the_edits_that_ride_along(
     embedded: StableDiffusion, dtype: torch.dtype, guidance: float
 ) -> None:

@@ -257,7 +257,7 @@ def test_beside_other_edits_and_in_any_calls_it_is_the_same(
         for branch, edit in enumerate(one.edits[:4], start=1)
     }
     planned = plan_evaluations(groups, STEPS, SAMPLING, model.guidance_embedded)
-    for max_batch in (6, 64):
+    for max_batch in (2, 6, 64):
         counted: list[int] = []
         together = tree_latents(model, groups, SAMPLING, Calls(max_batch, counted.append), paths)
         for key, latents in alone.items():
