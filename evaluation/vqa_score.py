@@ -76,9 +76,8 @@ class VqaScore:
             if not (self.folder / _WEIGHTS[1]).exists():
                 require_files(self.name, self.folder, _WEIGHTS[:1])
         else:
-            require_hub(self.name, Pinned(self.backbone, str(self.revision)), _WEIGHTS)
-            for file in _PREPROCESSING:
-                require_hub(self.name, Pinned(self.backbone, str(self.revision)), (file,))
+            for files in (_WEIGHTS, *((file,) for file in _PREPROCESSING)):
+                require_hub(self.name, Pinned(self.backbone, str(self.revision)), files)
 
     def load(self) -> None:
         """Load the weights now rather than at the first call."""

@@ -117,6 +117,7 @@ def _printed(run_dir: Path, chosen: dict[str, Any], layout: Layout, objective: S
 
 
 def _needed(table: pd.DataFrame, half_widths: dict[str, float], language: str) -> str:
+    from results.labels import csv_text
     from results.tables import needed
 
     rows = needed.needed_table(table, half_widths)
@@ -124,7 +125,7 @@ def _needed(table: pd.DataFrame, half_widths: dict[str, float], language: str) -
         raise ValueError("--format: latex has no table of --half-width, allowed are markdown, csv")
     baselines = "; ".join(dict.fromkeys(table["baseline"])) if "baseline" in table else ""
     what = f"Differences to {baselines}." if baselines else "Means."
-    return needed.to_csv(rows) if language == "csv" else needed.to_markdown(rows, what)
+    return csv_text(rows) if language == "csv" else needed.to_markdown(rows, what)
 
 
 def _half_widths(given: Sequence[str]) -> dict[str, float]:

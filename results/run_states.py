@@ -16,7 +16,7 @@ from results.labels import method_label
 from results.store.metric_columns import load_columns
 from results.store.records import RECORD_IDENTITY, load_metrics, load_records
 from results.store.run_folder import RunFolder
-from results.store.setting_rows import load_settings, with_settings
+from results.store.setting_rows import load_settings, settings_and_others
 from results.tables.cells import GIVEN
 from results.tables.pareto import ALIGNMENT, PRESERVATION
 
@@ -86,10 +86,7 @@ def _headline(run_dir: Path, records: pd.DataFrame) -> Iterator[str]:
     As in the main table of a run's summary, a picture counts for each setting that comes to it, seeds of a
     pair are averaged first, and edits that re-weight words do not count where there are others.
     """
-    known = with_settings(records, load_settings(run_dir))
-    told = pd.MultiIndex.from_frame(known[RECORD_IDENTITY])
-    others = records[~pd.MultiIndex.from_frame(records[RECORD_IDENTITY]).isin(told)]
-    rows = pd.concat([known, others], ignore_index=True)
+    rows = pd.concat(settings_and_others(records, load_settings(run_dir)), ignore_index=True)
     edits = rows[~rows["method"].isin(GIVEN)]
     plain = edits["weights"].eq("{}") & edits["source_prompt"].ne(edits["target_prompt"])
     edits = edits[plain] if plain.any() else edits

@@ -18,7 +18,7 @@ from results.store import made_from
 from results.store.metric_columns import load_columns
 from results.store.records import RECORD_IDENTITY, load, metric_columns
 from results.store.run_folder import RunFolder
-from results.store.setting_rows import load_settings, with_settings
+from results.store.setting_rows import load_settings, settings_and_others
 from results.store.whole_files import write_whole
 from results.tables import (
     auto_tau,
@@ -175,9 +175,8 @@ def run_rows(run_dir: Path, settings: pd.DataFrame | None = None) -> tuple[pd.Da
     A row is a setting of a picture, with a column per metric. `settings` is as in `summarise`.
     """
     records = load(run_dir)
-    frame = with_settings(records, load_settings(run_dir) if settings is None else settings)
-    told = pd.MultiIndex.from_frame(frame[RECORD_IDENTITY])
-    others = records[~pd.MultiIndex.from_frame(records[RECORD_IDENTITY]).isin(told)]
+    known = load_settings(run_dir) if settings is None else settings
+    frame, others = settings_and_others(records, known)
     # What no plan tells of stays as it was recorded.
     stays = pd.Series(True, index=others.index) if settings is None else _given_for(frame, others)
     frame = pd.concat([frame, others[stays]], ignore_index=True)

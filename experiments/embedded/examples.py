@@ -81,6 +81,13 @@ def thing_masks(labels: Tensor, scenes: Scenes, index: Tensor) -> Tensor:
     return nn.functional.avg_pool2d(covered.float(), 4)
 
 
+def covered_cells(scenes: Scenes) -> Tensor:
+    """Return (n, 2, 16, 16) uint8: sixteenths of each latent cell that each thing covers."""
+    labels = torch.from_numpy(scenes.labels)
+    parts = torch.arange(len(scenes.scenes)).split(CHUNK)  # masks of all at once would need gigabytes
+    return torch.cat([(thing_masks(labels, scenes, part) * 16).byte() for part in parts])
+
+
 def other_scene(scene: Scene, rng: np.random.Generator) -> Scene:
     """Return a scene that differs by one edit: a name swapped, a thing, word or phrase added or removed.
 
@@ -125,12 +132,10 @@ def caption_scenes(scenes: Scenes, tokenizer: CLIPTokenizer, seed: Sequence[int]
     others = [other_scene(scene, rng).caption() for scene in scenes.scenes]
     encode = {"padding": "max_length", "return_tensors": "pt"}
     ids, other_ids = (tokenizer(texts, **encode).input_ids.int() for texts in (captions, others))
-    parts = torch.arange(len(captions)).split(CHUNK)  # masks of all at once would need gigabytes
-    masks = [thing_masks(torch.from_numpy(scenes.labels), scenes, part) for part in parts]
     return Captioned(
         ids=ids,
         tokens=thing_tokens(scenes, ids, tokenizer),
-        covered=(torch.cat(masks) * 16).byte(),
+        covered=covered_cells(scenes),
         other_ids=other_ids,
         mapper=torch.stack([token_mapper(o, c, tokenizer) for o, c in zip(others, captions, strict=True)]),
     )

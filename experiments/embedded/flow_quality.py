@@ -6,8 +6,6 @@ Prompts, seeds and judges are those of quality.py; the goals are its own.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,10 +16,19 @@ from torch import Tensor
 
 from evaluation.clip import Clip
 from experiments.embedded.judge import Judge
-from experiments.embedded.quality import Figure, generate_groups, naming, preserved, swapped, write
+from experiments.embedded.quality import (
+    Figure,
+    end,
+    generate_groups,
+    naming,
+    parse,
+    preserved,
+    swapped,
+    write,
+)
 from experiments.embedded.scenes import draw_scenes
 from experiments.embedded.train_vae import to_model
-from experiments.embedded.training import CHECKPOINTS, WEIGHTS, check_device
+from experiments.embedded.training import CHECKPOINTS, WEIGHTS
 from p2p import (
     EditRequest,
     FireFlow,
@@ -128,24 +135,9 @@ def main(weights: Path, device: str = "cpu") -> None:
     """Measure and write the figures into the weights' folder. Exit 1 where a goal is missed."""
     options = f"--weights {weights}" + ("" if device == "cpu" else f" --device {device}")
     figures = write(measure(weights, device), weights, f'make quality-flow ARGS="{options}"', device)
-    missed = [figure.name for figure in figures if not figure.met]
-    print(f"{len(missed)} of {len(figures)} figures miss their goal: {'; '.join(missed)}")
-    sys.exit(1 if missed else 0)
+    end(figures)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--weights", type=Path, default=CHECKPOINTS / "flow", help="folder of the pipeline")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    given = parser.parse_args()
-    try:
-        check_device(given.device)
-        if not (given.weights / "model_index.json").is_file():
-            raise ValueError(
-                f"weights: {given.weights} is no pipeline, allowed is a folder with model_index.json"
-            )
-    except ValueError as error:
-        parser.error(str(error))
+    given = parse(str(__doc__), CHECKPOINTS / "flow")
     main(given.weights, given.device)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from experiments.embedded.recorded_attention import RecordingProcessor
 from experiments.embedded.scenes import Scenes, draw_scenes
 from experiments.embedded.train_diffusion import idle_tokens
 from experiments.embedded.train_vae import psnr, to_model
-from experiments.embedded.training import ROOT, WEIGHTS, check_device
+from experiments.embedded.training import ROOT, WEIGHTS, check_device, hardware
 from experiments.embedded.world import OBJECTS, Scene, draw_scene
 from p2p import (
     Edited,
@@ -329,12 +330,10 @@ def measure(weights: Path = PIPELINE, device: str = "cpu") -> Iterator[Figure]:
 
 def report(figures: Sequence[Figure], seconds: float, command: str, device: str) -> str:
     """Return the figures as a Markdown table."""
-    gpu = torch.device(device).type == "cuda"
-    where = torch.cuda.get_device_name(device) if gpu else f"{torch.get_num_threads()} CPU threads"
     lines = [
         "# What the embedded models show",
         "",
-        f"`{command}`, {seconds / 60:.0f} min on {where}.",
+        f"`{command}`, {seconds / 60:.0f} min on {hardware(device)}.",
         "",
     ]
     lines += ["| figure | measured | goal |", "|---|---|---|"]
@@ -364,6 +363,11 @@ def main(weights: Path = PIPELINE, device: str = "cpu") -> None:
     )
     command = f'make quality ARGS="{options.strip()}"' if options else "make quality"
     figures = write(measure(weights, device), ROOT if shipped else weights, command, device)
+    end(figures)
+
+
+def end(figures: Sequence[Figure]) -> NoReturn:
+    """Say which goals are missed; exit 1 where one is."""
     missed = [figure.name for figure in figures if not figure.met]
     print(
         f"{len(missed)} of {len(figures)} figures miss their goal{': ' if missed else ''}{'; '.join(missed)}"
@@ -371,11 +375,12 @@ def main(weights: Path = PIPELINE, device: str = "cpu") -> None:
     sys.exit(1 if missed else 0)
 
 
-if __name__ == "__main__":
+def parse(description: str, weights: Path) -> argparse.Namespace:
+    """Read the command line, `weights` its default; what is wrong in it ends the program with one line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--weights", type=Path, default=PIPELINE, help="folder of the pipeline")
+    parser.add_argument("--weights", type=Path, default=weights, help="folder of the pipeline")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     given = parser.parse_args()
     try:
@@ -386,4 +391,9 @@ if __name__ == "__main__":
             )
     except ValueError as error:
         parser.error(str(error))
+    return given
+
+
+if __name__ == "__main__":
+    given = parse(str(__doc__), PIPELINE)
     main(given.weights, given.device)

@@ -28,6 +28,7 @@ from experiments.embedded.training import (
     batches,
     cosine,
     earlier,
+    hardware,
     mixed_precision,
     precision,
     run_steps,
@@ -121,8 +122,7 @@ def main(
             "data": f"{len(images)} captioned renders, degraded in training; no generated picture",
             "recipe": f"{steps} steps of {batch_size} (no equal captions), ClipLoss, AdamW {lr:g} cosine, "
             f"{precision()}{earlier(folder, 'recipe') if further else ''}",
-            "time": f"{seconds / 60:.0f} min on {torch.get_num_threads()} CPU threads"
-            f"{earlier(folder, 'time') if further else ''}",
+            "time": f"{seconds / 60:.0f} min on {hardware()}{earlier(folder, 'time') if further else ''}",
             "measured on": "top-1 retrieval in batches of 64 held-out renders with no two equal captions",
             **quality,
         },

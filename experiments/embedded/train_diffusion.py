@@ -40,9 +40,12 @@ from experiments.embedded.training import (
     ResumeError,
     batches,
     check_device,
+    check_out,
     check_resumable,
     cosine,
+    decayed,
     earlier,
+    hardware,
     mixed_precision,
     native_bf16,
     precision,
@@ -329,12 +332,7 @@ class Recipe:
                     "channels: those of the shipped weights are kept by further; give one of them"
                 )
             check_channels(self.channels)
-        if self.out.resolve().is_relative_to(WEIGHTS.resolve()):
-            raise ValueError(f"out: {self.out} holds the shipped weights, which ship alone replaces")
-        if self.out.exists() and not (self.out / "model_index.json").is_file():
-            raise ValueError(
-                f"out: {self.out} is no pipeline, allowed is a new folder or an earlier training's"
-            )
+        check_out(self.out)
 
     @property
     def bf16(self) -> bool:
@@ -418,8 +416,6 @@ def save_pipeline(
 def card(recipe: Recipe, scenes: int, steps: int, seconds: float) -> dict[str, object]:
     """Return what the model card says of a training."""
     folder, further = WEIGHTS / "pipeline", recipe.further
-    gpu = torch.device(recipe.device).type == "cuda"
-    where = torch.cuda.get_device_name(recipe.device) if gpu else f"{torch.get_num_threads()} CPU threads"
     return {
         "data": f"{scenes} rendered, captioned scenes of 64x64 pixels",
         "sprites": "Noto Emoji image resources (Apache-2.0, see NOTICE)",
@@ -428,7 +424,8 @@ def card(recipe: Recipe, scenes: int, steps: int, seconds: float) -> dict[str, o
         f"log grounding loss {recipe.grounding:g}, sink loss {recipe.sink:g} beyond {recipe.sink_share:g}, "
         f"maps of another caption in {recipe.taken_share:.0%} of rows at t >= {TAKEN_FROM}, EMA 0.999, "
         f"{precision(recipe.device, recipe.bf16)}{earlier(folder, 'recipe') if further else ''}",
-        "time": f"{seconds / 60:.0f} min on {where}{earlier(folder, 'time') if further else ''}",
+        "time": f"{seconds / 60:.0f} min on {hardware(recipe.device)}"
+        f"{earlier(folder, 'time') if further else ''}",
         "quality": "see QUALITY.md, written by `make quality`",
     }
 
@@ -472,15 +469,7 @@ def main(recipe: Recipe) -> None:
         sink=recipe.sink,
         sink_share=recipe.sink_share,
     )
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.01},
-            {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
-        ],
-        lr=recipe.lr,
-        betas=(0.9, 0.99),
-    )
+    optimizer = torch.optim.AdamW(decayed(model), lr=recipe.lr, betas=(0.9, 0.99))
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         number = 10_000_019 * (recipe.seed + 1) + step

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from experiments.embedded.examples import thing_masks, thing_tokens
+from experiments.embedded.examples import covered_cells, thing_tokens
 from experiments.embedded.flow_transformer import (
     FlowModel,
     build_transformer,
@@ -36,8 +36,11 @@ from experiments.embedded.training import (
     ResumeError,
     batches,
     check_device,
+    check_out,
     check_resumable,
     cosine,
+    decayed,
+    hardware,
     mixed_precision,
     native_bf16,
     precision,
@@ -69,12 +72,8 @@ def flow_examples(scenes: Scenes, latents: Tensor, tokenizer: CLIPTokenizer) -> 
     """Return the scenes with their captions, on the latents' device."""
     captions = [scene.caption() for scene in scenes.scenes]
     ids = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids.int()
-    parts = torch.arange(len(captions)).split(1_000)  # masks of all at once would need gigabytes
-    labels = torch.from_numpy(scenes.labels)
-    covered = torch.cat([(thing_masks(labels, scenes, part) * 16).byte() for part in parts])
-    where = latents.device
-    tokens = thing_tokens(scenes, ids, tokenizer)
-    return FlowExamples(latents, ids.to(where), tokens.to(where), covered.to(where))
+    parts = (ids, thing_tokens(scenes, ids, tokenizer), covered_cells(scenes))
+    return FlowExamples(latents, *(part.to(latents.device) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -143,12 +142,7 @@ class FlowRecipe:
                 raise ValueError(f"{name}: {value}, allowed is a number above 0")
         if not 0 <= self.grounding < float("inf"):
             raise ValueError(f"grounding: {self.grounding}, allowed is 0 or more")
-        if self.out.resolve().is_relative_to(WEIGHTS.resolve()):
-            raise ValueError(f"out: {self.out} holds the shipped weights, which ship alone replaces")
-        if self.out.exists() and not (self.out / "model_index.json").is_file():
-            raise ValueError(
-                f"out: {self.out} is no pipeline, allowed is a new folder or an earlier training's"
-            )
+        check_out(self.out)
 
     @property
     def checkpoint(self) -> Path:
@@ -171,15 +165,13 @@ def build_model(recipe: FlowRecipe, tokenizer: CLIPTokenizer) -> FlowModel:
 
 def card(recipe: FlowRecipe, scenes: int, steps: int, seconds: float) -> dict[str, object]:
     """Return what the model card says of a training."""
-    gpu = torch.device(recipe.device).type == "cuda"
-    where = torch.cuda.get_device_name(recipe.device) if gpu else f"{torch.get_num_threads()} CPU threads"
     return {
         "data": f"{scenes} rendered, captioned scenes of 64x64 pixels",
         "sprites": "Noto Emoji image resources (Apache-2.0, see NOTICE)",
         "recipe": f"{steps} steps of {recipe.batch_size}, AdamW {recipe.lr:g} flat then cosine, thing weight "
         f"{THING_WEIGHT}, noise levels' logits {LEVELS[0]:g} +- {LEVELS[1]:g}, log grounding loss "
         f"{recipe.grounding:g}, EMA 0.999, {precision(recipe.device)}",
-        "time": f"{seconds / 60:.0f} min on {where}",
+        "time": f"{seconds / 60:.0f} min on {hardware(recipe.device)}",
     }
 
 
@@ -200,15 +192,7 @@ def main(recipe: FlowRecipe) -> None:
     ema = Ema(model, average)
     empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids.int().to(device)
     objective = FlowObjective(model, empty, native_bf16(device), recipe.grounding)
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.01},
-            {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
-        ],
-        lr=recipe.lr,
-        betas=(0.9, 0.99),
-        fused=True,
-    )
+    optimizer = torch.optim.AdamW(decayed(model), lr=recipe.lr, betas=(0.9, 0.99), fused=True)
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         size, number = recipe.batch_size, 10_000_019 * (recipe.seed + 1) + step

@@ -19,6 +19,7 @@ from experiments.embedded.training import (
     batches,
     cosine,
     earlier,
+    hardware,
     mixed_precision,
     precision,
     run_steps,
@@ -78,8 +79,7 @@ def main(
             "data": f"{len(images)} rendered scenes, degraded in training; no generated picture",
             "recipe": f"{steps} steps of {batch_size}, AdamW {lr:g} cosine, {precision()}"
             f"{earlier(folder, 'recipe') if further else ''}",
-            "time": f"{seconds / 60:.0f} min on {torch.get_num_threads()} CPU threads"
-            f"{earlier(folder, 'time') if further else ''}",
+            "time": f"{seconds / 60:.0f} min on {hardware()}{earlier(folder, 'time') if further else ''}",
             "measured on": "1,000 held-out renders (objects in places never trained)",
             **quality,
         },

@@ -16,6 +16,7 @@ from experiments.embedded.training import (
     WEIGHTS,
     batches,
     cosine,
+    hardware,
     mixed_precision,
     precision,
     run_steps,
@@ -91,7 +92,7 @@ def main(steps: int = 5500, batch_size: int = 10, shards: int = 4) -> None:
         {
             "data": f"{len(images)} rendered scenes",
             "recipe": f"{steps} steps of {batch_size}, AdamW 2e-3 cosine, {precision()}",
-            "time": f"{seconds / 60:.0f} min on {torch.get_num_threads()} CPU threads",
+            "time": f"{seconds / 60:.0f} min on {hardware()}",
             "quality": f"PSNR {quality:.2f} dB on 1,000 held-out scenes",
         },
     )

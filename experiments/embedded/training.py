@@ -243,6 +243,29 @@ def check_device(device: str) -> None:
         raise ValueError(f"device: {device!r} cannot be used ({cause}); allowed are cpu, cuda, ...") from None
 
 
+def check_out(out: Path) -> None:
+    """Raise ValueError for a folder that a pipeline is not to be written to."""
+    if out.resolve().is_relative_to(WEIGHTS.resolve()):
+        raise ValueError(f"out: {out} holds the shipped weights, which ship alone replaces")
+    if out.exists() and not (out / "model_index.json").is_file():
+        raise ValueError(f"out: {out} is no pipeline, allowed is a new folder or an earlier training's")
+
+
+def decayed(model: nn.Module, weight_decay: float = 0.01) -> list[dict[str, Any]]:
+    """Return an optimizer's groups: what is trained, with weight decay but on vectors."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0},
+    ]
+
+
+def hardware(device: str = "cpu") -> str:
+    """Return what the device is, for a model card."""
+    gpu = torch.device(device).type == "cuda"
+    return torch.cuda.get_device_name(device) if gpu else f"{torch.get_num_threads()} CPU threads"
+
+
 class Ema:
     """An exponential moving average of a model's parameters; `average` holds it."""
 

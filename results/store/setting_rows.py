@@ -33,10 +33,12 @@ def load_settings(run_dir: Path) -> pd.DataFrame:
     return rows.drop_duplicates([*RECORD_IDENTITY, "params"], keep="last", ignore_index=True)
 
 
-def with_settings(frame: pd.DataFrame, settings: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per setting, with its labels, for every record that `settings` knows; the others left out.
+def settings_and_others(frame: pd.DataFrame, settings: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a row per setting, with its labels, for every record that `settings` knows, and all others.
 
     `frame` is `results.store.records.load`'s.
     """
     known = frame.drop(columns=LABELS).merge(settings.astype(SETTING_TYPES), on=RECORD_IDENTITY)
-    return known[list(frame.columns)].astype(frame.dtypes)
+    told = pd.MultiIndex.from_frame(known[RECORD_IDENTITY])
+    others = frame[~pd.MultiIndex.from_frame(frame[RECORD_IDENTITY]).isin(told)]
+    return known[list(frame.columns)].astype(frame.dtypes), others

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import pandas as pd
 
 NO = "no-"  # before the name of what is left out
-_EVERYWHERE = ("", False)
 
 
 @dataclass(frozen=True)

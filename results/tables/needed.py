@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from results.labels import csv_text, escape_markdown, method_label
+from results.labels import escape_markdown, method_label
 from results.tables.cells import ALL, CONTEXT, GIVEN, is_plain
 from results.tables.paper import named
 from results.tables.statistics import FEWEST_PAIRS, pairs_needed
@@ -47,11 +47,6 @@ def needed_table(table: pd.DataFrame, half_widths: Mapping[str, float]) -> pd.Da
         for row in rows.itertuples()
     ]
     return rows.assign(pairs=pd.array(pairs, dtype="Int64"))[COLUMNS].reset_index(drop=True)
-
-
-def to_csv(needed: pd.DataFrame) -> str:
-    """Write numbers in full."""
-    return csv_text(needed)
 
 
 def to_markdown(needed: pd.DataFrame, what: str) -> str:
