@@ -12,7 +12,7 @@ from torch import Tensor
 from evaluation.batches import in_batches
 from evaluation.edits import Edits
 from evaluation.metric import Scores
-from evaluation.weights import require_files, require_reachable, weights_folder
+from evaluation.weights import SMALL_LPIPS, require_files, require_reachable, weights_folder
 
 # What torchvision fetches for the package's `pretrained=True`; a test compares them with torchvision's own.
 _IMAGENET = {
@@ -56,9 +56,7 @@ class Lpips:
     def check(self) -> None:
         """Raise in one line if the weights cannot be had."""
         if self.folder is not None:
-            from evaluation import small_lpips
-
-            require_files(self.name, self.folder, (small_lpips.CONFIG, small_lpips.WEIGHTS))
+            require_files(self.name, self.folder, SMALL_LPIPS)
         elif self.pretrained == "imagenet":
             url = _IMAGENET[self.net]
             require_reachable(self.name, url, Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name)

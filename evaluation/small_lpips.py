@@ -12,7 +12,9 @@ import lpips
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-CONFIG, WEIGHTS = "lpips.json", "lpips.safetensors"
+from evaluation.weights import SMALL_LPIPS
+
+CONFIG, WEIGHTS = SMALL_LPIPS
 
 
 class Features(NamedTuple):

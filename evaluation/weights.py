@@ -16,6 +16,10 @@ class WeightsUnavailable(RuntimeError):
     """A metric's weights are neither here nor to be fetched. The message is one line."""
 
 
+SMALL_LPIPS = ("lpips.json", "lpips.safetensors")
+"""What a folder of `evaluation.small_lpips` holds, to be looked for without the imports of that module."""
+
+
 @dataclass(frozen=True)
 class Pinned:
     """A Hugging Face repository at one of its commits, so that what it holds cannot change."""
