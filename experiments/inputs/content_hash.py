@@ -5,10 +5,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+_encode = json.JSONEncoder(sort_keys=True).encode  # made once: a plan hashes each of its edits
+
 
 def content_hash(content: Sequence[Any]) -> str:
     """Return a hash of plain values, equal for equal ones: 64 hex digits."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(_encode(content).encode()).hexdigest()
 
 
 class Beginning:
@@ -18,10 +20,10 @@ class Beginning:
     """
 
     def __init__(self, base: Sequence[Any]) -> None:
-        self._begun = hashlib.sha256(json.dumps(base, sort_keys=True)[:-1].encode())
+        self._begun = hashlib.sha256(_encode(base)[:-1].encode())
 
     def hash(self, rest: Sequence[Any]) -> str:
         """Return the hash of `base` with `rest` behind it: 64 hex digits."""
         whole = self._begun.copy()
-        whole.update(f", {json.dumps(rest, sort_keys=True)[1:]}".encode())
+        whole.update(f", {_encode(rest)[1:]}".encode())
         return whole.hexdigest()
