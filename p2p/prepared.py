@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import chain
 
 import torch
@@ -136,11 +135,6 @@ class Preparation:
     chunks: dict[tuple[int, int, int], Chunk] = field(default_factory=dict)
     layers: dict[Places, frozenset[str]] = field(default_factory=dict)  # that stand at places, asked once
 
-    @cached_property
-    def every_layer(self) -> tuple[str, ...]:
-        """The model's attention layers; diffusers walks through all modules for them."""
-        return tuple(self.model.denoiser.attn_processors)
-
     @classmethod
     def of(
         cls,
@@ -175,7 +169,7 @@ class Preparation:
             self.layers[places] = self.model.layers_at(places)
         here = {
             layer: frozenset(places for places in wanted if layer in self.layers[places])
-            for layer in self.every_layer
+            for layer in self.model.attention_layers
         }
         made = {
             chosen: self._made([_only(n, chosen) for n in level], [_only(n, chosen) for n in nodes])

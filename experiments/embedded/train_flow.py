@@ -33,13 +33,13 @@ from experiments.embedded.training import (
     CHECKPOINTS,
     WEIGHTS,
     Ema,
-    ResumeError,
     batches,
     check_device,
     check_out,
     check_resumable,
     cosine,
     decayed,
+    earlier,
     hardware,
     mixed_precision,
     native_bf16,
@@ -127,6 +127,7 @@ class FlowRecipe:
     width: int = 160
     blocks: int = 5
     seed: int = 0
+    further: Path | None = None
     device: str = "cpu"
     out: Path = CHECKPOINTS / "flow"
     ship: bool = False
@@ -142,6 +143,10 @@ class FlowRecipe:
                 raise ValueError(f"{name}: {value}, allowed is a number above 0")
         if not 0 <= self.grounding < float("inf"):
             raise ValueError(f"grounding: {self.grounding}, allowed is 0 or more")
+        if self.further and not self.further.is_file():
+            raise ValueError(
+                f"further: {self.further} is not there, allowed is the state of a training, a .pt file"
+            )
         check_out(self.out)
 
     @property
@@ -152,25 +157,41 @@ class FlowRecipe:
     def identity(self) -> dict[str, object]:
         """Return what a training that is resumed must have in common with the one that was broken off."""
         names = ("batch_size", "shards", "lr", "grounding", "width", "blocks", "seed")
-        return {name: getattr(self, name) for name in names}
+        started = {"further": str(self.further)} if self.further else {}
+        return {name: getattr(self, name) for name in names} | started
 
 
 def build_model(recipe: FlowRecipe, tokenizer: CLIPTokenizer) -> FlowModel:
-    """Return the untrained model on the recipe's device, its words as the shipped text encoder's."""
+    """Return the model on the recipe's device: its words the shipped text encoder's, the rest untrained.
+
+    Where the recipe goes further from another training, all weights are that one's average. Raises ValueError
+    where these are of another size.
+    """
     torch.manual_seed(recipe.seed)
     shipped = CLIPTextModel.from_pretrained(WEIGHTS / "pipeline" / "text_encoder", dtype=torch.float32)
     transformer = build_transformer(recipe.width, recipe.blocks)
-    return FlowModel(transformer, shipped_words(shipped), tokenizer).train().to(recipe.device)
+    model = FlowModel(transformer, shipped_words(shipped), tokenizer)
+    if recipe.further:
+        state = torch.load(recipe.further, map_location="cpu", weights_only=True, mmap=True)
+        try:
+            model.load_state_dict(state["ema"])
+        except (KeyError, RuntimeError) as error:
+            size = f"width {recipe.width} and {recipe.blocks} blocks"
+            raise ValueError(
+                f"further: {recipe.further} is not of {size} ({str(error).splitlines()[0]})"
+            ) from None
+    return model.train().to(recipe.device)
 
 
 def card(recipe: FlowRecipe, scenes: int, steps: int, seconds: float) -> dict[str, object]:
     """Return what the model card says of a training."""
+    before = earlier(recipe.further.with_suffix(""), "recipe") if recipe.further else ""
     return {
         "data": f"{scenes} rendered, captioned scenes of 64x64 pixels",
         "sprites": "Noto Emoji image resources (Apache-2.0, see NOTICE)",
         "recipe": f"{steps} steps of {recipe.batch_size}, AdamW {recipe.lr:g} flat then cosine, thing weight "
         f"{THING_WEIGHT}, noise levels' logits {LEVELS[0]:g} +- {LEVELS[1]:g}, log grounding loss "
-        f"{recipe.grounding:g}, EMA 0.999, {precision(recipe.device)}",
+        f"{recipe.grounding:g}, EMA 0.999, {precision(recipe.device)}" + before,
         "time": f"{seconds / 60:.0f} min on {hardware(recipe.device)}",
     }
 
@@ -240,6 +261,7 @@ def parse(arguments: Sequence[str] | None = None) -> FlowRecipe:
     add("--width", type=int, help="channels of the transformer")
     add("--blocks", type=int, help="of the transformer")
     add("--seed", type=int, help="of the weights, the order of scenes and the noise")
+    add("--further", type=Path, help="start from the average of another training, its .pt file")
     add("--device", help="cpu, cuda or cuda:N")
     add("--out", type=Path, help="folder for the weights; the training keeps its state beside it")
     add("--ship", action=argparse.BooleanOptionalAction, help="replace the shipped weights as well")
@@ -253,5 +275,5 @@ def parse(arguments: Sequence[str] | None = None) -> FlowRecipe:
 if __name__ == "__main__":
     try:
         main(parse())
-    except (ResumeError, OSError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"train_flow: {error}")

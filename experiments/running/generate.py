@@ -149,7 +149,7 @@ def make_groups(
     each batch once they are written, on the thread that saves.
     """
     info = replace(info, starts=_starts(plan, model))
-    with record_files(info.run_dir) as files, Saver(files, on_records) as saver:
+    with model.unchanged(), record_files(info.run_dir) as files, Saver(files, on_records) as saver:
         calls = Calls(plan.sampling.max_batch, on_rows)
         whole = [group.group() for group in plan.groups]
         for numbers in batches(whole, plan.sampling, plan.model.guidance_embedded):

@@ -88,7 +88,7 @@ class DeepFloyd(UNetModel):
 
     def cross_layers(self) -> dict[str, tuple[str, int]]:
         """Return where each layer stands ("down", "mid", "up"; its height): all attend to text too."""
-        return {layer: self.place(layer) for layer in self.denoiser.attn_processors}
+        return {layer: self.place(layer) for layer in self.attention_layers}
 
     def _encode_prompt(self, prompt: str, negative: bool) -> Conditioning:
         embeds = self.pipeline.encode_prompt(prompt, do_classifier_free_guidance=False, device=self.device)[0]

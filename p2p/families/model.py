@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,6 +32,17 @@ if TYPE_CHECKING:
 
 Conditioning = Mapping[str, Tensor]
 """What the denoiser is told of prompts, by the family's own names; a batch of rows, or one row alone."""
+KEPT_TEXTS = 32
+"""Prompts whose conditioning `Model.unchanged` holds: of T5's 512 tokens in bfloat16 134 MB."""
+
+
+@dataclass
+class Known:
+    """What is asked of a model once, while nothing changes it: diffusers walks through all modules for it."""
+
+    device: torch.device
+    dtype: torch.dtype
+    texts: OrderedDict[tuple[str, bool], Conditioning] = field(default_factory=OrderedDict)
 
 
 @dataclass
@@ -49,6 +61,7 @@ class Model(ABC):
     upscaler: Model | None = None  # runs on the images of this model
     warnings: Sequence[str] = ()  # what its loading has to tell, for the records of its images
     compile: bool = False  # whether steps call the denoiser compiled
+    _known: Known | None = field(default=None, init=False, repr=False)  # while nothing changes it
 
     pipeline_name: ClassVar[str]  # of diffusers' class
     load_options: ClassVar[Mapping[str, Any]] = {}  # of the pipeline class's from_pretrained
@@ -115,11 +128,15 @@ class Model(ABC):
     @property
     def device(self) -> torch.device:
         """Where the denoiser computes."""
+        if self._known:
+            return self._known.device
         return execution_device(self.denoiser) or self.pipeline.device
 
     @property
     def dtype(self) -> torch.dtype:
         """What the denoiser computes in."""
+        if self._known:
+            return self._known.dtype
         dtype: torch.dtype = self.denoiser.dtype
         return dtype
 
@@ -183,6 +200,11 @@ class Model(ABC):
         factor = self.pixels_per_latent
         return self.latent_shape[1] * factor, self.latent_shape[2] * factor
 
+    @cached_property
+    def attention_layers(self) -> tuple[str, ...]:
+        """The names of the denoiser's attention layers; diffusers walks through all modules for them."""
+        return tuple(self.denoiser.attn_processors)
+
     @abstractmethod
     def attention_sides(self) -> list[int]:
         """Return the token-grid heights at which the denoiser attends, largest first."""
@@ -223,7 +245,7 @@ class Model(ABC):
     def layers_at(self, places: Places) -> frozenset[str]:
         """Return the attention layers that stand at places. Raises ValueError where the model has none."""
         places.check(self.count_blocks(self.denoiser.config), self.layer_groups)
-        return places.among(self.denoiser.attn_processors, self.layer_stands())
+        return places.among(self.attention_layers, self.layer_stands())
 
     def check_layers(self, wanted: Iterable[LayerInjection]) -> None:
         """Raise ValueError where the model has not the single layers that edits take from."""
@@ -239,9 +261,32 @@ class Model(ABC):
 
         SDXL's is zero for an empty negative prompt. Raises ValueError for a prompt that is too long.
         """
+        kept = self._known.texts if self._known else OrderedDict()
+        if (prompt, negative) in kept:
+            kept.move_to_end((prompt, negative))
+            return kept[prompt, negative]
         for tokenizer in self.tokenizers:
             encode(prompt, tokenizer)
-        return {name: rows[0] for name, rows in self._encode_prompt(prompt, negative).items()}
+        text = {name: rows[0] for name, rows in self._encode_prompt(prompt, negative).items()}
+        kept[prompt, negative] = text
+        if len(kept) > KEPT_TEXTS:
+            kept.popitem(last=False)
+        return text
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Ask device and precision once, and encode the last `KEPT_TEXTS` prompts once.
+
+        Within it nothing may change the model: where and in what it computes, encoders, LoRAs, tokenizers.
+        """
+        stages = [stage for stage in (self, self.upscaler) if stage is not None]
+        for stage in stages:
+            stage._known = Known(stage.device, stage.dtype)
+        try:
+            yield
+        finally:
+            for stage in stages:
+                stage._known = None
 
     @abstractmethod
     def _encode_prompt(self, prompt: str, negative: bool) -> Conditioning:
@@ -286,8 +331,8 @@ class Model(ABC):
         """Return standard normal latents (generators, channels, height, width), each from its generator."""
         from diffusers.utils.torch_utils import randn_tensor
 
-        shape = (1, *self.latent_shape)
-        return torch.cat([randn_tensor(shape, g, self.device, self.dtype) for g in generators])
+        shape, device, dtype = (1, *self.latent_shape), self.device, self.dtype
+        return torch.cat([randn_tensor(shape, g, device, dtype) for g in generators])
 
     def injection_processors(self) -> AbstractContextManager[tuple[str, ...]]:
         """Install the engine's attention processors, give the layers' names, restore the old ones."""

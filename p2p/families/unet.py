@@ -46,15 +46,15 @@ class UNetModel(Model):
 
     def attention_sides(self) -> list[int]:
         """Return the token-grid heights at which the denoiser attends, largest first."""
-        return sorted({self.place(layer)[1] for layer in self.denoiser.attn_processors}, reverse=True)
+        return sorted({self.place(layer)[1] for layer in self.attention_layers}, reverse=True)
 
     def cross_layers(self) -> dict[str, tuple[str, int]]:
         """Return where each cross-attention layer stands: "down", "mid" or "up", and the tokens' height."""
-        return {layer: self.place(layer) for layer in self.denoiser.attn_processors if ".attn2." in layer}
+        return {layer: self.place(layer) for layer in self.attention_layers if ".attn2." in layer}
 
     def layer_stands(self) -> Mapping[str, tuple[str, int]]:
         """Return where each attention layer stands: "down", "mid" or "up", and its height in tokens."""
-        return {layer: self.place(layer) for layer in self.denoiser.attn_processors}
+        return {layer: self.place(layer) for layer in self.attention_layers}
 
     def place(self, layer: str) -> tuple[str, int]:
         """Return where an attention layer stands: "down", "mid" or "up", and its height in tokens."""
