@@ -18,15 +18,21 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def slurm() -> Iterator[Slurm]:
-    """A real SLURM that ends with the tests; skipped where it or the launcher is not installed."""
-    pytest.importorskip(
-        "hydra_plugins.hydra_submitit_launcher", reason="needs the extra slurm: pip install -e .[slurm]"
-    )
+def slurm_node() -> Iterator[Slurm]:
+    """A real SLURM that ends with the tests; skipped where it is not installed."""
     if reason := single_node.missing():
         pytest.skip(reason)
     with single_node.started() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def slurm(slurm_node: Slurm) -> Slurm:
+    """The same for Hydra's launcher; skipped where that is not installed."""
+    pytest.importorskip(
+        "hydra_plugins.hydra_submitit_launcher", reason="needs the extra slurm: pip install -e .[slurm]"
+    )
+    return slurm_node
 
 
 def in_the_way_of(run_dir: Path, seed: int) -> None:

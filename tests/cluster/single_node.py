@@ -103,7 +103,7 @@ def started() -> Iterator[Slurm]:
     slurm = Slurm(folder)
     host = socket.gethostname().split(".")[0]
     (folder / "slurm.conf").write_text(
-        _NODE.format(host=host, folder=folder, controller=_free_port(), node=_free_port())
+        _NODE.format(host=host, folder=folder, controller=free_port(), node=free_port())
     )
     for number in range(2):  # SLURM counts a GPU by its device file alone
         os.mknod(folder / f"nvidia{number}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
@@ -168,7 +168,8 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nothing listens on."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
