@@ -5,6 +5,7 @@ from .engine import generate as generate
 from .families.deepfloyd import DeepFloyd as DeepFloyd
 from .families.deepfloyd import DeepFloydUpscaler as DeepFloydUpscaler
 from .families.flux import Flux as Flux
+from .families.flux2 import Flux2Klein as Flux2Klein
 from .families.latent_diffusion import LatentDiffusion as LatentDiffusion
 from .families.model import Model as Model
 from .families.pixart import PixArtAlpha as PixArtAlpha

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+MARK = "{}"  # in the prompt's place, to see what stands before and after it
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A prompt as a user's message, written out by a tokenizer's own chat template."""
+
+    tokenizer: PreTrainedTokenizerBase
+    options: tuple[tuple[str, bool], ...]  # of its `apply_chat_template`
+
+    def __call__(self, prompt: str) -> str:
+        """Return the text that is encoded."""
+        messages = [{"role": "user", "content": prompt}]
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **dict(self.options)))
 
 
 @dataclass(frozen=True)
@@ -19,8 +35,8 @@ class TemplatedTokenizer:
     """
 
     tokenizer: PreTrainedTokenizerBase  # a fast one, which gives offsets
-    template: str  # with {} in the prompt's place
-    dropped: int
+    written: Callable[[str], str]  # from a prompt to the whole text
+    dropped: int = 0
     is_fast: ClassVar[bool] = True
 
     @property
@@ -28,6 +44,12 @@ class TemplatedTokenizer:
         """The number of tokens that prompts are padded to, after the dropped ones."""
         limit: int = self.tokenizer.model_max_length
         return limit
+
+    @cached_property
+    def around(self) -> tuple[str, str]:
+        """The text before a prompt, and the text after it."""
+        before, _, after = self.written(MARK).partition(MARK)
+        return before, after
 
     def __len__(self) -> int:
         return len(self.tokenizer)
@@ -39,12 +61,15 @@ class TemplatedTokenizer:
     def __call__(self, prompt: str, **_: Any) -> Mapping[str, Any]:
         """Return the encoding without the dropped tokens; offsets are places in the prompt.
 
-        Raises ValueError where one token is of the prompt and of the template, or a token of the prompt would
-        be dropped.
+        Raises ValueError where the template changes the prompt, one token is of both, or a token of the
+        prompt would be dropped.
         """
-        begin = self.template.index("{}")
+        before, after = self.around
+        text, begin = self.written(prompt), len(before)
         end = begin + len(prompt)
-        encoding = self.tokenizer(self.template.format(prompt), return_offsets_mapping=True, verbose=False)
+        if text != before + prompt + after:
+            raise ValueError(f"prompt {prompt!r} is changed by the template that the model puts it into")
+        encoding = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
         places = encoding["offset_mapping"]
         own = [begin <= first and last <= end and first < end for first, last in places]
         if any(first < edge < last for first, last in places for edge in (begin, end)):

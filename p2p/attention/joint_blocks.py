@@ -14,7 +14,7 @@ PLACES = {"double": "transformer_blocks", "single": "single_transformer_blocks"}
 
 NO_BLOCKS = (
     "blocks: only a transformer whose image and text share one softmax has them, allowed are Stable "
-    "Diffusion 3 and 3.5, Flux and Qwen-Image"
+    "Diffusion 3 and 3.5, Flux, Flux.2 and Qwen-Image"
 )
 NO = "no-"  # before the name of what is left out
 _EXAMPLES = "double-3, double-0..7 and single-32..37"

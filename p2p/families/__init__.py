@@ -16,6 +16,7 @@ FAMILIES = {
     "PixArtAlphaPipeline": "pixart.PixArtAlpha",
     "PixArtSigmaPipeline": "pixart.PixArtSigma",
     "FluxPipeline": "flux.Flux",
+    "Flux2KleinPipeline": "flux2.Flux2Klein",
     "QwenImagePipeline": "qwen_image.QwenImage",
 }
 """The file and the class of this folder, by diffusers' pipeline class."""

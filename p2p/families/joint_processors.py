@@ -1,5 +1,5 @@
-"""The attention processors of SD3's, Flux's and Qwen-Image's transformers, whose image and text share one
-softmax.
+"""The attention processors of SD3's, Flux's, Flux.2's and Qwen-Image's transformers, whose image and text
+share one softmax.
 
 They compute what diffusers' own do, and inject where `injection` is given in the attention's arguments.
 """
@@ -10,6 +10,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxAttention
+from diffusers.models.transformers.transformer_flux2 import Flux2Attention, Flux2ParallelSelfAttention
 from diffusers.models.transformers.transformer_qwenimage import apply_rotary_emb_qwen
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -61,7 +62,10 @@ class SD3Processor:
 
 
 class FluxProcessor:
-    """Attention over [text, image], which single-stream blocks get already joined."""
+    """Attention over [text, image], which Flux's single-stream blocks get already joined.
+
+    Flux.2's double-stream blocks attend in the same way.
+    """
 
     def __init__(self, layer: str, text_tokens: int) -> None:
         self.layer = layer
@@ -69,7 +73,7 @@ class FluxProcessor:
 
     def __call__(
         self,
-        attn: FluxAttention,
+        attn: FluxAttention | Flux2Attention,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -95,6 +99,36 @@ class FluxProcessor:
             return output
         words, image = output[:, : self.text_tokens], output[:, self.text_tokens :]
         return attn.to_out[1](attn.to_out[0](image)), attn.to_add_out(words)
+
+
+class Flux2SingleProcessor:
+    """Attention over [text, image], joined, of a block whose one projection also makes its MLP's input.
+
+    diffusers calls it with arguments by place, among which is no text.
+    """
+
+    def __init__(self, layer: str, text_tokens: int) -> None:
+        self.layer = layer
+        self.text_tokens = text_tokens
+
+    def __call__(
+        self,
+        attn: Flux2ParallelSelfAttention,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+        injection: AnyInjection | None = None,
+    ) -> Tensor:
+        """Attend from (rows, tokens and pixels, channels), and run the MLP beside it."""
+        widths = [attn.inner_dim] * 3 + [attn.mlp_hidden_dim * attn.mlp_mult_factor]
+        *projected, hidden = attn.to_qkv_mlp_proj(hidden_states).split(widths, dim=-1)
+        query, key, value = (one.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for one in projected)
+        query, key = attn.norm_q(query), attn.norm_k(key)
+        query, key = (apply_rotary_emb(x, image_rotary_emb, sequence_dim=2) for x in (query, key))
+        attention = LayerAttention(self.layer, query, key, value, query.shape[-1] ** -0.5)
+        output = attend(attention, slice(0, self.text_tokens), injection)
+        joined: Tensor = attn.to_out(torch.cat([output, attn.mlp_act_fn(hidden)], -1))
+        return joined
 
 
 class QwenProcessor:

@@ -127,14 +127,15 @@ class Model(ABC):
     def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
         """Say, from its config, whether the denoiser is told the guidance scale or can use none.
 
-        No state then takes an unconditional row.
+        No state then takes an unconditional row. Beside the denoiser's own entries `config` has those of the
+        pipeline's index.
         """
         return False
 
     @property
     def guidance_embedded(self) -> bool:
         """Whether no state takes an unconditional row, whatever the guidance scale."""
-        return self.embeds_guidance(self.denoiser.config)
+        return self.embeds_guidance({**self.pipeline.config, **self.denoiser.config})
 
     @cached_property
     def tokenizers(self) -> Tokenizers:
@@ -382,6 +383,12 @@ def rescaled(guided: Tensor, text: Tensor, guidance_rescale: float) -> Tensor:
 def each_row(guidance_scale: float | Sequence[float], rows: int) -> list[float]:
     """Return the guidance scale of each of so many rows."""
     return list(guidance_scale) if isinstance(guidance_scale, Sequence) else [guidance_scale] * rows
+
+
+def told_guidance(guidance_scale: float | Sequence[float], rows: int, device: torch.device) -> Tensor:
+    """Return the guidance scale of each row (rows,) in float32, filled in on a device: a copy would wait."""
+    scales = (torch.full((1,), float(scale), device=device) for scale in each_row(guidance_scale, rows))
+    return torch.cat(list(scales))
 
 
 def stack_rows(rows: Sequence[Conditioning]) -> Conditioning:

@@ -191,10 +191,12 @@ class ModelSpec:
     def guidance_embedded(self) -> bool:
         """Say whether the denoiser is told the guidance scale, so that there are no unconditional rows.
 
-        Read from its config alone; a model whose config is not here yet is taken to be an ordinary one of its
-        family.
+        Read from its config and the pipeline's index alone; a model whose config is not here yet is taken to
+        be an ordinary one of its family.
         """
-        return self.family.embeds_guidance(self._denoiser_config())
+        folder = self.local_folder()
+        index = read_object(folder / "model_index.json") if folder else {}
+        return self.family.embeds_guidance({**index, **self._denoiser_config()})
 
     def joint_blocks(self) -> dict[str, int | None]:
         """Return how many blocks of joint attention the denoiser has, by stream, {} where it has none such.

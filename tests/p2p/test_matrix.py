@@ -16,6 +16,7 @@ from experiments.planning.plan import NamedMethod
 from p2p import (
     DeepFloyd,
     Flux,
+    Flux2Klein,
     PixArtAlpha,
     PromptToPrompt,
     QwenImage,
@@ -33,6 +34,7 @@ FAMILIES: dict[str, tuple[Any, Any, bool]] = {  # class, scheduler, whether no s
     "PixArt": (PixArtAlpha, DDIMScheduler, False),
     "Stable Diffusion 3, 3.5": (StableDiffusion3, FlowMatchEulerDiscreteScheduler, False),
     "Flux": (Flux, FlowMatchEulerDiscreteScheduler, True),
+    "Flux.2 Klein": (Flux2Klein, FlowMatchEulerDiscreteScheduler, False),
     "Qwen-Image": (QwenImage, FlowMatchEulerDiscreteScheduler, False),
 }
 
@@ -54,7 +56,7 @@ def table() -> dict[tuple[str, str], bool]:
 
 def facts(family: str) -> ModelFacts:
     kind, scheduler, embedded = FAMILIES[family]
-    flow = {"use_dynamic_shifting": True} if kind in (Flux, QwenImage) else {}
+    flow = {"use_dynamic_shifting": True} if kind in (Flux, Flux2Klein, QwenImage) else {}
     plain = {} if flow or scheduler is FlowMatchEulerDiscreteScheduler else {"clip_sample": False}
     one = scheduler(**flow, **plain)
     calls = kind.set_timesteps(one, STEPS)

@@ -6,19 +6,22 @@ from functools import cache
 from typing import Any
 
 import torch
-from diffusers import FluxPipeline, QwenImagePipeline
+from diffusers import Flux2KleinPipeline, FluxPipeline, QwenImagePipeline
 from torch import Tensor
 
 from p2p import EditRequest, Flux, Group, Inversion, Model, StableDiffusion3
-from tests.p2p.families import test_flux, test_qwen_image, test_stable_diffusion_3
+from tests.p2p.families import test_flux, test_flux2, test_qwen_image, test_stable_diffusion_3
 
 STEPS, GUIDANCE = 5, 3.0
 SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a cat with a red hat on a bench"
 
 
 def tiny_flow_model(family: str, dtype: torch.dtype = torch.float64) -> Model:
-    """Return a tiny Stable Diffusion 3, Flux or Qwen-Image with images of 32 pixels, 16 x 16 latents and
-    8 x 8 tokens."""
+    """Return a tiny model of a flow with images of 32 pixels, 16 x 16 latents (Flux.2 8 x 8) and 8 x 8
+    tokens."""
+    if family == "flux2_klein":
+        pipeline = test_flux2.tiny_klein().to(dtype)
+        return test_flux2.ShortKlein(pipeline, 8, 8, height=32, width=32)
     if family == "sd3":
         return StableDiffusion3(test_stable_diffusion_3.tiny_pipeline().to(dtype), 8, 8)
     if family == "qwen_image":
@@ -51,6 +54,8 @@ def velocity_of(model: Model) -> Velocity:
     pipeline = model.pipeline
     if isinstance(pipeline, QwenImagePipeline):
         return _qwen_image(pipeline)
+    if isinstance(pipeline, Flux2KleinPipeline):
+        return _flux2(pipeline)
     return _flux(pipeline) if isinstance(pipeline, FluxPipeline) else _stable_diffusion_3(pipeline)
 
 
@@ -98,6 +103,27 @@ def _flux(pipeline: Any) -> Velocity:
             torch.tensor([guidance]),
         ).sample
         return pipeline._unpack_latents(output, height * 2, width * 2, pipeline.vae_scale_factor)
+
+    return velocity
+
+
+def _flux2(pipeline: Any) -> Velocity:
+    encoded = cache(lambda prompt: pipeline.encode_prompt(prompt, max_sequence_length=test_flux2.TEXT))
+
+    def velocity(latents: Tensor, sigma: float, prompt: str, guidance: float) -> Tensor:
+        def call(prompt: str) -> Tensor:
+            text, text_ids = encoded(prompt)
+            output = pipeline.transformer(
+                pipeline._pack_latents(latents),
+                text,
+                torch.tensor([sigma], dtype=torch.float32).to(latents.dtype),
+                pipeline._prepare_latent_ids(latents),
+                text_ids,
+            ).sample
+            return output.mT.unflatten(2, latents.shape[2:])
+
+        conditional = call(prompt)
+        return conditional if guidance == 1 else guided(pipeline, call(""), conditional, guidance)
 
     return velocity
 
