@@ -13,17 +13,23 @@ if TYPE_CHECKING:
 MARK = "{}"  # in the prompt's place, to see what stands before and after it
 
 
+def as_user(prompt: str) -> list[dict[str, Any]]:
+    """Return a prompt as the one message of a conversation."""
+    return [{"role": "user", "content": prompt}]
+
+
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A prompt as a user's message, written out by a tokenizer's own chat template."""
+    """A conversation with a prompt in it, written out by a tokenizer's own chat template."""
 
     tokenizer: PreTrainedTokenizerBase
-    options: tuple[tuple[str, bool], ...]  # of its `apply_chat_template`
+    options: tuple[tuple[str, Any], ...]  # of its `apply_chat_template`
+    messages: Callable[[str], list[dict[str, Any]]] = as_user
 
     def __call__(self, prompt: str) -> str:
         """Return the text that is encoded."""
-        messages = [{"role": "user", "content": prompt}]
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **dict(self.options)))
+        messages, options = self.messages(prompt), dict(self.options)
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **options))
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,9 @@ class TemplatedTokenizer:
     tokenizer: PreTrainedTokenizerBase  # a fast one, which gives offsets
     written: Callable[[str], str]  # from a prompt to the whole text
     dropped: int = 0
+    padding: str = "right"  # or "left": where the pipeline has its padding, which is then among the tokens
+    multiple: int | None = None  # prompts are padded to one of it, by learned tokens; None: to the limit
+    begun_once: bool = False  # whether a text that begins with the tokenizer's begin token gets no second one
     is_fast: ClassVar[bool] = True
 
     @property
@@ -69,7 +78,11 @@ class TemplatedTokenizer:
         end = begin + len(prompt)
         if text != before + prompt + after:
             raise ValueError(f"prompt {prompt!r} is changed by the template that the model puts it into")
-        encoding = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
+        bos = self.tokenizer.bos_token if self.begun_once else None
+        begun = bos is not None and text.startswith(bos)
+        encoding = self.tokenizer(
+            text, add_special_tokens=not begun, return_offsets_mapping=True, verbose=False
+        )
         places = encoding["offset_mapping"]
         own = [begin <= first and last <= end and first < end for first, last in places]
         if any(first < edge < last for first, last in places for edge in (begin, end)):
@@ -79,8 +92,14 @@ class TemplatedTokenizer:
                 f"prompt {prompt!r} begins after {own.index(True)} tokens of its template, of which the "
                 f"pipeline drops {self.dropped}; allowed is the tokenizer that the pipeline was made for"
             )
+        ids, kept = encoding["input_ids"][self.dropped :], places[self.dropped :]
+        left = max(0, self.model_max_length - len(ids)) if self.padding == "left" else 0
         return {
-            "input_ids": encoding["input_ids"][self.dropped :],
-            "special_tokens_mask": [int(not one) for one in own[self.dropped :]],
-            "offset_mapping": [(first - begin, last - begin) for first, last in places[self.dropped :]],
+            "input_ids": [self.tokenizer.pad_token_id] * left + ids,
+            "special_tokens_mask": [1] * left + [int(not one) for one in own[self.dropped :]],
+            "offset_mapping": [(0, 0)] * left + [(first - begin, last - begin) for first, last in kept],
+            "left_padding": left,
+            "padded": -(-len(ids) // self.multiple) * self.multiple
+            if self.multiple
+            else self.model_max_length,
         }

@@ -1,6 +1,6 @@
 """Flux.2: double- and single-stream blocks over a chat model's padded text, latents of patches.
 
-Black Forest Labs 2025. Klein's text is Qwen3's.
+Black Forest Labs 2025. The text of dev is Mistral's, after a system message; that of Klein is Qwen3's.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from diffusers.models.transformers.transformer_flux2 import Flux2AttnProcessor, Flux2ParallelSelfAttnProcessor
-from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
+from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu, format_input
 from torch import Tensor
 
 from p2p.alignment import Tokenizers
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Flux2Klein(LatentTransformer):
-    """Flux.2 Klein, guided by unconditional rows unless the pipeline's index says that it was distilled.
+class Flux2(LatentTransformer):
+    """Flux.2 dev. `guidance_scale` is told to the network, so no row is unconditional.
 
     Padding is attended, so that every prompt has as many tokens as diffusers' call gives it. A latent is a
     normalised patch of 2 x 2 of the autoencoder's, and one token.
@@ -39,9 +39,10 @@ class Flux2Klein(LatentTransformer):
     self_max_side: int = 64
     blend_side: int = 64
 
-    pipeline_name: ClassVar[str] = "Flux2KleinPipeline"
+    pipeline_name: ClassVar[str] = "Flux2Pipeline"
     text_blocks: ClassVar[Mapping[str, int | None]] = {"tokenizer": 512}
     joint_blocks: ClassVar[Mapping[str, str]] = {"double": "num_layers", "single": "num_single_layers"}
+    tells_guidance: ClassVar[bool] = True  # whether the pipeline tells its transformer the guidance scale
     patch_size: ClassVar[int] = 1
     latents_per_token: ClassVar[int] = 4
 
@@ -59,20 +60,23 @@ class Flux2Klein(LatentTransformer):
 
     @classmethod
     def aligned_tokenizers(cls, tokenizers: Mapping[str, PreTrainedTokenizerBase | None]) -> Tokenizers:
-        """Return the tokenizer as the pipeline uses it: with its chat template, which says not to think.
+        """Return the tokenizer as the pipeline uses it: with its chat template and a system message.
 
-        Raises ValueError for one that pads before the prompt.
+        A loaded pipeline has it in a processor, and a plan by itself.
         """
-        tokenizer: Any = super().aligned_tokenizers(tokenizers)[0]
-        if tokenizer.padding_side != "right":
-            raise ValueError(f"tokenizer: padding_side is {tokenizer.padding_side!r}, allowed is 'right'")
-        options = (("add_generation_prompt", True), ("enable_thinking", False))
-        return (TemplatedTokenizer(tokenizer, ChatTemplate(tokenizer, options)),)
+        [given] = tokenizers.values()
+        bare = getattr(given, "tokenizer", given)
+        tokenizer: Any = super().aligned_tokenizers({"tokenizer": bare})[0]
+        template: Any = getattr(given, "chat_template", None)  # several, by name, are the tokenizer's alone
+        options = (("chat_template", template),) if isinstance(template, str) else ()
+        written = ChatTemplate(tokenizer, options, _with_system_message)
+        padding = tokenizer.padding_side
+        return (TemplatedTokenizer(tokenizer, written, padding=padding, begun_once=True),)
 
     @classmethod
     def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
-        """Say whether no state takes an unconditional row: a distilled pipeline has no use for one."""
-        return bool(config.get("is_distilled", False))
+        """Say that no state takes an unconditional row."""
+        return True
 
     def _encode_prompt(self, prompt: str, negative: bool) -> Conditioning:
         [length] = self.text_blocks.values()
@@ -111,7 +115,7 @@ class Flux2Klein(LatentTransformer):
     ) -> Tensor:
         """Return the predicted velocity for each row."""
         rows, _, height, width = latents.shape
-        device, told = latents.device, self.denoiser.config.guidance_embeds
+        device, told = latents.device, self.tells_guidance and self.denoiser.config.guidance_embeds
         zero = torch.arange(1, device=device)
         rows_and_columns = (torch.arange(side, device=device) for side in (height, width))
         tokens = torch.arange(conditioning["encoder_hidden_states"].shape[1], device=device)
@@ -126,3 +130,28 @@ class Flux2Klein(LatentTransformer):
             **conditioning,
         )[0]
         return output.transpose(1, 2).unflatten(2, (height, width))
+
+
+@dataclass
+class Flux2Klein(Flux2):
+    """Flux.2 Klein, guided by unconditional rows unless the pipeline's index says that it was distilled."""
+
+    pipeline_name: ClassVar[str] = "Flux2KleinPipeline"
+    tells_guidance: ClassVar[bool] = False
+
+    @classmethod
+    def aligned_tokenizers(cls, tokenizers: Mapping[str, PreTrainedTokenizerBase | None]) -> Tokenizers:
+        """Return the tokenizer as the pipeline uses it: with its chat template, which says not to think."""
+        tokenizer: Any = super(Flux2, cls).aligned_tokenizers(tokenizers)[0]
+        written = ChatTemplate(tokenizer, (("add_generation_prompt", True), ("enable_thinking", False)))
+        return (TemplatedTokenizer(tokenizer, written, padding=tokenizer.padding_side),)
+
+    @classmethod
+    def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
+        """Say whether no state takes an unconditional row: a distilled pipeline has no use for one."""
+        return bool(config.get("is_distilled", False))
+
+
+def _with_system_message(prompt: str) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = format_input([prompt])[0]
+    return messages

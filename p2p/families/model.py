@@ -57,6 +57,7 @@ class Model(ABC):
     """By tokenizer, in the order in which their tokens stand in the denoiser's text: to how many tokens its
     prompts are padded (None: to the tokenizer's own limit)."""
     can_leave_out: ClassVar[Sequence[str]] = ()  # text encoders without which the pipeline works too
+    compiles: ClassVar[bool] = True  # whether calls of the denoiser can be one graph
     lower_case: ClassVar[bool] = False  # whether the pipeline lower-cases prompts before it tokenizes them
     expands_tokens: ClassVar[bool] = False  # whether the pipeline writes tokens of several vectors out
     # Settings of the folder's scheduler that the pipeline's class replaces by its own when it is made.
@@ -123,6 +124,11 @@ class Model(ABC):
         dtype: torch.dtype = self.denoiser.dtype
         return dtype
 
+    @property
+    def noise_dtype(self) -> torch.dtype:
+        """What noise is drawn in: another precision may have other numbers."""
+        return self.dtype
+
     @classmethod
     def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
         """Say, from its config, whether the denoiser is told the guidance scale or can use none.
@@ -184,6 +190,10 @@ class Model(ABC):
         factor = self.pixels_per_latent
         return self.latent_shape[1] * factor, self.latent_shape[2] * factor
 
+    def attention_layers(self) -> tuple[str, ...]:
+        """Return the names of the denoiser's attention layers in which something can be injected."""
+        return tuple(self.denoiser.attn_processors)
+
     @abstractmethod
     def attention_sides(self) -> list[int]:
         """Return the token-grid heights at which the denoiser attends, largest first."""
@@ -214,7 +224,7 @@ class Model(ABC):
         Raises ValueError where the model has not the layers.
         """
         if wanted.projections is not None:
-            return wanted.projections.taken(self.count_blocks(self.denoiser.config))
+            return wanted.projections.taken(self.count_blocks(self.denoiser.config), self.cross_layers())
         return self.unet_layers.taken(wanted)
 
     def layer_stands(self) -> Mapping[str, tuple[str, int]]:
@@ -224,7 +234,7 @@ class Model(ABC):
     def layers_at(self, places: Places) -> frozenset[str]:
         """Return the attention layers that stand at places. Raises ValueError where the model has none."""
         places.check(self.count_blocks(self.denoiser.config), self.layer_groups)
-        return places.among(self.denoiser.attn_processors, self.layer_stands())
+        return places.among(self.attention_layers(), self.layer_stands())
 
     def check_layers(self, wanted: Iterable[LayerInjection]) -> None:
         """Raise ValueError where the model has not the single layers that edits take from."""
@@ -287,8 +297,8 @@ class Model(ABC):
         """Return standard normal latents (generators, channels, height, width), each from its generator."""
         from diffusers.utils.torch_utils import randn_tensor
 
-        shape = (1, *self.latent_shape)
-        return torch.cat([randn_tensor(shape, g, self.device, self.dtype) for g in generators])
+        shape, dtype = (1, *self.latent_shape), self.noise_dtype
+        return torch.cat([randn_tensor(shape, g, self.device, dtype) for g in generators])
 
     def injection_processors(self) -> AbstractContextManager[tuple[str, ...]]:
         """Install the engine's attention processors, give the layers' names, restore the old ones."""

@@ -66,7 +66,7 @@ class LatentTransformer(Model):
     def cross_layers(self) -> dict[str, tuple[str, int]]:
         """Return where each layer that attends to text stands: all have the one height, in no part."""
         side = self.attention_sides()[0]
-        layers = self.denoiser.attn_processors
+        layers = self.attention_layers()
         return {layer: ("all", side) for layer in layers if self.attends_to_text(layer)}
 
     def attends_to_text(self, layer: str) -> bool:

@@ -21,7 +21,7 @@ SAMPLING = Sampling(STEPS, 7.5)  # whose guidance scale is none of FlowEdit's
 SHORT = FlowEdit(n_max=4)
 
 
-@pytest.fixture(scope="module", params=["sd3", "flux", "qwen_image", "flux2_klein"])
+@pytest.fixture(scope="module", params=["sd3", "flux", "qwen_image", "flux2_klein", "z_image"])
 def model(request: pytest.FixtureRequest) -> Model:
     return tiny_flow_model(request.param)
 

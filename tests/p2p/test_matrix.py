@@ -16,6 +16,7 @@ from experiments.planning.plan import NamedMethod
 from p2p import (
     DeepFloyd,
     Flux,
+    Flux2,
     Flux2Klein,
     PixArtAlpha,
     PromptToPrompt,
@@ -23,6 +24,7 @@ from p2p import (
     Sampling,
     StableDiffusion,
     StableDiffusion3,
+    ZImage,
 )
 from p2p.loading.tokenizer_files import clip_tokenizer
 
@@ -34,8 +36,10 @@ FAMILIES: dict[str, tuple[Any, Any, bool]] = {  # class, scheduler, whether no s
     "PixArt": (PixArtAlpha, DDIMScheduler, False),
     "Stable Diffusion 3, 3.5": (StableDiffusion3, FlowMatchEulerDiscreteScheduler, False),
     "Flux": (Flux, FlowMatchEulerDiscreteScheduler, True),
+    "Flux.2 dev": (Flux2, FlowMatchEulerDiscreteScheduler, True),
     "Flux.2 Klein": (Flux2Klein, FlowMatchEulerDiscreteScheduler, False),
     "Qwen-Image": (QwenImage, FlowMatchEulerDiscreteScheduler, False),
+    "Z-Image": (ZImage, FlowMatchEulerDiscreteScheduler, False),
 }
 
 
@@ -56,12 +60,12 @@ def table() -> dict[tuple[str, str], bool]:
 
 def facts(family: str) -> ModelFacts:
     kind, scheduler, embedded = FAMILIES[family]
-    flow = {"use_dynamic_shifting": True} if kind in (Flux, Flux2Klein, QwenImage) else {}
+    flow = {"use_dynamic_shifting": True} if kind in (Flux, Flux2, Flux2Klein, QwenImage) else {}
     plain = {} if flow or scheduler is FlowMatchEulerDiscreteScheduler else {"clip_sample": False}
     one = scheduler(**flow, **plain)
     calls = kind.set_timesteps(one, STEPS)
     tokenizers = (clip_tokenizer(),)
-    blocks = kind.count_blocks({"num_layers": 2, "num_single_layers": 1})
+    blocks = kind.count_blocks({"num_layers": 2, "num_single_layers": 1, "n_layers": 2})
     return ModelFacts("", tokenizers, calls, embedded, 0, one, kind.single_layers, kind.layer_groups, blocks)
 
 

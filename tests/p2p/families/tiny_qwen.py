@@ -1,5 +1,7 @@
 """A tiny random pipeline of Qwen-Image's real classes, and the text parts of pipelines that read Qwen3."""
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import (
     AutoencoderKLQwenImage,
@@ -66,14 +68,18 @@ def tiny_qwen_tokenizer() -> Qwen2Tokenizer:
 
     "chinchilla" is two tokens.
     """
-    words = [*TEMPLATE.split(), *WORDS]
+    ids, merges = byte_pairs([*TEMPLATE.split(), *WORDS], SPECIAL)
+    return Qwen2Tokenizer(vocab=ids, merges=merges, extra_special_tokens=SPECIAL[1:])
+
+
+def byte_pairs(words: Sequence[str], special: Sequence[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return ids and merges of special tokens, bytes, and whole words, alone and after a space."""
     merges: dict[tuple[str, str], None] = {("Ċ", "Ċ"): None}  # two newlines are one token, as in Qwen's
-    for word in [f"Ġ{word}" for word in words] + words:
+    for word in [f"Ġ{word}" for word in words] + list(words):
         for end in range(1, len(word)):
             merges[word[:end], word[end]] = None
-    vocab = [*SPECIAL, *sorted(ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
-    ids = {piece: i for i, piece in enumerate(dict.fromkeys(vocab))}
-    return Qwen2Tokenizer(vocab=ids, merges=list(merges), extra_special_tokens=SPECIAL[1:])
+    vocab = [*special, *sorted(ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
+    return {piece: i for i, piece in enumerate(dict.fromkeys(vocab))}, list(merges)
 
 
 def tiny_qwen_encoder(tokenizer: Qwen2Tokenizer, width: int = 32) -> Qwen2_5_VLForConditionalGeneration:

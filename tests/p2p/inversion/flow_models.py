@@ -6,11 +6,11 @@ from functools import cache
 from typing import Any
 
 import torch
-from diffusers import Flux2KleinPipeline, FluxPipeline, QwenImagePipeline
+from diffusers import Flux2KleinPipeline, FluxPipeline, QwenImagePipeline, ZImagePipeline
 from torch import Tensor
 
 from p2p import EditRequest, Flux, Group, Inversion, Model, StableDiffusion3
-from tests.p2p.families import test_flux, test_flux2, test_qwen_image, test_stable_diffusion_3
+from tests.p2p.families import test_flux, test_flux2, test_qwen_image, test_stable_diffusion_3, tiny_z_image
 
 STEPS, GUIDANCE = 5, 3.0
 SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a cat with a red hat on a bench"
@@ -22,6 +22,9 @@ def tiny_flow_model(family: str, dtype: torch.dtype = torch.float64) -> Model:
     if family == "flux2_klein":
         pipeline = test_flux2.tiny_klein().to(dtype)
         return test_flux2.ShortKlein(pipeline, 8, 8, height=32, width=32)
+    if family == "z_image":
+        pipeline = tiny_z_image.tiny_z_image().to(dtype)
+        return tiny_z_image.ShortZImage(pipeline, 8, 8, height=32, width=32)
     if family == "sd3":
         return StableDiffusion3(test_stable_diffusion_3.tiny_pipeline().to(dtype), 8, 8)
     if family == "qwen_image":
@@ -56,6 +59,8 @@ def velocity_of(model: Model) -> Velocity:
         return _qwen_image(pipeline)
     if isinstance(pipeline, Flux2KleinPipeline):
         return _flux2(pipeline)
+    if isinstance(pipeline, ZImagePipeline):
+        return _z_image(pipeline)
     return _flux(pipeline) if isinstance(pipeline, FluxPipeline) else _stable_diffusion_3(pipeline)
 
 
@@ -121,6 +126,21 @@ def _flux2(pipeline: Any) -> Velocity:
                 text_ids,
             ).sample
             return output.mT.unflatten(2, latents.shape[2:])
+
+        conditional = call(prompt)
+        return conditional if guidance == 1 else guided(pipeline, call(""), conditional, guidance)
+
+    return velocity
+
+
+def _z_image(pipeline: Any) -> Velocity:
+    encoded = cache(lambda prompt: pipeline.encode_prompt([prompt], "cpu", False)[0])
+
+    def velocity(latents: Tensor, sigma: float, prompt: str, guidance: float) -> Tensor:
+        def call(prompt: str) -> Tensor:
+            told = (1000 - torch.tensor([sigma], dtype=torch.float32) * 1000) / 1000
+            [output] = pipeline.transformer([latents[0][:, None]], told, encoded(prompt)).sample
+            return -output[None, :, 0]  # towards the image; ours leads away from it
 
         conditional = call(prompt)
         return conditional if guidance == 1 else guided(pipeline, call(""), conditional, guidance)

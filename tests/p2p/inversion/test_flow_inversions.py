@@ -29,8 +29,8 @@ from p2p import (
 )
 from p2p.engine import denoise_tree, plan_evaluations, source_paths, tree_latents, unshared_evaluations
 from p2p.inversion import FireFlow, FlowInversion, ReverseEuler, RFInversion, RFSolver, UniInv
-from tests.p2p.families import test_flux, test_flux2, test_qwen_image, test_stable_diffusion_3
-from tests.p2p.families.formed import EDITS, Controller
+from tests.p2p.families import test_flux, test_flux2, test_qwen_image, test_stable_diffusion_3, test_z_image
+from tests.p2p.families.formed import EDITS, Controller, installed
 from tests.p2p.inversion.flow_models import (
     ADD,
     GUIDANCE,
@@ -83,6 +83,13 @@ FAMILIES: dict[Any, tuple[Any, Any, Any, Any, dict[str, Any]]] = {
         of_ones,
         {"max_sequence_length": test_flux2.TEXT},
     ),
+    test_z_image.ShortZImage: (  # whose guidance is off at 0
+        partial(test_z_image.FormedProcessor, pixels=64),
+        same,
+        same,
+        same,
+        {"guidance_scale": 0.0},
+    ),
 }
 PULLED = RFInversion(eta=0.6, eta_start=0.2, eta_stop=0.8)
 EVERY = [ReverseEuler(), RFSolver(), FireFlow(), UniInv(), UniInv(alpha=0.6), PULLED]
@@ -92,7 +99,7 @@ TOLERANCE = 1e-6
 Field = Callable[[Tensor, float], Tensor]
 
 
-@pytest.fixture(scope="module", params=["sd3", "flux", "qwen_image", "flux2_klein"])
+@pytest.fixture(scope="module", params=["sd3", "flux", "qwen_image", "flux2_klein", "z_image"])
 def model(request: pytest.FixtureRequest) -> Model:
     return tiny_flow_model(request.param)
 
@@ -236,22 +243,17 @@ def test_edits_after_an_inversion_equal_formed_maps(model: Model, picture: Tenso
         made.append(controller.end_of_step(out_of_loop(tensors["latents"])))
         return {"latents": into_loop(made[-1])}
 
-    original = dict(model.denoiser.attn_processors)
-    model.denoiser.set_attn_processor(processor(controller))
-    try:
+    with installed(model, processor(controller)):
         model.pipeline(
             prompt=[one.source, one.target],
             latents=given(path.latents[None].repeat(2, 1, 1, 1)),
             num_inference_steps=STEPS,
-            guidance_scale=1.0,
             height=32,
             width=32,
             output_type="latent",
             callback_on_step_end=end,
-            **options,
+            **{"guidance_scale": 1.0, **options},
         )
-    finally:
-        model.denoiser.set_attn_processor(original)
     assert controller.nearest > 1e-6
     assert (ours[0, 1] - ours[0, 0]).abs().max() > 1e-2
     # diffusers' scheduler rounds latents to single precision at every step; a last digit may turn and grow.
