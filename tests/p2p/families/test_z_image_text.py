@@ -112,7 +112,7 @@ def test_padding_ends_at_a_multiple_of_32(model: ZImage) -> None:
 
 TAKING: list[Any] = [
     PromptToPrompt(tau=0.2),
-    PromptToPrompt(tau=0.9, self_replace_steps=0.4),
+    PromptToPrompt(cross_replace_steps=0.0, self_replace_steps=0.5),
     Projections(0.5),
 ]
 FREE: list[Any] = [
@@ -125,7 +125,7 @@ FREE: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("method", TAKING, ids=str)
+@pytest.mark.parametrize("method", TAKING, ids=["maps", "self", "projections"])
 @pytest.mark.parametrize("pair", [(SOURCE, LONG), (LONG, SOURCE)])
 def test_maps_between_unlike_lengths_are_refused_when_an_edit_is_planned(
     model: ZImage, method: Any, pair: tuple[str, str]

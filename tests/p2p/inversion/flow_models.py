@@ -2,7 +2,7 @@
 by hand."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -10,7 +10,14 @@ from diffusers import Flux2KleinPipeline, FluxPipeline, QwenImagePipeline, ZImag
 from torch import Tensor
 
 from p2p import EditRequest, Flux, Group, Inversion, Model, StableDiffusion3
-from tests.p2p.families import test_flux, test_flux2, test_qwen_image, test_stable_diffusion_3, tiny_z_image
+from tests.p2p.families import (
+    test_flux,
+    test_flux2,
+    test_qwen_image,
+    test_stable_diffusion_3,
+    test_z_image,
+    tiny_z_image,
+)
 
 STEPS, GUIDANCE = 5, 3.0
 SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a cat with a red hat on a bench"
@@ -167,3 +174,47 @@ def _qwen_image(pipeline: Any) -> Velocity:
         return conditional if guidance == 1 else guided(pipeline, call(""), conditional, guidance)
 
     return velocity
+
+
+def same(latents: Tensor) -> Tensor:
+    return latents
+
+
+def in_fours(latents: Tensor) -> Tensor:
+    return FluxPipeline._pack_latents(latents, len(latents), 4, 16, 16)
+
+
+def in_ones(latents: Tensor) -> Tensor:
+    return latents.flatten(2).mT
+
+
+def of_ones(latents: Tensor) -> Tensor:
+    return latents.mT.unflatten(2, (8, 8))
+
+
+FAMILIES: dict[Any, tuple[Any, Any, Any, Any, dict[str, Any]]] = {
+    # Processor, from ours to latents that the pipeline is given, to those in its loop, from those; options.
+    StableDiffusion3: (test_stable_diffusion_3.FormedProcessor, same, same, same, {}),
+    Flux: (test_flux.FormedProcessor, in_fours, in_fours, test_flux.unpacked, {}),
+    test_qwen_image.ShortText: (
+        partial(test_qwen_image.FormedProcessor, calls=1),
+        in_fours,
+        in_fours,
+        test_flux.unpacked,
+        {},
+    ),
+    test_flux2.ShortKlein: (
+        partial(test_flux2.FormedProcessor, calls=1),
+        same,
+        in_ones,
+        of_ones,
+        {"max_sequence_length": test_flux2.TEXT},
+    ),
+    tiny_z_image.ShortZImage: (  # whose guidance is off at 0
+        partial(test_z_image.FormedProcessor, pixels=64),
+        same,
+        same,
+        same,
+        {"guidance_scale": 0.0},
+    ),
+}

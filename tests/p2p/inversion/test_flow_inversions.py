@@ -4,13 +4,12 @@ diffusers' own transformer; what a source replays; edits, their trees and what t
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FluxPipeline
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from p2p import (
@@ -18,21 +17,19 @@ from p2p import (
     Calls,
     Direct,
     FixedSeed,
-    Flux,
     Group,
     Model,
     PromptToPrompt,
     Sampling,
     StableDiffusion,
-    StableDiffusion3,
     generate,
 )
 from p2p.engine import denoise_tree, plan_evaluations, source_paths, tree_latents, unshared_evaluations
 from p2p.inversion import FireFlow, FlowInversion, ReverseEuler, RFInversion, RFSolver, UniInv
-from tests.p2p.families import test_flux, test_flux2, test_qwen_image, test_stable_diffusion_3, test_z_image
 from tests.p2p.families.formed import EDITS, Controller, installed
 from tests.p2p.inversion.flow_models import (
     ADD,
+    FAMILIES,
     GUIDANCE,
     SOURCE,
     STEPS,
@@ -47,50 +44,6 @@ from tests.p2p.inversion.flow_models import (
 pytestmark = pytest.mark.xdist_group("flow_inversions")
 
 SAMPLING = Sampling(STEPS, GUIDANCE)
-
-
-def same(latents: Tensor) -> Tensor:
-    return latents
-
-
-def in_fours(latents: Tensor) -> Tensor:
-    return FluxPipeline._pack_latents(latents, len(latents), 4, 16, 16)
-
-
-def in_ones(latents: Tensor) -> Tensor:
-    return latents.flatten(2).mT
-
-
-def of_ones(latents: Tensor) -> Tensor:
-    return latents.mT.unflatten(2, (8, 8))
-
-
-FAMILIES: dict[Any, tuple[Any, Any, Any, Any, dict[str, Any]]] = {
-    # Processor, from ours to latents that the pipeline is given, to those in its loop, from those; options.
-    StableDiffusion3: (test_stable_diffusion_3.FormedProcessor, same, same, same, {}),
-    Flux: (test_flux.FormedProcessor, in_fours, in_fours, test_flux.unpacked, {}),
-    test_qwen_image.ShortText: (
-        partial(test_qwen_image.FormedProcessor, calls=1),
-        in_fours,
-        in_fours,
-        test_flux.unpacked,
-        {},
-    ),
-    test_flux2.ShortKlein: (
-        partial(test_flux2.FormedProcessor, calls=1),
-        same,
-        in_ones,
-        of_ones,
-        {"max_sequence_length": test_flux2.TEXT},
-    ),
-    test_z_image.ShortZImage: (  # whose guidance is off at 0
-        partial(test_z_image.FormedProcessor, pixels=64),
-        same,
-        same,
-        same,
-        {"guidance_scale": 0.0},
-    ),
-}
 PULLED = RFInversion(eta=0.6, eta_start=0.2, eta_stop=0.8)
 EVERY = [ReverseEuler(), RFSolver(), FireFlow(), UniInv(), UniInv(alpha=0.6), PULLED]
 # Rotary embeddings and timesteps are rounded to single precision by other routes (a batch, a cast) than here.
