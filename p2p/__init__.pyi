@@ -5,6 +5,8 @@ from .engine import generate as generate
 from .families.deepfloyd import DeepFloyd as DeepFloyd
 from .families.deepfloyd import DeepFloydUpscaler as DeepFloydUpscaler
 from .families.flux import Flux as Flux
+from .families.flux2 import Flux2 as Flux2
+from .families.flux2 import Flux2Klein as Flux2Klein
 from .families.latent_diffusion import LatentDiffusion as LatentDiffusion
 from .families.model import Model as Model
 from .families.pixart import PixArtAlpha as PixArtAlpha
@@ -13,6 +15,7 @@ from .families.qwen_image import QwenImage as QwenImage
 from .families.stable_diffusion import StableDiffusion as StableDiffusion
 from .families.stable_diffusion_3 import StableDiffusion3 as StableDiffusion3
 from .families.stable_diffusion_xl import StableDiffusionXL as StableDiffusionXL
+from .families.z_image import ZImage as ZImage
 from .inversion.ddim import DDIM as DDIM
 from .inversion.direct import Direct as Direct
 from .inversion.edit_friendly import EditFriendly as EditFriendly

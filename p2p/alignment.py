@@ -33,7 +33,8 @@ padding at its absolute position, "google" keeps the reference's positions for w
 
 
 Encoding: TypeAlias = Mapping[str, Any]
-"""A prompt's `input_ids`, `special_tokens_mask` and, of a fast tokenizer, `offset_mapping`."""
+"""A prompt's `input_ids`, `special_tokens_mask` and, of a fast tokenizer, `offset_mapping`; in a template
+`left_padding`, how many of its first tokens are padding, and `padded`, how many there are with padding."""
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,9 @@ def replacement_mapper(
     1 / len(target tokens) to each target token; words after the last replaced one, and the end token, map
     1:1. Source padding i goes to target position i where that is padding too, else to the target's first
     padding, and in a target without padding to the last token, so that every row sums to 1. Target padding
-    where a longer source has words takes nothing. tail="google" keeps the reference's diagonal after the last
-    replaced word. Raises ValueError if the prompts differ in their number of words.
+    where a longer source has words takes nothing. Of padding on the left all this is mirrored. tail="google"
+    keeps the reference's diagonal after the last replaced word. Raises ValueError if the prompts differ in
+    their number of words.
     """
     _check_tail(tail)
     check_word_counts(source_prompt, target_prompt)
@@ -201,8 +203,10 @@ def replacement_mapper(
         return torch.eye(n)
 
     mapper = torch.zeros(n, n)
-    before = torch.arange(source[0][0])  # BOS, where there is one
-    mapper[before, before] = 1
+    left, left_of_target = (_left_padding(one, tokenizer) for one in (source_prompt, target_prompt))
+    before = torch.arange(left, source[0][0])  # BOS or a template, where there is one
+    mapper[before, before + target[0][0] - source[0][0]] = 1
+    mapper[torch.arange(left), torch.arange(left).clamp(max=max(left_of_target - 1, 0))] = 1
     last = replaced[-1]
     for rows, columns in zip(source[: last + 1], target[: last + 1], strict=True):
         if len(rows) == len(columns):
@@ -215,7 +219,9 @@ def replacement_mapper(
         rest = torch.arange(i, end)
         mapper[rest, rest + j - i] = 1
         padding = torch.arange(end, n)
-        first = min(len(encode(target_prompt, tokenizer)["input_ids"]), n - 1)
+        first = min(
+            len(encode(target_prompt, tokenizer)["input_ids"]), padded_length(target_prompt, tokenizer) - 1
+        )
         mapper[padding, padding.clamp(min=first)] = 1
     else:
         rest = torch.arange(j, j + n - max(i, j))
@@ -231,6 +237,7 @@ def refinement_mapper(
     Both are (tokens,). Needleman-Wunsch on token ids as in the reference: gap 0, match 1, mismatch -1. Target
     padding j reads source position j where that is padding too, else the source's first padding, so that no
     padding reads a word; where the source has no padding, the target's keeps its own map as a new token does.
+    Of padding on the left all this is mirrored.
     tail="google" reads the source's position j, word or not.
     """
     _check_tail(tail)
@@ -239,8 +246,12 @@ def refinement_mapper(
     n = token_limit(tokenizer)
     padding = torch.arange(len(target), n)
     if tail == "by_position":
-        padding = padding.clamp(min=len(source)) if len(source) < n else torch.full_like(padding, -1)
-    mapper = torch.cat([torch.tensor(_needleman_wunsch(source, target), dtype=torch.int64), padding])
+        full = len(source) == padded_length(source_prompt, tokenizer)
+        padding = torch.full_like(padding, -1) if full else padding.clamp(min=len(source))
+    left, left_of_target = (_left_padding(one, tokenizer) for one in (source_prompt, target_prompt))
+    before = torch.arange(left_of_target).clamp(max=left - 1)  # -1 where the source has none
+    own = torch.tensor(_needleman_wunsch(source[left:], target[left_of_target:]), dtype=torch.int64)
+    mapper = torch.cat([before, torch.where(own >= 0, own + left, own), padding])
     return mapper, (mapper >= 0).float()
 
 
@@ -285,6 +296,30 @@ def encode(prompt: str, tokenizer: Tokenizer) -> Encoding:
     if count > limit:
         raise ValueError(f"prompt {prompt!r} has {count} tokens, allowed are {limit}")
     return encoding
+
+
+def padded_length(prompt: str, tokenizer: Tokenizer) -> int:
+    """Return how many tokens a prompt has with its padding: the limit, but where that is to a multiple."""
+    return int(encode(prompt, tokenizer).get("padded", token_limit(tokenizer)))
+
+
+def check_equal_padding(source_prompt: str, target_prompt: str, tokenizers: Tokenizers) -> None:
+    """Raise ValueError for prompts that are padded to unlike lengths, between which no maps can be taken."""
+    for tokenizer in tokenizers:
+        if not getattr(tokenizer, "multiple", None):
+            continue
+        source, target = (padded_length(one, tokenizer) for one in (source_prompt, target_prompt))
+        if source != target:
+            raise ValueError(
+                f"prompt {target_prompt!r} is padded to {target} tokens and its source to {source}, so that "
+                "this model has their images at unlike positions and maps of unlike size; allowed are "
+                "prompts that are padded alike, and edits that take nothing of the source's attention"
+            )
+
+
+def _left_padding(prompt: str, tokenizer: Tokenizer) -> int:
+    """Return how many of a prompt's first tokens are padding."""
+    return int(encode(prompt, tokenizer).get("left_padding", 0))
 
 
 def _owners_by_offset(offsets: Sequence[tuple[int, int]], words: Sequence[str]) -> list[int]:

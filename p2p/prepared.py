@@ -12,6 +12,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from p2p.alignment import check_equal_padding
 from p2p.attention.injection import BatchInjection
 from p2p.attention.places import Places
 from p2p.attention.source_bank import SourceBank
@@ -22,7 +23,7 @@ from p2p.tree import Node
 
 
 def check_injections(levels: Sequence[Sequence[Node]], model: Model) -> None:
-    """Raise ValueError where the model has not the layers that nodes take from.
+    """Raise ValueError where the model has not the layers that nodes take from, or maps do not fit.
 
     Those are single ones, or, of a profile that bounds self-attention, any that are small enough.
     """
@@ -35,6 +36,10 @@ def check_injections(levels: Sequence[Sequence[Node]], model: Model) -> None:
             f"smallest of this model has {smallest}; allowed are a profile without a limit (fixed) and "
             "self_replace_steps 0"
         )
+    for level in levels:
+        prompts = {node.group: node.prompt for node in level if 0 in node.branches}
+        for source, target in {(prompts[node.group], node.prompt) for node in level if node.injection}:
+            check_equal_padding(source, target, model.tokenizers)
     model.check_layers(injection.layers for injection in injections if injection.layers)
     for places in {injection.places for injection in injections if injection.places}:
         model.layers_at(places)

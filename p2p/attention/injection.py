@@ -14,7 +14,7 @@ matrix, in layers that are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -246,24 +246,29 @@ def injection_processors(
     denoiser: Any,
     processor: Callable[[str], Any] = InjectionProcessor,
     replaced: tuple[type, ...] = (),
+    layers: Iterable[str] | None = None,
 ) -> Iterator[tuple[str, ...]]:
     """Install a processor, made from its layer's name, on every attention layer in place of the default one.
 
-    `replaced` are the classes that may be replaced, () diffusers' plain ones. Gives the layers' names; the
-    old processors are restored. Raises ValueError where a layer has a processor whose computation would be
-    lost (an IP-Adapter, say).
+    `replaced` are the classes that may be replaced, () diffusers' plain ones; `layers` those that have one,
+    None all. Gives the layers' names; the old processors are restored. Raises ValueError where a layer has a
+    processor whose computation would be lost (an IP-Adapter, say).
     """
     from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0  # only where one is run
 
-    original = dict(denoiser.attn_processors)
+    names = denoiser.attn_processors if layers is None else layers
+    modules = {layer: denoiser.get_submodule(layer.removesuffix(".processor")) for layer in names}
+    original = {layer: module.processor for layer, module in modules.items()}
     for layer, present in original.items():
         if type(present) not in (replaced or (AttnProcessor, AttnProcessor2_0)):
             raise ValueError(
                 f"{layer}: processor {type(present).__name__} cannot be combined with injection, "
                 "allowed are the default ones"
             )
-    denoiser.set_attn_processor({layer: processor(layer) for layer in original})
+    for layer, module in modules.items():
+        module.set_processor(processor(layer))
     try:
         yield tuple(original)
     finally:
-        denoiser.set_attn_processor(original)
+        for layer, module in modules.items():
+            module.set_processor(original[layer])

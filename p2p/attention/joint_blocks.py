@@ -6,15 +6,17 @@ A double-stream block has weights of its own for image and text, a single-stream
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-PLACES = {"double": "transformer_blocks", "single": "single_transformer_blocks"}
-"""By stream, in the order in which they are called, where diffusers' transformer has its blocks."""
+PLACES = {"double": ("transformer_blocks",), "single": ("single_transformer_blocks", "layers")}
+"""By stream, in the order in which they are called, where diffusers' transformers have their blocks; Z-Image
+has `layers`.
+"""
 
 NO_BLOCKS = (
     "blocks: only a transformer whose image and text share one softmax has them, allowed are Stable "
-    "Diffusion 3 and 3.5, Flux and Qwen-Image"
+    "Diffusion 3 and 3.5, Flux, Flux.2, Qwen-Image and Z-Image"
 )
 NO = "no-"  # before the name of what is left out
 _EXAMPLES = "double-3, double-0..7 and single-32..37"
@@ -84,22 +86,21 @@ class Blocks:
         """Yield what the names of the ranges' layers begin with, in diffusers; nothing where it is all."""
         for stream, first, last in self.ranges or ():
             for number in range(first, last + 1):
-                yield f"{PLACES[stream]}.{number}."
+                yield from (f"{place}.{number}." for place in PLACES[stream])
 
-    def taken(self, counts: Mapping[str, int | None]) -> tuple[str, ...]:
+    def taken(self, counts: Mapping[str, int | None], layers: Iterable[str]) -> tuple[str, ...]:
         """Return the names of the tensors that are taken: "<attention layer>/query" and "/key".
 
-        `counts` are the model's blocks by stream. A second attention of a block, of the image alone, is not
-        taken from. Raises ValueError for blocks that the model has not.
+        `counts` are the model's blocks by stream, `layers` its attention layers of image and text; a block's
+        second attention, of the image alone, is not taken from. Raises ValueError for blocks that the model
+        has not.
         """
         self.check(counts)
-        everywhere = Blocks(tuple((stream, 0, (count or 0) - 1) for stream, count in counts.items()))
-        layers = list((everywhere if self.ranges is None else self).prefixes())
-        if self.left_out:
-            layers = [layer for layer in everywhere.prefixes() if layer not in layers]
-        if not layers:
+        named = tuple(self.prefixes())
+        meant = [one for one in layers if self.ranges is None or one.startswith(named) != self.left_out]
+        if not meant:
             raise ValueError(f"blocks: {self.key} leaves no block of this model")
-        return tuple(f"{layer}attn.processor/{what}" for layer in layers for what in ("query", "key"))
+        return tuple(f"{layer}/{what}" for layer in meant for what in ("query", "key"))
 
 
 def without_no(parameter: str, names: Sequence[str]) -> tuple[list[str], bool]:

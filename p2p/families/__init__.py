@@ -16,7 +16,10 @@ FAMILIES = {
     "PixArtAlphaPipeline": "pixart.PixArtAlpha",
     "PixArtSigmaPipeline": "pixart.PixArtSigma",
     "FluxPipeline": "flux.Flux",
+    "Flux2Pipeline": "flux2.Flux2",
+    "Flux2KleinPipeline": "flux2.Flux2Klein",
     "QwenImagePipeline": "qwen_image.QwenImage",
+    "ZImagePipeline": "z_image.ZImage",
 }
 """The file and the class of this folder, by diffusers' pipeline class."""
 

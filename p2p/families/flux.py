@@ -17,7 +17,7 @@ from torch import Tensor
 
 from p2p.attention.injection import AnyInjection, injection_processors
 from p2p.families.joint_processors import FluxProcessor
-from p2p.families.model import Conditioning, each_row, on_device
+from p2p.families.model import Conditioning, on_device, told_guidance
 from p2p.families.packed import PackedTransformer, packed, unpacked
 
 
@@ -57,11 +57,7 @@ class Flux(PackedTransformer):
     ) -> Tensor:
         """Return the predicted velocity for each row."""
         rows, _, height, width = latents.shape
-        guidance = None
-        if self.denoiser.config.guidance_embeds:  # filled in there: a copy would wait
-            scales = each_row(guidance_scale, rows)
-            rows_of = (torch.full((1,), float(scale), device=latents.device) for scale in scales)
-            guidance = torch.cat(list(rows_of))
+        told = self.denoiser.config.guidance_embeds
         sides = (torch.arange(side // 2, device=latents.device) for side in (height, width))
         grid = torch.meshgrid(*sides, indexing="ij")
         places = torch.stack([torch.zeros_like(grid[0]), *grid], -1).flatten(0, 1)
@@ -70,7 +66,7 @@ class Flux(PackedTransformer):
             packed(latents),
             timestep=on_device(timestep, latents.device).to(latents.dtype).expand(rows) / 1000,
             img_ids=places.to(latents.dtype),
-            guidance=guidance,
+            guidance=told_guidance(guidance_scale, rows, latents.device) if told else None,
             txt_ids=text.new_zeros(text.shape[1], 3),
             joint_attention_kwargs={"injection": injection} if injection else None,
             return_dict=False,

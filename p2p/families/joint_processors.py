@@ -1,18 +1,21 @@
-"""The attention processors of SD3's, Flux's and Qwen-Image's transformers, whose image and text share one
-softmax.
+"""The attention processors of transformers whose image and text share one softmax: SD3's, Flux's, Flux.2's,
+Qwen-Image's and Z-Image's.
 
 They compute what diffusers' own do, and inject where `injection` is given in the attention's arguments.
 """
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxAttention
+from diffusers.models.transformers.transformer_flux2 import Flux2Attention, Flux2ParallelSelfAttention
 from diffusers.models.transformers.transformer_qwenimage import apply_rotary_emb_qwen
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from p2p.attention.injection import AnyInjection, LayerAttention, inject_self
 from p2p.attention.joint import inject_joint
@@ -61,7 +64,10 @@ class SD3Processor:
 
 
 class FluxProcessor:
-    """Attention over [text, image], which single-stream blocks get already joined."""
+    """Attention over [text, image], which Flux's single-stream blocks get already joined.
+
+    Flux.2's double-stream blocks attend in the same way.
+    """
 
     def __init__(self, layer: str, text_tokens: int) -> None:
         self.layer = layer
@@ -69,7 +75,7 @@ class FluxProcessor:
 
     def __call__(
         self,
-        attn: FluxAttention,
+        attn: FluxAttention | Flux2Attention,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -95,6 +101,36 @@ class FluxProcessor:
             return output
         words, image = output[:, : self.text_tokens], output[:, self.text_tokens :]
         return attn.to_out[1](attn.to_out[0](image)), attn.to_add_out(words)
+
+
+class Flux2SingleProcessor:
+    """Attention over [text, image], joined, of a block whose one projection also makes its MLP's input.
+
+    diffusers calls it with arguments by place, among which is no text.
+    """
+
+    def __init__(self, layer: str, text_tokens: int) -> None:
+        self.layer = layer
+        self.text_tokens = text_tokens
+
+    def __call__(
+        self,
+        attn: Flux2ParallelSelfAttention,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        image_rotary_emb: tuple[Tensor, Tensor] | None = None,
+        injection: AnyInjection | None = None,
+    ) -> Tensor:
+        """Attend from (rows, tokens and pixels, channels), and run the MLP beside it."""
+        widths = [attn.inner_dim] * 3 + [attn.mlp_hidden_dim * attn.mlp_mult_factor]
+        *projected, hidden = attn.to_qkv_mlp_proj(hidden_states).split(widths, dim=-1)
+        query, key, value = (one.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for one in projected)
+        query, key = attn.norm_q(query), attn.norm_k(key)
+        query, key = (apply_rotary_emb(x, image_rotary_emb, sequence_dim=2) for x in (query, key))
+        attention = LayerAttention(self.layer, query, key, value, query.shape[-1] ** -0.5)
+        output = attend(attention, slice(0, self.text_tokens), injection)
+        joined: Tensor = attn.to_out(torch.cat([output, attn.mlp_act_fn(hidden)], -1))
+        return joined
 
 
 class QwenProcessor:
@@ -143,23 +179,76 @@ class QwenProcessor:
         return attn.to_out[1](attn.to_out[0](pixels)), attn.to_add_out(words)
 
 
-def attend(attention: LayerAttention, text_tokens: slice, injection: AnyInjection | None) -> Tensor:
+class ZImageProcessor:
+    """Attention over [image, its padding, text, its padding], or over the text and its padding alone.
+
+    All of this padding is attended. Keys get more, masked, up to the limit of the text: a row's attention is
+    then the same whatever longer prompts it shares a call with. Every argument is named: diffusers'
+    `Attention` hands a processor only those that are, and Z-Image's transformer hands it nothing of ours, so
+    that the injection comes by `Z_IMAGE_INJECTION`.
+    """
+
+    def __init__(self, layer: str, pixels: int, image_tokens: int, text_tokens: int) -> None:
+        """Attend over `image_tokens`, the first `pixels` of them no padding, and up to `text_tokens`."""
+        self.layer = layer
+        self.pixels = pixels
+        self.image_tokens = image_tokens
+        self.text_tokens = text_tokens
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        freqs_cis: Tensor | None = None,
+    ) -> Tensor:
+        """Attend from (rows, tokens, channels), masked (rows, tokens) where rows are of unlike lengths."""
+        query, key, value = _projected(
+            hidden_states, (attn.to_q, attn.to_k, attn.to_v), (attn.norm_q, attn.norm_k), attn.heads
+        )
+        query, key = (apply_rotary_emb_qwen(x, freqs_cis, use_real=False) for x in (query, key))
+        if attention_mask is None:
+            attention_mask = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=query.device)
+        missing = self.image_tokens + self.text_tokens - hidden_states.shape[1]
+        key, value = (pad(x, (0, 0, 0, missing)) for x in (key, value))
+        mask = pad(attention_mask, (0, missing))[:, None, None]
+        attention = LayerAttention(self.layer, query, key, value, query.shape[-1] ** -0.5, mask)
+        if self.image_tokens:
+            text = slice(self.image_tokens, None)
+            output = attend(attention, text, Z_IMAGE_INJECTION.get(), self.pixels)
+        else:
+            output = _joined(attention.attend())
+        for part in attn.to_out:
+            output = part(output)
+        return output
+
+
+Z_IMAGE_INJECTION: ContextVar[AnyInjection | None] = ContextVar("Z_IMAGE_INJECTION", default=None)
+"""What the rows of the call that is made take."""
+
+
+def attend(
+    attention: LayerAttention, text_tokens: slice, injection: AnyInjection | None, pixels: int | None = None
+) -> Tensor:
     """Return attention (rows, tokens, channels) of all queries; of the maps only the image's are edited.
 
     Rows that take the source's projections (`injection.taking`) have its queries and keys of the image, in
-    place; the text's queries read these keys too. The text's tokens are the first or the last.
+    place; the text's queries read these keys too. The text's tokens are the first or the last; `pixels` are
+    how many of the first are the image's, where padding stands between these and the text.
     """
     if injection is None:
         return _joined(attention.attend())
     layer, query, key = attention.layer, attention.query, attention.key
     injection.visited.append(layer)
     begin, end, _ = text_tokens.indices(query.shape[2])
-    pixels = slice(end, None) if begin == 0 else slice(0, begin)
+    last = begin if pixels is None else pixels
+    image, others = (slice(end, None), text_tokens) if begin == 0 else (slice(0, last), slice(last, None))
     if injection.taking is not None:
-        injection.taking(f"{layer}/query", query[:, :, pixels])
-        injection.taking(f"{layer}/key", key[:, :, pixels])
-    edited = inject_joint(attention._replace(query=query[:, :, pixels]), text_tokens, injection)
-    words = attention._replace(query=query[:, :, text_tokens]).attend()
+        injection.taking(f"{layer}/query", query[:, :, image])
+        injection.taking(f"{layer}/key", key[:, :, image])
+    edited = inject_joint(attention._replace(query=query[:, :, image]), text_tokens, injection)
+    words = attention._replace(query=query[:, :, others]).attend()
     return _joined(torch.cat([words, edited] if begin == 0 else [edited, words], 2))
 
 

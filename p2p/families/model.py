@@ -70,6 +70,7 @@ class Model(ABC):
     """By tokenizer, in the order in which their tokens stand in the denoiser's text: to how many tokens its
     prompts are padded (None: to the tokenizer's own limit)."""
     can_leave_out: ClassVar[Sequence[str]] = ()  # text encoders without which the pipeline works too
+    compiles: ClassVar[bool] = True  # whether calls of the denoiser can be one graph
     lower_case: ClassVar[bool] = False  # whether the pipeline lower-cases prompts before it tokenizes them
     expands_tokens: ClassVar[bool] = False  # whether the pipeline writes tokens of several vectors out
     # Settings of the folder's scheduler that the pipeline's class replaces by its own when it is made.
@@ -140,18 +141,24 @@ class Model(ABC):
         dtype: torch.dtype = self.denoiser.dtype
         return dtype
 
+    @property
+    def noise_dtype(self) -> torch.dtype:
+        """What noise is drawn in: another precision may have other numbers."""
+        return self.dtype
+
     @classmethod
     def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:
         """Say, from its config, whether the denoiser is told the guidance scale or can use none.
 
-        No state then takes an unconditional row.
+        No state then takes an unconditional row. Beside the denoiser's own entries `config` has those of the
+        pipeline's index.
         """
         return False
 
     @property
     def guidance_embedded(self) -> bool:
         """Whether no state takes an unconditional row, whatever the guidance scale."""
-        return self.embeds_guidance(self.denoiser.config)
+        return self.embeds_guidance({**self.pipeline.config, **self.denoiser.config})
 
     @cached_property
     def tokenizers(self) -> Tokenizers:
@@ -202,7 +209,7 @@ class Model(ABC):
 
     @cached_property
     def attention_layers(self) -> tuple[str, ...]:
-        """The names of the denoiser's attention layers; diffusers walks through all modules for them."""
+        """The denoiser's attention layers in which something can be injected; diffusers walks all modules."""
         return tuple(self.denoiser.attn_processors)
 
     @abstractmethod
@@ -235,7 +242,7 @@ class Model(ABC):
         Raises ValueError where the model has not the layers.
         """
         if wanted.projections is not None:
-            return wanted.projections.taken(self.count_blocks(self.denoiser.config))
+            return wanted.projections.taken(self.count_blocks(self.denoiser.config), self.cross_layers())
         return self.unet_layers.taken(wanted)
 
     def layer_stands(self) -> Mapping[str, tuple[str, int]]:
@@ -331,7 +338,7 @@ class Model(ABC):
         """Return standard normal latents (generators, channels, height, width), each from its generator."""
         from diffusers.utils.torch_utils import randn_tensor
 
-        shape, device, dtype = (1, *self.latent_shape), self.device, self.dtype
+        shape, device, dtype = (1, *self.latent_shape), self.device, self.noise_dtype
         return torch.cat([randn_tensor(shape, g, device, dtype) for g in generators])
 
     def injection_processors(self) -> AbstractContextManager[tuple[str, ...]]:
@@ -427,6 +434,12 @@ def rescaled(guided: Tensor, text: Tensor, guidance_rescale: float) -> Tensor:
 def each_row(guidance_scale: float | Sequence[float], rows: int) -> list[float]:
     """Return the guidance scale of each of so many rows."""
     return list(guidance_scale) if isinstance(guidance_scale, Sequence) else [guidance_scale] * rows
+
+
+def told_guidance(guidance_scale: float | Sequence[float], rows: int, device: torch.device) -> Tensor:
+    """Return the guidance scale of each row (rows,) in float32, filled in on a device: a copy would wait."""
+    scales = (torch.full((1,), float(scale), device=device) for scale in each_row(guidance_scale, rows))
+    return torch.cat(list(scales))
 
 
 def stack_rows(rows: Sequence[Conditioning]) -> Conditioning:

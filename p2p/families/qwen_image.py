@@ -50,7 +50,7 @@ class QwenImage(PackedTransformer):
             scheduler=None, vae=None, text_encoder=None, tokenizer=None, transformer=None
         )
         template, dropped = bare.prompt_template_encode, bare.prompt_template_encode_start_idx
-        return (TemplatedTokenizer(tokenizer, template, dropped),)
+        return (TemplatedTokenizer(tokenizer, template.format, dropped),)
 
     @classmethod
     def embeds_guidance(cls, config: Mapping[str, Any]) -> bool:

@@ -50,7 +50,7 @@ class LatentTransformer(Model):
     @cached_property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the latents."""
-        factor = self.pipeline.vae_scale_factor
+        factor = self.pixels_per_latent
         sides = []
         for name, pixels in (("height", self.height), ("width", self.width)):
             pixels = self.sample_size * factor if pixels is None else pixels

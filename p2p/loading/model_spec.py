@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from p2p.alignment import Tokenizers
-from p2p.compiling import check_compiler
+from p2p.compiling import EAGER, check_compiler
 from p2p.devices import default_dtype, exact_float32, resolve_device
 from p2p.families import FAMILIES, family_of
 from p2p.families.model import Model, encoder_of, tokenizer_of
@@ -89,6 +89,10 @@ class ModelSpec:
             raise ValueError("dtype: 'float64' is not on mps, allowed are 'float32', 'float16', 'bfloat16'")
         if not isinstance(self.compile, bool):
             raise ValueError(f"compile: {self.compile!r} is not true or false")
+        if self.compile and not self.family.compiles:
+            raise ValueError(
+                f"compile: {self.pipeline} gives its transformer lists, as long as prompts are, {EAGER}"
+            )
         if self.scheduler is not None:
             scheduler_class(self.scheduler)
 
@@ -191,10 +195,12 @@ class ModelSpec:
     def guidance_embedded(self) -> bool:
         """Say whether the denoiser is told the guidance scale, so that there are no unconditional rows.
 
-        Read from its config alone; a model whose config is not here yet is taken to be an ordinary one of its
-        family.
+        Read from its config and the pipeline's index alone; a model whose config is not here yet is taken to
+        be an ordinary one of its family.
         """
-        return self.family.embeds_guidance(self._denoiser_config())
+        folder = self.local_folder()
+        index = read_object(folder / "model_index.json") if folder else {}
+        return self.family.embeds_guidance({**index, **self._denoiser_config()})
 
     def joint_blocks(self) -> dict[str, int | None]:
         """Return how many blocks of joint attention the denoiser has, by stream, {} where it has none such.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from p2p.alignment import Tokenizers, check_prompt
+from p2p.alignment import Tokenizers, check_equal_padding, check_prompt
 from p2p.attention.joint_blocks import Blocks
 from p2p.attention.single_layers import LayerInjection
 from p2p.methods.windows import Steps, window
@@ -62,6 +62,8 @@ class Projections:
                 f"replace_steps: {self.replace_steps!r} of {steps} steps is no step, allowed are 0 and "
                 f"windows of 1/{steps} or more"
             )
+        if start < end:
+            check_equal_padding(request.source_prompt, request.target_prompt, tokenizers)
         injection = Injection(None, False, layers=LayerInjection(projections=Blocks.named(self.blocks)))
         rows = range(steps + 1)
         return Trajectory(

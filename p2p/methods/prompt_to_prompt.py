@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from p2p.alignment import Tokenizers, equalizer, token_limit
+from p2p.alignment import Tokenizers, check_equal_padding, equalizer, token_limit
 from p2p.attention.places import Names, Places
 from p2p.local_blend import LocalBlend
 from p2p.methods.profiles import profile
@@ -146,6 +146,8 @@ class PromptToPrompt:
         if places := Places.named("blocks", self.blocks):
             known = {one: made and replace(made, places=places) for one, made in known.items()}
         injections = [known[one] for one in taken]
+        if any(injections):
+            check_equal_padding(source_prompt, target_prompt, tokenizers)
         active = [step for step, row in enumerate(gate) if 1 in row]
         record: dict[str, Any] = {
             "operator": operator,

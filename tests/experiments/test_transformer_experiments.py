@@ -2,7 +2,9 @@
 pipelines of the real classes.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -10,8 +12,8 @@ import torch
 
 from experiments.datasets.pie_miniature import write
 from results.store.records import load
-from tests.experiments.command import Cli
-from tests.p2p.families import test_flux, test_stable_diffusion_3, tiny_qwen
+from tests.experiments.command import PAIR, Cli
+from tests.p2p.families import test_flux, test_stable_diffusion_3, tiny_flux2, tiny_qwen, tiny_z_image
 from tests.p2p.families.test_few_steps import lcm_folder, sd_folder
 
 pytestmark = pytest.mark.xdist_group("transformer_experiments")
@@ -85,6 +87,41 @@ def test_qwen_image_is_planned_and_run(
     assert records["status"].eq("ok").all()
     assert {"p2p", "reconstruction"} < set(records["method"])
     assert set(records["guidance_scale"].dropna()) == {4}
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "rows"),
+    [
+        ("flux2_klein", tiny_flux2.tiny_klein, 2),
+        ("flux2_dev", tiny_flux2.tiny_dev, 1),
+        ("z_image", tiny_z_image.tiny_z_image, 2),
+    ],
+)
+def test_a_chat_models_family_is_planned_and_run(
+    cli: Cli,
+    name: str,
+    make: Callable[[], Any],
+    rows: int,
+    tmp_path: Path,
+    run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By its folder; its guidance is recorded as it was asked for, whatever diffusers calls it."""
+    make().to(torch.float32).save_pretrained(tmp_path / "pipeline")
+    tiny = [f"model={name}", f"model.path={tmp_path / 'pipeline'}", *TINY, *PAIR, "grid=single"]
+    tiny += ["+model.height=32", "+model.width=32", "sampling.num_inference_steps=5"]
+    tiny += ["sampling.guidance_scale=4", f"run_dir={run_dir}", *NO_PICTURES]
+    assert cli("plan", *tiny) == 0
+    assert f"{2 * 5 * rows} UNet evaluations" in capsys.readouterr().out
+    assert cli("run", *tiny) == 0
+    records = load(run_dir)
+    assert records["status"].eq("ok").all()
+    assert set(records["guidance_scale"].dropna()) == {4}
+    longer = "dataset.target_prompt=a dog " + " ".join(["on a bench"] * 9)
+    capsys.readouterr()
+    assert cli("plan", *tiny, longer) == (2 if name == "z_image" else 0)
+    told = capsys.readouterr()
+    assert ("is padded to 64 tokens and its source to 32" in told.err) == (name == "z_image")
 
 
 def test_pie_bench_on_flux(

@@ -1,4 +1,4 @@
-"""Where text and image share one softmax (SD 3, Flux, Qwen-Image): the CPU's latents on the device."""
+"""Where text and image share one softmax (SD 3, Flux, Qwen-Image ...): the CPU's latents on the device."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from p2p import EditRequest, Flux, Group, Model, Projections, PromptToPrompt, Sampling, StableDiffusion3
 from p2p.engine import generate, tree_latents
 from tests.p2p.families.test_flux import tiny_pipeline as tiny_flux
+from tests.p2p.families.test_flux2 import ShortKlein, tiny_klein
 from tests.p2p.families.test_qwen_image import ShortText
 from tests.p2p.families.test_stable_diffusion_3 import tiny_pipeline as tiny_sd3
 from tests.p2p.families.tiny_qwen import tiny_pipeline as tiny_qwen
@@ -22,6 +23,7 @@ TOLERANCE = 1e-5
 FAMILIES: dict[str, Callable[[str], Model]] = {
     "sd3": lambda device: StableDiffusion3(tiny_sd3().to(device), SIDE, SIDE),
     "flux": lambda device: Flux(tiny_flux().to(device), SIDE, SIDE, height=32, width=32),
+    "flux2_klein": lambda device: ShortKlein(tiny_klein().to(device), SIDE, SIDE, height=32, width=32),
     "qwen_image": lambda device: ShortText(tiny_qwen().to(device), SIDE, SIDE, height=32, width=32),
 }
 

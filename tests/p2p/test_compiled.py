@@ -17,7 +17,7 @@ from p2p.compiling import check_compiler, compiled
 from p2p.engine import tree_latents
 from p2p.families.pixart import PixArtSigma
 from p2p.families.stable_diffusion_3 import StableDiffusion3
-from tests.p2p.families import test_flux, test_pixart, test_qwen_image, test_stable_diffusion_3
+from tests.p2p.families import test_flux, test_flux2, test_pixart, test_qwen_image, test_stable_diffusion_3
 from tests.p2p.test_loras import random_lora
 from tests.p2p.test_padded_calls import LONGER, METHODS, SOURCE, STEPS, SWAP, groups
 
@@ -94,8 +94,9 @@ def test_every_kind_of_edit_is_one_graph(calm_model: StableDiffusion, blend: boo
         lambda: PixArtSigma(test_pixart.tiny_pipeline(PixArtSigmaPipeline), 8, 8),
         test_flux.tiny_flux,
         test_qwen_image.tiny_qwen,
+        test_flux2.short_klein,
     ],
-    ids=["sd3", "pixart", "flux", "qwen_image"],
+    ids=["sd3", "pixart", "flux", "qwen_image", "flux2_klein"],
 )
 def test_transformers_are_one_graph_for_each_kind_of_call(model: Callable[[], Model]) -> None:
     plain = model()

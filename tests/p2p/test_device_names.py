@@ -78,7 +78,16 @@ def test_a_plan_may_name_a_device_of_another_machine_but_no_unknown_one(machine:
 @pytest.mark.parametrize("pipeline", FAMILIES)
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", "cpu"])
 def test_the_family_says_its_half_precision_and_the_cpu_has_float32(pipeline: str, device: str) -> None:
-    transformers = ("PixArtAlpha", "PixArtSigma", "StableDiffusion3", "Flux", "QwenImage")
+    transformers = (
+        "PixArtAlpha",
+        "PixArtSigma",
+        "StableDiffusion3",
+        "Flux",
+        "Flux2",
+        "Flux2Klein",
+        "QwenImage",
+        "ZImage",
+    )
     half = "bfloat16" if pipeline.removesuffix("Pipeline") in transformers else "float16"
     spec = ModelSpec("any", "/nowhere", 16, 16, pipeline=pipeline, device=device)
     assert spec.dtype == ("float32" if device == "cpu" else half)

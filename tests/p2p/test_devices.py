@@ -228,7 +228,7 @@ def test_null_text_waits_for_its_losses_alone(pipeline: StableDiffusionPipeline,
     assert editing.between(1, editing.calls) == []
 
 
-@pytest.mark.parametrize("family", ["sd3", "flux", "qwen_image"])
+@pytest.mark.parametrize("family", ["sd3", "flux", "qwen_image", "flux2_klein", "z_image"])
 def test_no_step_of_joint_attention_waits(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     device = MadeUpDevice("cuda")
     model = tiny_flow_model(family, torch.float32)

@@ -1,5 +1,5 @@
-"""FlowEdit on tiny Stable Diffusion 3, Flux and Qwen-Image pipelines: against the paper's loop, written out
-by hand over diffusers' own transformer; what its sweeps share; what it refuses.
+"""FlowEdit on tiny pipelines of every family of flows: against the paper's loop, written out by hand over
+diffusers' own transformer; what its sweeps share; what it refuses.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ SAMPLING = Sampling(STEPS, 7.5)  # whose guidance scale is none of FlowEdit's
 SHORT = FlowEdit(n_max=4)
 
 
-@pytest.fixture(scope="module", params=["sd3", "flux", "qwen_image"])
+@pytest.fixture(scope="module", params=["sd3", "flux", "qwen_image", "flux2_klein", "z_image"])
 def model(request: pytest.FixtureRequest) -> Model:
     return tiny_flow_model(request.param)
 

@@ -16,12 +16,15 @@ from experiments.planning.plan import NamedMethod
 from p2p import (
     DeepFloyd,
     Flux,
+    Flux2,
+    Flux2Klein,
     PixArtAlpha,
     PromptToPrompt,
     QwenImage,
     Sampling,
     StableDiffusion,
     StableDiffusion3,
+    ZImage,
 )
 from p2p.loading.tokenizer_files import clip_tokenizer
 
@@ -33,7 +36,10 @@ FAMILIES: dict[str, tuple[Any, Any, bool]] = {  # class, scheduler, whether no s
     "PixArt": (PixArtAlpha, DDIMScheduler, False),
     "Stable Diffusion 3, 3.5": (StableDiffusion3, FlowMatchEulerDiscreteScheduler, False),
     "Flux": (Flux, FlowMatchEulerDiscreteScheduler, True),
+    "Flux.2 dev": (Flux2, FlowMatchEulerDiscreteScheduler, True),
+    "Flux.2 Klein": (Flux2Klein, FlowMatchEulerDiscreteScheduler, False),
     "Qwen-Image": (QwenImage, FlowMatchEulerDiscreteScheduler, False),
+    "Z-Image": (ZImage, FlowMatchEulerDiscreteScheduler, False),
 }
 
 
@@ -54,12 +60,12 @@ def table() -> dict[tuple[str, str], bool]:
 
 def facts(family: str) -> ModelFacts:
     kind, scheduler, embedded = FAMILIES[family]
-    flow = {"use_dynamic_shifting": True} if kind in (Flux, QwenImage) else {}
+    flow = {"use_dynamic_shifting": True} if kind in (Flux, Flux2, Flux2Klein, QwenImage) else {}
     plain = {} if flow or scheduler is FlowMatchEulerDiscreteScheduler else {"clip_sample": False}
     one = scheduler(**flow, **plain)
     calls = kind.set_timesteps(one, STEPS)
     tokenizers = (clip_tokenizer(),)
-    blocks = kind.count_blocks({"num_layers": 2, "num_single_layers": 1})
+    blocks = kind.count_blocks({"num_layers": 2, "num_single_layers": 1, "n_layers": 2})
     return ModelFacts("", tokenizers, calls, embedded, 0, one, kind.single_layers, kind.layer_groups, blocks)
 
 

@@ -134,10 +134,11 @@ def test_what_is_left_out_is_all_but_that(calm_model: StableDiffusion, family: s
         assert named
         assert model.layers_at(left) == model.layers_at(named)
     if family == "flux":
-        taken = [Blocks.named(names).taken({"double": 2, "single": 1}) for names in pairs["flux"][0]]
+        own = {"double": 2, "single": 1}, model.cross_layers()
+        taken = [Blocks.named(names).taken(*own) for names in pairs["flux"][0]]
         assert taken[0] == taken[1]
         with pytest.raises(ValueError, match="blocks: no-double-0..1 no-single-0 leaves no block"):
-            Blocks.named(["no-double-0..1", "no-single-0"]).taken({"double": 2, "single": 1})
+            Blocks.named(["no-double-0..1", "no-single-0"]).taken(*own)
 
 
 def test_both_stages_of_deepfloyd_edit_in_the_parts_that_are_named(deepfloyd: Path) -> None:

@@ -63,7 +63,7 @@ def test_on_stable_diffusion_it_equals_a_loop_over_the_unet(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["sd3", "flux", "qwen_image"])
+@pytest.mark.parametrize("family", ["sd3", "flux", "qwen_image", "flux2_klein", "z_image"])
 def test_along_a_flow_it_equals_a_loop_over_the_transformer(family: str) -> None:
     model = tiny_flow_model(family)
     ours = tree_latents(model, [group(model, [PromptSwitch(0.4)])], SAMPLING)

@@ -6,7 +6,8 @@ Hertz et al. 2022 write them, token block by token block; alignment and word pos
 `p2p.alignment`, which has tests of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,21 @@ def edit_joint(controller: Controller, maps: Tensor, text: slice) -> Tensor:
     return maps
 
 
+@contextmanager
+def installed(model: Model, processor: Any) -> Iterator[None]:
+    """Let a processor attend in every layer in which the engine injects."""
+    names = (name.removesuffix(".processor") for name in model.attention_layers)
+    layers = [model.denoiser.get_submodule(name) for name in names]
+    original = [layer.processor for layer in layers]
+    for layer in layers:
+        layer.set_processor(processor)
+    try:
+        yield
+    finally:
+        for layer, present in zip(layers, original, strict=True):
+            layer.set_processor(present)
+
+
 Run = Callable[[Model, list[str], int, "Controller | None"], Tensor]
 """Return diffusers' own latents of some prompts, each from the seed's noise; a controller blends them."""
 
@@ -162,12 +178,8 @@ def formed_edits(model: Model, run: Run, processor: Callable[[Controller], Any],
     results = []
     for n, edit in enumerate(EDITS.values()):
         controller = Controller(edit, model.tokenizers, steps, model.blend_side)
-        original = dict(model.denoiser.attn_processors)
-        model.denoiser.set_attn_processor(processor(controller))
-        try:
+        with installed(model, processor(controller)):
             formed = run(model, [edit.source, edit.target], n % 2, controller)
-        finally:
-            model.denoiser.set_attn_processor(original)
         assert controller.step == steps
         assert controller.nearest > 1e-9, "a blend value lies on its threshold"
         plain = run(model, [edit.source, edit.target], n % 2, None)
@@ -225,15 +237,11 @@ def assert_no_map_is_formed(
     assert (latents[0, 0] - latents[0, 1]).abs().max() > 1e-3
     assert 0 < sizes.largest < pixels**2
     controller = Controller(edit, model.tokenizers, 1, model.blend_side)
-    original = dict(model.denoiser.attn_processors)
-    model.denoiser.set_attn_processor(processor(controller))
-    try:
+    with installed(model, processor(controller)):
         rows = torch.zeros(2, *model.latent_shape, dtype=model.dtype)
         text = stack_rows([model.encode_prompt(prompt) for prompt in (edit.source, edit.target)])
         with torch.no_grad():
             watched(rows, torch.tensor(500.0), text)
-    finally:
-        model.denoiser.set_attn_processor(original)
     assert sizes.largest >= pixels**2
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from p2p.families.model import Model
 from tests.p2p.families import (
     test_flux,
+    test_flux2,
     test_latent_diffusion,
     test_pixart,
     test_qwen_image,
@@ -35,16 +36,17 @@ def _sd3() -> Model:
 
 
 @pytest.fixture(
-    params=["StableDiffusion", "LatentDiffusion", "Flux", "PixArt", "StableDiffusion3", "QwenImage"]
+    params=["StableDiffusion", "LatentDiffusion", "Flux", "Flux2", "PixArt", "StableDiffusion3", "QwenImage"]
 )
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Model:
-    """A tiny pipeline of each kind of autoencoder and family: shifted, quantised, of videos, plain."""
+    """A tiny pipeline of each kind of autoencoder and family: shifted, quantised, of videos, of patches,
+    plain."""
     if request.param == "StableDiffusion":
         found: Model = request.getfixturevalue("tiny_model")
         return found
     if request.param == "LatentDiffusion":
         return test_latent_diffusion.load(test_latent_diffusion.save(tmp_path / "ldm", quantised=True))
-    makers = {"Flux": _flux, "PixArt": _pixart, "StableDiffusion3": _sd3}
+    makers = {"Flux": _flux, "Flux2": test_flux2.short_klein, "PixArt": _pixart, "StableDiffusion3": _sd3}
     return makers.get(request.param, test_qwen_image.tiny_qwen)()
 
 

@@ -225,7 +225,7 @@ def test_a_templated_tokenizer_refuses_what_it_cannot_place() -> None:
         (3, "a cat\n", None),  # before a special token nothing merges
         (2, SOURCE, None),
     ):
-        templated = TemplatedTokenizer(tokenizer, begin + "{}<|im_end|>", dropped)
+        templated = TemplatedTokenizer(tokenizer, (begin + "{}<|im_end|>").format, dropped)
         with nullcontext() if message is None else pytest.raises(ValueError, match=message):
             templated(prompt)
     assert word_tokens("a cat", templated) == [[1], [2]]

@@ -2,23 +2,36 @@
 by hand."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
-from diffusers import FluxPipeline, QwenImagePipeline
+from diffusers import Flux2KleinPipeline, FluxPipeline, QwenImagePipeline, ZImagePipeline
 from torch import Tensor
 
 from p2p import EditRequest, Flux, Group, Inversion, Model, StableDiffusion3
-from tests.p2p.families import test_flux, test_qwen_image, test_stable_diffusion_3
+from tests.p2p.families import (
+    test_flux,
+    test_flux2,
+    test_qwen_image,
+    test_stable_diffusion_3,
+    test_z_image,
+    tiny_z_image,
+)
 
 STEPS, GUIDANCE = 5, 3.0
 SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a cat with a red hat on a bench"
 
 
 def tiny_flow_model(family: str, dtype: torch.dtype = torch.float64) -> Model:
-    """Return a tiny Stable Diffusion 3, Flux or Qwen-Image with images of 32 pixels, 16 x 16 latents and
-    8 x 8 tokens."""
+    """Return a tiny model of a flow with images of 32 pixels, 16 x 16 latents (Flux.2 8 x 8) and 8 x 8
+    tokens."""
+    if family == "flux2_klein":
+        pipeline = test_flux2.tiny_klein().to(dtype)
+        return test_flux2.ShortKlein(pipeline, 8, 8, height=32, width=32)
+    if family == "z_image":
+        pipeline = tiny_z_image.tiny_z_image().to(dtype)
+        return tiny_z_image.ShortZImage(pipeline, 8, 8, height=32, width=32)
     if family == "sd3":
         return StableDiffusion3(test_stable_diffusion_3.tiny_pipeline().to(dtype), 8, 8)
     if family == "qwen_image":
@@ -51,6 +64,10 @@ def velocity_of(model: Model) -> Velocity:
     pipeline = model.pipeline
     if isinstance(pipeline, QwenImagePipeline):
         return _qwen_image(pipeline)
+    if isinstance(pipeline, Flux2KleinPipeline):
+        return _flux2(pipeline)
+    if isinstance(pipeline, ZImagePipeline):
+        return _z_image(pipeline)
     return _flux(pipeline) if isinstance(pipeline, FluxPipeline) else _stable_diffusion_3(pipeline)
 
 
@@ -102,6 +119,42 @@ def _flux(pipeline: Any) -> Velocity:
     return velocity
 
 
+def _flux2(pipeline: Any) -> Velocity:
+    encoded = cache(lambda prompt: pipeline.encode_prompt(prompt, max_sequence_length=test_flux2.TEXT))
+
+    def velocity(latents: Tensor, sigma: float, prompt: str, guidance: float) -> Tensor:
+        def call(prompt: str) -> Tensor:
+            text, text_ids = encoded(prompt)
+            output = pipeline.transformer(
+                pipeline._pack_latents(latents),
+                text,
+                torch.tensor([sigma], dtype=torch.float32).to(latents.dtype),
+                pipeline._prepare_latent_ids(latents),
+                text_ids,
+            ).sample
+            return output.mT.unflatten(2, latents.shape[2:])
+
+        conditional = call(prompt)
+        return conditional if guidance == 1 else guided(pipeline, call(""), conditional, guidance)
+
+    return velocity
+
+
+def _z_image(pipeline: Any) -> Velocity:
+    encoded = cache(lambda prompt: pipeline.encode_prompt([prompt], "cpu", False)[0])
+
+    def velocity(latents: Tensor, sigma: float, prompt: str, guidance: float) -> Tensor:
+        def call(prompt: str) -> Tensor:
+            told = (1000 - torch.tensor([sigma], dtype=torch.float32) * 1000) / 1000
+            [output] = pipeline.transformer([latents[0][:, None]], told, encoded(prompt)).sample
+            return -output[None, :, 0]  # towards the image; ours leads away from it
+
+        conditional = call(prompt)
+        return conditional if guidance == 1 else guided(pipeline, call(""), conditional, guidance)
+
+    return velocity
+
+
 def _qwen_image(pipeline: Any) -> Velocity:
     encoded = cache(lambda prompt: pipeline.encode_prompt([prompt], device="cpu")[0])
 
@@ -121,3 +174,47 @@ def _qwen_image(pipeline: Any) -> Velocity:
         return conditional if guidance == 1 else guided(pipeline, call(""), conditional, guidance)
 
     return velocity
+
+
+def same(latents: Tensor) -> Tensor:
+    return latents
+
+
+def in_fours(latents: Tensor) -> Tensor:
+    return FluxPipeline._pack_latents(latents, len(latents), 4, 16, 16)
+
+
+def in_ones(latents: Tensor) -> Tensor:
+    return latents.flatten(2).mT
+
+
+def of_ones(latents: Tensor) -> Tensor:
+    return latents.mT.unflatten(2, (8, 8))
+
+
+FAMILIES: dict[Any, tuple[Any, Any, Any, Any, dict[str, Any]]] = {
+    # Processor, from ours to latents that the pipeline is given, to those in its loop, from those; options.
+    StableDiffusion3: (test_stable_diffusion_3.FormedProcessor, same, same, same, {}),
+    Flux: (test_flux.FormedProcessor, in_fours, in_fours, test_flux.unpacked, {}),
+    test_qwen_image.ShortText: (
+        partial(test_qwen_image.FormedProcessor, calls=1),
+        in_fours,
+        in_fours,
+        test_flux.unpacked,
+        {},
+    ),
+    test_flux2.ShortKlein: (
+        partial(test_flux2.FormedProcessor, calls=1),
+        same,
+        in_ones,
+        of_ones,
+        {"max_sequence_length": test_flux2.TEXT},
+    ),
+    tiny_z_image.ShortZImage: (  # whose guidance is off at 0
+        partial(test_z_image.FormedProcessor, pixels=64),
+        same,
+        same,
+        same,
+        {"guidance_scale": 0.0},
+    ),
+}

@@ -1,10 +1,9 @@
-"""Inversions of tiny Stable Diffusion 3, Flux and Qwen-Image pipelines: against the published loops, written
-out by hand over diffusers' own transformer; what a source replays; edits, their trees and what they cost.
+"""Inversions of tiny pipelines of every family of flows: against the published loops, written by hand over
+diffusers' own transformer; what a source replays; edits, their trees and what they cost.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,21 +17,19 @@ from p2p import (
     Calls,
     Direct,
     FixedSeed,
-    Flux,
     Group,
     Model,
     PromptToPrompt,
     Sampling,
     StableDiffusion,
-    StableDiffusion3,
     generate,
 )
 from p2p.engine import denoise_tree, plan_evaluations, source_paths, tree_latents, unshared_evaluations
 from p2p.inversion import FireFlow, FlowInversion, ReverseEuler, RFInversion, RFSolver, UniInv
-from tests.p2p.families import test_flux, test_qwen_image, test_stable_diffusion_3
-from tests.p2p.families.formed import EDITS, Controller
+from tests.p2p.families.formed import EDITS, Controller, installed
 from tests.p2p.inversion.flow_models import (
     ADD,
+    FAMILIES,
     GUIDANCE,
     SOURCE,
     STEPS,
@@ -47,11 +44,6 @@ from tests.p2p.inversion.flow_models import (
 pytestmark = pytest.mark.xdist_group("flow_inversions")
 
 SAMPLING = Sampling(STEPS, GUIDANCE)
-FAMILIES: dict[Any, tuple[Any, bool]] = {  # processor, whether the pipeline takes packed latents
-    StableDiffusion3: (test_stable_diffusion_3.FormedProcessor, False),
-    Flux: (test_flux.FormedProcessor, True),
-    test_qwen_image.ShortText: (partial(test_qwen_image.FormedProcessor, calls=1), True),
-}
 PULLED = RFInversion(eta=0.6, eta_start=0.2, eta_stop=0.8)
 EVERY = [ReverseEuler(), RFSolver(), FireFlow(), UniInv(), UniInv(alpha=0.6), PULLED]
 # Rotary embeddings and timesteps are rounded to single precision by other routes (a batch, a cast) than here.
@@ -60,7 +52,7 @@ TOLERANCE = 1e-6
 Field = Callable[[Tensor, float], Tensor]
 
 
-@pytest.fixture(scope="module", params=["sd3", "flux", "qwen_image"])
+@pytest.fixture(scope="module", params=["sd3", "flux", "qwen_image", "flux2_klein", "z_image"])
 def model(request: pytest.FixtureRequest) -> Model:
     return tiny_flow_model(request.param)
 
@@ -197,34 +189,28 @@ def test_edits_after_an_inversion_equal_formed_maps(model: Model, picture: Tenso
     assert path is not None
     ours = tree_latents(model, [inverted], Sampling(STEPS, 1.0), paths=[path])
     controller = Controller(one, model.tokenizers, STEPS, 8)
-    processor, packed = FAMILIES[type(model)]
-    noise = path.latents[None].repeat(2, 1, 1, 1)
-    original = dict(model.denoiser.attn_processors)
-    model.denoiser.set_attn_processor(processor(controller))
-    try:
-        formed = model.pipeline(
-            [one.source, one.target],
-            latents=model.pipeline._pack_latents(noise, 2, 4, 16, 16) if packed else noise,
+    processor, given, into_loop, out_of_loop, options = FAMILIES[type(model)]
+    made: list[Tensor] = []
+
+    def end(_: Any, step: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        made.append(controller.end_of_step(out_of_loop(tensors["latents"])))
+        return {"latents": into_loop(made[-1])}
+
+    with installed(model, processor(controller)):
+        model.pipeline(
+            prompt=[one.source, one.target],
+            latents=given(path.latents[None].repeat(2, 1, 1, 1)),
             num_inference_steps=STEPS,
-            guidance_scale=1.0,
             height=32,
             width=32,
             output_type="latent",
-            callback_on_step_end=lambda _, step, timestep, tensors: {
-                "latents": controller.end_of_step(tensors["latents"])
-                if not packed
-                else model.pipeline._pack_latents(
-                    controller.end_of_step(test_flux.unpacked(tensors["latents"])), 2, 4, 16, 16
-                )
-            },
-        ).images
-    finally:
-        model.denoiser.set_attn_processor(original)
-    formed = test_flux.unpacked(formed) if packed else formed
+            callback_on_step_end=end,
+            **{"guidance_scale": 1.0, **options},
+        )
     assert controller.nearest > 1e-6
     assert (ours[0, 1] - ours[0, 0]).abs().max() > 1e-2
     # diffusers' scheduler rounds latents to single precision at every step; a last digit may turn and grow.
-    torch.testing.assert_close(torch.stack([ours[0, 0], ours[0, 1]]), formed, rtol=0, atol=1e-5)
+    torch.testing.assert_close(torch.stack([ours[0, 0], ours[0, 1]]), made[-1], rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -242,7 +228,7 @@ def test_identical_prompts_give_the_reconstruction_without_guidance(
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("family", "inversion"),
-    [("sd3", RFSolver()), ("flux", FireFlow()), ("qwen_image", PULLED), ("flux", UniInv(alpha=0.6))],
+    [("sd3", RFSolver()), ("flux", FireFlow()), ("qwen_image", PULLED), ("flux2_klein", UniInv(alpha=0.6))],
     ids=str,
 )
 def test_a_tree_of_edits_equals_one_by_one_and_costs_what_was_planned(
@@ -299,7 +285,7 @@ def test_edits_read_their_words_once_a_step(picture: Tensor) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["sd3", "flux", "qwen_image"])
+@pytest.mark.parametrize("family", ["sd3", "flux", "qwen_image", "flux2_klein"])
 def test_in_half_precision_latents_stay_fine_and_both_ways_are_told_what_the_pipeline_tells(
     family: str, picture: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,7 +300,14 @@ def test_in_half_precision_latents_stay_fine_and_both_ways_are_told_what_the_pip
 
     monkeypatch.setattr(model.denoiser, "forward", spy)
     pipeline = model.pipeline
-    pipeline(SOURCE, num_inference_steps=STEPS, guidance_scale=1.0, height=32, width=32, output_type="latent")
+    pipeline(
+        prompt=SOURCE,
+        num_inference_steps=STEPS,
+        guidance_scale=1.0,
+        height=32,
+        width=32,
+        output_type="latent",
+    )
     own, told[:] = list(told), []
     one = group(model, picture, ReverseEuler(), [(SOURCE, FixedSeed())])
     [path] = source_paths(model, [one], Sampling(STEPS, 1.0))
