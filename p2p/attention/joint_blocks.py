@@ -86,8 +86,10 @@ class Blocks:
             for number in range(first, last + 1):
                 yield f"{PLACES[stream]}.{number}."
 
-    def taken(self, counts: Mapping[str, int | None]) -> tuple[str, ...]:
-        """Return the names of the tensors that are taken: "<attention layer>/query" and "/key".
+    def taken(
+        self, counts: Mapping[str, int | None], tensors: Sequence[str] = ("query", "key")
+    ) -> tuple[str, ...]:
+        """Return the names of the tensors that are taken: "<attention layer>/query", of each of `tensors`.
 
         `counts` are the model's blocks by stream. A second attention of a block, of the image alone, is not
         taken from. Raises ValueError for blocks that the model has not.
@@ -99,7 +101,7 @@ class Blocks:
             layers = [layer for layer in everywhere.prefixes() if layer not in layers]
         if not layers:
             raise ValueError(f"blocks: {self.key} leaves no block of this model")
-        return tuple(f"{layer}attn.processor/{what}" for layer in layers for what in ("query", "key"))
+        return tuple(f"{layer}attn.processor/{tensor}" for layer in layers for tensor in tensors)
 
 
 def without_no(parameter: str, names: Sequence[str]) -> tuple[list[str], bool]:

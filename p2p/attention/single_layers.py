@@ -19,6 +19,9 @@ NO_LAYERS = (
     "takes from single layers of a UNet whose self-attention has a softmax of its own, which this model has "
     "not; allowed are Stable Diffusion 1.x, 2.x and XL and Latent Diffusion"
 )
+SHARED = {"queries": "query", "keys": "key", "values": "value", "text_values": "text value"}
+"""What joint attention can take from a source, by the plural that names it: of the image but for the last."""
+QUERIES_KEYS = ("query", "key")
 _PARTS = ("down_blocks", "mid_block", "up_blocks")  # in the order in which they are called
 
 
@@ -33,13 +36,15 @@ class LayerInjection:
     keys_values: Number | None = None  # softmax(Q_t K_s^T) V_s in self-attention layers from this one on
     queries_keys: Number | None = None  # softmax(Q_s K_s^T) V_t in self-attention from this decoder block on
     features: Number | None = None  # of this decoder block's residual block, before its skip is added
-    projections: Blocks | None = None  # queries and keys of the image in these blocks of joint attention
+    projections: Blocks | None = None  # the tensors `shared`, in these blocks of joint attention
+    shared: tuple[str, ...] = QUERIES_KEYS  # of `SHARED`, in its order
 
     @property
     def key(self) -> str:
         """A short text that is equal for equal injections."""
         if self.projections is not None:
-            return f"projections {self.projections.key}"
+            shared = "" if self.shared == QUERIES_KEYS else f" of {', '.join(self.shared)}"
+            return f"projections {self.projections.key}{shared}"
         return f"kv {self.keys_values} qk {self.queries_keys} features {self.features}"
 
 
@@ -136,6 +141,21 @@ class UNetLayers:
             f"{name}: {number} is no decoder block to take from, allowed are {', '.join(there) or 'none'} "
             f"(self-attention is in {', '.join(map(str, attending)) or 'none'})"
         )
+
+
+def shared_tensors(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the tensors that names such as "keys", or one, stand for, in one order.
+
+    Raises ValueError for what is none of these, nothing, and a name that is given twice.
+    """
+    several = [names] if isinstance(names, str) else names
+    allowed = f"allowed are {', '.join(SHARED)}, each once"
+    if not isinstance(several, Sequence) or not several:
+        raise ValueError(f"share: {names!r} names nothing to take, {allowed}")
+    for name in several:
+        if name not in tuple(SHARED) or list(several).count(name) > 1:
+            raise ValueError(f"share: {name!r} of {list(several)} cannot be taken, {allowed}")
+    return tuple(tensor for name, tensor in SHARED.items() if name in several)
 
 
 def check_number(name: str, number: object) -> None:

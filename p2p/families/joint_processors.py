@@ -146,18 +146,20 @@ class QwenProcessor:
 def attend(attention: LayerAttention, text_tokens: slice, injection: AnyInjection | None) -> Tensor:
     """Return attention (rows, tokens, channels) of all queries; of the maps only the image's are edited.
 
-    Rows that take the source's projections (`injection.taking`) have its queries and keys of the image, in
-    place; the text's queries read these keys too. The text's tokens are the first or the last.
+    Rows that take the source's projections (`injection.taking`) have its queries, keys or values of the
+    image, and its values of the text, in place; the text's queries read these keys and values too. The text's
+    tokens are the first or the last.
     """
     if injection is None:
         return _joined(attention.attend())
-    layer, query, key = attention.layer, attention.query, attention.key
+    layer, query, key, value = attention[:4]
     injection.visited.append(layer)
     begin, end, _ = text_tokens.indices(query.shape[2])
     pixels = slice(end, None) if begin == 0 else slice(0, begin)
     if injection.taking is not None:
-        injection.taking(f"{layer}/query", query[:, :, pixels])
-        injection.taking(f"{layer}/key", key[:, :, pixels])
+        for name, tensor in (("query", query), ("key", key), ("value", value)):
+            injection.taking(f"{layer}/{name}", tensor[:, :, pixels])
+        injection.taking(f"{layer}/text value", value[:, :, text_tokens])
     edited = inject_joint(attention._replace(query=query[:, :, pixels]), text_tokens, injection)
     words = attention._replace(query=query[:, :, text_tokens]).attend()
     return _joined(torch.cat([words, edited] if begin == 0 else [edited, words], 2))

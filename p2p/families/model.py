@@ -213,7 +213,7 @@ class Model(ABC):
         Raises ValueError where the model has not the layers.
         """
         if wanted.projections is not None:
-            return wanted.projections.taken(self.count_blocks(self.denoiser.config))
+            return wanted.projections.taken(self.count_blocks(self.denoiser.config), wanted.shared)
         return self.unet_layers.taken(wanted)
 
     def layer_stands(self) -> Mapping[str, tuple[str, int]]:
