@@ -67,12 +67,13 @@ class DenoisingRun:
         """Return the guided noise prediction of every node of a level, sources first; levels count from 0.
 
         It takes calls of `calls.max_rows` rows, halved where memory runs out. Those of a compiled denoiser
-        are padded to few sizes; a step in which rows take from chosen layers is not compiled. `reading` says
-        whether the maps of words are added to their sums.
+        are padded to few sizes; a step in which rows take from chosen layers or heads, or read some heads,
+        is not compiled. `reading` says whether the maps of words are added to their sums.
         """
         level, per_node = self.prepared.levels[number], self.prepared.per_node
         step = self.sources[0].start + number
-        chosen = any(n.injection and (n.injection.layers or n.injection.places) for n in level)
+        taken = [node.injection for node in level if node.injection]
+        chosen = any(i.layers or i.places or i.heads for i in taken) or (reading and self.maps.heads)
         dense = None if chosen else self.dense
         bank = SourceBank()
         scaled = scale_model_input(self.scheduler, latents, timestep).to(self._dtype)
@@ -90,7 +91,8 @@ class DenoisingRun:
                 injection = dense.injection(part, bank, words, self.maps.active_layers)
             else:
                 chunk = self.prepared.chunk(number, begin, count)
-                injection = chunk.at_step(self.prepared.mixes, bank, words, self.maps.active_layers)
+                heads = self.maps.read_heads(begin, count, per_node) if reading else {}
+                injection = chunk.at_step(self.prepared.mixes, bank, words, self.maps.active_layers, heads)
             bank.keep = begin + count < len(level)
             kept = dict(bank.layers)
             told = (

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from p2p.alignment import Tokenizers
+from p2p.attention.heads import Heads
 from p2p.attention.places import Places
 from p2p.attention.single_layers import LayerInjection
 from p2p.loading.pipeline_spec import ExternalCall
@@ -39,6 +40,7 @@ class Injection:
     self_max_pixels: int | None = None  # None: the model's own
     layers: LayerInjection | None = None
     places: Places | None = None  # where maps are injected; None: in all layers
+    heads: Heads | None = None  # in which maps are injected; None: in all heads
 
     @cached_property
     def key(self) -> str:
@@ -46,7 +48,8 @@ class Injection:
         itself = f"self{self.self_max_pixels or ''}" if self.self_attention else ""
         layers = f"/{self.layers.key}" if self.layers else ""
         places = f"@{self.places.key}" if self.places else ""
-        return f"{self.cross.key if self.cross else ''}/{itself}{layers}{places}"
+        heads = f"#{self.heads.key}" if self.heads else ""
+        return f"{self.cross.key if self.cross else ''}/{itself}{layers}{places}{heads}"
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,12 @@ class Trajectory:
         """Where it injects or reads maps, where that is not in all layers, at any step."""
         blended = {self.blend.layers} if self.blend and self.blend.layers else set()
         return {i.places for i in self.injections if i and i.places} | blended
+
+    @property
+    def heads(self) -> set[Heads]:
+        """The heads in which it takes or reads, where those are not all, at any step."""
+        taken = {i.heads for i in self.injections if i} | {layers.heads for layers in self.layers}
+        return {one for one in taken | {self.blend.heads if self.blend else None} if one}
 
     def digest(self, calls: int | None = None) -> str:
         """Return a hash of all that determines the pixels, given model, sampling settings and source.

@@ -147,7 +147,7 @@ def _inversion_problems(
 
 
 def _layer_problems(trajectory: Trajectory, model: ModelFacts) -> Iterator[str]:
-    """Yield what keeps an edit from taking in chosen layers. A UNet's are counted once it is loaded."""
+    """Yield what keeps an edit from taking in chosen layers and heads. A UNet's are counted once loaded."""
     for wanted in trajectory.layers:
         if wanted.projections is None and not model.single_layers:
             yield NO_LAYERS
@@ -159,6 +159,11 @@ def _layer_problems(trajectory: Trajectory, model: ModelFacts) -> Iterator[str]:
     for places in trajectory.places:
         try:
             places.check(model.joint_blocks, model.layer_groups)
+        except ValueError as error:
+            yield str(error)
+    for heads in trajectory.heads:
+        try:
+            heads.check(model.heads)
         except ValueError as error:
             yield str(error)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from p2p.attention.dense import DenseInjection
-from p2p.attention.injection import AnyInjection, BatchInjection, LayerAttention
+from p2p.attention.injection import AnyInjection, BatchInjection, LayerAttention, mixed_shares
 
 
 def inject_joint(attention: LayerAttention, text_tokens: slice, injection: AnyInjection) -> Tensor:
@@ -33,13 +33,14 @@ def inject_joint(attention: LayerAttention, text_tokens: slice, injection: AnyIn
     taken = injection.any_cross or query.shape[2] <= injection.largest_self
     source = attention.bank_sources(injection) if taken else None
     if injection.words is not None and layer in injection.words_layers:
-        maps = []
+        maps: list[Tensor] = []
         for words in injection.words.split(value.shape[-1], dim=2):
             # Columns are padded to the values' width: kernels that form no map want both alike.
             columns, width = torch.zeros_like(value), words.shape[2]
             columns[:, :, text_tokens, :width] = words[:, None]
             attended = _attend_edited(attention._replace(value=columns), text_tokens, source, injection)
-            maps.append(attended[..., :width].mean(1))
+            begin = len(maps) * value.shape[-1]
+            maps.append(injection.over_heads(attended[..., :width], slice(begin, begin + width)))
         injection.maps[layer] = torch.cat(maps, 2)
     return _attend_edited(attention, text_tokens, source, injection)
 
@@ -72,8 +73,13 @@ def _share_out(
     edited = injection.edited_rows
     own, taken = value.clone(), value.new_zeros(len(edited), *value.shape[1:])
     itself = injection.self_rows[: injection.self_count(pixels)]
-    own.index_fill_(0, itself, 0)  # where `own[itself] = 0` would copy its 0 to the device
-    taken[torch.searchsorted(edited, itself)] = value[itself]
+    heads = injection.heads_of(itself, value.shape[1])
+    if heads is None:
+        own.index_fill_(0, itself, 0)  # where `own[itself] = 0` would copy its 0 to the device
+        taken[torch.searchsorted(edited, itself)] = value[itself]
+    else:
+        own.index_copy_(0, itself, value[itself].masked_fill(heads, 0))
+        taken[torch.searchsorted(edited, itself)] = value[itself].masked_fill(~heads, 0)
     text, own_text, taken_text = (tensor[:, :, text_tokens] for tensor in (value, own, taken))
     taken_text.zero_()
     own_text.copy_(text)
@@ -84,7 +90,7 @@ def _share_out(
         taken_text[torch.searchsorted(edited, rows)] = mixed
     if len(injection.mixed_rows):
         rows = injection.mixed_rows
-        own_text[rows] = text[rows] * injection.mixed_own[:, None, :, None]
-        mixed = torch.einsum("nst,nhtd->nhsd", injection.mixed_mix, text[rows])
+        own_share, mixed = mixed_shares(injection, text[rows])
+        own_text[rows] = text[rows] * own_share
         taken_text[torch.searchsorted(edited, rows)] = mixed
     return own, taken

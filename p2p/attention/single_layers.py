@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from p2p.attention.heads import Heads
 from p2p.attention.joint_blocks import Blocks
 
 Number = int | Literal["auto"]
@@ -38,13 +39,15 @@ class LayerInjection:
     features: Number | None = None  # of this decoder block's residual block, before its skip is added
     projections: Blocks | None = None  # the tensors `shared`, in these blocks of joint attention
     shared: tuple[str, ...] = QUERIES_KEYS  # of `SHARED`, in its order
+    heads: Heads | None = None  # in which projections are taken; None: in all
 
     @property
     def key(self) -> str:
         """A short text that is equal for equal injections."""
         if self.projections is not None:
             shared = "" if self.shared == QUERIES_KEYS else f" of {', '.join(self.shared)}"
-            return f"projections {self.projections.key}{shared}"
+            heads = f" in heads {self.heads.key}" if self.heads else ""
+            return f"projections {self.projections.key}{shared}{heads}"
         return f"kv {self.keys_values} qk {self.queries_keys} features {self.features}"
 
 

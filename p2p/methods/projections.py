@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from p2p.alignment import Tokenizers, check_prompt
+from p2p.attention.heads import HeadNames, Heads
 from p2p.attention.joint_blocks import Blocks
 from p2p.attention.single_layers import LayerInjection, shared_tensors
 from p2p.methods.windows import Steps, window
@@ -35,7 +36,8 @@ class Projections:
     `replace_steps` is the share of the steps, from the first, or a window (start, end) of shares, rounded as
     `int(T * share)`; 0 is the fixed seed. `blocks` are such as ["double-0..7", "single-32..37"], counted from
     0 in each stream; None: all. Unconditional rows keep their own, as does a second attention that a block
-    has of the image alone (Stable Diffusion 3.5 medium). Weights and blend words have nothing to act on.
+    has of the image alone (Stable Diffusion 3.5 medium), and as do heads other than `heads`, such as
+    [0, "3..7"] or "no-2" (None: all). Weights and blend words have nothing to act on.
 
     The code of Shin et al. numbers the blocks of Stable Diffusion 3.5 medium by attention layers, the second
     ones among them, and those of Flux through both streams: its 19 is single-0 here. A share that comes to no
@@ -51,6 +53,7 @@ class Projections:
     replace_steps: Steps = 0.2
     blocks: str | Sequence[str] | None = None
     share: str | Sequence[str] = ("queries", "keys")
+    heads: HeadNames = None
     name: ClassVar[str] = "projections"
     uses_mask: ClassVar[bool] = False
 
@@ -59,7 +62,8 @@ class Projections:
         self._taken()
 
     def _taken(self) -> LayerInjection:
-        return LayerInjection(projections=Blocks.named(self.blocks), shared=shared_tensors(self.share))
+        blocks, heads = Blocks.named(self.blocks), Heads.named("heads", self.heads)
+        return LayerInjection(projections=blocks, shared=shared_tensors(self.share), heads=heads)
 
     def trajectory(
         self, request: EditRequest, tokenizers: Tokenizers, num_inference_steps: int

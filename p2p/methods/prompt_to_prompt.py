@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from p2p.alignment import Tokenizers, equalizer, token_limit
+from p2p.attention.heads import HeadNames, Heads
 from p2p.attention.places import Names, Places
 from p2p.local_blend import LocalBlend
 from p2p.methods.profiles import profile
@@ -54,7 +55,9 @@ class PromptToPrompt:
     `blocks` are the layers whose maps are injected: of a transformer such as ["double-0..7", "single-3"], of
     a UNet such as ["mid", "up-16"], a part, a height in tokens or both; None: all. `blend_layers` are those
     whose maps LocalBlend reads, all of one height (None: the model's `blend_side`), and `blend_smoothing` the
-    deviation in tokens of a Gaussian over them.
+    deviation in tokens of a Gaussian over them. `heads` are the heads, of these layers, in which maps are
+    injected, such as [0, "3..7"] or "no-2", and `blend_heads` those whose maps LocalBlend reads; None: all.
+    In other heads a target's maps are its own.
     """
 
     operator: str = "auto"
@@ -72,6 +75,8 @@ class PromptToPrompt:
     blocks: Names = None
     blend_layers: Names = None
     blend_smoothing: float = 0.0
+    heads: HeadNames = None
+    blend_heads: HeadNames = None
     name: ClassVar[str] = "p2p"
     uses_mask: ClassVar[bool] = False
 
@@ -104,6 +109,8 @@ class PromptToPrompt:
             check_word_pair("substruct_words", self.substruct_words)
         for name in ("blocks", "blend_layers"):
             Places.named(name, getattr(self, name))
+        for name in ("heads", "blend_heads"):
+            Heads.named(name, getattr(self, name))
         check_finite("blend_smoothing", self.blend_smoothing, 0)
 
     def _windows(self) -> tuple[Steps | Mapping[str, Steps], Steps]:
@@ -143,8 +150,9 @@ class PromptToPrompt:
         scales = _scales(target_prompt, tokenizers, scaled) if scaled else _unscaled(sizes)
         taken = [(row, self_start <= step < self_end) for step, row in enumerate(gate)]
         known = {one: _injection(alignment, scales, *one, chosen.self_max_pixels) for one in set(taken)}
-        if places := Places.named("blocks", self.blocks):
-            known = {one: made and replace(made, places=places) for one, made in known.items()}
+        places, heads = Places.named("blocks", self.blocks), Heads.named("heads", self.heads)
+        if places or heads:
+            known = {one: made and replace(made, places=places, heads=heads) for one, made in known.items()}
         injections = [known[one] for one in taken]
         active = [step for step, row in enumerate(gate) if 1 in row]
         record: dict[str, Any] = {
@@ -211,7 +219,8 @@ class PromptToPrompt:
         start = int(share * num_inference_steps)
         layers = Places.named("blend_layers", self.blend_layers)
         thresholds = self.blend_threshold, self.substruct_threshold
-        return LocalBlend(words[0], words[1], start, *thresholds, layers, float(self.blend_smoothing))
+        heads = Heads.named("blend_heads", self.blend_heads)
+        return LocalBlend(words[0], words[1], start, *thresholds, layers, float(self.blend_smoothing), heads)
 
     def _tau(self, self_start: int, self_end: int, num_inference_steps: int) -> float | None:
         """Return the one number that describes both windows, or None."""

@@ -71,7 +71,7 @@ class Tape:
     """The source's projections by layer, kept from one call and put into the next."""
 
     layers: Sequence[str]
-    shared: Sequence[str]  # of them, by `Projections.share`
+    method: Projections
     does: str = "nothing"
     kept: dict[str, tuple[list[Tensor], list[Tensor]]] = field(default_factory=dict)
 
@@ -81,9 +81,14 @@ class Tape:
             self.kept[layer] = list(image), list(text)
         if layer in self.layers and self.does == "take":
             of_image, of_text = self.kept[layer]
+            heads = slice(None) if self.method.heads is None else self.method.heads
             for place, name in enumerate(("queries", "keys", "values")):
-                image[place] = of_image[place] if name in self.shared else image[place]
-            text[2] = of_text[2] if "text_values" in self.shared else text[2]
+                if name in self.method.share:
+                    image[place] = image[place].clone()
+                    image[place][:, heads] = of_image[place][:, heads]
+            if "text_values" in self.method.share:
+                text[2] = text[2].clone()
+                text[2][:, heads] = of_text[2][:, heads]
 
 
 @dataclass
@@ -142,10 +147,10 @@ class TapedProcessor:
 
 
 @contextmanager
-def taped(model: Model, layers: Sequence[str], shared: Sequence[str]) -> Iterator[Tape]:
+def taped(model: Model, layers: Sequence[str], method: Projections) -> Iterator[Tape]:
     """Install the test's processors; the layers are the ends of the names of diffusers' modules."""
     original = dict(model.denoiser.attn_processors)
-    tape = Tape([name for name in original if name.removesuffix(".attn.processor") in layers], shared)
+    tape = Tape([name for name in original if name.removesuffix(".attn.processor") in layers], method)
     assert len(tape.layers) == len(layers)
     own = {name: TapedProcessor(name, tape, family_of(model)) for name in original}
     model.denoiser.set_attn_processor(own)
@@ -156,13 +161,11 @@ def taped(model: Model, layers: Sequence[str], shared: Sequence[str]) -> Iterato
 
 
 @torch.no_grad()
-def by_hand(
-    model: Model, layers: Sequence[str], window: range, shared: Sequence[str]
-) -> tuple[Tensor, Tensor]:
+def by_hand(model: Model, layers: Sequence[str], window: range, method: Projections) -> tuple[Tensor, Tensor]:
     """Return the latents of source and target after all steps."""
     velocity = velocity_of(model)
     source = target = model.draw_noise([torch.Generator().manual_seed(3)])
-    with taped(model, layers, shared) as tape:
+    with taped(model, layers, method) as tape:
 
         def guided(latents: Tensor, sigma: float, prompt: str, does: str) -> Tensor:
             tape.does = does
@@ -202,13 +205,15 @@ for family, one in {"sd3": "double-1", "flux": "single-0", "qwen_image": "double
         (Projections(0.6, one, "values"), [layer], range(3)),
         (Projections(0.6, share=["values", "keys"]), EVERY[family], range(3)),
         (Projections((0.2, 0.6), one, ["text_values", "values"]), [layer], range(1, 3)),
+        (Projections(0.6, heads=[1]), EVERY[family], range(3)),
+        (Projections(0.6, one, ["values", "text_values", "keys"], [0]), [layer], range(3)),
     ]
 
 
-@pytest.mark.parametrize("case", range(7))
+@pytest.mark.parametrize("case", range(9))
 def test_it_equals_a_loop_over_the_transformer(model: Model, case: int) -> None:
     method, layers, window = CASES[family_of(model)][case]
-    expected = torch.stack(by_hand(model, layers, window, method.share))
+    expected = torch.stack(by_hand(model, layers, window, method))
     for max_batch in (rows(model), 64):  # the source in an earlier call than its edit, or in the same
         one = group(model, [(SWAP, method), (SWAP, FixedSeed())])
         ours = tree_latents(model, [one], SAMPLING, Calls(max_batch))
@@ -249,7 +254,7 @@ def test_a_sweep_of_shares_shares_its_first_steps(model: Model) -> None:
 EDITS = [
     (SWAP, Projections(0.2)),
     (SWAP, Projections(0.6)),
-    (SWAP, Projections(0.6, "double-0", "values")),
+    (SWAP, Projections(0.6, "double-0", "values", "no-0")),
     (ADD, Projections((0.2, 1.0), ["double-1"])),
     (SWAP, PromptToPrompt(tau=0.4)),
     (SWAP, FixedSeed()),
