@@ -19,7 +19,7 @@ from p2p.attention.places import Places
 from p2p.attention.source_bank import SourceBank
 from p2p.attention.taking import Taking
 from p2p.families.model import Model
-from p2p.trajectory import CrossInjection
+from p2p.trajectory import NO_TEXT_QUERIES, CrossInjection
 from p2p.tree import Node
 
 
@@ -38,6 +38,8 @@ def check_injections(levels: Sequence[Sequence[Node]], model: Model) -> None:
             f"smallest of this model has {smallest}; allowed are a profile without a limit (fixed) and "
             "self_replace_steps 0"
         )
+    if any(injection.scores for injection in injections) and not model.joint_blocks:
+        raise ValueError(NO_TEXT_QUERIES)
     model.check_layers(injection.layers for injection in injections if injection.layers)
     for places, heads in {(i.places, i.heads) for i in injections if i.places or i.heads}:
         layers = model.layers_at(places) if places else None
@@ -102,12 +104,14 @@ class Chunk:
         words: Tensor | None,
         words_layers: frozenset[str],
         words_heads: Mapping[int, Tensor],
+        own_values: Tensor | None,
     ) -> BatchInjection | None:
         """Return the injection of one call, or None where nobody takes anything this step."""
         injection = self.injection
-        if not (injection.any_cross or injection.largest_self or injection.taking or words is not None):
+        taking = injection.taking and replace(injection.taking, bank=bank, own_values=own_values, asked=[])
+        takes = injection.any_cross or injection.largest_self or taking or injection.scores
+        if not takes and words is None:
             return None
-        taking = injection.taking and replace(injection.taking, bank=bank, asked=[])
         shared = replace(
             injection,
             bank=bank,
@@ -237,6 +241,7 @@ class Preparation:
             edited_rows=index([row for row, _ in edited]),
             edited_slots=index([slot for _, slot in edited]),
             heads=self._heads(nodes) if partly else {},
+            scores=self._scores(nodes),
             any_cross=any(i.cross is not None for i in injections),
             largest_self=max(limits, default=0),
             bank=bank,
@@ -248,6 +253,17 @@ class Preparation:
             index([places[cross.key] for _, _, cross in replaced]),
             index([places[cross.key] for _, _, cross in mixed]),
         )
+
+    def _scores(self, nodes: Sequence[Node]) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return rows, their tokens, and the factors of these tokens' scores; None where there are none."""
+        first = (self.per_node - 1) * len(nodes)
+        scaled = [(first + i, n.injection.scores) for i, n in enumerate(nodes) if n.injection]
+        found = [(row, *one) for row, scores in scaled if scores for one in scores.factors]
+        if not found:
+            return None
+        factors = torch.tensor([factor for _, _, factor in found], dtype=torch.float64)
+        rows, tokens = [row for row, _, _ in found], [token for _, token, _ in found]
+        return self.index(rows), self.index(tokens), factors.to(self.model.device, self.model.dtype)
 
     def _heads(self, nodes: Sequence[Node]) -> dict[int, Tensor]:
         """Return which heads are edited, bool (rows, heads, 1, 1), by a layer's number of heads."""
@@ -291,4 +307,4 @@ def _only(node: Node, chosen: Collection[Places]) -> Node:
     """Return a node as it is in layers that stand at the chosen places: elsewhere its maps are its own."""
     if node.injection is None or node.injection.places is None or node.injection.places in chosen:
         return node
-    return replace(node, injection=replace(node.injection, cross=None, self_attention=False))
+    return replace(node, injection=replace(node.injection, cross=None, self_attention=False, scores=None))

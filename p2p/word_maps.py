@@ -17,6 +17,7 @@ from p2p.attention.places import Places
 from p2p.families.model import Model
 from p2p.local_blend import LocalBlend
 from p2p.tree import Node, Watched
+from p2p.value_area import ValueArea
 from p2p.word_readings import Reading
 
 
@@ -203,6 +204,27 @@ class WordMaps:
         maps = self.sums[reading].transpose(1, 2).unflatten(2, (self.groups[reading].side, -1))
         # Node i < groups carries the source of group i.
         return maps[node.group, place : place + source], maps[row, place + source : place + source + own]
+
+    def own_values(self, level: Sequence[Node]) -> Tensor | None:
+        """Return where states keep their own values, bool (states, pixels); None where none takes any.
+
+        That is inside of their `ValueArea`, by the maps of the steps before; at the first step everywhere.
+        """
+        wanted = [n.injection.layers.outside if n.injection and n.injection.layers else "" for n in level]
+        if not any(wanted):
+            return None
+        known: dict[tuple[int, str], Tensor] = {}
+        pixels = self.model.pixels(self.model.attention_sides()[0])
+        nowhere = torch.zeros(pixels, dtype=torch.bool, device=self.model.device)
+        for node, key in zip(level, wanted, strict=True):
+            if key and (node.group, key) not in known:
+                known[node.group, key] = ~nowhere if self.step == self.start else self._inside(node, key)
+        return torch.stack([known.get((n.group, key), nowhere) for n, key in zip(level, wanted, strict=True)])
+
+    def _inside(self, node: Node, key: str) -> Tensor:
+        [area] = [one for one in node.watched if isinstance(one, ValueArea) and one.key == key]
+        [reading] = area.readings
+        return area.inside(self.read(node.group, node, area, reading)[0])
 
     def blend(self, level: Sequence[Node], latents: Tensor) -> Tensor:
         """Return the latents (states, channels, height, width) after this step's LocalBlends.

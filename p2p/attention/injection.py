@@ -59,6 +59,8 @@ class BatchInjection:
     heads: Mapping[int, Tensor] = field(default_factory=dict)
     """By a layer's number of heads, which are edited, bool (rows, heads, 1, 1); {} where all are, in all
     rows. Rows of some heads alone are not among the replaced ones."""
+    scores: tuple[Tensor, Tensor, Tensor] | None = None
+    """Rows, their text tokens, and by what these tokens' scores of the image are scaled; (entries,) each."""
     maps: dict[str, Tensor] = field(default_factory=dict)  # (rows, pixels, columns), mean over heads
     visited: list[str] = field(default_factory=list)
     taking: Taking | None = None  # what rows take in single layers

@@ -45,6 +45,37 @@ def inject_joint(attention: LayerAttention, text_tokens: slice, injection: AnyIn
     return _attend_edited(attention, text_tokens, source, injection)
 
 
+def inject_scores(
+    attention: LayerAttention, words: Tensor, text_tokens: slice, injection: AnyInjection
+) -> Tensor:
+    """Return attention of text queries (rows, heads, tokens, channels), some of whose scores are scaled.
+
+    `injection.scores` says by what such a query's scores of image keys are multiplied before the softmax; its
+    scores of text keys stay. `words` is attention without it. Of each such query its row of the map is
+    formed.
+    """
+    if isinstance(injection, DenseInjection):
+        return words
+    injection = injection.at(attention.layer)
+    if injection.scores is None:
+        return words
+    rows, tokens, factors = injection.scores
+    _, query, key, value, scale, mask = attention
+    queries = query[:, :, text_tokens].transpose(1, 2)[rows, tokens]
+    scores = torch.einsum("nhc,nhkc->nhk", queries, key[rows]) * scale
+    scaled = scores * factors[:, None, None]
+    scaled[..., text_tokens] = scores[..., text_tokens]
+    if mask is not None:
+        own = mask[rows][:, :, 0]
+        scaled = scaled.masked_fill(~own, -torch.inf) if own.dtype == torch.bool else scaled + own
+    read = torch.einsum("nhk,nhkc->nhc", scaled.softmax(-1), value[rows])
+    heads = injection.heads_of(rows, value.shape[1])
+    by_token = words.transpose(1, 2)
+    if heads is not None:
+        read = torch.where(heads[:, :, 0], read, by_token[rows, tokens])
+    return by_token.index_put_((rows, tokens), read).transpose(1, 2)
+
+
 def _attend_edited(
     attention: LayerAttention,
     text_tokens: slice,

@@ -6,7 +6,7 @@ MasaCtrl and Plug-and-Play (p2p/methods) count layers and blocks as their author
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,10 @@ Number = int | Literal["auto"]
 NO_LAYERS = (
     "takes from single layers of a UNet whose self-attention has a softmax of its own, which this model has "
     "not; allowed are Stable Diffusion 1.x, 2.x and XL and Latent Diffusion"
+)
+NO_VALUES = (
+    "value_replace_steps: takes the image's values from a softmax over text and image on one grid of tokens, "
+    "which this model has not; allowed are 0, and Stable Diffusion 3 and 3.5, Flux and Qwen-Image"
 )
 SHARED = {"queries": "query", "keys": "key", "values": "value", "text_values": "text value"}
 """What joint attention can take from a source, by the plural that names it: of the image but for the last."""
@@ -40,6 +44,7 @@ class LayerInjection:
     projections: Blocks | None = None  # the tensors `shared`, in these blocks of joint attention
     shared: tuple[str, ...] = QUERIES_KEYS  # of `SHARED`, in its order
     heads: Heads | None = None  # in which projections are taken; None: in all
+    outside: str = ""  # the key of the `ValueArea` in which a target keeps its own values; "" for nowhere
 
     @property
     def key(self) -> str:
@@ -47,8 +52,19 @@ class LayerInjection:
         if self.projections is not None:
             shared = "" if self.shared == QUERIES_KEYS else f" of {', '.join(self.shared)}"
             heads = f" in heads {self.heads.key}" if self.heads else ""
-            return f"projections {self.projections.key}{shared}{heads}"
+            outside = f" outside {self.outside}" if self.outside else ""
+            return f"projections {self.projections.key}{shared}{heads}{outside}"
         return f"kv {self.keys_values} qk {self.queries_keys} features {self.features}"
+
+    def check_blocks(self, counts: Mapping[str, int | None]) -> None:
+        """Raise ValueError where projections are taken in blocks that a model has not.
+
+        `counts` are its blocks of joint attention by stream, {} where it has none.
+        """
+        if self.outside and not counts:
+            raise ValueError(NO_VALUES)
+        if self.projections is not None:
+            self.projections.check(counts)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ class Taking:
     heads: Mapping[str, Tensor] = field(default_factory=dict)
     """By the name of a tensor that some rows take in some heads alone: for each of its `rows` which heads,
     bool (rows, heads, 1, 1)."""
+    own_values: Tensor | None = None
+    """Where rows keep their own values of the image, bool (rows of the call, 1, pixels, 1); None: nowhere."""
     asked: list[str] = field(default_factory=list)
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
@@ -47,6 +49,8 @@ class Taking:
         taken = source[slots, sides]
         if name in self.heads:
             taken = torch.where(self.heads[name], taken, tensor[rows])
+        if self.own_values is not None and name.endswith("/value"):
+            taken = torch.where(self.own_values[rows], tensor[rows], taken)
         return tensor.index_copy_(0, rows, taken)
 
     def attention(

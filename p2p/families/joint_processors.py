@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from p2p.attention.injection import AnyInjection, LayerAttention, inject_self
-from p2p.attention.joint import inject_joint
+from p2p.attention.joint import inject_joint, inject_scores
 
 
 class SD3Processor:
@@ -148,7 +148,7 @@ def attend(attention: LayerAttention, text_tokens: slice, injection: AnyInjectio
 
     Rows that take the source's projections (`injection.taking`) have its queries, keys or values of the
     image, and its values of the text, in place; the text's queries read these keys and values too. The text's
-    tokens are the first or the last.
+    tokens are the first or the last. Scores of words are scaled in the rows of text (`inject_scores`).
     """
     if injection is None:
         return _joined(attention.attend())
@@ -162,6 +162,7 @@ def attend(attention: LayerAttention, text_tokens: slice, injection: AnyInjectio
         injection.taking(f"{layer}/text value", value[:, :, text_tokens])
     edited = inject_joint(attention._replace(query=query[:, :, pixels]), text_tokens, injection)
     words = attention._replace(query=query[:, :, text_tokens]).attend()
+    words = inject_scores(attention, words, text_tokens, injection)
     return _joined(torch.cat([words, edited] if begin == 0 else [edited, words], 2))
 
 

@@ -214,7 +214,9 @@ class Model(ABC):
         Raises ValueError where the model has not the layers.
         """
         if wanted.projections is not None:
-            return wanted.projections.taken(self.count_blocks(self.denoiser.config), wanted.shared)
+            counts = self.count_blocks(self.denoiser.config)
+            wanted.check_blocks(counts)
+            return wanted.projections.taken(counts, wanted.shared)
         return self.unet_layers.taken(wanted)
 
     def layer_stands(self) -> Mapping[str, tuple[str, int]]:

@@ -90,13 +90,17 @@ class Tape:
                 text[2] = text[2].clone()
                 text[2][:, heads] = of_text[2][:, heads]
 
+    def maps(self, layer: str, scores: Tensor) -> Tensor:
+        """Return the maps of scores (rows, heads, queries, keys)."""
+        return scores.softmax(-1)
+
 
 @dataclass
 class TapedProcessor:
-    """Attention with formed maps of image and text, the projections of the image through a tape."""
+    """Attention with formed maps of image and text; projections and scores go through a tape."""
 
     layer: str
-    tape: Tape
+    tape: Any  # a `Tape`, or what does as it does
     family: str
 
     def __call__(
@@ -135,8 +139,8 @@ class TapedProcessor:
         query, key, value = (torch.cat(pair, 2) for pair in zip(*order, strict=True))
         if self.family == "flux":
             query, key = apply_rotary_emb(query, image_rotary_emb), apply_rotary_emb(key, image_rotary_emb)
-        output = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1) @ value
-        output = output.transpose(1, 2).flatten(2)
+        maps = self.tape.maps(self.layer, query @ key.mT / query.shape[-1] ** 0.5)
+        output = (maps @ value).transpose(1, 2).flatten(2)
         if encoder_hidden_states is None:
             return output
         length = encoder_hidden_states.shape[1]
@@ -147,15 +151,14 @@ class TapedProcessor:
 
 
 @contextmanager
-def taped(model: Model, layers: Sequence[str], method: Projections) -> Iterator[Tape]:
-    """Install the test's processors; the layers are the ends of the names of diffusers' modules."""
+def taped(model: Model, tape: Any) -> Iterator[None]:
+    """Install the test's processors, which ask a tape."""
     original = dict(model.denoiser.attn_processors)
-    tape = Tape([name for name in original if name.removesuffix(".attn.processor") in layers], method)
-    assert len(tape.layers) == len(layers)
+    assert set(tape.layers) <= set(original)
     own = {name: TapedProcessor(name, tape, family_of(model)) for name in original}
     model.denoiser.set_attn_processor(own)
     try:
-        yield tape
+        yield
     finally:
         model.denoiser.set_attn_processor(original)
 
@@ -165,7 +168,8 @@ def by_hand(model: Model, layers: Sequence[str], window: range, method: Projecti
     """Return the latents of source and target after all steps."""
     velocity = velocity_of(model)
     source = target = model.draw_noise([torch.Generator().manual_seed(3)])
-    with taped(model, layers, method) as tape:
+    tape = Tape([f"{layer}.attn.processor" for layer in layers], method)
+    with taped(model, tape):
 
         def guided(latents: Tensor, sigma: float, prompt: str, does: str) -> Tensor:
             tape.does = does
