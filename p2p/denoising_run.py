@@ -67,14 +67,17 @@ class DenoisingRun:
         """Return the guided noise prediction of every node of a level, sources first; levels count from 0.
 
         It takes calls of `calls.max_rows` rows, halved where memory runs out. Those of a compiled denoiser
-        are padded to few sizes; a step in which rows take from chosen layers is not compiled. `reading` says
-        whether the maps of words are added to their sums.
+        are padded to few sizes; a step in which rows take from chosen layers or heads, or read some heads,
+        is not compiled. `reading` says whether the maps of words are added to their sums.
         """
         level, per_node = self.prepared.levels[number], self.prepared.per_node
         step = self.sources[0].start + number
-        chosen = any(n.injection and (n.injection.layers or n.injection.places) for n in level)
+        taken = [node.injection for node in level if node.injection]
+        chosen = any(i.layers or i.places or i.heads or i.scores for i in taken) or (
+            reading and self.maps.heads
+        )
         dense = None if chosen else self.dense
-        bank = SourceBank()
+        bank, own_values = SourceBank(), self.maps.own_values(level)
         scaled = scale_model_input(self.scheduler, latents, timestep).to(self._dtype)
         predictions = []
         begin = 0
@@ -90,7 +93,10 @@ class DenoisingRun:
                 injection = dense.injection(part, bank, words, self.maps.active_layers)
             else:
                 chunk = self.prepared.chunk(number, begin, count)
-                injection = chunk.at_step(self.prepared.mixes, bank, words, self.maps.active_layers)
+                heads = self.maps.read_heads(begin, count, per_node) if reading else {}
+                layers, mixes = self.maps.active_layers, self.prepared.mixes
+                own = None if own_values is None else self._rows(own_values[begin : begin + count])
+                injection = chunk.at_step(mixes, bank, words, layers, heads, own)
             bank.keep = begin + count < len(level)
             kept = dict(bank.layers)
             told = (
@@ -116,6 +122,10 @@ class DenoisingRun:
                 output = guide_nodes(self.model, output, nodes, self.sources, self.sampling)
             predictions.append(output)
         return torch.cat(predictions)
+
+    def _rows(self, own_values: Tensor) -> Tensor:
+        """Return where the rows of a call keep their own values, bool (rows, 1, pixels, 1)."""
+        return own_values.repeat(self.prepared.per_node, 1)[:, None, :, None]
 
     def _check_visits(self, injection: AnyInjection) -> None:
         """Raise RuntimeError where a call passed a layer by, so that it edited less than was asked for."""

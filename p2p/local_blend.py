@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, max_pool2d, pad
 
+from p2p.attention.heads import Heads
 from p2p.attention.places import Places
 from p2p.word_readings import Reading
 
@@ -29,6 +30,7 @@ class LocalBlend:
     substruct_threshold: float
     layers: Places | None = None  # whose maps are read; None: those of the model's blend_side
     smoothing: float = 0.0  # standard deviation, in tokens, of the Gaussian that maps are smoothed by
+    heads: Heads | None = None  # whose maps are read; None: the mean of all
 
     def __post_init__(self) -> None:
         for name in ("threshold", "substruct_threshold"):
@@ -47,6 +49,7 @@ class LocalBlend:
         settings = f"{self.start} {self.threshold!r} {self.substruct_threshold!r}"
         settings += f" {self.layers.key}" if self.layers else ""
         settings += f" smoothed {self.smoothing!r}" if self.smoothing else ""
+        settings += f" heads {self.heads.key}" if self.heads else ""
         return hashlib.sha256(words + settings.encode()).hexdigest()[:16]
 
     def mask(self, source_maps: Tensor, target_maps: Tensor, size: tuple[int, int]) -> Tensor:

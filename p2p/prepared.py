@@ -13,19 +13,21 @@ import torch
 from torch import Tensor
 
 from p2p.alignment import check_equal_padding
+from p2p.attention.heads import Heads
 from p2p.attention.injection import BatchInjection
 from p2p.attention.places import Places
 from p2p.attention.source_bank import SourceBank
 from p2p.attention.taking import Taking
 from p2p.families.model import Model
-from p2p.trajectory import CrossInjection
+from p2p.trajectory import NO_TEXT_QUERIES, CrossInjection
 from p2p.tree import Node
 
 
 def check_injections(levels: Sequence[Sequence[Node]], model: Model) -> None:
     """Raise ValueError where the model has not the layers that nodes take from, or maps do not fit.
 
-    Those are single ones, or, of a profile that bounds self-attention, any that are small enough.
+    Those are single ones, or, of a profile that bounds self-attention, any that are small enough; or where
+    such a layer has not the heads.
     """
     injections = [node.injection for level in levels for node in level if node.injection]
     smallest = model.pixels(model.attention_sides()[-1])
@@ -40,9 +42,13 @@ def check_injections(levels: Sequence[Sequence[Node]], model: Model) -> None:
         prompts = {node.group: node.prompt for node in level if 0 in node.branches}
         for source, target in {(prompts[node.group], node.prompt) for node in level if node.injection}:
             check_equal_padding(source, target, model.tokenizers)
+    if any(injection.scores for injection in injections) and not model.joint_blocks:
+        raise ValueError(NO_TEXT_QUERIES)
     model.check_layers(injection.layers for injection in injections if injection.layers)
-    for places in {injection.places for injection in injections if injection.places}:
-        model.layers_at(places)
+    for places, heads in {(i.places, i.heads) for i in injections if i.places or i.heads}:
+        layers = model.layers_at(places) if places else None
+        if heads:
+            model.check_heads(heads, layers)
 
 
 @dataclass
@@ -96,15 +102,29 @@ class Chunk:
     """What rows take in each layer, where some nodes of the level take in some layers alone."""
 
     def at_step(
-        self, mixes: Mixes, bank: SourceBank, words: Tensor | None, words_layers: frozenset[str]
+        self,
+        mixes: Mixes,
+        bank: SourceBank,
+        words: Tensor | None,
+        words_layers: frozenset[str],
+        words_heads: Mapping[int, Tensor],
+        own_values: Tensor | None,
     ) -> BatchInjection | None:
         """Return the injection of one call, or None where nobody takes anything this step."""
         injection = self.injection
-        if not (injection.any_cross or injection.largest_self or injection.taking or words is not None):
+        taking = injection.taking and replace(injection.taking, bank=bank, own_values=own_values, asked=[])
+        takes = injection.any_cross or injection.largest_self or taking or injection.scores
+        if not takes and words is None:
             return None
-        taking = injection.taking and replace(injection.taking, bank=bank, asked=[])
         shared = replace(
-            injection, bank=bank, words=words, words_layers=words_layers, taking=taking, maps={}, visited=[]
+            injection,
+            bank=bank,
+            words=words,
+            words_layers=words_layers,
+            words_heads=words_heads,
+            taking=taking,
+            maps={},
+            visited=[],
         )
         made = {id(part): part._with(mixes, shared) for part in self.parts.values()}
         return replace(
@@ -122,6 +142,7 @@ class Chunk:
             bank=shared.bank,
             words=shared.words,
             words_layers=shared.words_layers,
+            words_heads=shared.words_heads,
             taking=shared.taking,
             maps=shared.maps,
             visited=shared.visited,
@@ -191,8 +212,10 @@ class Preparation:
             for i, n in enumerate(nodes)
             if n.injection and n.injection.cross
         ]
-        replaced = [entry for entry in cross if not entry[2].own_share.any()]
-        mixed = [entry for entry in cross if entry[2].own_share.any()]
+        partly = {first + i for i, n in enumerate(nodes) if n.injection and n.injection.heads}
+        wholly = {row for row, _, edit in cross if not edit.own_share.any()} - partly
+        replaced = [entry for entry in cross if entry[0] in wholly]
+        mixed = [entry for entry in cross if entry[0] not in wholly]
         itself = [
             (first + i, n.group, n.injection.self_max_pixels or own_limit)
             for i, n in enumerate(nodes)
@@ -216,6 +239,8 @@ class Preparation:
             self_max_pixels=tuple(limit for _, _, limit in itself),
             edited_rows=index([row for row, _ in edited]),
             edited_slots=index([slot for _, slot in edited]),
+            heads=self._heads(nodes) if partly else {},
+            scores=self._scores(nodes),
             any_cross=any(i.cross is not None for i in injections),
             largest_self=max(limits, default=0),
             bank=bank,
@@ -228,6 +253,28 @@ class Preparation:
             index([places[cross.key] for _, _, cross in mixed]),
         )
 
+    def _scores(self, nodes: Sequence[Node]) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return rows, their tokens, and the factors of these tokens' scores; None where there are none."""
+        first = (self.per_node - 1) * len(nodes)
+        scaled = [(first + i, n.injection.scores) for i, n in enumerate(nodes) if n.injection]
+        found = [(row, *one) for row, scores in scaled if scores for one in scores.factors]
+        if not found:
+            return None
+        factors = torch.tensor([factor for _, _, factor in found], dtype=torch.float64)
+        rows, tokens = [row for row, _, _ in found], [token for _, token, _ in found]
+        return self.index(rows), self.index(tokens), factors.to(self.model.device, self.model.dtype)
+
+    def _heads(self, nodes: Sequence[Node]) -> dict[int, Tensor]:
+        """Return which heads are edited, bool (rows, heads, 1, 1), by a layer's number of heads."""
+        chosen = [node.injection.heads if node.injection else None for node in nodes]
+        rows = [None] * ((self.per_node - 1) * len(nodes)) + chosen
+        return {count: self._which(rows, count) for count in set(self.model.layer_heads.values())}
+
+    def _which(self, chosen: Sequence[Heads | None], count: int) -> Tensor:
+        """Return which of `count` heads each entry has, bool (entries, heads, 1, 1); None has all."""
+        which = [one.chosen(count) if one else [True] * count for one in chosen]
+        return self.index([int(head) for heads in which for head in heads]).reshape(-1, count, 1, 1) > 0
+
     def _taking(self, level: Sequence[Node], nodes: Sequence[Node], bank: SourceBank) -> Taking | None:
         """Return what some nodes of a level take in single layers, None where nobody of the level does."""
         wanted = {n.injection.layers for n in level if n.injection and n.injection.layers}
@@ -236,19 +283,27 @@ class Preparation:
         per_node, index = self.per_node, self.index
         names = {one: self.model.taken(one) for one in wanted}
         entries: dict[str, list[tuple[int, int, int]]] = {n: [] for taken in names.values() for n in taken}
+        heads: dict[str, list[Heads | None]] = {name: [] for name in entries}
         for i, node in enumerate(nodes):
             if node.injection and (own := node.injection.layers):
                 sides = range(per_node) if own.projections is None else [per_node - 1]
                 for name in names[own]:
                     entries[name] += [(side * len(nodes) + i, node.group, side) for side in sides]
+                    heads[name] += [own.heads] * len(sides)
         sources = [i for i, node in enumerate(nodes) if 0 in node.branches]
         source_rows = [side * len(nodes) + i for i in sources for side in range(per_node)]
         rows = {name: index(list(chain(*found))).reshape(-1, 3).T for name, found in entries.items()}
-        return Taking(index(source_rows).reshape(-1, per_node), rows, bank)
+        counts = self.model.layer_heads if any(one.heads for one in wanted) else {}
+        which = {
+            name: self._which(chosen, counts[name.split("/")[0]])
+            for name, chosen in heads.items()
+            if any(chosen)
+        }
+        return Taking(index(source_rows).reshape(-1, per_node), rows, bank, which)
 
 
 def _only(node: Node, chosen: Collection[Places]) -> Node:
     """Return a node as it is in layers that stand at the chosen places: elsewhere its maps are its own."""
     if node.injection is None or node.injection.places is None or node.injection.places in chosen:
         return node
-    return replace(node, injection=replace(node.injection, cross=None, self_attention=False))
+    return replace(node, injection=replace(node.injection, cross=None, self_attention=False, scores=None))

@@ -14,10 +14,12 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from p2p.alignment import Tokenizers
+from p2p.attention.heads import Heads
 from p2p.attention.places import Places
 from p2p.attention.single_layers import LayerInjection
 from p2p.loading.pipeline_spec import ExternalCall
 from p2p.local_blend import LocalBlend
+from p2p.value_area import ValueArea
 from p2p.word_readings import Watch
 
 
@@ -30,6 +32,24 @@ class CrossInjection:
     key: str  # equal for equal tensors
 
 
+NO_TEXT_QUERIES = (
+    "weights_on: scores weights what a word's queries read of the image, and in this model text has no "
+    "queries; allowed are probabilities, and Stable Diffusion 3 and 3.5, Flux and Qwen-Image"
+)
+
+
+@dataclass(frozen=True)
+class WordScores:
+    """Words whose queries' scores of the image are scaled before the softmax."""
+
+    factors: tuple[tuple[int, float], ...]  # of the target prompt's tokens, by their place
+
+    @property
+    def key(self) -> str:
+        """A short text that is equal for equal factors."""
+        return hashlib.sha256(repr(self.factors).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Injection:
     """What one branch takes from the source at one step."""
@@ -39,6 +59,8 @@ class Injection:
     self_max_pixels: int | None = None  # None: the model's own
     layers: LayerInjection | None = None
     places: Places | None = None  # where maps are injected; None: in all layers
+    heads: Heads | None = None  # in which maps are injected; None: in all heads
+    scores: WordScores | None = None  # at these places, in these heads
 
     @cached_property
     def key(self) -> str:
@@ -46,7 +68,9 @@ class Injection:
         itself = f"self{self.self_max_pixels or ''}" if self.self_attention else ""
         layers = f"/{self.layers.key}" if self.layers else ""
         places = f"@{self.places.key}" if self.places else ""
-        return f"{self.cross.key if self.cross else ''}/{itself}{layers}{places}"
+        heads = f"#{self.heads.key}" if self.heads else ""
+        scores = f"*{self.scores.key}" if self.scores else ""
+        return f"{self.cross.key if self.cross else ''}/{itself}{layers}{places}{heads}{scores}"
 
 
 @dataclass(frozen=True)
@@ -82,6 +106,7 @@ class Trajectory:
     start: int | None = None  # None: from the seed's noise; else from the source image, noised to this step
     blend: LocalBlend | None = None
     watch: Watch | None = None  # maps to keep; no part of the pixels
+    area: ValueArea | None = None  # outside of which injections take values
     record: Mapping[str, Any] = field(default_factory=dict)  # the effective operator, for tables
     condition: Condition | None = None  # of a later stage; the stages before determine it
     external: ExternalCall | None = None  # another pipeline makes the image, from the source image
@@ -89,7 +114,7 @@ class Trajectory:
     difference: FlowDifference | None = None  # from `start` on the source image is moved, nothing denoised
 
     def __post_init__(self) -> None:
-        own = (self.injections, self.blend, self.watch, self.condition, self.before, self.difference)
+        own = (self.injections, *self.readers, self.condition, self.before, self.difference)
         if self.external is not None and (any(own) or self.start is not None):
             raise ValueError(
                 "external: another pipeline's image has no injections, start, blend, watch or condition"
@@ -112,8 +137,24 @@ class Trajectory:
     @property
     def places(self) -> set[Places]:
         """Where it injects or reads maps, where that is not in all layers, at any step."""
-        blended = {self.blend.layers} if self.blend and self.blend.layers else set()
-        return {i.places for i in self.injections if i and i.places} | blended
+        read = {one.layers for one in (self.blend, self.area) if one and one.layers}
+        return {i.places for i in self.injections if i and i.places} | read
+
+    @property
+    def heads(self) -> set[Heads]:
+        """The heads in which it takes or reads, where those are not all, at any step."""
+        taken = {i.heads for i in self.injections if i} | {layers.heads for layers in self.layers}
+        return {one for one in taken | {reader.heads for reader in self.readers} if one}
+
+    @property
+    def readers(self) -> tuple[LocalBlend | Watch | ValueArea, ...]:
+        """What reads maps of words while it is denoised."""
+        return tuple(reader for reader in (self.blend, self.watch, self.area) if reader)
+
+    @property
+    def scores(self) -> bool:
+        """Whether it scales scores of words, at any step."""
+        return any(i.scores for i in self.injections if i)
 
     def digest(self, calls: int | None = None) -> str:
         """Return a hash of all that determines the pixels, given model, sampling settings and source.

@@ -13,10 +13,11 @@ from typing import Any
 
 from p2p.local_blend import LocalBlend
 from p2p.trajectory import Condition, Injection, Trajectory
+from p2p.value_area import ValueArea
 from p2p.word_readings import Watch
 
-Watched = LocalBlend | Watch
-"""A reader of maps; it has `source_words`, `target_words`, `readings` and `key`."""
+Watched = LocalBlend | Watch | ValueArea
+"""A reader of maps; it has `source_words`, `target_words`, `readings`, `heads` and `key`."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Node:
     injection: Injection | None
     branches: tuple[int, ...]
     blend: LocalBlend | None = None  # applied after this step
-    # Readers (LocalBlend or Watch) of any of the node's branches. The node's cross-attention is added to
+    # Readers (LocalBlend, Watch, ValueArea) of any of its branches. The node's cross-attention is added to
     # their sums even before they need them.
     watched: tuple[Watched, ...] = ()
     condition: Condition | None = None
@@ -67,7 +68,7 @@ def build_tree(
             for branches in split.values():
                 trajectories = [groups[parent.group][branch] for branch in branches]
                 prompt, injection, blend = _operator(trajectories[0], step)
-                watched = {w.key: w for t in trajectories for w in (t.blend, t.watch) if w}
+                watched = {w.key: w for t in trajectories for w in t.readers}
                 node = Node(
                     parent.group,
                     position if levels else parent.group,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from p2p.alignment import split_words, word_column
+from p2p.attention.heads import HeadNames, Heads
 from p2p.engine import Group, denoise_tree
 from p2p.families.model import Model
 from p2p.methods.prompt_to_prompt import check_substruct_words
@@ -57,6 +58,7 @@ def heat_maps(
     sampling: Sampling | None = None,
     layers: Sequence[str] | None = None,
     steps: Sequence[tuple[int, int]] | None = None,
+    heads: HeadNames = None,
     weights: Mapping[str, float] | None = None,
     blend_words: tuple[str, str] | None = None,
     **sampling_fields: Any,
@@ -64,10 +66,11 @@ def heat_maps(
     """Make an image (and its edit: a target prompt and a method) and return where `words` are attended to.
 
     A word, or a phrase, is looked for in both prompts. `layers` are groups such as "16" (tokens' height) or
-    "down-16", "mid-8", "up-16"; None: every height. `steps` are ranges [start, end) of the denoiser's calls;
-    None: all of them. `weights` and `blend_words` are the edit's, as in `p2p.edit`, and `sampling_fields` too
-    are as there. Raises ValueError for a word in neither prompt, a group that no layer is in, a range that is
-    empty, and an edit that does not start from the source's noise (SDEdit).
+    "down-16", "mid-8", "up-16"; None: every height. `steps` are ranges [start, end) of the denoiser's calls,
+    `heads` those whose maps are averaged, such as [0, "3..7"]; None: all of them. `weights` and `blend_words`
+    are the edit's, as in `p2p.edit`, and `sampling_fields` too are as there. Raises ValueError for a word in
+    neither prompt, a group that no layer is in, a range that is empty, heads that a layer has not, and an
+    edit that does not start from the source's noise (SDEdit).
     """
     sampling = with_fields(sampling, sampling_fields)
     calls = len(model.new_scheduler(sampling.num_inference_steps).timesteps)
@@ -86,7 +89,8 @@ def heat_maps(
         word_columns(prompt, kept, model.tokenizers)
         for prompt, kept in zip((source_prompt, target_prompt), own, strict=True)
     )
-    watch = Watch(source_words, target_words, tuple(readings.values()))
+    read = Heads.named("heads", heads)
+    watch = Watch(source_words, target_words, tuple(readings.values()), read)
     trajectory = Trajectory(source_prompt, ())  # without an edit: the source's own state, at no cost
     if edit:
         request = EditRequest(source_prompt, target_prompt, weights or {}, blend_words)

@@ -6,7 +6,7 @@ heat-map reads are formed, only in the layers and at the steps that it reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,7 @@ from p2p.attention.places import Places
 from p2p.families.model import Model
 from p2p.local_blend import LocalBlend
 from p2p.tree import Node, Watched
+from p2p.value_area import ValueArea
 from p2p.word_readings import Reading
 
 
@@ -80,6 +81,9 @@ class WordMaps:
     width: int
     kinds: Tensor  # (kinds of states, tokens, columns): which words a state adds to its sums
     kinds_of: Sequence[Tensor]  # for each step, the kind of every state
+    heads: Mapping[int, Tensor] = field(default_factory=dict)
+    """By a layer's number of heads, each head's share of what a kind of state reads, (kinds, heads, columns);
+    {} where every reader reads the mean of all."""
     start: int = 0
     step: int = -1
     sums: dict[Reading, Tensor] = field(default_factory=dict)
@@ -114,7 +118,7 @@ class WordMaps:
                         groups[reading] = layer_group(reading.layers or f"{model.blend_side}", model)
         width = max(used.values(), default=0)
         if not width:
-            return cls(model, groups, places, 0, torch.empty(0), (), start, start - 1)
+            return cls(model, groups, places, 0, torch.empty(0), (), start=start, step=start - 1)
         kinds: dict[tuple[int, bool, tuple[str, ...]], int] = {}
         kinds_of = []
         for level in levels:
@@ -130,7 +134,15 @@ class WordMaps:
                 if of_group == group and key in keys:
                     _fill(row, place + watched.source_words.shape[1], watched.target_words)
         on_device = columns_of.to(model.device, model.dtype)
-        return cls(model, groups, places, width, on_device, kinds_of, start, start - 1)
+        heads = {}
+        if any(watched.heads for watched in known.values()):
+            of_kind = [group for group, _, _ in kinds]
+            for count in _head_counts(known.values(), groups, model):
+                shares = torch.full((max(of_kind) + 1, count, width), 1 / count, dtype=torch.float64)
+                for (group, key), watched in known.items():
+                    _share_heads(shares[group], places[group, key], watched)
+                heads[count] = shares[of_kind].to(model.device, model.dtype)
+        return cls(model, groups, places, width, on_device, kinds_of, heads, start, start - 1)
 
     @property
     def active(self) -> list[Reading]:
@@ -165,6 +177,16 @@ class WordMaps:
         own = self.columns[begin : begin + nodes]
         return torch.cat([torch.zeros_like(own)] * (per_node - 1) + [own])
 
+    def read_heads(self, begin: int, nodes: int, per_node: int) -> Mapping[int, Tensor]:
+        """Return each head's share of what one call reads, (rows, heads, columns), by a layer's heads.
+
+        Empty where it is the same for all heads, and where nothing is read.
+        """
+        if self.columns is None or not self.active:
+            return {}
+        kinds = self.kinds_of[self.step - self.start][begin : begin + nodes].repeat(per_node)
+        return {count: shares[kinds] for count, shares in self.heads.items()}
+
     def add(self, begin: int, nodes: int, injection: AnyInjection) -> None:
         """Add the maps of one call's nodes to the sums of every active reading: the mean over its layers."""
         for reading in self.active:
@@ -182,6 +204,27 @@ class WordMaps:
         maps = self.sums[reading].transpose(1, 2).unflatten(2, (self.groups[reading].side, -1))
         # Node i < groups carries the source of group i.
         return maps[node.group, place : place + source], maps[row, place + source : place + source + own]
+
+    def own_values(self, level: Sequence[Node]) -> Tensor | None:
+        """Return where states keep their own values, bool (states, pixels); None where none takes any.
+
+        That is inside of their `ValueArea`, by the maps of the steps before; at the first step everywhere.
+        """
+        wanted = [n.injection.layers.outside if n.injection and n.injection.layers else "" for n in level]
+        if not any(wanted):
+            return None
+        known: dict[tuple[int, str], Tensor] = {}
+        pixels = self.model.pixels(self.model.attention_sides()[0])
+        nowhere = torch.zeros(pixels, dtype=torch.bool, device=self.model.device)
+        for node, key in zip(level, wanted, strict=True):
+            if key and (node.group, key) not in known:
+                known[node.group, key] = ~nowhere if self.step == self.start else self._inside(node, key)
+        return torch.stack([known.get((n.group, key), nowhere) for n, key in zip(level, wanted, strict=True)])
+
+    def _inside(self, node: Node, key: str) -> Tensor:
+        [area] = [one for one in node.watched if isinstance(one, ValueArea) and one.key == key]
+        [reading] = area.readings
+        return area.inside(self.read(node.group, node, area, reading)[0])
 
     def blend(self, level: Sequence[Node], latents: Tensor) -> Tensor:
         """Return the latents (states, channels, height, width) after this step's LocalBlends.
@@ -202,6 +245,25 @@ class WordMaps:
         [reading] = blend.readings
         source, target = self.read(row, node, blend, reading)
         return blend.mask(source, target, (size[0], size[1]))
+
+
+def _head_counts(readers: Iterable[Watched], groups: Mapping[Reading, LayerGroup], model: Model) -> set[int]:
+    """Return how many heads the layers have that are read. Raises ValueError for heads that one has not."""
+    counts: set[int] = set()
+    for watched in readers:
+        layers = [layer for reading in watched.readings for layer in groups[reading].layers]
+        counts |= {model.layer_heads[layer] for layer in layers}
+        if watched.heads:
+            model.check_heads(watched.heads, layers)
+    return counts
+
+
+def _share_heads(shares: Tensor, place: int, watched: Watched) -> None:
+    """Give a reader's columns, from `place` on, to its heads alone; `shares` are (heads, columns)."""
+    if watched.heads:
+        end = place + watched.source_words.shape[1] + watched.target_words.shape[1]
+        chosen = torch.tensor(watched.heads.chosen(len(shares)), dtype=shares.dtype)
+        shares[:, place:end] = (chosen / chosen.sum())[:, None]
 
 
 def _fill(columns: Tensor, place: int, words: Tensor) -> None:

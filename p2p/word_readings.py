@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from p2p.alignment import Tokenizers, word_column
+from p2p.attention.heads import Heads
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,15 @@ class Watch:
     source_words: Tensor  # (tokens, columns), see `word_columns`
     target_words: Tensor  # (tokens, columns), of the trajectory's prompt
     readings: tuple[Reading, ...]
+    heads: Heads | None = None  # whose maps are read; None: the mean of all
 
     @property
     def key(self) -> str:
         """A short text that is equal for equal watches."""
         words = torch.cat([self.source_words, self.target_words], dim=1)
-        settings = f"{self.source_words.shape[1]} {self.readings}".encode()
-        return hashlib.sha256(words.numpy().tobytes() + settings).hexdigest()[:16]
+        settings = f"{self.source_words.shape[1]} {self.readings}"
+        settings += f" heads {self.heads.key}" if self.heads else ""
+        return hashlib.sha256(words.numpy().tobytes() + settings.encode()).hexdigest()[:16]
 
 
 def word_columns(prompt: str, words: Sequence[str | None], tokenizers: Tokenizers) -> Tensor:

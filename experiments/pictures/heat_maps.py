@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="START-END",
         help="ranges of steps (default: all steps)",
     )
+    add("--heads", nargs="+", metavar="HEAD", help="0, 3..7, no-2, ... whose mean is drawn (default: all)")
     add("--seed", type=int, default=0)
     add("--num-inference-steps", type=int, default=50)
     add("--guidance-scale", type=float, default=7.5)
@@ -106,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sampling=Sampling(options.num_inference_steps, options.guidance_scale),
             layers=options.layers,
             steps=options.steps,
+            heads=options.heads,
             blend_words=tuple(options.blend_words) if options.blend_words else None,
         )
     except (ValueError, OSError) as error:

@@ -24,6 +24,7 @@ class ModelFacts:
     layer_groups: bool = False  # whether layers stand in parts of a UNet
     joint_blocks: Mapping[str, int | None] = field(default_factory=dict)
     """By stream, how many blocks of joint attention there are; None where the files do not say."""
+    heads: int | None = None  # of every attention layer; None where the files do not say, and of UNets
 
     @classmethod
     def of(cls, spec: ModelSpec, num_inference_steps: int, inverts: bool = True) -> ModelFacts:
@@ -47,4 +48,5 @@ class ModelFacts:
             spec.family.single_layers,
             spec.family.layer_groups,
             spec.joint_blocks(),
+            spec.attention_heads(),
         )

@@ -20,7 +20,7 @@ from p2p.attention.single_layers import NO_LAYERS
 from p2p.flow_solvers import flow_sigmas
 from p2p.sampling import Sampling
 from p2p.schedulers import check_start
-from p2p.trajectory import EditRequest, Trajectory
+from p2p.trajectory import NO_TEXT_QUERIES, EditRequest, Trajectory
 from results.store.records import EFFECT_TYPES
 
 if TYPE_CHECKING:
@@ -147,18 +147,25 @@ def _inversion_problems(
 
 
 def _layer_problems(trajectory: Trajectory, model: ModelFacts) -> Iterator[str]:
-    """Yield what keeps an edit from taking in chosen layers. A UNet's are counted once it is loaded."""
+    """Yield what keeps an edit from taking in chosen layers and heads. A UNet's are counted once loaded."""
     for wanted in trajectory.layers:
         if wanted.projections is None and not model.single_layers:
             yield NO_LAYERS
         elif wanted.projections is not None:
             try:
-                wanted.projections.check(model.joint_blocks)
+                wanted.check_blocks(model.joint_blocks)
             except ValueError as error:
                 yield str(error)
+    if trajectory.scores and not model.joint_blocks:
+        yield NO_TEXT_QUERIES
     for places in trajectory.places:
         try:
             places.check(model.joint_blocks, model.layer_groups)
+        except ValueError as error:
+            yield str(error)
+    for heads in trajectory.heads:
+        try:
+            heads.check(model.heads)
         except ValueError as error:
             yield str(error)
 

@@ -53,6 +53,14 @@ class BatchInjection:
     bank: SourceBank
     words: Tensor | None = None  # (rows, tokens, columns): sums of tokens whose maps are asked for
     words_layers: frozenset[str] = frozenset()  # the cross-attention layers whose maps are asked for
+    words_heads: Mapping[int, Tensor] = field(default_factory=dict)
+    """By a layer's number of heads, each head's share of what is read, (rows, heads, columns); {} for equal
+    shares of all."""
+    heads: Mapping[int, Tensor] = field(default_factory=dict)
+    """By a layer's number of heads, which are edited, bool (rows, heads, 1, 1); {} where all are, in all
+    rows. Rows of some heads alone are not among the replaced ones."""
+    scores: tuple[Tensor, Tensor, Tensor] | None = None
+    """Rows, their text tokens, and by what these tokens' scores of the image are scaled; (entries,) each."""
     maps: dict[str, Tensor] = field(default_factory=dict)  # (rows, pixels, columns), mean over heads
     visited: list[str] = field(default_factory=list)
     taking: Taking | None = None  # what rows take in single layers
@@ -62,6 +70,20 @@ class BatchInjection:
     def at(self, layer: str) -> BatchInjection:
         """Return what rows take in a layer."""
         return self.parts[layer] if self.parts else self
+
+    def heads_of(self, rows: Tensor, count: int) -> Tensor | None:
+        """Return which of a layer's `count` heads are edited in each of these rows; None: all, in all."""
+        return self.heads[count][rows] if self.heads else None
+
+    def over_heads(self, attended: Tensor, columns: slice = slice(None)) -> Tensor:
+        """Return maps (rows, pixels, columns): the mean of (rows, heads, pixels, columns) over heads read.
+
+        `columns` says which of the words' columns these are.
+        """
+        if not self.words_heads:
+            return attended.mean(1)
+        shares = self.words_heads[attended.shape[1]][..., columns]
+        return torch.einsum("nhpc,nhc->npc", attended, shares)
 
     def self_count(self, pixels: int) -> int:
         """Return how many of `self_rows`, from the first, are edited in layers of so many pixels.
@@ -178,7 +200,7 @@ def inject_cross(attention: LayerAttention, injection: AnyInjection) -> Tensor:
     if injection.words is not None and attention.layer in injection.words_layers:
         columns = injection.words[:, None].expand(-1, attention.query.shape[1], -1, -1)
         attended = _attend_edited(attention._replace(value=columns), source, injection)
-        injection.maps[attention.layer] = attended.mean(1)
+        injection.maps[attention.layer] = injection.over_heads(attended)
     return _attend_edited(attention, source, injection)
 
 
@@ -207,8 +229,8 @@ def _attend_edited(
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     rows, slots = injection.mixed_rows, injection.mixed_slots
     target_value = value[rows]
-    mixed = torch.einsum("nst,nhtd->nhsd", injection.mixed_mix, target_value)
-    value = value.index_copy(0, rows, target_value * injection.mixed_own[:, None, :, None])
+    own_share, mixed = mixed_shares(injection, target_value)
+    value = value.index_copy(0, rows, target_value * own_share)
     output = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     from_source = scaled_dot_product_attention(
         source_query[slots],
@@ -218,6 +240,20 @@ def _attend_edited(
         scale=scale,
     )
     return output.index_add(0, rows, from_source)
+
+
+def mixed_shares(injection: BatchInjection, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return, of the mixed rows, the share of their own maps and the values under their source's maps.
+
+    `values` are the rows' own of text, (rows, heads, tokens, channels). In heads that are not edited the
+    share is 1, and the source's maps give nothing.
+    """
+    own = injection.mixed_own[:, None, :, None]
+    mixed = torch.einsum("nst,nhtd->nhsd", injection.mixed_mix, values)
+    heads = injection.heads_of(injection.mixed_rows, values.shape[1])
+    if heads is None:
+        return own, mixed
+    return own.expand(-1, values.shape[1], -1, -1).masked_fill(~heads, 1), mixed.masked_fill(~heads, 0)
 
 
 def inject_self(attention: LayerAttention, injection: AnyInjection) -> Tensor:
@@ -234,8 +270,13 @@ def inject_self(attention: LayerAttention, injection: AnyInjection) -> Tensor:
         count = injection.self_count(query.shape[2])
         rows, slots = injection.self_rows[:count], injection.self_slots[:count]
         if len(rows):
-            query = query.index_copy_(0, rows, source_query[slots])
-            key = key.index_copy_(0, rows, source_key[slots])
+            taken = source_query[slots], source_key[slots]
+            heads = injection.heads_of(rows, query.shape[1])
+            if heads is not None:
+                own = query[rows], key[rows]
+                taken = torch.where(heads, taken[0], own[0]), torch.where(heads, taken[1], own[1])
+            query = query.index_copy_(0, rows, taken[0])
+            key = key.index_copy_(0, rows, taken[1])
     if injection.taking is not None:
         query, key, value = injection.taking.attention(layer, query, key, value)
     return scaled_dot_product_attention(query, key, value, scale=scale)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from p2p.attention.dense import DenseInjection
-from p2p.attention.injection import AnyInjection, BatchInjection, LayerAttention
+from p2p.attention.injection import AnyInjection, BatchInjection, LayerAttention, mixed_shares
 
 
 def inject_joint(attention: LayerAttention, text_tokens: slice, injection: AnyInjection) -> Tensor:
@@ -33,15 +33,49 @@ def inject_joint(attention: LayerAttention, text_tokens: slice, injection: AnyIn
     taken = injection.any_cross or query.shape[2] <= injection.largest_self
     source = attention.bank_sources(injection) if taken else None
     if injection.words is not None and layer in injection.words_layers:
-        maps = []
+        maps: list[Tensor] = []
         for words in injection.words.split(value.shape[-1], dim=2):
             # Columns are padded to the values' width: kernels that form no map want both alike.
             columns, width = torch.zeros_like(value), words.shape[2]
             columns[:, :, text_tokens, :width] = words[:, None]
             attended = _attend_edited(attention._replace(value=columns), text_tokens, source, injection)
-            maps.append(attended[..., :width].mean(1))
+            begin = len(maps) * value.shape[-1]
+            maps.append(injection.over_heads(attended[..., :width], slice(begin, begin + width)))
         injection.maps[layer] = torch.cat(maps, 2)
     return _attend_edited(attention, text_tokens, source, injection)
+
+
+def inject_scores(
+    attention: LayerAttention, words: Tensor, text_tokens: slice, image: slice, injection: AnyInjection
+) -> Tensor:
+    """Return attention of text queries (rows, heads, tokens, channels), some of whose scores are scaled.
+
+    `injection.scores` says by what such a query's scores of the keys `image` are multiplied before the
+    softmax; its scores of other keys stay. `words` is attention without it; where its tokens are more
+    than `text_tokens`, these are the last. Of each such query its row of the map is formed.
+    """
+    if isinstance(injection, DenseInjection):
+        return words
+    injection = injection.at(attention.layer)
+    if injection.scores is None:
+        return words
+    rows, tokens, factors = injection.scores
+    _, query, key, value, scale, mask = attention
+    text = query[:, :, text_tokens].transpose(1, 2)
+    queries = text[rows, tokens]
+    scores = torch.einsum("nhc,nhkc->nhk", queries, key[rows]) * scale
+    scaled = scores.clone()
+    scaled[..., image] *= factors[:, None, None]
+    if mask is not None:
+        own = mask[rows][:, :, 0]
+        scaled = scaled.masked_fill(~own, -torch.inf) if own.dtype == torch.bool else scaled + own
+    read = torch.einsum("nhk,nhkc->nhc", scaled.softmax(-1), value[rows])
+    heads = injection.heads_of(rows, value.shape[1])
+    by_token = words.transpose(1, 2)
+    places = rows, tokens + (by_token.shape[1] - text.shape[1])
+    if heads is not None:
+        read = torch.where(heads[:, :, 0], read, by_token[places])
+    return by_token.index_put_(places, read).transpose(1, 2)
 
 
 def _attend_edited(
@@ -72,8 +106,13 @@ def _share_out(
     edited = injection.edited_rows
     own, taken = value.clone(), value.new_zeros(len(edited), *value.shape[1:])
     itself = injection.self_rows[: injection.self_count(pixels)]
-    own.index_fill_(0, itself, 0)  # where `own[itself] = 0` would copy its 0 to the device
-    taken[torch.searchsorted(edited, itself)] = value[itself]
+    heads = injection.heads_of(itself, value.shape[1])
+    if heads is None:
+        own.index_fill_(0, itself, 0)  # where `own[itself] = 0` would copy its 0 to the device
+        taken[torch.searchsorted(edited, itself)] = value[itself]
+    else:
+        own.index_copy_(0, itself, value[itself].masked_fill(heads, 0))
+        taken[torch.searchsorted(edited, itself)] = value[itself].masked_fill(~heads, 0)
     text, own_text, taken_text = (tensor[:, :, text_tokens] for tensor in (value, own, taken))
     taken_text.zero_()
     own_text.copy_(text)
@@ -84,7 +123,7 @@ def _share_out(
         taken_text[torch.searchsorted(edited, rows)] = mixed
     if len(injection.mixed_rows):
         rows = injection.mixed_rows
-        own_text[rows] = text[rows] * injection.mixed_own[:, None, :, None]
-        mixed = torch.einsum("nst,nhtd->nhsd", injection.mixed_mix, text[rows])
+        own_share, mixed = mixed_shares(injection, text[rows])
+        own_text[rows] = text[rows] * own_share
         taken_text[torch.searchsorted(edited, rows)] = mixed
     return own, taken

@@ -88,8 +88,13 @@ class Blocks:
             for number in range(first, last + 1):
                 yield from (f"{place}.{number}." for place in PLACES[stream])
 
-    def taken(self, counts: Mapping[str, int | None], layers: Iterable[str]) -> tuple[str, ...]:
-        """Return the names of the tensors that are taken: "<attention layer>/query" and "/key".
+    def taken(
+        self,
+        counts: Mapping[str, int | None],
+        layers: Iterable[str],
+        tensors: Sequence[str] = ("query", "key"),
+    ) -> tuple[str, ...]:
+        """Return the names of the tensors that are taken: "<attention layer>/query", of each of `tensors`.
 
         `counts` are the model's blocks by stream, `layers` its attention layers of image and text; a block's
         second attention, of the image alone, is not taken from. Raises ValueError for blocks that the model
@@ -100,7 +105,7 @@ class Blocks:
         meant = [one for one in layers if self.ranges is None or one.startswith(named) != self.left_out]
         if not meant:
             raise ValueError(f"blocks: {self.key} leaves no block of this model")
-        return tuple(f"{layer}/{what}" for layer in meant for what in ("query", "key"))
+        return tuple(f"{layer}/{tensor}" for layer in meant for tensor in tensors)
 
 
 def without_no(parameter: str, names: Sequence[str]) -> tuple[list[str], bool]:

@@ -6,10 +6,11 @@ MasaCtrl and Plug-and-Play (p2p/methods) count layers and blocks as their author
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from p2p.attention.heads import Heads
 from p2p.attention.joint_blocks import Blocks
 
 Number = int | Literal["auto"]
@@ -19,6 +20,13 @@ NO_LAYERS = (
     "takes from single layers of a UNet whose self-attention has a softmax of its own, which this model has "
     "not; allowed are Stable Diffusion 1.x, 2.x and XL and Latent Diffusion"
 )
+NO_VALUES = (
+    "value_replace_steps: takes the image's values from a softmax over text and image on one grid of tokens, "
+    "which this model has not; allowed are 0, and Stable Diffusion 3 and 3.5, Flux and Qwen-Image"
+)
+SHARED = {"queries": "query", "keys": "key", "values": "value", "text_values": "text value"}
+"""What joint attention can take from a source, by the plural that names it: of the image but for the last."""
+QUERIES_KEYS = ("query", "key")
 _PARTS = ("down_blocks", "mid_block", "up_blocks")  # in the order in which they are called
 
 
@@ -33,14 +41,30 @@ class LayerInjection:
     keys_values: Number | None = None  # softmax(Q_t K_s^T) V_s in self-attention layers from this one on
     queries_keys: Number | None = None  # softmax(Q_s K_s^T) V_t in self-attention from this decoder block on
     features: Number | None = None  # of this decoder block's residual block, before its skip is added
-    projections: Blocks | None = None  # queries and keys of the image in these blocks of joint attention
+    projections: Blocks | None = None  # the tensors `shared`, in these blocks of joint attention
+    shared: tuple[str, ...] = QUERIES_KEYS  # of `SHARED`, in its order
+    heads: Heads | None = None  # in which projections are taken; None: in all
+    outside: str = ""  # the key of the `ValueArea` in which a target keeps its own values; "" for nowhere
 
     @property
     def key(self) -> str:
         """A short text that is equal for equal injections."""
         if self.projections is not None:
-            return f"projections {self.projections.key}"
+            shared = "" if self.shared == QUERIES_KEYS else f" of {', '.join(self.shared)}"
+            heads = f" in heads {self.heads.key}" if self.heads else ""
+            outside = f" outside {self.outside}" if self.outside else ""
+            return f"projections {self.projections.key}{shared}{heads}{outside}"
         return f"kv {self.keys_values} qk {self.queries_keys} features {self.features}"
+
+    def check_blocks(self, counts: Mapping[str, int | None]) -> None:
+        """Raise ValueError where projections are taken in blocks that a model has not.
+
+        `counts` are its blocks of joint attention by stream, {} where it has none.
+        """
+        if self.outside and not counts:
+            raise ValueError(NO_VALUES)
+        if self.projections is not None:
+            self.projections.check(counts)
 
 
 @dataclass(frozen=True)
@@ -136,6 +160,21 @@ class UNetLayers:
             f"{name}: {number} is no decoder block to take from, allowed are {', '.join(there) or 'none'} "
             f"(self-attention is in {', '.join(map(str, attending)) or 'none'})"
         )
+
+
+def shared_tensors(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the tensors that names such as "keys", or one, stand for, in one order.
+
+    Raises ValueError for what is none of these, nothing, and a name that is given twice.
+    """
+    several = [names] if isinstance(names, str) else names
+    allowed = f"allowed are {', '.join(SHARED)}, each once"
+    if not isinstance(several, Sequence) or not several:
+        raise ValueError(f"share: {names!r} names nothing to take, {allowed}")
+    for name in several:
+        if name not in tuple(SHARED) or list(several).count(name) > 1:
+            raise ValueError(f"share: {name!r} of {list(several)} cannot be taken, {allowed}")
+    return tuple(tensor for name, tensor in SHARED.items() if name in several)
 
 
 def check_number(name: str, number: object) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from p2p.attention.source_bank import SourceBank
@@ -29,6 +30,11 @@ class Taking:
     """By the name of a tensor that any chunk of this step takes: (3, rows) of target row, the source's slot,
     and the source's side."""
     bank: SourceBank
+    heads: Mapping[str, Tensor] = field(default_factory=dict)
+    """By the name of a tensor that some rows take in some heads alone: for each of its `rows` which heads,
+    bool (rows, heads, 1, 1)."""
+    own_values: Tensor | None = None
+    """Where rows keep their own values of the image, bool (rows of the call, 1, pixels, 1); None: nowhere."""
     asked: list[str] = field(default_factory=list)
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
@@ -38,7 +44,14 @@ class Taking:
         self.asked.append(name)
         [source] = self.bank.add(name, tensor[self.source_rows])
         rows, slots, sides = self.rows[name]
-        return tensor.index_copy_(0, rows, source[slots, sides]) if len(rows) else tensor
+        if not len(rows):
+            return tensor
+        taken = source[slots, sides]
+        if name in self.heads:
+            taken = torch.where(self.heads[name], taken, tensor[rows])
+        if self.own_values is not None and name.endswith("/value"):
+            taken = torch.where(self.own_values[rows], tensor[rows], taken)
+        return tensor.index_copy_(0, rows, taken)
 
     def attention(
         self, layer: str, query: Tensor, key: Tensor, value: Tensor

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from p2p.attention.injection import AnyInjection, LayerAttention, inject_self
-from p2p.attention.joint import inject_joint
+from p2p.attention.joint import inject_joint, inject_scores
 
 
 class SD3Processor:
@@ -233,22 +233,25 @@ def attend(
 ) -> Tensor:
     """Return attention (rows, tokens, channels) of all queries; of the maps only the image's are edited.
 
-    Rows that take the source's projections (`injection.taking`) have its queries and keys of the image, in
-    place; the text's queries read these keys too. The text's tokens are the first or the last; `pixels` are
-    how many of the first are the image's, where padding stands between these and the text.
+    Rows that take the source's projections (`injection.taking`) have its queries, keys or values of the
+    image, and its values of the text, in place; the text's queries read these keys and values too. The text's
+    tokens are the first or the last; `pixels` are how many of the first are the image's, where padding stands
+    between these and the text. Scores of words are scaled in the rows of text (`inject_scores`).
     """
     if injection is None:
         return _joined(attention.attend())
-    layer, query, key = attention.layer, attention.query, attention.key
+    layer, query, key, value = attention[:4]
     injection.visited.append(layer)
     begin, end, _ = text_tokens.indices(query.shape[2])
     last = begin if pixels is None else pixels
     image, others = (slice(end, None), text_tokens) if begin == 0 else (slice(0, last), slice(last, None))
     if injection.taking is not None:
-        injection.taking(f"{layer}/query", query[:, :, image])
-        injection.taking(f"{layer}/key", key[:, :, image])
+        for name, tensor in (("query", query), ("key", key), ("value", value)):
+            injection.taking(f"{layer}/{name}", tensor[:, :, image])
+        injection.taking(f"{layer}/text value", value[:, :, text_tokens])
     edited = inject_joint(attention._replace(query=query[:, :, image]), text_tokens, injection)
     words = attention._replace(query=query[:, :, others]).attend()
+    words = inject_scores(attention, words, text_tokens, image, injection)
     return _joined(torch.cat([words, edited] if begin == 0 else [edited, words], 2))
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from p2p.alignment import ExpandingTokenizer, NoText, Tokenizers, encode
 from p2p.attention.dense import DenseInjection
+from p2p.attention.heads import Heads
 from p2p.attention.injection import AnyInjection, injection_processors
 from p2p.attention.places import Places
 from p2p.attention.single_layers import NO_LAYERS, LayerInjection, UNetLayers
@@ -242,7 +243,9 @@ class Model(ABC):
         Raises ValueError where the model has not the layers.
         """
         if wanted.projections is not None:
-            return wanted.projections.taken(self.count_blocks(self.denoiser.config), self.cross_layers())
+            counts = self.count_blocks(self.denoiser.config)
+            wanted.check_blocks(counts)
+            return wanted.projections.taken(counts, self.cross_layers(), wanted.shared)
         return self.unet_layers.taken(wanted)
 
     def layer_stands(self) -> Mapping[str, tuple[str, int]]:
@@ -254,10 +257,31 @@ class Model(ABC):
         places.check(self.count_blocks(self.denoiser.config), self.layer_groups)
         return places.among(self.attention_layers, self.layer_stands())
 
+    @cached_property
+    def layer_heads(self) -> Mapping[str, int]:
+        """How many heads each attention layer has."""
+        names = self.attention_layers
+        return {n: self.denoiser.get_submodule(n.removesuffix(".processor")).heads for n in names}
+
+    @classmethod
+    def count_heads(cls, config: Mapping[str, Any]) -> int | None:
+        """Return how many heads every layer of a transformer has; None where its config does not say.
+
+        Those of a UNet differ from layer to layer, and show in `layer_heads`.
+        """
+        count = None if cls.layer_groups else config.get("num_attention_heads")
+        return count if isinstance(count, int) else None
+
+    def check_heads(self, heads: Heads, layers: Iterable[str] | None = None) -> None:
+        """Raise ValueError where one of these attention layers (None: of all) has not the heads."""
+        heads.check(min(self.layer_heads[layer] for layer in layers or self.layer_heads))
+
     def check_layers(self, wanted: Iterable[LayerInjection]) -> None:
-        """Raise ValueError where the model has not the single layers that edits take from."""
+        """Raise ValueError where the model has not the single layers, or heads, that edits take from."""
         for one in dict.fromkeys(wanted):
-            self.taken(one)
+            names = self.taken(one)
+            if one.heads:
+                self.check_heads(one.heads, [name.split("/")[0] for name in names])
 
     @abstractmethod
     def pixels(self, side: int) -> int:

@@ -47,6 +47,12 @@ class ZImage(LatentTransformer):
     compiles: ClassVar[bool] = False
     patch_size: ClassVar[int] = 2
 
+    @classmethod
+    def count_heads(cls, config: Mapping[str, Any]) -> int | None:
+        """Return how many heads every layer has; None where the config does not say."""
+        count = config.get("n_heads")
+        return count if isinstance(count, int) else None
+
     @property
     def sample_size(self) -> int:
         """Height and width of the latents where none is asked for: those of 1024 pixels."""

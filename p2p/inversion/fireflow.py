@@ -3,7 +3,7 @@ arXiv:2412.07517, Alg. 1).
 
 A midpoint step whose first velocity is the one that the step before it found halfway. Differs from the
 authors' code in the levels, which are the sampler's here and not Flux's alone, and in that edits are any
-method's; theirs share values with the inversion's in some blocks.
+method's; theirs share values with the inversion's in some blocks, which is `Projections` here.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 
 The paper's second-order Taylor step with its derivative as a finite difference over half a step, which is
 what the authors' code has, is the explicit midpoint rule; it is written as such here. Their levels are those
-of Flux alone, here they are the sampler's. Their edits share values with the inversion's in some blocks; here
-edits are any method's, and take from the source on its way down (or, with `keep_states`, on the states of its
-way up).
+of Flux alone, here they are the sampler's. Their edits share values with the inversion's in some blocks,
+which is `Projections` here; edits are any method's, and take from the source on its way down (or, with
+`keep_states`, on the states of its way up).
 """
 
 from __future__ import annotations

@@ -209,6 +209,10 @@ class ModelSpec:
         """
         return self.family.count_blocks(self._denoiser_config()) if self.family.joint_blocks else {}
 
+    def attention_heads(self) -> int | None:
+        """Return how many heads every attention layer has; None where its config does not say."""
+        return self.family.count_heads(self._denoiser_config())
+
     def _denoiser_config(self) -> dict[str, Any]:
         """Return the config of the denoiser, {} where it is not here."""
         folder = self.local_folder()

@@ -15,7 +15,10 @@ import numpy as np
 import torch
 
 from p2p.alignment import Tokenizers, check_equal_padding, equalizer, token_limit
+from p2p.attention.heads import HeadNames, Heads
+from p2p.attention.joint_blocks import Blocks
 from p2p.attention.places import Names, Places
+from p2p.attention.single_layers import LayerInjection
 from p2p.local_blend import LocalBlend
 from p2p.methods.profiles import profile
 from p2p.methods.windows import (
@@ -24,6 +27,7 @@ from p2p.methods.windows import (
     check_windows,
     gate_rows,
     self_window,
+    window,
     windows_from_tau,
 )
 from p2p.numbers import check_finite
@@ -34,9 +38,13 @@ from p2p.trajectory import (
     Injection,
     Method,
     Trajectory,
+    WordScores,
     check_word_pair,
 )
+from p2p.value_area import ValueArea
 from p2p.word_readings import word_columns
+
+WEIGHTS_ON = ("probabilities", "scores")
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,22 @@ class PromptToPrompt:
     `blocks` are the layers whose maps are injected: of a transformer such as ["double-0..7", "single-3"], of
     a UNet such as ["mid", "up-16"], a part, a height in tokens or both; None: all. `blend_layers` are those
     whose maps LocalBlend reads, all of one height (None: the model's `blend_side`), and `blend_smoothing` the
-    deviation in tokens of a Gaussian over them.
+    deviation in tokens of a Gaussian over them. `heads` are the heads, of these layers, in which maps are
+    injected, such as [0, "3..7"] or "no-2", and `blend_heads` those whose maps LocalBlend reads; None: all.
+    In other heads a target's maps are its own.
+
+    ColorCtrl's two parts (Yin et al. 2026, `p2p/value_area.py`), in joint attention. In
+    `value_replace_steps`, a share or a window as `self_replace_steps` is one, conditional rows of the target
+    have the source's values of the image outside the area where the source attends to its blend word: where
+    the mean of its maps of the steps before, read as LocalBlend's are, is more than `value_threshold` of the
+    way from its least to its largest value. At the first step all values are the target's own; without blend
+    words they are so at every step, and a blend word that is None has no area. With `weights_on="scores"` a
+    word's weight multiplies, at every step and before the softmax, its text queries' scores of the image's
+    keys. With "probabilities" it multiplies what image queries read of the word, after the softmax, in the
+    word's cross-attention window.
+
+    ColorCtrl's mask is of all steps of the source, which is denoised once before. Its code was not published,
+    and the paper does not say whether unconditional rows take values too.
     """
 
     operator: str = "auto"
@@ -72,6 +95,11 @@ class PromptToPrompt:
     blocks: Names = None
     blend_layers: Names = None
     blend_smoothing: float = 0.0
+    heads: HeadNames = None
+    blend_heads: HeadNames = None
+    weights_on: str = "probabilities"
+    value_replace_steps: Steps = 0.0
+    value_threshold: float = 0.1
     name: ClassVar[str] = "p2p"
     uses_mask: ClassVar[bool] = False
 
@@ -95,6 +123,7 @@ class PromptToPrompt:
             "blend_start": start,
             "blend_threshold": self.blend_threshold,
             "substruct_threshold": self.substruct_threshold,
+            "value_threshold": self.value_threshold,
         }
         for name, share in shares.items():
             check_finite(name, share)
@@ -104,7 +133,14 @@ class PromptToPrompt:
             check_word_pair("substruct_words", self.substruct_words)
         for name in ("blocks", "blend_layers"):
             Places.named(name, getattr(self, name))
+        for name in ("heads", "blend_heads"):
+            Heads.named(name, getattr(self, name))
         check_finite("blend_smoothing", self.blend_smoothing, 0)
+        window("value_replace_steps", self.value_replace_steps)
+        if self.weights_on not in WEIGHTS_ON:
+            raise ValueError(
+                f"weights_on: {self.weights_on!r} is no such thing, allowed are {' and '.join(WEIGHTS_ON)}"
+            )
 
     def _windows(self) -> tuple[Steps | Mapping[str, Steps], Steps]:
         if self.tau is not None:
@@ -140,12 +176,27 @@ class PromptToPrompt:
             )
         gate = gate_rows(cross_steps, target_prompt, tokenizers, num_inference_steps)
         sizes = tuple(token_limit(tokenizer) for tokenizer in tokenizers)
-        scales = _scales(target_prompt, tokenizers, scaled) if scaled else _unscaled(sizes)
+        scales, scores = _unscaled(sizes), None
+        if scaled and self.weights_on == "scores":
+            scores = _scores(_scales(target_prompt, tokenizers, scaled))
+        elif scaled:
+            scales = _scales(target_prompt, tokenizers, scaled)
         taken = [(row, self_start <= step < self_end) for step, row in enumerate(gate)]
         known = {one: _injection(alignment, scales, *one, chosen.self_max_pixels) for one in set(taken)}
-        if places := Places.named("blocks", self.blocks):
-            known = {one: made and replace(made, places=places) for one, made in known.items()}
+        places, heads = Places.named("blocks", self.blocks), Heads.named("heads", self.heads)
+        if scores:
+            known = {one: made or Injection(None, False) for one, made in known.items()}
+        if places or heads or scores:
+            known = {
+                one: made and replace(made, places=places, heads=heads, scores=scores)
+                for one, made in known.items()
+            }
         injections = [known[one] for one in taken]
+        if area := self._area(request, tokenizers):
+            blocks = places.blocks if places and places.blocks else Blocks(None)
+            values = LayerInjection(projections=blocks, shared=("value",), heads=heads, outside=area.key)
+            for step in self._value_steps(num_inference_steps):
+                injections[step] = replace(injections[step] or Injection(None, False), layers=values)
         if any(injections):
             check_equal_padding(source_prompt, target_prompt, tokenizers)
         active = [step for step, row in enumerate(gate) if 1 in row]
@@ -169,7 +220,7 @@ class PromptToPrompt:
             }
         if scaled != weights:  # not among `weights`, by which tables part edits
             record["blend"] = {**record.get("blend", {}), "weight": float(self.blend_weight or 0)}
-        return Trajectory(target_prompt, tuple(injections), blend=blend, record=record)
+        return Trajectory(target_prompt, tuple(injections), blend=blend, area=area, record=record)
 
     def _steps(self, num_inference_steps: int) -> tuple[Steps | Mapping[str, Steps], tuple[int, int]]:
         """Return the window of cross-attention and the steps of self-attention, alike for all prompts."""
@@ -188,6 +239,7 @@ class PromptToPrompt:
 
         Defaults may, as the self-attention window's 0.4 of two steps does, and what tau caps to none is none.
         """
+        self._value_steps(num_inference_steps)
         if self.tau is not None:
             check_tau(self.tau, num_inference_steps)
         if self.tau != 1:
@@ -213,7 +265,28 @@ class PromptToPrompt:
         start = int(share * num_inference_steps)
         layers = Places.named("blend_layers", self.blend_layers)
         thresholds = self.blend_threshold, self.substruct_threshold
-        return LocalBlend(words[0], words[1], start, *thresholds, layers, float(self.blend_smoothing))
+        heads = Heads.named("blend_heads", self.blend_heads)
+        return LocalBlend(words[0], words[1], start, *thresholds, layers, float(self.blend_smoothing), heads)
+
+    def _value_steps(self, num_inference_steps: int) -> range:
+        """Return the steps of value replacement. Raises ValueError for a share that comes to no step."""
+        shares = window("value_replace_steps", self.value_replace_steps)
+        start, end = (int(share * num_inference_steps) for share in shares)
+        if start == end and shares[0] < shares[1]:
+            raise ValueError(
+                f"value_replace_steps: {self.value_replace_steps!r} of {num_inference_steps} steps is no "
+                f"step, allowed are 0 and windows of 1/{num_inference_steps} or more"
+            )
+        return range(start, end)
+
+    def _area(self, request: EditRequest, tokenizers: Tokenizers) -> ValueArea | None:
+        start, end = window("value_replace_steps", self.value_replace_steps)
+        if request.blend_words is None or start == end:
+            return None
+        words = word_columns(request.source_prompt, request.blend_words[:1], tokenizers)
+        layers = Places.named("blend_layers", self.blend_layers)
+        heads = Heads.named("blend_heads", self.blend_heads)
+        return ValueArea(words, self.value_threshold, layers, float(self.blend_smoothing), heads)
 
     def _tau(self, self_start: int, self_end: int, num_inference_steps: int) -> float | None:
         """Return the one number that describes both windows, or None."""
@@ -249,6 +322,13 @@ def _scales(prompt: str, tokenizers: Tokenizers, weights: Mapping[str, float]) -
     """Return the equalizer (float64) over all tokenizers' tokens."""
     factors: bytes = torch.cat([equalizer(prompt, weights, one) for one in tokenizers]).numpy().tobytes()
     return factors
+
+
+def _scores(factors: bytes) -> WordScores | None:
+    """Return what words' scores are scaled by, of an equalizer's bytes; None where it scales none."""
+    by_token = enumerate(np.frombuffer(factors, np.float64).tolist())
+    scaled = tuple((token, factor) for token, factor in by_token if factor != 1)
+    return WordScores(scaled) if scaled else None
 
 
 @lru_cache(maxsize=4)

@@ -1,5 +1,6 @@
 """Blocks as an axis of a run, end to end: single blocks, their ranks, and a greedy search in one folder."""
 
+import json
 import re
 from pathlib import Path
 
@@ -49,6 +50,23 @@ def test_a_run_over_blocks_is_ranked_and_searched_on(
     assert cli("blocks", str(run_dir), "--metric", "nothing@1") == 2
     assert "error: --metric: the run has no nothing@1, but " in capsys.readouterr().err
     assert cli("blocks", str(run_dir), "--metric", "psnr@1", "--most", "0") == 2
+
+
+def test_a_run_over_heads(
+    cli: Cli, tiny_folder: Path, run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*TINY, f"model.path={tiny_folder}", "sampling.num_inference_steps=4", *PAIR, "grid=single"]
+    command += [f"run_dir={run_dir}", "plots=false", "report=false"]
+    heads = "+grid.methods.p2p.heads=[null,[0],[0,1],0..1]"
+    assert cli("plan", *command, heads) == 0
+    assert "1 settings come to the same steps as others and are made once" in capsys.readouterr().out
+    assert cli("run", *command, heads) == 0
+    edits = load(run_dir).query("method == 'p2p'")
+    assert set(edits["status"]) == {"ok"}
+    assert {str(json.loads(one)["heads"]) for one in edits["params"]} == {"None", "[0]", "[0, 1]", "0..1"}
+    assert edits["key"].nunique() == 3  # a key does not know that [0, 1] are all
+    assert cli("plan", *command, "+grid.methods.p2p.heads=[null,3..1]") == 2
+    assert "heads: '3..1' runs backwards, allowed is 1..3" in capsys.readouterr().err
 
 
 def test_a_plan_refuses_layers_of_another_network(

@@ -25,6 +25,7 @@ from p2p import (
     MasaCtrl,
     ModelSpec,
     PlugAndPlay,
+    Projections,
     PromptToPrompt,
     Sampling,
     SDEdit,
@@ -116,6 +117,24 @@ def test_what_takes_from_single_layers_is_refused_by_the_plan_of_a_model_without
         make_plan(pairs, [0], methods, replace(facts, single_layers=False), SAMPLING)
     assert str(refused.value).count("takes from single layers") == 2  # once a method
     assert "fixed_seed" not in str(refused.value)
+
+
+def test_heads_that_a_transformer_has_not_are_refused_by_its_plan() -> None:
+    """Injected, shared or read; a UNet's heads differ from layer to layer and are not known yet."""
+    pairs = [Pair("one", "a cat on the beach", "a dog on the beach", blend_words=("cat", "dog"))]
+    facts = ModelFacts("identity", EMBEDDED.load_tokenizers(), 6, joint_blocks={"double": 2}, heads=4)
+    for method in (
+        PromptToPrompt(tau=0.5, heads="2..4"),
+        PromptToPrompt(tau=0.5, blend_heads=4),
+        Projections(0.5, heads=[0, 4]),
+    ):
+        named = [NamedMethod("method", method, {})]
+        message = (
+            "method: (blend_)?heads: 4 is no head of every layer that is meant, the least has 4, allowed"
+        )
+        with pytest.raises(ValueError, match=message):
+            make_plan(pairs, [0], named, facts, SAMPLING)
+        assert make_plan(pairs, [0], named, replace(facts, heads=None), SAMPLING).images == 1
 
 
 @pytest.fixture

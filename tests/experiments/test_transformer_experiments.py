@@ -2,6 +2,7 @@
 pipelines of the real classes.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,12 @@ def test_pie_bench_on_flux(
     write(tmp_path / "data", per_category=1)
     tiny = [f"experiment={name}", f"dataset.path={tmp_path / 'data'}", f"run_dir={run_dir}"]
     tiny += [f"model.path={folder}", *TINY, "+model.height=32", "+model.width=32"]
+    if kind == "dev":  # the published blocks are of 38, here is one
+        shares = ("replace_steps: 0.2", "replace_steps: [[0.0, 0.4]]")
+        made = [f"{{{one}, share: [[values, text_values]], blocks: single-0}}" for one in shares]
+        tiny.append(f"grid.methods.projections=[{', '.join(made)}]")
     assert cli("plan", *tiny, "dataset.limit=2") == 0
-    edits = {"dev": 5 + 5 + 1, "schnell": 3 + 3 * 3 + 2 + 3}[kind]
+    edits = {"dev": 5 + 5 + 2 * 5 + 1, "schnell": 3 + 3 * 3 + 2 + 3}[kind]
     assert f", {2 * edits} edited images (" in capsys.readouterr().out
     few = [*NO_PICTURES[:2], "metrics=pie_embedded", "dataset.limit=1"]
     if kind == "dev":
@@ -150,6 +155,10 @@ def test_pie_bench_on_flux(
     records = load(run_dir)
     assert records["status"].eq("ok").all()
     assert {"p2p", "flowedit", "fixed_seed", "reconstruction"} < set(records["method"])
+    if kind == "dev":
+        params = records.loc[records["method"].eq("projections"), "params"].map(json.loads)
+        assert {str(one["replace_steps"]) for one in params} == {"0.2", "[0.0, 0.4]"}
+        assert all(one["share"] == ["values", "text_values"] for one in params)
     if kind == "schnell":
         assert set(records.loc[records["method"].eq("sdedit"), "effective_steps"]) == {1, 2, 3}
         assert set(records.loc[records["method"].eq("p2p"), "cross_end"]) == {1, 2, 3}

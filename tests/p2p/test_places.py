@@ -113,10 +113,12 @@ def test_places_are_part_of_what_an_edit_is_and_their_order_is_not(calm_model: S
         {}, {"blocks": "up"}, {"blocks": ["up-16"]}, {"blocks": ["mid", "up-16"]}, {"blocks": "double-0..3"},
         {"blocks": "no-up"}, {"blocks": ["no-mid", "no-up-16"]}, {"blocks": "no-double-0..3"},
         {"blend_layers": "up-16"}, {"blend_layers": ["down-16", "up-16"]}, {"blend_smoothing": 1.0},
+        {"heads": 0}, {"heads": "0..3"}, {"heads": "no-0"}, {"heads": 0, "blocks": "up"}, {"blend_heads": 0},
     ]  # fmt: skip
     assert len({digest(**one) for one in different}) == len(different)
     assert digest(blocks=["up-16", "mid"]) == digest(blocks=("mid", "up-16"))
-    assert digest(blocks=None, blend_layers=None, blend_smoothing=0) == digest()
+    assert digest(blocks=None, blend_layers=None, blend_smoothing=0, heads=None, blend_heads=None) == digest()
+    assert digest(heads=[3, "1..2"]) == digest(heads="1..3") == digest(heads=[1, 2, "3"])
     assert digest(blocks=["up"]) == digest(blocks="up")
     assert digest(blocks=16) == digest(blocks=[16]) == digest(blocks="16")  # as YAML reads it
 

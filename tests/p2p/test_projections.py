@@ -4,7 +4,7 @@ of their own, as branches of a tree, and in chosen blocks."""
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import pytest
@@ -81,24 +81,39 @@ def group(model: Model, edits: Sequence[tuple[str, Any]], seed: int = 3) -> Grou
 
 @dataclass
 class Tape:
-    """The source's projections of the image by layer, kept from one call and put into the next."""
+    """The source's projections by layer, kept from one call and put into the next."""
 
     layers: Sequence[str]
+    method: Projections
     does: str = "nothing"
-    kept: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    kept: dict[str, tuple[list[Tensor], list[Tensor]]] = field(default_factory=dict)
 
-    def __call__(self, layer: str, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, layer: str, image: list[Tensor], text: list[Tensor]) -> None:
+        """Keep queries, keys and values, or put what is shared into the lists, in place."""
         if layer in self.layers and self.does == "keep":
-            self.kept[layer] = query, key
-        return self.kept[layer] if layer in self.layers and self.does == "take" else (query, key)
+            self.kept[layer] = list(image), list(text)
+        if layer in self.layers and self.does == "take":
+            of_image, of_text = self.kept[layer]
+            heads = slice(None) if self.method.heads is None else self.method.heads
+            for place, name in enumerate(("queries", "keys", "values")):
+                if name in self.method.share:
+                    image[place] = image[place].clone()
+                    image[place][:, heads] = of_image[place][:, heads]
+            if "text_values" in self.method.share:
+                text[2] = text[2].clone()
+                text[2][:, heads] = of_text[2][:, heads]
+
+    def maps(self, layer: str, scores: Tensor) -> Tensor:
+        """Return the maps of scores (rows, heads, queries, keys)."""
+        return scores.softmax(-1)
 
 
 @dataclass
 class TapedProcessor:
-    """Attention with formed maps of image and text, the projections of the image through a tape."""
+    """Attention with formed maps of image and text; projections and scores go through a tape."""
 
     layer: str
-    tape: Tape
+    tape: Any  # a `Tape`, or what does as it does
     family: str
 
     def __call__(
@@ -143,7 +158,7 @@ class TapedProcessor:
             query, key, value = projected(hidden_states, *own)
             output = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1) @ value
             return attn.to_out[0](output.transpose(1, 2).flatten(2))
-        image[0], image[1] = self.tape(self.layer, image[0], image[1])
+        self.tape(self.layer, image, text)
         if self.family == "qwen_image":
             for part, angles in zip((image, text), image_rotary_emb, strict=True):
                 part[:2] = (
@@ -156,8 +171,8 @@ class TapedProcessor:
             query, key = (apply_rotary_emb_qwen(x, freqs_cis, use_real=False) for x in (query, key))
         if length is not None:
             query, key = apply_rotary_emb(query, image_rotary_emb), apply_rotary_emb(key, image_rotary_emb)
-        output = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1) @ value
-        output = output.transpose(1, 2).flatten(2)
+        maps = self.tape.maps(self.layer, query @ key.mT / query.shape[-1] ** 0.5)
+        output = (maps @ value).transpose(1, 2).flatten(2)
         if self.family == "z_image":
             return attn.to_out[0](output)
         if mlp is not None:
@@ -172,28 +187,29 @@ class TapedProcessor:
 
 
 @contextmanager
-def taped(model: Model, layers: Sequence[str]) -> Iterator[Tape]:
-    """Install the test's processors; the layers are the ends of the names of diffusers' modules."""
-    layers_of = {name.rpartition(".att")[0]: name for name in model.attention_layers if ".attn2." not in name}
-    tape = Tape([layers_of[layer] for layer in layers])
+def taped(model: Model, tape: Any) -> Iterator[None]:
+    """Install the test's processors, which ask a tape."""
     names = model.attention_layers
+    assert set(tape.layers) <= set(names)
     modules = [model.denoiser.get_submodule(name.removesuffix(".processor")) for name in names]
     original = [module.processor for module in modules]
     for name, module in zip(names, modules, strict=True):
         module.set_processor(TapedProcessor(name, tape, family_of(model)))
     try:
-        yield tape
+        yield
     finally:
         for module, present in zip(modules, original, strict=True):
             module.set_processor(present)
 
 
 @torch.no_grad()
-def by_hand(model: Model, layers: Sequence[str], window: range) -> tuple[Tensor, Tensor]:
+def by_hand(model: Model, layers: Sequence[str], window: range, method: Projections) -> tuple[Tensor, Tensor]:
     """Return the latents of source and target after all steps."""
     velocity = velocity_of(model)
     source = target = model.draw_noise([torch.Generator().manual_seed(3)])
-    with taped(model, layers) as tape:
+    layers_of = {name.rpartition(".att")[0]: name for name in model.attention_layers if ".attn2." not in name}
+    tape = Tape([layers_of[layer] for layer in layers], method)
+    with taped(model, tape):
 
         def guided(latents: Tensor, sigma: float, prompt: str, does: str) -> Tensor:
             tape.does = does
@@ -218,7 +234,7 @@ EVERY = {
     "flux2_klein": ["transformer_blocks.0", "transformer_blocks.1", "single_transformer_blocks.0"],
     "z_image": ["layers.0", "layers.1"],
 }
-CASES: dict[str, list[tuple[Projections, list[str], range]]] = {
+CASES: dict[str, list[tuple[Projections, Sequence[str], range]]] = {
     family: [
         (Projections(0.4), EVERY[family], range(2)),
         (Projections((0.2, 0.8), ALL[family]), EVERY[family], range(1, 4)),
@@ -231,12 +247,21 @@ CASES["flux"].append((Projections(0.6, ["single-0"]), EVERY["flux"][2:], range(3
 CASES["flux2_klein"].append((Projections(0.6, ["single-0"]), EVERY["flux2_klein"][2:], range(3)))
 CASES["z_image"].append((Projections(0.6, ["single-0"]), EVERY["z_image"][:1], range(3)))
 CASES["qwen_image"].append((Projections(0.6, ["double-0"]), EVERY["qwen_image"][:1], range(3)))
+for family, one in {"sd3": "double-1", "flux": "single-0", "qwen_image": "double-0"}.items():
+    layer = EVERY[family][-1 if family == "flux" else int(one[-1])]
+    CASES[family] += [
+        (Projections(0.6, one, "values"), [layer], range(3)),
+        (Projections(0.6, share=["values", "keys"]), EVERY[family], range(3)),
+        (Projections((0.2, 0.6), one, ["text_values", "values"]), [layer], range(1, 3)),
+        (Projections(0.6, heads=[1]), EVERY[family], range(3)),
+        (Projections(0.6, one, ["values", "text_values", "keys"], [0]), [layer], range(3)),
+    ]
 
 
-@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize("case", range(9))
 def test_it_equals_a_loop_over_the_transformer(model: Model, case: int) -> None:
     method, layers, window = CASES[family_of(model)][case]
-    expected = torch.stack(by_hand(model, layers, window))
+    expected = torch.stack(by_hand(model, layers, window, method))
     for max_batch in (rows(model), 64):  # the source in an earlier call than its edit, or in the same
         one = group(model, [(SWAP, method), (SWAP, FixedSeed())])
         ours = tree_latents(model, [one], SAMPLING, Calls(max_batch))
@@ -277,7 +302,7 @@ def test_a_sweep_of_shares_shares_its_first_steps(model: Model) -> None:
 EDITS = [
     (SWAP, Projections(0.2)),
     (SWAP, Projections(0.6)),
-    (SWAP, Projections(0.6, "double-0")),
+    (SWAP, Projections(0.6, "double-0", "values", "no-0")),
     (ADD, Projections((0.2, 1.0), ["double-1"])),
     (SWAP, PromptToPrompt(tau=0.4)),
     (SWAP, FixedSeed()),
@@ -335,6 +360,40 @@ def test_no_map_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(large, "predict", watched)
     tree_latents(large, [group(large, [(SWAP, Projections(1.0))])], SAMPLING)
     assert 0 < sizes.largest < large.pixels(32) ** 2
+
+
+def test_what_is_shared_is_part_of_what_an_edit_is_and_its_order_is_not(
+    calm_model: StableDiffusion,
+) -> None:
+    def taken(share: Any) -> str:
+        made = Projections(0.4, share=share).trajectory(
+            EditRequest(SOURCE, SWAP), calm_model.tokenizers, STEPS
+        )
+        [layers] = made.layers
+        return layers.key
+
+    assert taken(["keys", "queries"]) == taken(("queries", "keys")) == "projections all"
+    assert taken("values") == taken(["values"])
+    assert taken(["text_values", "values"]) == taken(["values", "text_values"])
+    names = ["queries", "keys", "values", "text_values"]
+    sets = [one for size in range(1, 5) for one in combinations(names, size)]
+    assert len({taken(one) for one in sets}) == len(sets)
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        ([], r"share: \[\] names nothing to take, allowed are queries, keys, values, text_values, each once"),
+        ("value", r"share: 'value' of \['value'\] cannot be taken, allowed are queries"),
+        (["keys", "keys"], r"share: 'keys' of \['keys', 'keys'\] cannot be taken"),
+        (["keys", ["values"]], r"share: \['values'\] of"),
+        (None, "share: None names nothing"),
+        (2, "share: 2 names nothing"),
+    ],
+)
+def test_what_cannot_be_shared_is_one_line(share: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Projections(share=share)
 
 
 @pytest.mark.parametrize("steps", [-0.1, 1.1, float("nan"), "half", [0.6, 0.2], [0.1], True])
