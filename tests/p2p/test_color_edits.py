@@ -155,8 +155,8 @@ PARTS = PromptToPrompt(
 def placed(family: str, parts: bool) -> tuple[PromptToPrompt, list[str], list[str]]:
     """Return an edit, the layers where it edits and those that it reads.
 
-    The first block of Stable Diffusion 3 has a second attention, whose maps the hand-written loop leaves.
-    What text reads in a model's last block goes nowhere: weights on scores show in an earlier one alone.
+    The first block of Stable Diffusion 3 has a second attention, whose maps the loop leaves alone. What text
+    reads in a model's last block goes nowhere, so that weights on scores show in an earlier one.
     """
     every = [f"{layer}.attn.processor" for layer in EVERY[family]]
     if not parts:
