@@ -16,7 +16,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run `p2p-bench blocks`; return the exit code. No model is loaded, and nothing written."""
     parser = argparse.ArgumentParser("p2p-bench blocks", description=__doc__.splitlines()[0])
     parser.add_argument("run_dir", type=Path)
-    parser.add_argument("--metric", required=True, help="as the tables name it, with its version")
+    parser.add_argument("--metric", required=True, help="as the tables name it, or the beginning of it")
     parser.add_argument(
         "--method", default="p2p", help="whose axis blocks is: p2p (the usual) or projections"
     )
@@ -27,8 +27,14 @@ def main(arguments: Sequence[str]) -> int:
     from results.store.metric_columns import load_columns
     from results.store.records import load
     from results.tables.block_ranks import block_means, greedy
+    from results.tables.paper import named
 
-    frame, direction = load(given.run_dir), load_columns(given.run_dir).get(given.metric)
+    frame, directions = load(given.run_dir), load_columns(given.run_dir)
+    meant = named(given.metric, list(directions))
+    if len(meant) > 1:
+        raise ValueError(f"--metric: {given.metric!r} is {', '.join(meant)}, allowed is one of them")
+    given.metric = meant[0] if meant else given.metric
+    direction = directions.get(given.metric)
     if direction is None and given.metric in frame:
         raise ValueError(
             f"--metric: of {given.metric} neither direction is better, allowed is one that has one"

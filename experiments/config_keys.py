@@ -65,6 +65,10 @@ def check_keys(config: Mapping[str, Any]) -> None:
             raise ValueError(f"grid.{key}: is missing, a grid has seeds and methods")
     for level, there, known in levels:
         for key in there:
+            if key == "executor" and key not in known:
+                raise ValueError(
+                    "executor: has keys with executor=ray alone, as in executor=ray executor.workers=2"
+                )
             if key not in known:
                 raise ValueError(
                     f"{level}{key}: no key of the configuration{nearest(key, known, level)}; "

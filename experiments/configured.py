@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from p2p.inversion.inversion import Inversion
     from p2p.loading.model_spec import ModelSpec
 
+ONE_OF_SHARDS = "shard: is one of the parts that shards= makes, allowed is one of the two"
 SHORT_CUTS = ("operator", "tau", "cross_replace_steps", "self_replace_steps", "weights", "strength")
 MOVED = {
     "p2p.baselines.FixedSeed": "p2p.FixedSeed",
@@ -54,6 +55,8 @@ def job_of(config: DictConfig, elsewhere: bool = False) -> Job:
     check_keys(plain)
     if plain["shards"] is not None and not elsewhere:
         raise ValueError("shards: stands on the command line alone, as in `p2p-bench run shards=16`")
+    if plain["shards"] is not None and config.shard != "0/1":
+        raise ValueError(ONE_OF_SHARDS)
     index, _, count = str(config.shard).partition("/")
     if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
         raise ValueError(f"shard: {config.shard} is not i/n with 0 <= i < n")

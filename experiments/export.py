@@ -44,8 +44,8 @@ def export(
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out}: is not empty, the export needs a new folder")
     frame = load(run_dir)
-    columns = _clip_columns(metric_columns(frame), clip)
     least = {_column(metric_columns(frame), name): value for name, value in minimums.items()}
+    columns = _clip_columns(metric_columns(frame), clip)
     edits = frame[frame["method"].eq(method) & frame["status"].eq("ok")]
     if edits.empty:
         raise ValueError(f"method: {run_dir} has no edits by {method!r}, it has {', '.join(_methods(frame))}")
@@ -146,10 +146,15 @@ def _clip_columns(there: Sequence[str], clip: str | None) -> dict[str, str]:
         name.removeprefix("clip_directional_") for name in there if name.startswith("clip_directional_")
     ]
     chosen = [label for label in labels if clip is None or label.split("@")[0] == clip]
+    if not labels:
+        raise ValueError(
+            "clip: the run has no values of CLIP, which each edit is exported with; "
+            "run it again with a metric of CLIP, it makes no picture anew"
+        )
     if len(chosen) != 1:
         raise ValueError(
             f"clip: {clip or 'not given'}, allowed is one of "
-            f"{', '.join(label.split('@')[0] for label in labels) or 'none: the run has no CLIP values'}"
+            f"{', '.join(label.split('@')[0] for label in labels)}"
         )
     return {name: f"{prefix}_{chosen[0]}" for name, prefix in KINDS.items()}
 

@@ -25,6 +25,8 @@ def main(arguments: Sequence[str]) -> int:
     from results.report.write_report import write_report
     from results.tables.paper import FIXED_SEED
 
+    if not given.run_dir.is_dir():
+        raise ValueError(f"{given.run_dir}: no such run folder")
     calls = read_provenance(given.run_dir)
     last = calls[-1]["config"] if calls else {}
     published, layout = last.get("reference") or (), last.get("tables") or {}

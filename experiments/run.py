@@ -32,7 +32,14 @@ from experiments.config_keys import (
     check_numbers,
     nearest,
 )
-from experiments.configured import instantiated, job_of, metrics_of, plain_values, published_names
+from experiments.configured import (
+    ONE_OF_SHARDS,
+    instantiated,
+    job_of,
+    metrics_of,
+    plain_values,
+    published_names,
+)
 from experiments.options import GROUPS, list_options
 from experiments.running.time_limit import TimeUp, ends_when_time_is_up
 from results.store.whole_files import no_room
@@ -149,7 +156,7 @@ def _with_shards(arguments: list[str]) -> list[str]:
         return arguments
     try:
         if any(one.startswith("shard=") for one in arguments):
-            raise ValueError("shard: is one of the parts that shards= makes, allowed is one of the two")
+            raise ValueError(ONE_OF_SHARDS)
         count = _shard_count(int(given[-1]) if given[-1].isdecimal() else given[-1])
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -55,6 +55,8 @@ def main(arguments: Sequence[str]) -> int:
     from experiments.config_keys import check_objective
     from experiments.running.provenance import read_provenance
 
+    if not run_dir.is_dir():
+        raise ValueError(f"{run_dir}: no such run folder")
     calls = read_provenance(run_dir)
     last = calls[-1]["config"] if calls else {}
     layout, objective = _layout(last.get("tables") or {}), check_objective(last.get("objective"))
@@ -97,7 +99,7 @@ def _printed(run_dir: Path, chosen: dict[str, Any], layout: Layout, objective: S
         raise ValueError(f"--half-width: goes with --baseline, --table and --format alone, not {more[0]}")
     layout = replace(layout, **chosen)
     table, directions, first = run_table(run_dir, name, objective, layout.baseline)
-    methods = [*dict.fromkeys(table["method"]), layout.baseline.partition(":")[0].strip()]
+    methods = list(dict.fromkeys([*table["method"], layout.baseline.partition(":")[0].strip()]))
     layout.check(list(dict.fromkeys(table["metric"])), methods)
     if half_widths:
         return _needed(table, half_widths, language)
@@ -133,14 +135,24 @@ def _half_widths(given: Sequence[str]) -> dict[str, float]:
     for text, (name, _, number) in zip(given, pairs, strict=True):
         if not name or not _number("--half-width", number, float) > 0:
             raise ValueError(f"--half-width: {text!r} is not METRIC=N with N above 0, as in lpips=0.01")
-    return {name: float(number) for name, _, number in pairs}
+    return {name: float(number) for name, number in _each_once("--half-width", pairs).items()}
 
 
 def _digits(given: Sequence[str]) -> int | dict[str, int]:
     if len(given) == 1 and "=" not in given[0]:
         return int(_number("--digits", given[0], int))
     pairs = [text.rpartition("=") for text in given]
-    return {name: int(_number("--digits", number, int)) for name, _, number in pairs}
+    return {
+        name: int(_number("--digits", number, int)) for name, number in _each_once("--digits", pairs).items()
+    }
+
+
+def _each_once(option: str, pairs: Sequence[tuple[str, str, str]]) -> dict[str, str]:
+    """Return (name, "=", number) by name. Raises ValueError for a name that stands there twice."""
+    names = [name for name, _, _ in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{option}: {twice} stands there twice, allowed is once")
+    return {name: number for name, _, number in pairs}
 
 
 def _number(option: str, text: str, kind: type[int] | type[float]) -> float:

@@ -10,7 +10,7 @@ An edit's number is its place in `Group.edits`. A branch of a tree is a number h
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -314,6 +314,18 @@ def denoise_tree(
     return levels[-1], latents, maps
 
 
+def check_edits(model: Model, edits: Iterable[Trajectory]) -> None:
+    """Raise ValueError where the model has not the layers that edits take from or read."""
+    edits = list(edits)
+    model.check_layers(one for edit in edits for one in edit.layers)
+    for places in {one for edit in edits for one in edit.places}:
+        for stage in filter(None, (model, model.upscaler)):
+            stage.layers_at(places)
+    for layers in {edit.blend.layers for edit in edits if edit.blend}:
+        if layers is not None:
+            layer_group(layers.key, model)
+
+
 @torch.no_grad()
 def source_paths(
     model: Model, groups: Sequence[Group], sampling: Sampling, calls: Calls | None = None
@@ -324,13 +336,7 @@ def source_paths(
     size, where the scheduler or the model cannot be inverted, or has not the layers that an edit takes from.
     """
     calls = calls or Calls(sampling.max_batch)
-    model.check_layers(one for group in groups for edit in group.edits for one in edit.layers)
-    for places in {one for group in groups for edit in group.edits for one in edit.places}:
-        for stage in filter(None, (model, model.upscaler)):
-            stage.layers_at(places)
-    for blend in {edit.blend.layers for group in groups for edit in group.edits if edit.blend}:
-        if blend is not None:
-            layer_group(blend.key, model)
+    check_edits(model, [edit for group in groups for edit in group.edits])
     paths: list[SourcePath | None] = [None] * len(groups)
     scheduler = model.new_scheduler(sampling.num_inference_steps)
     if any(edit.difference for group in groups for edit in group.edits):

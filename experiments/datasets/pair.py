@@ -13,6 +13,8 @@ from pathlib import Path
 
 from p2p.numbers import is_finite
 
+_PAIR = re.compile(r"""^pair ('[^']*'|"[^"]*")""")  # of a problem of the plan
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -108,10 +110,21 @@ def validate_pairs(pairs: Sequence[Pair]) -> None:
 
 
 def raise_problems(problems: Iterable[str], where: str = "the data set") -> None:
-    """Raise one ValueError with a line per problem, if there are any."""
-    if lines := list(problems):
-        count = f"{len(lines)} problem{'s' if len(lines) > 1 else ''}"
-        raise ValueError(f"{where} has {count}:\n" + "\n".join(f"  {line}" for line in lines))
+    """Raise one ValueError with a line per problem, if any; what many pairs have is told once."""
+    if found := list(problems):
+        count = f"{len(found)} problem{'s' if len(found) > 1 else ''}"
+        raise ValueError(f"{where} has {count}:\n" + "\n".join(f"  {line}" for line in _grouped(found)))
+
+
+def _grouped(problems: Iterable[str]) -> list[str]:
+    """Return problems; of more than three that say the same of several pairs the first, with their number."""
+    alike: dict[str, list[str]] = {}
+    for problem in problems:
+        alike.setdefault(_PAIR.sub("", problem, count=1), []).append(problem)
+    told = []
+    for same in alike.values():
+        told += same if len(same) <= 3 else [f"{same[0]} (and so of {len(same) - 1} other pairs)"]
+    return told
 
 
 def checked(pairs: Sequence[Pair], problems: Iterable[str], where: str) -> list[Pair]:

@@ -19,7 +19,7 @@ from experiments.running.causes import told
 from experiments.running.inversion_cache import kept_paths
 from experiments.running.record_rows import Recorded, RecordRows, RunInfo, first_step
 from experiments.running.saving import Made, OnRecords, Saver
-from p2p.engine import batches, generate
+from p2p.engine import batches, check_edits, generate
 from p2p.families.model import Model
 from p2p.loading.pipeline_spec import Pipelines
 from p2p.sampling import Calls
@@ -110,7 +110,8 @@ def check_model(plan: Plan, model: Model) -> None:
 
     Masks that do not fit the images to be made (it names the pairs), and layers that the model has not.
     """
-    model.check_layers(one for g in plan.groups for b in g.branches for one in b.trajectory.layers)
+    edits = {id(b.trajectory): b.trajectory for group in plan.groups for b in group.branches}
+    check_edits(model, edits.values())
     masked = {b.pair.id: b.pair for group in plan.groups for b in group.branches if b.pair.mask}
     if masked:
         check_sizes(masked.values(), (model.upscaler or model).image_size)

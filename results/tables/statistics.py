@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from math import ceil
+from math import ceil, inf
 from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 
 RESAMPLES = 4000
+MOST_PAIRS = 10**9
+"""That a question for how many pairs are needed may come to."""
 FEWEST_PAIRS = 6
 """From how many pairs on a mean has an interval.
 
@@ -122,12 +124,19 @@ def pairs_needed(spread: float, half_width: float, confidence: float = 0.95) -> 
     """Return how many pairs give a mean's interval that half-width, at least FEWEST_PAIRS.
 
     `spread` is the standard deviation over pairs. The interval is taken to be `mean_interval`'s of pairs that
-    are not skewed, Student's. ValueError where the half-width is not above 0.
+    are not skewed, Student's. ValueError where the half-width is not above 0, or asks for over a thousand
+    million pairs.
     """
-    if not half_width > 0:
-        raise ValueError(f"half_width: {half_width!r} is not above 0")
+    if not 0 < half_width < inf:
+        raise ValueError(f"half_width: {half_width!r} is not a number above 0")
     z = _NORMAL.inv_cdf((1 + confidence) / 2)
-    n = max(FEWEST_PAIRS, ceil((z * spread / half_width) ** 2))
+    deviations = z * spread / half_width
+    if not deviations < MOST_PAIRS**0.5:
+        raise ValueError(
+            f"half_width: {half_width!r} asks for more than {MOST_PAIRS:,} pairs where pairs deviate by "
+            f"{spread:.4g}, allowed are larger ones"
+        )
+    n = max(FEWEST_PAIRS, ceil(deviations**2))
     while _reach(n, confidence) * (n - 1) ** 0.5 * spread / n > half_width:
         n += 1
     return n

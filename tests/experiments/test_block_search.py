@@ -45,7 +45,7 @@ def test_a_run_over_blocks_is_ranked_and_searched_on(
     assert cli(*command, override) == 0  # goes on in the folder
     assert len(load(run_dir)) == 9 + 2
     capsys.readouterr()
-    assert cli("blocks", str(run_dir), "--metric", "psnr@1", "--most", "2") == 0
+    assert cli("blocks", str(run_dir), "--metric", "psnr", "--most", "2") == 0
     assert "The search is over" in capsys.readouterr().out
     assert cli("blocks", str(run_dir), "--metric", "nothing@1") == 2
     assert "error: --metric: the run has no nothing@1, but " in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from experiments.datasets.inline import Inline
-from experiments.datasets.pair import Pair, filter_pairs, has_words, slug, validate_pairs
+from experiments.datasets.pair import Pair, filter_pairs, has_words, raise_problems, slug, validate_pairs
 from experiments.datasets.templates import p2p_templates
 
 CAT = Pair("cat-dog", "a cat on a mat", "a dog on a red mat", edit_type="swap")
@@ -32,6 +32,17 @@ def test_a_pair_with_everything_is_valid(tmp_path: Path) -> None:
     validate_pairs(
         [replace(CAT, weights={"red mat": -1.5, "dog": 2}, blend_words=("cat", "dog"), image=image)]
     )
+
+
+def test_what_is_wrong_with_many_pairs_is_told_once() -> None:
+    several = [f"pair 'pair-{i}', p2p: a word is missing" for i in range(5)]
+    alone = ["the schedule is another", 'pair "it\'s": has no mask']
+    with pytest.raises(ValueError, match="the plan has 7 problems") as found:
+        raise_problems([*several, *alone], "the plan")
+    assert str(found.value).splitlines()[1:] == [
+        "  pair 'pair-0', p2p: a word is missing (and so of 4 other pairs)",
+        *(f"  {line}" for line in alone),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,18 @@ from tests.experiments.command import Cli, call_task
         ("model.scheduler=HeunDiscreteScheduler", "HeunDiscreteScheduler calls the UNet 7 times"),
         ("shard=3/2", "shard: 3/2 is not i/n"),
         ("shard=4", "shard: 4 is not i/n"),
+        (
+            "+executor.workers=2",
+            "executor: has keys with executor=ray alone, as in executor=ray executor.workers=2",
+        ),
+        (
+            "+grid.methods.p2p.blocks=[[mid,up-32]]",
+            "blocks: no layer of this UNet is in up-32, allowed are down",
+        ),
+        (
+            "dataset.blend_words=[cat, dog] +grid.methods.p2p.blend_layers=up-32",
+            "no layer of this UNet is in up-32, allowed are down",
+        ),
         ("weights=abc", "weights: 'abc' is not a finite number"),
         ("weights=2", "weights = 2, but no pair re-weights a word"),
         ("device=foo", "device: 'foo' is not"),

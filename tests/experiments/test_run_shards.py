@@ -114,6 +114,8 @@ def test_a_group_that_failed_keeps_no_shard_waiting(
         assert cli("run", *tiny, "seed=[0,1]", "shard=0/2") == 1
     told = "shard 0 of 2: 1 groups failed, the next call tries them again; 0 of 2 groups are there; the last"
     assert told in capsys.readouterr().out
+    assert cli("plan", *tiny, "seed=[0,1]", "shards=2", "shard=0/2") == 2
+    assert "allowed is one of the two" in capsys.readouterr().err
     assert cli("plan", *tiny, "seed=[0,1]", "shards=2") == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "shard 0/2: 1 groups, 28 evaluations; 0 groups are there, 1 failed",

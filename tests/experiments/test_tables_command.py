@@ -40,6 +40,14 @@ def test_tables_of_a_folder_are_those_of_its_run(
     assert {file: file.stat().st_mtime_ns for file in (complete_run / "plots").iterdir()} == drawn
 
 
+@pytest.mark.parametrize("option", ["--half-width", "--digits"])
+def test_a_metric_that_stands_there_twice_is_refused(
+    option: str, cli: Cli, complete_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("tables", str(complete_run), option, "mse=1", "mse=2") == 2
+    assert capsys.readouterr().err == f"error: {option}: mse stands there twice, allowed is once\n"
+
+
 def test_published_numbers_of_the_last_call_stay(
     cli: Cli, tiny: list[str], complete_run: Path, tmp_path: Path
 ) -> None:
@@ -56,6 +64,11 @@ def test_a_folder_without_records_is_one_line(
 ) -> None:
     assert cli("tables", str(run_dir)) == 2
     assert capsys.readouterr().err == f"error: {run_dir}: no such run folder\n"
+    run_dir.write_text("a file")
+    for command in ("tables", "report"):
+        assert cli(command, str(run_dir)) == 2
+        assert capsys.readouterr().err == f"error: {run_dir}: no such run folder\n"
+    run_dir.unlink()
     run_dir.mkdir()
     assert cli("tables", str(run_dir)) == 2
     assert capsys.readouterr().err == f"error: {run_dir}: the run has no records yet\n"

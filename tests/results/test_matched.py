@@ -207,7 +207,7 @@ def test_pairs_needed_is_what_stands_on_paper() -> None:
     assert pairs_needed(1.0, 2.571 / 6**0.5) == 6
     assert pairs_needed(1.0, 2.57 / 6**0.5) == 7
     assert pairs_needed(0.1, 10) == 6  # fewer have no interval
-    with pytest.raises(ValueError, match="half_width: 0 is not above 0"):
+    with pytest.raises(ValueError, match="half_width: 0 is not a number above 0"):
         pairs_needed(0.1, 0)
 
 
@@ -237,3 +237,9 @@ def test_it_compiles_in_a_column(tmp_path: Path) -> None:
     assert "Overfull" not in done.stdout, done.stdout
     [width] = re.findall(r"MEASURED ([\d.]+)pt", done.stdout)
     assert float(width) <= 3.25 * 72.27 + 0.1
+
+
+@pytest.mark.parametrize("half_width", [1e-200, 1e-12, float("inf"), float("nan"), -1.0])
+def test_a_half_width_that_no_study_reaches_is_refused(half_width: float) -> None:
+    with pytest.raises(ValueError, match="half_width: .* (asks for more than|is not a number above 0)"):
+        pairs_needed(0.1, half_width)
