@@ -237,11 +237,20 @@ def test_no_step_of_joint_attention_waits(family: str, monkeypatch: pytest.Monke
         family == "qwen_image"
     ):  # counts its text's tokens there, which has no values; a lone prompt's are real
         monkeypatch.setattr(model.pipeline, "_extract_masked_hidden", lambda states, mask: states.unbind())
+    if family == "z_image":  # takes its text's tokens by a mask, once for each prompt
+
+        def encoded(prompts: list[str], device: torch.device, *_: Any, **__: Any) -> Any:
+            return [torch.zeros(13, 16, device=device)], []
+
+        monkeypatch.setattr(model.pipeline, "encode_prompt", encoded)
     waits = denoise_there(model, device, [*PROMPT_TO_PROMPT[:2], (SWAP, Projections(1.0))], steps=2)
     assert waits.calls == 2
-    theirs = "diffusers/models/transformers/transformer_qwenimage.py"  # its text's length, its rotary table
+    # Their texts' lengths, their rotary tables.
+    theirs = tuple(
+        f"diffusers/models/transformers/transformer_{name}.py" for name in ("qwenimage", "z_image")
+    )
     assert [place for place in waits.between(1, 2) if not place.startswith(theirs)] == []
-    assert len(waits.between(1, 2)) == (3 if family == "qwen_image" else 0)
+    assert len(waits.between(1, 2)) == (3 if family in ("qwen_image", "z_image") else 0)
 
 
 @pytest.mark.parametrize(
