@@ -238,6 +238,12 @@ def test_no_step_of_joint_attention_waits(family: str, monkeypatch: pytest.Monke
         family == "qwen_image"
     ):  # counts its text's tokens there, which has no values; a lone prompt's are real
         monkeypatch.setattr(model.pipeline, "_extract_masked_hidden", lambda states, mask: states.unbind())
+    if family == "z_image":  # takes its text's tokens by a mask, once for each prompt
+
+        def encoded(prompts: list[str], device: torch.device, *_: Any, **__: Any) -> Any:
+            return [torch.zeros(13, 16, device=device)], []
+
+        monkeypatch.setattr(model.pipeline, "encode_prompt", encoded)
     chosen = PromptToPrompt(
         tau=0, heads=1, blend_heads=0, value_replace_steps=1, weights={"dog": 2.0}, weights_on="scores"
     )
@@ -245,9 +251,12 @@ def test_no_step_of_joint_attention_waits(family: str, monkeypatch: pytest.Monke
     methods = [*PROMPT_TO_PROMPT[:2], (SWAP, Projections(1.0)), (SWAP, chosen), (SWAP, shared)]
     waits = denoise_there(model, device, methods, steps=2)
     assert waits.calls == 2
-    theirs = "diffusers/models/transformers/transformer_qwenimage.py"  # its text's length, its rotary table
+    # Their texts' lengths, their rotary tables.
+    theirs = tuple(
+        f"diffusers/models/transformers/transformer_{name}.py" for name in ("qwenimage", "z_image")
+    )
     assert [place for place in waits.between(1, 2) if not place.startswith(theirs)] == []
-    assert len(waits.between(1, 2)) == (3 if family == "qwen_image" else 0)
+    assert len(waits.between(1, 2)) == (3 if family in ("qwen_image", "z_image") else 0)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def by_hand(model: Model, picture: Tensor, method: FlowEdit, target: str) -> Ten
     edit = source
     for i in range(STEPS, 0, -1):  # steps that are left
         here, there = sigmas[STEPS - i], sigmas[STEPS - i + 1]
-        noises = [torch.randn(source.shape, generator=g, dtype=source.dtype) for g in generators]
+        drawn = [torch.randn(source.shape, generator=g, dtype=model.noise_dtype) for g in generators]
+        noises = [noise.to(source.dtype) for noise in drawn]
         if i > method.n_max:
             continue
         if i > method.n_min:

@@ -146,7 +146,8 @@ def _z_image(pipeline: Any) -> Velocity:
     def velocity(latents: Tensor, sigma: float, prompt: str, guidance: float) -> Tensor:
         def call(prompt: str) -> Tensor:
             told = (1000 - torch.tensor([sigma], dtype=torch.float32) * 1000) / 1000
-            [output] = pipeline.transformer([latents[0][:, None]], told, encoded(prompt)).sample
+            rows = [latents[0][:, None].to(pipeline.transformer.dtype)]  # noise is drawn in single precision
+            [output] = pipeline.transformer(rows, told, encoded(prompt)).sample
             return -output[None, :, 0]  # towards the image; ours leads away from it
 
         conditional = call(prompt)

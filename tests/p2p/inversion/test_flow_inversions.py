@@ -210,7 +210,8 @@ def test_edits_after_an_inversion_equal_formed_maps(model: Model, picture: Tenso
     assert controller.nearest > 1e-6
     assert (ours[0, 1] - ours[0, 0]).abs().max() > 1e-2
     # diffusers' scheduler rounds latents to single precision at every step; a last digit may turn and grow.
-    torch.testing.assert_close(torch.stack([ours[0, 0], ours[0, 1]]), made[-1], rtol=0, atol=1e-5)
+    both = torch.stack([ours[0, 0], ours[0, 1]])
+    torch.testing.assert_close(both, made[-1].to(both.dtype), rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
