@@ -15,7 +15,17 @@ from experiments.datasets.pair import Pair
 from experiments.planning.make_plan import make_plan
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod
-from p2p import Calls, EditRequest, FixedSeed, Group, Model, PromptToPrompt, Sampling, StableDiffusion
+from p2p import (
+    Calls,
+    EditRequest,
+    FixedSeed,
+    Group,
+    Model,
+    Projections,
+    PromptToPrompt,
+    Sampling,
+    StableDiffusion,
+)
 from p2p.alignment import word_column
 from p2p.engine import tree_latents
 from p2p.local_blend import smoothed
@@ -138,22 +148,35 @@ def model(request: pytest.FixtureRequest) -> Model:
 WHOLE = PromptToPrompt(**STRUCTURE, value_replace_steps=1, value_threshold=0.3)
 PARTS = PromptToPrompt(
     **STRUCTURE, value_replace_steps=(0.4, 0.8), value_threshold=0.3, weights_on="scores",
-    weights={"dog": 12.0, "bench": -6.0}, blocks="double-1", heads=[1], blend_layers="double-0",
-    blend_heads=0, blend_smoothing=0.7,
+    weights={"dog": 12.0, "bench": -6.0}, heads=[1], blend_heads=0, blend_smoothing=0.7,
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("method", [WHOLE, PARTS], ids=["whole", "parts"])
-def test_it_equals_a_loop_on_formed_maps(model: Model, method: PromptToPrompt) -> None:
-    parts = method is PARTS
-    every = [f"{layer}.attn.processor" for layer in EVERY[family_of(model)]]
+def placed(family: str, parts: bool) -> tuple[PromptToPrompt, list[str], list[str]]:
+    """Return an edit, the layers where it edits and those that it reads.
+
+    The first block of Stable Diffusion 3 has a second attention, whose maps the loop leaves alone. What text
+    reads in a model's last block goes nowhere, so that weights on scores show in an earlier one.
+    """
+    every = [f"{layer}.attn.processor" for layer in EVERY[family]]
+    if not parts:
+        apart = replace(WHOLE, blocks="double-1..2"), every[1:], every
+        return apart if family == "sd3" else (WHOLE, every, every)
+    here = 0 if family == "qwen_image" else 1
+    method = replace(PARTS, blocks=f"double-{here}", blend_layers=f"double-{1 - here}")
+    return method, [every[here]], [every[1 - here]]
+
+
+@pytest.mark.parametrize("parts", [False, True], ids=["whole", "parts"])
+def test_it_equals_a_loop_on_formed_maps(model: Model, parts: bool) -> None:
+    method, layers, read = placed(family_of(model), parts)
     factors = torch.ones_like(word_column(SWAP, None, model.tokenizers), dtype=torch.float64)
-    for word, factor in {"dog": 12.0, "bench": -6.0}.items() if parts else ():
+    for word, factor in (PARTS.weights if parts else {}).items():  # type: ignore[union-attr]
         factors[word_column(SWAP, word, model.tokenizers) > 0] = factor
     tape = ColorTape(
         family_of(model),
-        every[1:2] if parts else every,
-        every[:1] if parts else every,
+        layers,
+        read,
         word_column(SOURCE, "cat", model.tokenizers),
         factors,
         method,
@@ -168,7 +191,7 @@ def test_it_equals_a_loop_on_formed_maps(model: Model, method: PromptToPrompt) -
     ours = tree_latents(model, [one], SAMPLING, Calls(max_batch))
     assert_close(torch.stack([ours[0, 0], ours[0, 1]]), expected, rtol=0, atol=ROUNDED)
     others = [ours[0, branch] for branch in (2, *((3,) if parts else ()), 4)]
-    assert all((ours[0, 1] - other).abs().max() > 10 * ROUNDED for other in others)
+    assert min(float((ours[0, 1] - other).abs().max()) for other in others) > 10 * ROUNDED
 
 
 def test_what_changes_nothing_is_the_same_edit(model: Model) -> None:
@@ -186,19 +209,17 @@ def test_what_changes_nothing_is_the_same_edit(model: Model) -> None:
     different = [WHOLE, replace(WHOLE, value_threshold=0.4), replace(WHOLE, value_replace_steps=0.8)]
     different += [replace(WHOLE, **{key: 0}) for key in ("heads", "blend_heads")]
     different += [replace(plain, weights={"dog": factor}, weights_on="scores") for factor in (2, 3)]
-    different += [plain, replace(plain, weights={"dog": 2})]
+    different += [plain]
     assert len({edit.digest() for edit in group(model, different).edits}) == len(different)
 
 
 def test_a_word_that_is_none_has_no_area(model: Model) -> None:
-    """All values are the source's but at the first step; where the target's text is the source's too, so is
-    the edit."""
-    whole = PromptToPrompt(tau=0, self_replace_steps=1, local_blend=False, value_replace_steps=1)
-    one = group(model, [whole, replace(whole, value_replace_steps=0)], (None, "dog"))
+    """All values are the source's, but at the first step."""
+    method = PromptToPrompt(tau=1, value_replace_steps=1, local_blend=False)
+    one = group(model, [method, Projections((0.2, 1.0), share="values"), FixedSeed()], (None, "dog"))
     found = tree_latents(model, [one], SAMPLING)
-    assert (found[0, 1] - found[0, 2]).abs().max() > 1e-3
-    nearer = [(found[0, branch] - found[0, 0]).abs().mean() for branch in (1, 2)]
-    assert nearer[0] < nearer[1]
+    assert_close(found[0, 1], found[0, 2], rtol=0, atol=ROUNDED)
+    assert (found[0, 1] - found[0, 3]).abs().max() > 10 * ROUNDED
 
 
 def test_an_area_is_above_a_share_of_the_way_to_the_peak() -> None:
@@ -237,7 +258,7 @@ def test_models_whose_text_has_no_queries_refuse_it(
         make_plan([pair], [0], named, facts, SAMPLING)
     if method.blocks is None:
         known = replace(facts, layer_groups=False, joint_blocks={"double": 2})
-        assert make_plan([pair], [0], named, known, SAMPLING).images == 2
+        assert make_plan([pair], [0], named, known, SAMPLING).images == 1
 
 
 @pytest.mark.parametrize(

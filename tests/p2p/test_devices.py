@@ -157,6 +157,7 @@ PROMPT_TO_PROMPT = [
 
 def test_no_step_of_a_tree_waits(model: StableDiffusion, device: MadeUpDevice) -> None:
     methods = [*PROMPT_TO_PROMPT, (SWAP, MasaCtrl(0, 0)), (SWAP, PlugAndPlay(1.0, 1.0, 0, 0))]
+    methods.append((SWAP, PromptToPrompt(tau=0.2, heads=1, blend_heads="0..1")))
     waits = denoise_there(model, device, methods, steps=3)
     assert waits.calls == 3
     assert waits.between(1, 3) == []
@@ -237,7 +238,12 @@ def test_no_step_of_joint_attention_waits(family: str, monkeypatch: pytest.Monke
         family == "qwen_image"
     ):  # counts its text's tokens there, which has no values; a lone prompt's are real
         monkeypatch.setattr(model.pipeline, "_extract_masked_hidden", lambda states, mask: states.unbind())
-    waits = denoise_there(model, device, [*PROMPT_TO_PROMPT[:2], (SWAP, Projections(1.0))], steps=2)
+    chosen = PromptToPrompt(
+        tau=0, heads=1, blend_heads=0, value_replace_steps=1, weights={"dog": 2.0}, weights_on="scores"
+    )
+    shared = Projections(1.0, share=["values", "text_values"], heads=0)
+    methods = [*PROMPT_TO_PROMPT[:2], (SWAP, Projections(1.0)), (SWAP, chosen), (SWAP, shared)]
+    waits = denoise_there(model, device, methods, steps=2)
     assert waits.calls == 2
     theirs = "diffusers/models/transformers/transformer_qwenimage.py"  # its text's length, its rotary table
     assert [place for place in waits.between(1, 2) if not place.startswith(theirs)] == []
