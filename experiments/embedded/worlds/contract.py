@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
 
 class Scene(Protocol):
@@ -80,9 +81,9 @@ class World:
     draw: Callable[[int, Sequence[int], bool], Scenes]  # (n, seed, held_out)
     read: Callable[[dict[str, Any]], Any]  # a scene from its dataclasses.asdict as JSON gives it
     other: Callable[[Any, np.random.Generator], Any]  # a scene, not reserved, that differs by one edit
-    # (n, seed, held_out) -> n pictures of each name, (n, 64, 64, 3) uint8: "source"; each of `small_changes`
-    # and `growing_changes`, of the source; the last of `growing_changes` is another scene altogether.
-    views: Callable[[int, Sequence[int], bool], dict[str, np.ndarray]]
+    # (n, seed, held_out) -> n pictures of each name, (n, 3, 64, 64) float32 in [0, 1]: "source"; each of
+    # `small_changes` and `growing_changes`, of the source. The last of these is another scene altogether.
+    views: Callable[[int, Sequence[int], bool], dict[str, Tensor]]
     small_changes: tuple[str, ...]  # what a caption leaves open moves a little
     growing_changes: tuple[str, ...]  # from near to far, for example: resized, another thing, another scene
     sizes: Sizes
