@@ -1,4 +1,4 @@
-"""The worlds that models are trained on here, by name. Each is a folder with `definition.py`, which holds WORLD."""
+"""The worlds that models are trained on here, by name: folders whose `definition.py` holds a WORLD."""
 
 from importlib import import_module
 

@@ -4,13 +4,15 @@ Whoever supplies a `World` (worlds/scenes, worlds/phantoms, your own) has the tr
 of experiments/embedded, unchanged.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
+
+SIDE = 64  # of every picture, in pixels
 
 
 class Scene(Protocol):
@@ -73,6 +75,8 @@ class World:
     words: tuple[str, ...]  # every word that a caption can hold
     max_length: int  # tokens of the longest caption, start and end token included
     labels: tuple[str, ...]  # a pixel's label is 0 for background, 1 + index in this
+    things: int  # the first of these labels are what subjects are (a lesion), the others surround (an organ)
+    smallest: int  # side in pixels of the square that a thing has to fill for the judge to see it
     settings: tuple[str, ...]  # what the whole picture may show, for the judge: places, modalities, ...
     attributes: tuple[str, ...]  # what the LPIPS backbone learns to read
     slots: int  # named words of a scene at most
@@ -87,5 +91,6 @@ class World:
     small_changes: tuple[str, ...]  # what a caption leaves open moves a little
     growing_changes: tuple[str, ...]  # from near to far, for example: resized, another thing, another scene
     sizes: Sizes
+    facts: Mapping[str, str]  # further lines of the pipeline's model card
     weights: Path  # folder of pipeline/, clip/, lpips/, judge/ as they ship
     checkpoints: Path  # where trainings keep their state and rendered scenes
