@@ -51,7 +51,9 @@ def _lesion(painted: Slice, lesion: Lesion, place: str, layout: Layout) -> np.nd
     """Paint a lesion; return its mask."""
     x, y, wide, tall = SEATS[place]
     across, down = scales(layout)
-    radius = lesion_diameter(lesion.size, layout) / 2 / (across * down) ** 0.5  # it does not grow with the body
+    radius = (
+        lesion_diameter(lesion.size, layout) / 2 / (across * down) ** 0.5
+    )  # it does not grow with the body
     room = 1 - max(0.0, radius - 3) / 8  # large ones lie nearer to the middle
     dx, dy = painted.x - x - layout.spot[0] * wide * room, painted.y - y - layout.spot[1] * tall * room
     angle, turn = np.arctan2(dy, dx), 2 * np.pi * layout.turn
