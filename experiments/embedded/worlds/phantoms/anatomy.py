@@ -3,6 +3,7 @@
 Shapes and greys are made up to be recognised, not measured of any person.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -64,10 +65,11 @@ class Slice:
         self, middle: tuple[float, float], half: tuple[float, float], turn: float = 0, power: float = 2
     ) -> np.ndarray:
         """Return an anti-aliased mask; `half` are half the width and height, `turn` is in degrees."""
-        c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
+        c, s = math.cos(math.radians(turn)), math.sin(math.radians(turn))
         dx, dy = self.x - middle[0], self.y - middle[1]
         u, v = np.abs(dx * c + dy * s) / half[0], np.abs(dy * c - dx * s) / half[1]
-        distance = (1 - (u**power + v**power) ** (1 / power)) * min(half)
+        radius = np.sqrt(u * u + v * v) if power == 2 else (u**power + v**power) ** (1 / power)
+        distance = (1 - radius) * min(half)
         return np.clip(distance + 0.5, 0, 1)
 
     def paint(self, mask: np.ndarray, tissue: str) -> None:
@@ -85,9 +87,9 @@ class Slice:
 def body(region: str, tissue: int, layout: Layout) -> Slice:
     """Paint a region of a healthy body."""
     fields = _fields(layout.seed)
-    angle = np.radians(12 * (layout.angle - 0.5))
+    angle = math.radians(12 * (layout.angle - 0.5))
     x, y = X - 5 * (layout.shift[0] - 0.5), Y - 5 * (layout.shift[1] - 0.5)
-    x, y = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    x, y = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
     wide, tall = scales(layout)
     x, y = x / wide, y / tall
     bent = 1.1 if region != "head" else 0.8
@@ -145,9 +147,9 @@ def _chest(s: Slice) -> None:
         s.organ(place, lung, "lung")
         s.grey += lung * vessels * (GREYS["vessel"][0] - 0.3) * (0.7 if s.tissue == 0 else 0.35)
     for i in range(10):  # ribs
-        t = np.radians(36 * i + 20 + 5 * v[3])
-        if abs(np.cos(t)) > 0.25:
-            _bone(s, (26.4 * np.cos(t), 19.4 * np.sin(t)), (2.8, 1.15), np.degrees(t) + 90)
+        t = math.radians(36 * i + 20 + 5 * v[3])
+        if abs(math.cos(t)) > 0.25:
+            _bone(s, (26.4 * math.cos(t), 19.4 * math.sin(t)), (2.8, 1.15), math.degrees(t) + 90)
     _bone(s, (0, -18.6), (3.4, 1.3))
     s.paint(s.ellipse((0, 3), (4.6, 11)), "muscle")
     s.paint(s.ellipse((3.6 + v[4], -6.5 + v[5]), (9.4 + 0.8 * v[6], 7.6), 25), "heart")

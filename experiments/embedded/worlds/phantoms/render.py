@@ -51,9 +51,7 @@ def _lesion(painted: Slice, lesion: Lesion, place: str, layout: Layout) -> np.nd
     """Paint a lesion; return its mask."""
     x, y, wide, tall = SEATS[place]
     across, down = scales(layout)
-    radius = (
-        lesion_diameter(lesion.size, layout) / 2 / (across * down) ** 0.5
-    )  # it does not grow with the body
+    radius = lesion_diameter(lesion.size, layout) / 2 / (across * down) ** 0.5  # not with the body
     room = 1 - max(0.0, radius - 3) / 8  # large ones lie nearer to the middle
     dx, dy = painted.x - x - layout.spot[0] * wide * room, painted.y - y - layout.spot[1] * tall * room
     angle, turn = np.arctan2(dy, dx), 2 * np.pi * layout.turn
@@ -85,7 +83,7 @@ def _lesion(painted: Slice, lesion: Lesion, place: str, layout: Layout) -> np.nd
 def _image(painted: Slice, phantom: Phantom, layout: Layout) -> np.ndarray:
     modality = phantom.modality
     rng = np.random.default_rng(layout.grain)
-    grey = painted.grey
+    grey = painted.grey.astype(np.float32)
     if modality == "mri":  # the coil hears what is near it better
         grey = grey * (1 + 0.10 * np.clip(painted.fields[0], -1.5, 1.5))
     grey = gaussian_filter(grey, SHARPNESS[modality] + (0.85 if phantom.quality == "blurred" else 0))

@@ -93,7 +93,9 @@ class Phantom:
         words.
         """
         lesion = self.lesion
-        return bool(lesion and lesion.place) and reserved(self.modality, lesion.kind, lesion.place)
+        if lesion is None or not lesion.place:
+            return False
+        return reserved(self.modality, lesion.kind, lesion.place)
 
     def shown_region(self) -> str:
         """Return the region of the body, said or known from the lesion's place."""
