@@ -42,7 +42,7 @@ WORLD = World(
         lpips=(8, 16, 32, 48, 48),
         judge=(24, 48, 64),
     ),
-    facts={"data": "phantoms drawn by rule: no patient data, no clinical use"},
+    facts={"phantoms": "drawn by rule: no patient data, no clinical use"},
     weights=Path(__file__).parent / "weights",
     checkpoints=Path("checkpoints/phantoms"),
 )
