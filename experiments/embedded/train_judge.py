@@ -94,6 +94,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", choices=NAMES, default=NAMES[0], help="whose network is trained")
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--shards", type=int, default=10, help="of 10,000 scenes each")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--further", action="store_true", help="start from the shipped weights")
     parser.add_argument("--seed", type=int, default=0, help="of the order of renders and their degradation")

@@ -146,5 +146,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--world", choices=NAMES, default=NAMES[0], help="whose network is trained")
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--shards", type=int, default=4, help="of 10,000 scenes each")
     given = vars(parser.parse_args())
     main(load_world(given.pop("world")), **given)

@@ -34,15 +34,15 @@ WORLD = World(
     small_changes=SMALL_CHANGE,
     growing_changes=LESION_CHANGE,
     sizes=Sizes(
-        vae=(24, 48, 48),
+        vae=(24, 40, 40),
         unet=(48, 96),
         text=(96, 2, 4),
-        clip_image=(10, 64),
+        clip_image=(8, 64),
         clip_text=(64, 2, 4),
         lpips=(8, 16, 32, 48, 48),
         judge=(24, 48, 64),
     ),
-    facts={"data": "phantoms drawn by rule: no patient data, no clinical use"},
+    facts={"phantoms": "drawn by rule: no patient data, no clinical use"},
     weights=Path(__file__).parent / "weights",
     checkpoints=Path("checkpoints/phantoms"),
 )
