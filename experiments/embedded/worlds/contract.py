@@ -77,7 +77,9 @@ class World:
     labels: tuple[str, ...]  # a pixel's label is 0 for background, 1 + index in this
     things: int  # the first of these labels are what subjects are (a lesion), the others surround (an organ)
     smallest: int  # side in pixels of the square that a thing has to fill for the judge to see it
+    empty: bool  # whether a scene may show none of the things
     settings: tuple[str, ...]  # what the whole picture may show, for the judge: places, modalities, ...
+    phrases: tuple[str, ...]  # how a caption says each of the settings
     attributes: tuple[str, ...]  # what the LPIPS backbone learns to read
     slots: int  # named words of a scene at most
     subjects: int  # the first of these that are the things the picture is of
