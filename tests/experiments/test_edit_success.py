@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from evaluation.edits import Edits
-from experiments.datasets.embedded_pairs import ScenePair, render_pair, scene_pairs
+from experiments.datasets.embedded_pairs import ScenePair, scene_pairs
+from experiments.datasets.world_pairs import render_pair
 from experiments.embedded.augment import to_float
 from experiments.embedded.edit_success import EditSuccess, objects_in, place_in
 from experiments.embedded.worlds.scenes.layout import draw_layout
