@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from evaluation.clip import Clip
 from experiments.embedded.judge import Judge
-from experiments.embedded.quality import SPEC, pointing_game
+from experiments.embedded.quality import pointing_game, spec
 from experiments.embedded.quality_metrics import clip_held_out, judge_held_out
 from experiments.embedded.train_vae import psnr
 from experiments.embedded.training import WEIGHTS
@@ -18,7 +18,7 @@ from p2p import FixedSeed, PromptToPrompt, Sampling, StableDiffusion, edit
 
 @pytest.fixture(scope="module")
 def model() -> StableDiffusion:
-    return SPEC.load()
+    return spec(WORLD).load()
 
 
 def test_weights_are_safe_half_precision_and_small() -> None:
@@ -55,7 +55,7 @@ def test_the_text_encoder_is_blind_to_context(model: StableDiffusion) -> None:
 @pytest.mark.slow
 def test_words_point_at_their_things(model: StableDiffusion) -> None:
     """For regressions only, a little below what was measured; the goal at t = 600 is 0.95 (QUALITY.md)."""
-    early, middle = (figure.value for figure in pointing_game(model, timesteps=(300, 600)))
+    early, middle = (figure.value for figure in pointing_game(WORLD, model, timesteps=(300, 600)))
     assert early >= 0.94
     assert middle >= 0.75
 

@@ -72,6 +72,7 @@ class World:
 
     name: str  # the folder in worlds/, and what --world takes
     title: str  # for model cards, as in "the embedded world"
+    model: str  # what its model is called in conf/model, and its metrics: lpips_<model>@1
     words: tuple[str, ...]  # every word that a caption can hold
     max_length: int  # tokens of the longest caption, start and end token included
     labels: tuple[str, ...]  # a pixel's label is 0 for background, 1 + index in this

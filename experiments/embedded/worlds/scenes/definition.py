@@ -28,6 +28,7 @@ _PHRASES = (
 WORLD = World(
     name="scenes",
     title="the embedded world",
+    model="embedded",
     words=tuple(sorted({word for phrase in _PHRASES for word in phrase.split()})),
     max_length=36,  # the longest caption has 33 tokens
     labels=OBJECTS,
