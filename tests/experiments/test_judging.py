@@ -42,7 +42,7 @@ def judge() -> Judge:
 def small_training(monkeypatch, tmp_path, drawn: Scenes) -> World:
     """Let the training scripts read 40 scenes and measure on few; return a world with folders of its own."""
     for script in (train_judge, train_clip, train_lpips):
-        monkeypatch.setattr(script, "load_training_scenes", lambda world, shards: drawn)
+        monkeypatch.setattr(script, "load_judging_scenes", lambda world, shards: drawn)
     for script, name, n in (
         (train_judge, "judge_held_out", 20),
         (train_clip, "clip_held_out", 100),

@@ -28,6 +28,7 @@ WORLD = World(
     slots=5,
     subjects=1,
     mirrored=False,
+    judged_all=True,
     draw=draw_phantoms,
     read=read_phantom,
     other=other_phantom,

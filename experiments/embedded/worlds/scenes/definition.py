@@ -39,6 +39,7 @@ WORLD = World(
     slots=2,
     subjects=2,
     mirrored=True,
+    judged_all=False,
     draw=draw_scenes,
     read=read_scene,
     other=other_scene,
