@@ -19,7 +19,7 @@ from evaluation.encoder import CONFIG
 from evaluation.encoder import WEIGHTS as WEIGHTS_FILE
 from experiments.embedded.augment import degrade, shift_and_mirror, to_float
 from experiments.embedded.quality_metrics import clip_held_out
-from experiments.embedded.shards import load_training_scenes
+from experiments.embedded.shards import load_judging_scenes
 from experiments.embedded.tokenizer import save_tokenizer
 from experiments.embedded.training import (
     batches,
@@ -105,7 +105,7 @@ def main(
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
-    scenes = load_training_scenes(world, shards)
+    scenes = load_judging_scenes(world, shards)
     images, captions = torch.from_numpy(scenes.images), [scene.caption() for scene in scenes.scenes]
     tokens = tokenizer(captions)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from experiments.embedded.augment import degrade, shift_and_mirror, to_float
 from experiments.embedded.judge import Judge
 from experiments.embedded.quality_metrics import judge_held_out
-from experiments.embedded.shards import load_training_scenes
+from experiments.embedded.shards import load_judging_scenes
 from experiments.embedded.training import (
     batches,
     cosine,
@@ -53,7 +53,7 @@ def main(
     judge = Judge.load(folder, world).train() if further else Judge(world)
     judge = judge.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-2)
-    scenes = load_training_scenes(world, shards)
+    scenes = load_judging_scenes(world, shards)
     images, labels = torch.from_numpy(scenes.images), torch.from_numpy(scenes.labels)
     settings = named_settings(world, scenes.scenes)
     weights = torch.ones(1 + len(world.labels))

@@ -19,7 +19,7 @@ from experiments.embedded.quality_metrics import (
     lpips_monotone,
     lpips_ranking,
 )
-from experiments.embedded.shards import load_training_scenes
+from experiments.embedded.shards import load_judging_scenes
 from experiments.embedded.training import (
     batches,
     cosine,
@@ -97,7 +97,7 @@ def main(world: World, steps: int = 1000, batch_size: int = 64, shards: int = 4,
     model = SmallLpips(world.sizes.lpips)
     reader = Reader(model, len(world.attributes)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(reader.parameters(), lr=3e-3, betas=(0.9, 0.99), weight_decay=1e-2)
-    scenes = load_training_scenes(world, shards)
+    scenes = load_judging_scenes(world, shards)
     images = torch.from_numpy(scenes.images)
     words = torch.tensor([scene.attributes() for scene in scenes.scenes])
 

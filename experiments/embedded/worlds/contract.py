@@ -72,6 +72,7 @@ class World:
 
     name: str  # the folder in worlds/, and what --world takes
     title: str  # for model cards, as in "the embedded world"
+    model: str  # what its model is called in conf/model, and its metrics: lpips_<model>@1
     words: tuple[str, ...]  # every word that a caption can hold
     max_length: int  # tokens of the longest caption, start and end token included
     labels: tuple[str, ...]  # a pixel's label is 0 for background, 1 + index in this
@@ -84,6 +85,7 @@ class World:
     slots: int  # named words of a scene at most
     subjects: int  # the first of these that are the things the picture is of
     mirrored: bool  # whether a mirrored picture is as good: false where left and right are told apart
+    judged_all: bool  # whether judge, CLIP and LPIPS are trained on reserved scenes too; denoisers never are
     draw: Callable[[int, Sequence[int], bool], Scenes]  # (n, seed, held_out)
     read: Callable[[dict[str, Any]], Any]  # a scene from its dataclasses.asdict as JSON gives it
     other: Callable[[Any, np.random.Generator], Any]  # a scene, not reserved, that differs by one edit

@@ -17,6 +17,7 @@ from experiments.embedded.worlds.phantoms.world import (
 WORLD = World(
     name="phantoms",
     title="the world of medical phantoms",
+    model="phantoms",
     words=WORDS,
     max_length=20,  # the longest caption has 17 tokens
     labels=LABELS,
@@ -29,6 +30,7 @@ WORLD = World(
     slots=5,
     subjects=1,
     mirrored=False,
+    judged_all=True,
     draw=draw_phantoms,
     read=read_phantom,
     other=other_phantom,
