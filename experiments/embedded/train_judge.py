@@ -85,7 +85,7 @@ def main(
             "recipe": f"{steps} steps of {batch_size}, AdamW {lr:g} cosine, {precision()}"
             f"{earlier(folder, 'recipe') if further else ''}",
             "time": f"{seconds / 60:.0f} min on {hardware()}{earlier(folder, 'time') if further else ''}",
-            "measured on": "1,000 held-out renders (reserved combinations)",
+            "measured on": "1,000 new renders of reserved combinations",
             **quality,
         },
     )
