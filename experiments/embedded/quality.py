@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -126,9 +127,9 @@ def attention_rests(world: World, model: Model, timestep: int = 600) -> list[Fig
 
 def measure(world: World, weights: Path | None = None, device: str = "cpu") -> Iterator[Figure]:
     """Measure everything about a pipeline, cheap figures first; the judging networks are the shipped ones."""
-    own = import_module(f"experiments.embedded.worlds.{world.name}.quality")
-    goals: dict[str, str] = own.GOALS
-    judge = Judge.load(world.weights / "judge", world).to(device)
+    own = import_module(world.quality) if world.quality else None
+    goals: dict[str, str] = defaultdict(str, own.GOALS if own else {})
+    judge = Judge.load(world.weights / "judge", world).to(device) if world.labels else None
     clip = Clip(backbone=world.model, folder=str(world.weights / "clip"), device=device)
     lpips = Lpips(net=world.model, folder=str(world.weights / "lpips"), device=device)
     model = spec(world, weights, device).load()
@@ -139,7 +140,7 @@ def measure(world: World, weights: Path | None = None, device: str = "cpu") -> I
     )
     yield from pointing_game(world, model)
     yield from attention_rests(world, model)
-    for name, value in quality_metrics.judge_held_out(judge).items():
+    for name, value in (quality_metrics.judge_held_out(judge) if judge else {}).items():
         yield Figure(f"judge, renders: {name}", value)
     for kind, share in quality_metrics.lpips_ranking(world, lpips.model).items():
         other = world.growing_changes[-1].replace("other", "another")
@@ -154,7 +155,8 @@ def measure(world: World, weights: Path | None = None, device: str = "cpu") -> I
     to_text, to_image = quality_metrics.clip_retrieval(clip, images, [s.caption() for s in renders.scenes])
     yield Figure(f"{world.model} CLIP, renders: top-1 caption in batches of 64", to_text, goals["CLIP"])
     yield Figure(f"{world.model} CLIP, renders: top-1 image in batches of 64", to_image, goals["CLIP"])
-    yield from own.figures(model, judge, clip)
+    if own:
+        yield from own.figures(model, judge, clip)
 
 
 def report(
@@ -216,7 +218,7 @@ def parse(description: str, weights: Path | None = None) -> argparse.Namespace:
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     if weights is None:
-        parser.add_argument("--world", choices=NAMES, default=NAMES[0], help="whose models are measured")
+        parser.add_argument("--world", default=NAMES[0], help="whose models are measured")
     shipped = "" if weights else "; the shipped one, if not given"
     parser.add_argument("--weights", type=Path, default=weights, help=f"folder of the pipeline{shipped}")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")

@@ -31,7 +31,7 @@ from experiments.embedded.training import (
     run_steps,
     write_card,
 )
-from experiments.embedded.worlds import NAMES, load_world
+from experiments.embedded.worlds import parse_world
 from experiments.embedded.worlds.contract import SIDE, World
 
 MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
@@ -141,11 +141,10 @@ def main(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--world", choices=NAMES, default=NAMES[0], help="whose network is trained")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--shards", type=int, default=4, help="of 10,000 scenes each")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--further", action="store_true", help="start from the shipped weights")
     parser.add_argument("--seed", type=int, default=0, help="of the order of renders and their degradation")
-    given = vars(parser.parse_args())
-    main(load_world(given.pop("world")), **given)
+    world, options = parse_world(parser)
+    main(world, **options)

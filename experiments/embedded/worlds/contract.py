@@ -70,7 +70,7 @@ class World:
     none is reserved.
     """
 
-    name: str  # the folder in worlds/, and what --world takes
+    name: str  # what --world takes
     title: str  # for model cards, as in "the embedded world"
     model: str  # what its model is called in conf/model, and its metrics: lpips_<model>@1
     words: tuple[str, ...]  # every word that a caption can hold
@@ -94,6 +94,7 @@ class World:
     views: Callable[[int, Sequence[int], bool], dict[str, Tensor]]
     small_changes: tuple[str, ...]  # what a caption leaves open moves a little
     growing_changes: tuple[str, ...]  # from near to far, for example: resized, another thing, another scene
+    quality: str  # module of its own figures, GOALS and `figures(model, judge, clip)`; "": it has none
     sizes: Sizes
     facts: Mapping[str, str]  # further lines of the pipeline's model card
     weights: Path  # folder of pipeline/, clip/, lpips/, judge/ as they ship

@@ -37,6 +37,7 @@ WORLD = World(
     views=changed_views,
     small_changes=SMALL_CHANGE,
     growing_changes=LESION_CHANGE,
+    quality="experiments.embedded.worlds.phantoms.quality",
     sizes=Sizes(
         vae=(24, 40, 40),
         unet=(48, 96),

@@ -48,6 +48,7 @@ WORLD = World(
     views=changed_views,
     small_changes=SMALL_CHANGE,
     growing_changes=OBJECT_CHANGE,
+    quality="experiments.embedded.worlds.scenes.quality",
     sizes=Sizes(
         vae=(32, 64, 64),
         unet=(64, 160),
