@@ -98,6 +98,15 @@ class Phantoms(GeneratedPairs):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReweightedPhantoms(GeneratedPairs):
+    """24 pairs: 12 add "large" to a prompt, 12 have a tumor in both; weights are of that word."""
+
+    def draw(self) -> list[PhantomPair]:
+        """Draw the pairs, always the same; others than those of `phantoms`."""
+        return phantom_pairs({"reweight large": 12, "reweight tumor": 12}, seed=2)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RenderedPhantoms(Rendered):
     """`per_edit` pairs of each of RENDERED_TYPES, written at the first reading to an own folder in `path`."""
 
@@ -110,7 +119,10 @@ class RenderedPhantoms(Rendered):
 
 
 def phantom_pairs(counts: dict[str, int] | None = None, seed: int = 0) -> list[PhantomPair]:
-    """Draw the data set's pairs: `counts` of each edit type, by default COUNTS."""
+    """Draw the data set's pairs: `counts` of each edit type, by default COUNTS.
+
+    Two more may be asked for by name: `reweight large` and `reweight tumor`.
+    """
     return [PhantomPair(*edit) for edit in drawn_edits(_EDITS, counts or COUNTS, seed)]
 
 
@@ -184,6 +196,18 @@ def _reweight(rng: np.random.Generator) -> Edit:
     return phantom, phantom, ((word, float(rng.choice((0.0, 0.5, 2.0)))),)
 
 
+def _reweight_large(rng: np.random.Generator) -> Edit:
+    source = _base(rng)
+    return source, _with(source, size="large"), (("large", 2.0),)
+
+
+def _reweight_tumor(rng: np.random.Generator) -> Edit:
+    phantom = _sized(rng, _base(rng), 0.4)
+    while _lesion(phantom).kind != "tumor":
+        phantom = _sized(rng, _base(rng), 0.4)
+    return phantom, phantom, (("tumor", 2.0),)
+
+
 def _sized(rng: np.random.Generator, phantom: Phantom, share: float) -> Phantom:
     """Say a size in so many of the captions."""
     return _with(phantom, size=str(rng.choice(SIZES))) if rng.random() < share else phantom
@@ -197,4 +221,6 @@ _EDITS: dict[str, Callable[[np.random.Generator], Edit]] = {
     "place": _place,
     "style": _style,
     "reweight": _reweight,
+    "reweight large": _reweight_large,
+    "reweight tumor": _reweight_tumor,
 }

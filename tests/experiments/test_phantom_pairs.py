@@ -13,6 +13,7 @@ from experiments.datasets.phantom_pairs import (
     PhantomPair,
     Phantoms,
     RenderedPhantoms,
+    ReweightedPhantoms,
     phantom_pairs,
 )
 from experiments.datasets.world_pairs import render_pair
@@ -96,6 +97,18 @@ def test_placements_are_of_added_and_moved_lesions_alone() -> None:
         placed = list(pair.placements(layout))
         assert bool(placed) == (pair.edit_type in ("add", "place"))
         assert len({(*one.spot, one.size) for one in placed}) == len(placed)
+
+
+def test_reweighted_pairs_weigh_the_word_that_their_type_says() -> None:
+    pairs = ReweightedPhantoms(name="phantoms_reweighted").load()
+    assert Counter(pair.edit_type for pair in pairs) == {"reweight large": 12, "reweight tumor": 12}
+    for pair in pairs:
+        (word,) = pair.weights
+        assert pair.edit_type == f"reweight {word}"
+        added = word if word == "large" else ""
+        assert pair.source_prompt.split() == [w for w in pair.target_prompt.split() if w != added] or (
+            "an abscess" in pair.source_prompt
+        )
 
 
 def test_too_few_pairs_are_refused_in_one_line(tmp_path: Path) -> None:
