@@ -101,7 +101,7 @@ def read_captions(folder: Path) -> tuple[Captioned, ...]:
         if not text or not (folder / file).is_file():
             what = f"file {file!r}, caption {text!r}"
             raise ValueError(
-                f"{table}, line {number + 2}: {what}; needed are a file that exists and a caption"
+                f"{table}, line {number + 2}: {what}; needed are a picture that exists and a caption"
             )
         captioned.append(Captioned(file, text, number % KEPT == KEPT - 1))
     if len({row.text for row in captioned if not row.kept}) < 2 or not any(row.kept for row in captioned):
