@@ -135,15 +135,16 @@ def reweighting(
         masks = judge.masks(images)
         areas = masks[1:-1].sum((1, 2)).tolist()
         rises[word].append(all(a <= b for a, b in pairwise(areas)) and areas[0] < areas[-1])
-        *own, free = _errors(images, masks)
-        ratios.append(np.mean([own[0], own[1], own[3]]) / free)  # weight 1 is the source itself
+        if errors := _errors(images, masks):
+            *own, free = errors
+            ratios.append(np.mean([own[0], own[1], own[3]]) / free)  # weight 1 is the source itself
     both = rises["large"] + rises["tumor"]
     return [
         Figure("re-weighting: area rises with 0, 0.5, 1, 2 (24 cases)", float(np.mean(both)), ">= 0.9"),
         Figure('re-weighting: of these "large" (12)', float(np.mean(rises["large"]))),
         Figure('re-weighting: of these "tumor" (12)', float(np.mean(rises["tumor"]))),
         Figure(
-            "re-weighting / fixed seed, median ratio of error outside the lesions (24 cases)",
+            f"re-weighting / fixed seed, median ratio of error outside the lesions ({len(ratios)} cases)",
             float(np.median(ratios)),
             "<= 0.3",
         ),
@@ -181,9 +182,10 @@ def edits(model: Model, judge: Judge, each: int = 32, sampling: Sampling = SAMPL
                 Figure(f"{label}: {edit_type} made ({each} edits)", share, goal if values is made[0] else "")
             )
     local = [images for pair, images in zip(pairs, edited, strict=True) if pair.edit_type != "style"]
-    errors = np.array([_errors(images, judge.masks(images)) for images in local])
+    measured = [_errors(images, judge.masks(images)) for images in local]
+    errors = np.array([one for one in measured if one])
     ratios = np.median(errors[:, :2] / errors[:, 2:], 0)
-    n, names = len(local), (("P2P with LocalBlend", "<= 0.3"), ("P2P", "<= 0.6"))
+    n, names = len(errors), (("P2P with LocalBlend", "<= 0.3"), ("P2P", "<= 0.6"))
     found += [
         Figure(f"{label} / fixed seed, median ratio of error outside ({n} edits)", float(ratio), goal)
         for (label, goal), ratio in zip(names, ratios, strict=True)
@@ -206,7 +208,10 @@ def _made(pairs: Sequence[PhantomPair], edited: Sequence[Tensor], method: int) -
 
 
 def _errors(images: Tensor, masks: Tensor) -> list[float]:
-    """Return each edit's error to the first picture, outside the lesions of all of them."""
-    edited = images[1:]
-    errors, _ = error_outside(edited, images[:1].expand_as(edited), masks.any(0).expand(len(edited), -1, -1))
-    return [float(error) for error in errors]
+    """Return each edit's error to the first picture, outside the lesions of all of them.
+
+    Nothing where these cover more than half of the picture.
+    """
+    edited, area = images[1:], masks.any(0).expand(len(images) - 1, -1, -1)
+    errors, filled = error_outside(edited, images[:1].expand_as(edited), area)
+    return [] if filled.any() else [float(error) for error in errors]
