@@ -88,7 +88,7 @@ class ColorTape:
     def maps(self, layer: str, scores: Tensor) -> Tensor:
         """Return the maps (rows, heads, queries, keys) of one prompt."""
         image, text = slice(0, self.pixels), slice(self.pixels, None)
-        if self.family != "sd3":
+        if self.family not in ("sd3", "z_image"):  # text before the image
             tokens = scores.shape[-1] - self.pixels
             image, text = slice(tokens, None), slice(0, tokens)
         edited, read = self.heads
@@ -158,12 +158,16 @@ def placed(family: str, parts: bool) -> tuple[PromptToPrompt, list[str], list[st
     The first block of Stable Diffusion 3 has a second attention, whose maps the loop leaves alone. What text
     reads in a model's last block goes nowhere, so that weights on scores show in an earlier one.
     """
-    every = [f"{layer}.attn.processor" for layer in EVERY[family]]
+    attention = "attention" if family == "z_image" else "attn"
+    every = [f"{layer}.{attention}.processor" for layer in EVERY[family]]
     if not parts:
         apart = replace(WHOLE, blocks="double-1..2"), every[1:], every
         return apart if family == "sd3" else (WHOLE, every, every)
-    here = 0 if family == "qwen_image" else 1
-    method = replace(PARTS, blocks=f"double-{here}", blend_layers=f"double-{1 - here}")
+    here, stream = (
+        0 if family in ("qwen_image", "z_image") else 1,
+        "single" if family == "z_image" else "double",
+    )
+    method = replace(PARTS, blocks=f"{stream}-{here}", blend_layers=f"{stream}-{1 - here}")
     return method, [every[here]], [every[1 - here]]
 
 
