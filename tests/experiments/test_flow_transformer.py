@@ -177,7 +177,7 @@ def test_a_training_is_kept_goes_on_and_edits(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(shards, "SHARD", 16)
     main(TINY)
-    card = json.loads((TINY.out / "card.json").read_text())
+    card = json.loads((TINY.folder / "card.json").read_text())
     assert card["data"].startswith("16 rendered")
     kept = torch.load(TINY.checkpoint, weights_only=True)
     torch.save({**kept, "progress": 0.5}, TINY.checkpoint)  # as if it had been broken off half-way
@@ -186,7 +186,7 @@ def test_a_training_is_kept_goes_on_and_edits(
     assert torch.load(TINY.checkpoint, weights_only=True)["step"] > kept["step"]
     with pytest.raises(ResumeError, match="width 32, now 64"):
         main(replace(TINY, width=64))
-    model = replace(SPEC, path=str(TINY.out)).load()
+    model = replace(SPEC, path=str(TINY.folder)).load()
     edited = edit(model, "a cat", [("a dog", Projections(replace_steps=0.5))], 0, Sampling(2, 2.0))
     assert edited.source.shape == edited.images[0].shape == (3, 64, 64)
     alone, again = reconstruction(model, (ReverseEuler(),), 2, steps=4)

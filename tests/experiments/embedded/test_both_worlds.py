@@ -7,7 +7,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from experiments.embedded.examples import covered_cells, named_masks, named_tokens
 from experiments.embedded.judge import Judge
@@ -137,6 +139,33 @@ def test_phantoms_take_8_megabytes() -> None:
     assert 2 * sum(map(parameters, pipeline)) < 6.8e6
     shipped = list(world.weights.rglob("*.safetensors"))
     assert sum(file.stat().st_size for file in shipped) <= 8e6
+
+
+def test_shipped_weights_are_safe_half_precision_with_cards(world: World) -> None:
+    for file in world.weights.rglob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            types = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
+        assert types <= {"F16", "I64"}, file
+    for name in ("pipeline", "pipeline/vae", "clip", "lpips", "judge"):
+        card = json.loads((world.weights / name / "card.json").read_text())
+        assert {"data", "recipe", "time"} <= set(card)
+    assert json.loads((world.weights / "pipeline" / "card.json").read_text()).items() >= world.facts.items()
+
+
+def test_an_edited_word_changes_its_own_token_and_nothing_after_it(world: World) -> None:
+    """Padding shares one vector in the second world, so that nothing but the word moves in any edit."""
+    pipeline = world.weights / "pipeline"
+    tokenizer = CLIPTokenizer.from_pretrained(pipeline / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(pipeline / "text_encoder", dtype=torch.float32)
+    words = world.words[:2]
+    ids = tokenizer(
+        [f"a {word} in the" for word in words], padding="max_length", return_tensors="pt"
+    ).input_ids
+    with torch.no_grad():
+        first, second = encoder(ids).last_hidden_state
+    assert (first != second).any(-1).nonzero().flatten().tolist() == [2]
+    if world.name != "scenes":
+        torch.testing.assert_close(first[8:], first[7:8].expand_as(first[8:]), rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize(
