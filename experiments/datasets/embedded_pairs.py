@@ -13,9 +13,9 @@ import numpy as np
 
 from experiments.datasets.dataset import Dataset
 from experiments.datasets.pair import Pair
-from experiments.embedded.layout import Layout
-from experiments.embedded.render import render
-from experiments.embedded.world import (
+from experiments.embedded.worlds.scenes.layout import Layout
+from experiments.embedded.worlds.scenes.render import render
+from experiments.embedded.worlds.scenes.world import (
     COLOURS,
     HEADGEAR,
     OBJECTS,

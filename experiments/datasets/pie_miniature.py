@@ -19,8 +19,17 @@ from PIL import Image
 from experiments.datasets.embedded_pairs import ScenePair, render_pair
 from experiments.datasets.pair import Pair
 from experiments.datasets.pie_bench import PieBench
-from experiments.embedded.layout import draw_layout
-from experiments.embedded.world import COLOURS, OBJECTS, PATTERNS, PLACES, STYLES, Scene, Thing, reserved
+from experiments.embedded.worlds.scenes.layout import draw_layout
+from experiments.embedded.worlds.scenes.world import (
+    COLOURS,
+    OBJECTS,
+    PATTERNS,
+    PLACES,
+    STYLES,
+    Scene,
+    Thing,
+    reserved,
+)
 from results.store.whole_files import whole_folder
 
 VERSION = 1  # of what is drawn: a change here is another data set

@@ -19,8 +19,8 @@ from experiments.datasets.dataset import Dataset
 from experiments.datasets.embedded_pairs import ScenePair, render_pair, scene_pairs
 from experiments.datasets.pair import Pair, slug
 from experiments.datasets.tabular import read_pairs
-from experiments.embedded.layout import Layout, Slot, draw_layout
-from experiments.embedded.render import render
+from experiments.embedded.worlds.scenes.layout import Layout, Slot, draw_layout
+from experiments.embedded.worlds.scenes.render import render
 from results.store.whole_files import whole_folder
 
 VERSION = 1  # of what is drawn: a change here is another data set

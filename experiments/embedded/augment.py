@@ -15,15 +15,17 @@ def to_float(images: Tensor) -> Tensor:
     return (images.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
 
 
-def shift_and_mirror(n: int, side: int, generator: torch.Generator, most: int = 3) -> Index:
-    """Return an index that moves each of n pictures by up to `most` pixels and mirrors half of them.
+def shift_and_mirror(
+    n: int, side: int, generator: torch.Generator, most: int = 3, mirror: bool = True
+) -> Index:
+    """Return an index that moves n pictures by up to `most` pixels and mirrors half, unless forbidden.
 
     `pictures[index]` and `labels[index]` move alike, whatever follows (N, side, side); edges repeat.
     """
     dy, dx = torch.randint(-most, most + 1, (2, n, 1), generator=generator)
     ys = (torch.arange(side) + dy).clamp(0, side - 1)
     xs = (torch.arange(side) + dx).clamp(0, side - 1)
-    mirrored = torch.rand(n, 1, generator=generator) < 0.5
+    mirrored = (torch.rand(n, 1, generator=generator) < 0.5) & mirror
     xs = torch.where(mirrored, xs.flip(1), xs)
     return torch.arange(n)[:, None, None], ys[:, :, None], xs[:, None, :]
 

@@ -15,7 +15,8 @@ from evaluation.edits import Edits
 from evaluation.metric import Scores
 from evaluation.weights import require_files, weights_folder
 from experiments.embedded.judge import FILE, Judge
-from experiments.embedded.world import OBJECTS, PLACES
+from experiments.embedded.worlds.scenes.definition import WORLD
+from experiments.embedded.worlds.scenes.world import OBJECTS, PLACES
 
 CANNOT_TELL = "neither an object nor a place changes"
 SHOWN = 0.5  # evidence from which an object that should be gone is still there
@@ -41,11 +42,11 @@ class EditSuccess:
     @cached_property
     def judge(self) -> Judge:
         """The loaded judge."""
-        return Judge.load(self.folder)
+        return Judge.load(self.folder, WORLD)
 
     def __call__(self, edits: Edits) -> dict[str, Scores]:
         """Score every edit."""
-        objects, places = self.judge.objects(edits.images), self.judge.places(edits.images)
+        objects, places = self.judge.things(edits.images), self.judge.settings(edits.images)
         values, reasons = torch.zeros(len(edits), dtype=torch.float64), []
         prompts = zip(edits.source_prompts, edits.target_prompts, strict=True)
         for row, (source, target) in enumerate(prompts):

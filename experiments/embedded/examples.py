@@ -1,4 +1,4 @@
-"""What the embedded denoiser is trained on: scenes as latents, token ids and masks, rendered by a pool of
+"""What a world's denoiser is trained on: scenes as latents, token ids and masks, rendered by a pool of
 processes while the training runs.
 """
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 
@@ -18,15 +18,13 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from experiments.embedded.scenes import Scenes, draw_scenes
-from experiments.embedded.world import OBJECTS, Scene, Thing, draw_scene
+from experiments.embedded.worlds import load_world
+from experiments.embedded.worlds.contract import Scenes, World
 from p2p.alignment import refinement_mapper
 from p2p.operators import resolve_operator
 
 CHUNK = 1_000  # scenes that a process renders at a time, two to four seconds of one core
-STREAM = 2023  # first number of a chunk's seed; shards of scenes.py have 2022
-KINDS = ("name", "number", "attributes", "place", "time", "fog", "style")
-SHARES = (0.34, 0.16, 0.14, 0.12, 0.1, 0.04, 0.1)  # of KINDS, about those of the embedded data set's edits
+STREAM = 2023  # first number of a chunk's seed; shards of shards.py have 2022
 
 
 @dataclass(frozen=True)
@@ -34,8 +32,8 @@ class Captioned:
     """Captions of n scenes as token ids, where they name things, and another caption of each scene."""
 
     ids: Tensor  # (n, tokens) int32
-    tokens: Tensor  # (n, 2) int64, where the caption names each thing, 0 where there is none
-    covered: Tensor  # (n, 2, 16, 16) uint8, sixteenths of a latent cell that each thing covers
+    tokens: Tensor  # (n, slots) int64, where the caption has each named word, 0 where there is none
+    covered: Tensor  # (n, slots, 16, 16) uint8, sixteenths of a latent cell that each word is about
     other_ids: Tensor  # (n, tokens) int32, another caption of nearly the same scene
     mapper: Tensor  # (n, tokens) int64, the other caption's token for each of the caption's, -1: none
 
@@ -60,58 +58,35 @@ def with_latents(captioned: Captioned, latents: Tensor) -> Examples:
     return Examples(**rest, latents=latents)
 
 
-def thing_tokens(scenes: Scenes, input_ids: Tensor, tokenizer: CLIPTokenizer) -> Tensor:
-    """Return (n, 2): where the caption names each thing, 0 where there is none."""
-    ids = {name: tokenizer.convert_tokens_to_ids(f"{name}</w>") for name in OBJECTS}
-    tokens = torch.zeros(len(scenes.scenes), 2, dtype=torch.int64)
+def named_tokens(world: World, scenes: Scenes, input_ids: Tensor, tokenizer: CLIPTokenizer) -> Tensor:
+    """Return (n, slots): where the caption holds each word that its scene names, 0 where there is none."""
+    tokens = torch.zeros(len(scenes.scenes), world.slots, dtype=torch.int64)
+    ids: dict[str, int] = {}
     rows = input_ids.tolist()
     for i, scene in enumerate(scenes.scenes):
-        for j, thing in enumerate(scene.things):
-            tokens[i, j] = rows[i].index(ids[thing.name])
+        for j, (word, _) in enumerate(scene.named()):
+            if word:
+                number = ids.setdefault(word, tokenizer.convert_tokens_to_ids(f"{word}</w>"))
+                tokens[i, j] = rows[i].index(number)
     return tokens
 
 
-def thing_masks(labels: Tensor, scenes: Scenes, index: Tensor) -> Tensor:
-    """Return (batch, 2, 16, 16): the share of each latent cell that a thing covers."""
-    wanted = torch.zeros(len(index), 2, 1, 1, dtype=torch.uint8)
+def named_masks(world: World, labels: Tensor, scenes: Scenes, index: Tensor) -> Tensor:
+    """Return (batch, slots, 16, 16): the share of each latent cell that a named word is about."""
+    about = torch.zeros(len(index), world.slots, 1 + len(world.labels), dtype=torch.bool)
     for row, i in enumerate(index.tolist()):
-        for j, thing in enumerate(scenes.scenes[i].things):
-            wanted[row, j] = 1 + OBJECTS.index(thing.name)
-    covered = (labels[index][:, None] == wanted) & (wanted > 0)
+        for j, (_, numbers) in enumerate(scenes.scenes[i].named()):
+            about[row, j, list(numbers)] = True
+    chosen = labels[index].long().flatten(1)[:, None].expand(-1, world.slots, -1)
+    covered = about.gather(2, chosen).unflatten(2, labels.shape[1:])
     return nn.functional.avg_pool2d(covered.float(), 4)
 
 
-def covered_cells(scenes: Scenes) -> Tensor:
-    """Return (n, 2, 16, 16) uint8: sixteenths of each latent cell that each thing covers."""
+def covered_cells(world: World, scenes: Scenes) -> Tensor:
+    """Return (n, slots, 16, 16) uint8: sixteenths of each latent cell that each named word is about."""
     labels = torch.from_numpy(scenes.labels)
     parts = torch.arange(len(scenes.scenes)).split(CHUNK)  # masks of all at once would need gigabytes
-    return torch.cat([(thing_masks(labels, scenes, part) * 16).byte() for part in parts])
-
-
-def other_scene(scene: Scene, rng: np.random.Generator) -> Scene:
-    """Return a scene that differs by one edit: a name swapped, a thing, word or phrase added or removed.
-
-    It is no reserved combination: those are seen in no caption of the training, not even this one.
-    """
-    while True:
-        drawn = draw_scene(rng)
-        kind = str(rng.choice(KINDS, p=SHARES))
-        i = int(rng.integers(len(scene.things)))
-        thing, new = scene.things[i], drawn.things[0]
-        if kind == "number":
-            other = replace(scene, things=scene.things[:1] if len(scene.things) == 2 else (thing, new))
-        elif kind in ("name", "attributes"):
-            changed = replace(thing, name=new.name) if kind == "name" else replace(new, name=thing.name)
-            other = replace(scene, things=_with(scene.things, i, changed))
-        else:
-            other = replace(scene, **{kind: getattr(drawn, kind)})
-        distinct = len({t.name for t in other.things}) == len(other.things)
-        if other != scene and distinct and not other.reserved():
-            return other
-
-
-def _with(things: tuple[Thing, ...], i: int, thing: Thing) -> tuple[Thing, ...]:
-    return (*things[:i], thing, *things[i + 1 :])
+    return torch.cat([(named_masks(world, labels, scenes, part) * 16).byte() for part in parts])
 
 
 def token_mapper(source_prompt: str, target_prompt: str, tokenizer: CLIPTokenizer) -> Tensor:
@@ -125,17 +100,17 @@ def token_mapper(source_prompt: str, target_prompt: str, tokenizer: CLIPTokenize
     return refinement_mapper(source_prompt, target_prompt, tokenizer)[0]
 
 
-def caption_scenes(scenes: Scenes, tokenizer: CLIPTokenizer, seed: Sequence[int]) -> Captioned:
+def caption_scenes(world: World, scenes: Scenes, tokenizer: CLIPTokenizer, seed: Sequence[int]) -> Captioned:
     """Tokenize the scenes' captions, and draw another caption of each."""
     rng = np.random.default_rng(seed)
     captions = [scene.caption() for scene in scenes.scenes]
-    others = [other_scene(scene, rng).caption() for scene in scenes.scenes]
+    others = [world.other(scene, rng).caption() for scene in scenes.scenes]
     encode = {"padding": "max_length", "return_tensors": "pt"}
     ids, other_ids = (tokenizer(texts, **encode).input_ids.int() for texts in (captions, others))
     return Captioned(
         ids=ids,
-        tokens=thing_tokens(scenes, ids, tokenizer),
-        covered=covered_cells(scenes),
+        tokens=named_tokens(world, scenes, ids, tokenizer),
+        covered=covered_cells(world, scenes),
         other_ids=other_ids,
         mapper=torch.stack([token_mapper(o, c, tokenizer) for o, c in zip(others, captions, strict=True)]),
     )
@@ -159,10 +134,13 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def _render_chunk(tokenizer: Path, number: int, size: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _render_chunk(
+    world: str, tokenizer: Path, number: int, size: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return a chunk's pictures (n, 64, 64, 3) uint8 and, as arrays, the fields of its `Captioned`."""
-    scenes = draw_scenes(size, (STREAM, number))
-    captioned = caption_scenes(scenes, _tokenizer(tokenizer), (STREAM, number, 1))
+    drawn_from = load_world(world)
+    scenes = drawn_from.draw(size, (STREAM, number), False)
+    captioned = caption_scenes(drawn_from, scenes, _tokenizer(tokenizer), (STREAM, number, 1))
     return scenes.images, {f.name: getattr(captioned, f.name).numpy() for f in fields(captioned)}
 
 
@@ -175,6 +153,7 @@ class Stream:
 
     def __init__(
         self,
+        world: str,
         scenes: int,
         tokenizer: Path,
         encode: Callable[[np.ndarray], Tensor],
@@ -184,7 +163,8 @@ class Stream:
         """Start rendering. `encode` turns pictures into latents (n, 4, 16, 16), on the device of the pool."""
         sizes = [min(chunk, scenes - start) for start in range(0, scenes, chunk)]
         self.wanted, self.filled = scenes, 0
-        self._tokenizer, self._encode, self._left = tokenizer, encode, list(enumerate(sizes))[::-1]
+        self._world, self._tokenizer, self._encode = world, tokenizer, encode
+        self._left = list(enumerate(sizes))[::-1]
         self._workers, self._running = workers, set[Future]()
         self._pool: Examples | None = None
         context = multiprocessing.get_context("spawn")
@@ -241,7 +221,7 @@ class Stream:
     def _submit(self) -> None:
         while self._left and len(self._running) < 2 * self._workers:
             try:
-                future = self._executor.submit(_render_chunk, self._tokenizer, *self._left[-1])
+                future = self._executor.submit(_render_chunk, self._world, self._tokenizer, *self._left[-1])
             except BrokenProcessPool:  # the chunks that are under way will say so
                 return
             self._left.pop()

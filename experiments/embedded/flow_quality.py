@@ -26,9 +26,9 @@ from experiments.embedded.quality import (
     swapped,
     write,
 )
-from experiments.embedded.scenes import draw_scenes
 from experiments.embedded.train_vae import to_model
 from experiments.embedded.training import CHECKPOINTS, WEIGHTS
+from experiments.embedded.worlds.scenes.definition import WORLD
 from p2p import (
     EditRequest,
     FireFlow,
@@ -70,7 +70,7 @@ def reconstruction(
     Both ways are without guidance. The autoencoder alone loses some; its own figure comes first.
     """
     sampling = Sampling(steps, guidance_scale=1)
-    drawn = draw_scenes(n, (14, 0), held_out=True)
+    drawn = WORLD.draw(n, (14, 0), True)
     images = (to_model(torch.from_numpy(drawn.images)) + 1) / 2
     captions = [scene.caption() for scene in drawn.scenes]
     figures = [
@@ -122,7 +122,7 @@ def preservation(model: Model, judge: Judge, sampling: Sampling = SAMPLING, swap
 
 def measure(weights: Path, device: str = "cpu") -> Iterator[Figure]:
     """Measure everything about a pipeline; the judging networks are the shipped ones."""
-    judge = Judge.load(WEIGHTS / "judge").to(device)
+    judge = Judge.load(WEIGHTS / "judge", WORLD).to(device)
     clip = Clip(backbone="embedded", folder=str(WEIGHTS / "clip"), device=device)
     model = replace(SPEC, path=str(weights), device=device).load()
     for figure in naming(model, judge, clip, SAMPLING):

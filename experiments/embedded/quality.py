@@ -26,14 +26,15 @@ from evaluation.clip import Clip
 from evaluation.perceptual import Lpips
 from experiments.datasets.embedded_pairs import scene_pairs
 from experiments.embedded import quality_metrics
-from experiments.embedded.examples import thing_masks, thing_tokens
+from experiments.embedded.examples import named_masks, named_tokens
 from experiments.embedded.judge import Judge
 from experiments.embedded.recorded_attention import RecordingProcessor
-from experiments.embedded.scenes import Scenes, draw_scenes
 from experiments.embedded.train_diffusion import idle_tokens
 from experiments.embedded.train_vae import psnr, to_model
 from experiments.embedded.training import ROOT, WEIGHTS, check_device, hardware
-from experiments.embedded.world import OBJECTS, Scene, draw_scene
+from experiments.embedded.worlds.contract import Scenes, World
+from experiments.embedded.worlds.scenes.definition import WORLD
+from experiments.embedded.worlds.scenes.world import OBJECTS, Scene, draw_scene
 from p2p import (
     Edited,
     EditRequest,
@@ -98,8 +99,8 @@ def naming(model: Model, judge: Judge, clip: Clip, sampling: Sampling = SAMPLING
             scenes.append(scene)
     captions = [scene.caption() for scene in scenes]
     images = generate_images(model, captions, range(1000, 1200), sampling)
-    right = quality_metrics.objects_named(judge, images, scenes).tolist()
-    placed = quality_metrics.places_named(judge, images, scenes).tolist()
+    right = quality_metrics.things_named(judge, images, scenes).tolist()
+    placed = quality_metrics.settings_named(judge, images, scenes).tolist()
     to_text, to_image = quality_metrics.clip_retrieval(clip, images, captions)
     return [
         Figure(
@@ -128,9 +129,9 @@ class Recorded:
 
 
 @torch.no_grad()
-def record_attention(model: Model, timestep: int) -> Recorded:
+def record_attention(model: Model, timestep: int, world: World = WORLD) -> Recorded:
     """Return the attention on 128 held-out renders, noised to a timestep; on the CPU."""
-    drawn = draw_scenes(128, (12, 0), held_out=True)
+    drawn = world.draw(128, (12, 0), True)
     unet, scheduler, tokenizer = model.pipeline.unet, model.pipeline.scheduler, model.pipeline.tokenizer
     latents = model.encode((to_model(torch.from_numpy(drawn.images)) + 1) / 2)
     captions = [scene.caption() for scene in drawn.scenes]
@@ -148,8 +149,8 @@ def record_attention(model: Model, timestep: int) -> Recorded:
     return Recorded(
         drawn,
         ids,
-        thing_tokens(drawn, ids, tokenizer),
-        thing_masks(torch.from_numpy(drawn.labels), drawn, torch.arange(128)),
+        named_tokens(world, drawn, ids, tokenizer),
+        named_masks(world, torch.from_numpy(drawn.labels), drawn, torch.arange(128)),
         tuple(recorder.probabilities.float().cpu() for recorder in recorders.values()),
     )
 
@@ -202,7 +203,7 @@ def reweighting(model: Model) -> list[Figure]:
     sunset red minus blue, of fog minus the standard deviation, of big the judge's object area. P2P on equal
     prompts at tau 0, self window 0.4.
     """
-    judge = Judge.load(WEIGHTS / "judge")
+    judge = Judge.load(WEIGHTS / "judge", WORLD)
     cases = [
         ("red", "a red cat in the snow", lambda x: (x[0] - x[1:].mean(0)).mean()),
         ("blue", "a blue car on the beach", lambda x: (x[2] - x[:2].mean(0)).mean()),
@@ -277,7 +278,7 @@ def preserved(
     ratios, errors, named = [], [], []
     for group, name in zip(edited, names, strict=True):
         images = torch.stack([group.source, group.images[method], group.images[-1]])
-        named.append(OBJECTS[int(judge.objects(images[1:2])[0].argmax())] == name)
+        named.append(OBJECTS[int(judge.things(images[1:2])[0].argmax())] == name)
         area = judge.masks(images).any(0).float()
         area = nn.functional.max_pool2d(area[None, None], 5, 1, 2)[0, 0] > 0
         if area.float().mean() <= 0.5:
@@ -301,24 +302,24 @@ def preserved(
 
 def measure(weights: Path = PIPELINE, device: str = "cpu") -> Iterator[Figure]:
     """Measure everything about a pipeline, cheap figures first; the judging networks are the shipped ones."""
-    judge = Judge.load(WEIGHTS / "judge").to(device)
+    judge = Judge.load(WEIGHTS / "judge", WORLD).to(device)
     clip = Clip(backbone="embedded", folder=str(WEIGHTS / "clip"), device=device)
     lpips = Lpips(net="embedded", folder=str(WEIGHTS / "lpips"), device=device)
     model = replace(SPEC, path=str(weights), device=device).load()
     yield Figure(
         "VAE reconstruction PSNR, dB (1,000 renders)",
-        psnr(model.pipeline.vae, draw_scenes(1000, (7, 0), held_out=True)),
+        psnr(model.pipeline.vae, WORLD.draw(1000, (7, 0), True)),
         ">= 28",
     )
     yield from pointing_game(model)
     yield from attention_rests(model)
     for name, value in quality_metrics.judge_held_out(judge).items():
         yield Figure(f"judge, renders: {name}", value)
-    for kind, share in quality_metrics.lpips_ranking(lpips.model).items():
+    for kind, share in quality_metrics.lpips_ranking(WORLD, lpips.model).items():
         yield Figure(f"embedded LPIPS: {kind} ranks below another scene (500)", share, ">= 0.99")
-    for kind, share in quality_metrics.lpips_monotone(lpips.model).items():
+    for kind, share in quality_metrics.lpips_monotone(WORLD, lpips.model).items():
         yield Figure(f"embedded LPIPS: grows with {kind} at every rung (500)", share, ">= 0.95")
-    renders = draw_scenes(640, (13, 0), held_out=True)
+    renders = WORLD.draw(640, (13, 0), True)
     images = (to_model(torch.from_numpy(renders.images)) + 1) / 2
     to_text, to_image = quality_metrics.clip_retrieval(clip, images, [s.caption() for s in renders.scenes])
     yield Figure("embedded CLIP, renders: top-1 caption in batches of 64", to_text, ">= 0.97")

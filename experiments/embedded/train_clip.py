@@ -1,4 +1,4 @@
-"""Train a small `open_clip` model on rendered scenes and captions with its own loss (Radford et al. 2021).
+"""Train a world's small `open_clip` model on rendered scenes with its own loss (Radford et al. 2021).
 
 The folder is what `open_clip` reads as `local-dir:`, tokenizer included. Run `make train-clip`.
 """
@@ -18,13 +18,10 @@ from evaluation.clip import Clip
 from evaluation.encoder import CONFIG
 from evaluation.encoder import WEIGHTS as WEIGHTS_FILE
 from experiments.embedded.augment import degrade, shift_and_mirror, to_float
-from experiments.embedded.layout import SIDE
 from experiments.embedded.quality_metrics import clip_held_out
-from experiments.embedded.scenes import load_training_scenes
-from experiments.embedded.tokenizer import MAX_LENGTH, save_tokenizer
+from experiments.embedded.shards import load_training_scenes
+from experiments.embedded.tokenizer import save_tokenizer
 from experiments.embedded.training import (
-    CHECKPOINTS,
-    WEIGHTS,
     batches,
     cosine,
     earlier,
@@ -34,23 +31,31 @@ from experiments.embedded.training import (
     run_steps,
     write_card,
 )
+from experiments.embedded.worlds import NAMES, load_world
+from experiments.embedded.worlds.contract import SIDE, World
 
 MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 
 
-def model_config(vocabulary: int) -> dict[str, Any]:
-    """Return open_clip's configuration: a ModifiedResNet and a text transformer, 2.2 M parameters in all."""
+def model_config(world: World, vocabulary: int) -> dict[str, Any]:
+    """Return open_clip's configuration: a ModifiedResNet and a text transformer."""
+    (image_width, embedding), (width, layers, heads) = world.sizes.clip_image, world.sizes.clip_text
     return {
         "model_cfg": {
-            "embed_dim": 128,
-            "vision_cfg": {"image_size": SIDE, "layers": [1, 1, 2, 1], "width": 16, "patch_size": None},
+            "embed_dim": embedding,
+            "vision_cfg": {
+                "image_size": SIDE,
+                "layers": [1, 1, 2, 1],
+                "width": image_width,
+                "patch_size": None,
+            },
             "text_cfg": {
-                "context_length": MAX_LENGTH,
+                "context_length": world.max_length,
                 "vocab_size": vocabulary,
                 "hf_tokenizer_name": ".",
-                "width": 128,
-                "heads": 4,
-                "layers": 3,
+                "width": width,
+                "heads": heads,
+                "layers": layers,
             },
         },
         "preprocess_cfg": {"size": SIDE, "mean": MEAN, "std": STD},
@@ -62,13 +67,15 @@ def without_repeats(indices: Tensor, captions: list[str]) -> Tensor:
     return torch.tensor(list({captions[i]: i for i in reversed(indices.tolist())}.values())[::-1])
 
 
-def build(folder: Path, further: bool) -> tuple[open_clip.CLIP, open_clip.tokenizer.HFTokenizer]:
+def build(
+    world: World, folder: Path, further: bool
+) -> tuple[open_clip.CLIP, open_clip.tokenizer.HFTokenizer]:
     """Write configuration and tokenizer into the folder and return the untrained model with its tokenizer.
 
     `further` keeps the folder's tokenizer and loads its weights.
     """
-    tokenizer = CLIPTokenizer.from_pretrained(folder) if further else save_tokenizer(folder)
-    config = model_config(vocabulary=len(tokenizer))
+    tokenizer = CLIPTokenizer.from_pretrained(folder) if further else save_tokenizer(world, folder)
+    config = model_config(world, vocabulary=len(tokenizer))
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
     model = open_clip.CLIP(**config["model_cfg"])
     if further:
@@ -77,6 +84,7 @@ def build(folder: Path, further: bool) -> tuple[open_clip.CLIP, open_clip.tokeni
 
 
 def main(
+    world: World,
     steps: int = 600,
     batch_size: int = 192,
     shards: int = 4,
@@ -89,15 +97,15 @@ def main(
     `further` starts from the shipped weights; give it a lower `lr` and another `seed`.
     """
     torch.manual_seed(0)
-    folder = WEIGHTS / "clip"
-    model, tokenizer = build(folder, further)
+    folder = world.weights / "clip"
+    model, tokenizer = build(world, folder, further)
     model = model.train().to(memory_format=torch.channels_last)
     loss = open_clip.loss.ClipLoss()
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
-    scenes = load_training_scenes(CHECKPOINTS / "scenes", shards)
+    scenes = load_training_scenes(world, shards)
     images, captions = torch.from_numpy(scenes.images), [scene.caption() for scene in scenes.scenes]
     tokens = tokenizer(captions)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
@@ -105,19 +113,20 @@ def main(
     def loss_of_step(step: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(7_000_003 * seed + step)
         chosen = without_repeats(batches(len(images), batch_size, step, seed=3 + seed), captions)
-        where = shift_and_mirror(len(chosen), SIDE, generator)
+        where = shift_and_mirror(len(chosen), SIDE, generator, mirror=world.mirrored)
         batch = degrade(to_float(images[chosen][where]), generator)
         with mixed_precision():
             image_features, text_features, scale = model((batch - mean) / std, tokens[chosen])
         return {"contrast": loss(image_features.float(), text_features.float(), scale.clamp(max=100))}
 
-    seconds = run_steps("clip", steps, model, optimizer, cosine, loss_of_step, save_every=100)
+    file = world.checkpoints / "clip.pt"
+    seconds = run_steps(file, steps, model, optimizer, cosine, loss_of_step, save_every=100)
     state = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     save_file({k: v.contiguous() for k, v in state.items()}, folder / WEIGHTS_FILE)
-    quality = clip_held_out(Clip("embedded", folder=folder.resolve()))
+    quality = clip_held_out(world, Clip("embedded", folder=folder.resolve()))
     write_card(
         folder,
-        "CLIP of the embedded world",
+        f"CLIP of {world.title}",
         {
             "data": f"{len(images)} captioned renders, degraded in training; no generated picture",
             "recipe": f"{steps} steps of {batch_size} (no equal captions), ClipLoss, AdamW {lr:g} cosine, "
@@ -132,9 +141,11 @@ def main(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--world", choices=NAMES, default=NAMES[0], help="whose network is trained")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--shards", type=int, default=4, help="of 10,000 scenes each")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--further", action="store_true", help="start from the shipped weights")
     parser.add_argument("--seed", type=int, default=0, help="of the order of renders and their degradation")
-    main(**vars(parser.parse_args()))
+    given = vars(parser.parse_args())
+    main(load_world(given.pop("world")), **given)

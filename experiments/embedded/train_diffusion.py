@@ -1,4 +1,4 @@
-"""Train the embedded pipeline's denoiser and text encoder on the latents of rendered scenes.
+"""Train a world's denoiser and text encoder on the latents of its rendered scenes.
 
 The text encoder is context-free (its self-attention is zeroed and frozen): in a jointly trained causal
 encoder a word's meaning moves into the words after it, and the word's own attention map is inverted. Run
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -30,12 +30,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from experiments.embedded.examples import Examples, Stream, caption_scenes, with_latents
 from experiments.embedded.recorded_attention import RecordingProcessor, Taken, grounding_loss, sink_loss
-from experiments.embedded.scenes import Scenes, load_training_scenes
+from experiments.embedded.shards import load_training_scenes
 from experiments.embedded.tokenizer import save_tokenizer
 from experiments.embedded.train_vae import to_model
 from experiments.embedded.training import (
-    CHECKPOINTS,
-    WEIGHTS,
     Ema,
     ResumeError,
     batches,
@@ -53,14 +51,16 @@ from experiments.embedded.training import (
     run_steps,
     write_card,
 )
+from experiments.embedded.worlds import NAMES, load_world
+from experiments.embedded.worlds.contract import Scenes, World
 
-CHANNELS = (64, 160)
 CAPTION_DROPOUT = 0.1
 THING_WEIGHT = (
     3  # of the error where a thing is, over that of the place: things are small and hold the detail
 )
 FILLERS = ("a", "an", "and", "of", "with", "in", "the", "on", "at")
 TAKEN_FROM = 200  # maps are taken at timesteps from here on: edits inject in the first 80 % of their steps
+SHARDS = 10  # of scenes rendered beforehand, unless told otherwise
 PADDING_SIZE = 1_000  # of the padding's token embedding, beside position embeddings of 0.04 after training
 
 
@@ -70,8 +70,8 @@ def check_channels(channels: Sequence[int]) -> None:
         raise ValueError(f"channels: {','.join(map(str, channels))}, allowed are two multiples of 16")
 
 
-def build_unet(channels: Sequence[int] = CHANNELS) -> UNet2DConditionModel:
-    """Return the untrained denoiser, with cross-attention at 16x16 and 8x8; by default 6.1 M parameters.
+def build_unet(channels: Sequence[int], text_width: int) -> UNet2DConditionModel:
+    """Return the untrained denoiser, with cross-attention at 16x16 and 8x8 to tokens of `text_width`.
 
     Raises ValueError for what `check_channels` does not allow.
     """
@@ -85,20 +85,21 @@ def build_unet(channels: Sequence[int] = CHANNELS) -> UNet2DConditionModel:
         block_out_channels=tuple(channels),
         layers_per_block=1,
         attention_head_dim=2,
-        cross_attention_dim=128,
+        cross_attention_dim=text_width,
         norm_num_groups=16,
     )
 
 
-def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Return the untrained text encoder, each token blind to the others."""
+def build_text_encoder(tokenizer: CLIPTokenizer, sizes: tuple[int, int, int]) -> CLIPTextModel:
+    """Return the untrained text encoder, each token blind to the others; `sizes`: width, layers, heads."""
+    width, layers, heads = sizes
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=512,
-        projection_dim=128,
-        num_hidden_layers=3,
-        num_attention_heads=4,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
         max_position_embeddings=tokenizer.model_max_length,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -131,7 +132,8 @@ def idle_tokens(tokenizer: CLIPTokenizer) -> Tensor:
     """Return (vocabulary,) bool: padding, the end token and filler words, where attention is not to rest."""
     idle = torch.zeros(len(tokenizer), dtype=torch.bool)
     idle[[tokenizer.pad_token_id, tokenizer.eos_token_id]] = True
-    idle[[tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in FILLERS]] = True
+    pieces = tokenizer.get_vocab()
+    idle[[pieces[f"{word}</w>"] for word in FILLERS if f"{word}</w>" in pieces]] = True
     return idle
 
 
@@ -169,6 +171,7 @@ class Objective:
     empty: Tensor
     idle: Tensor
     bf16: bool
+    subjects: int = 2  # of a scene's named words, the first are the things whose pixels weigh more
     grounding: float = 0.03  # beside a denoising loss of about 0.1
     sink: float = 0.03
     sink_share: float = 0.1
@@ -197,7 +200,7 @@ class Objective:
         told = (1 - timesteps / 1000)[:, None]
         pointed = (told / 0.4).clamp(max=1)  # in pure noise there is nothing to point at
         masks = batch.covered.float() / 16
-        emphasis = 1 + THING_WEIGHT * told[..., None] * masks.sum(1)  # (batch, 16, 16)
+        emphasis = 1 + THING_WEIGHT * told[..., None] * masks[:, : self.subjects].sum(1)  # (batch, 16, 16)
         error = (prediction.float() - noise).square().mean(1) * emphasis
         losses = {"denoising": (error.mean((1, 2)) * weight).mean()}
         maps = [processor.probabilities for processor in self.cross]
@@ -272,10 +275,10 @@ def encode_pictures(vae: AutoencoderKL, images: np.ndarray, bf16: bool) -> Tenso
     return torch.cat(parts)
 
 
-def encode_latents(vae: AutoencoderKL, scenes: Scenes, bf16: bool) -> Tensor:
+def encode_latents(world: World, vae: AutoencoderKL, scenes: Scenes, bf16: bool) -> Tensor:
     """Return scaled latent means (n, 4, 16, 16) fp16, from a file if they were computed before."""
-    weights = (WEIGHTS / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
-    file = CHECKPOINTS / f"latents-{hashlib.sha256(weights).hexdigest()[:8]}.npy"
+    weights = (world.weights / "pipeline" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
+    file = world.checkpoints / f"latents-{hashlib.sha256(weights).hexdigest()[:8]}.npy"
     if file.exists() and len(np.load(file, mmap_mode="r")) == len(scenes.scenes):
         return torch.from_numpy(np.load(file))
     parts = tqdm(np.array_split(scenes.images, len(scenes.scenes) // 250 + 1), "encoding", mininterval=10)
@@ -288,10 +291,11 @@ def encode_latents(vae: AutoencoderKL, scenes: Scenes, bf16: bool) -> Tensor:
 class Recipe:
     """What is trained and how, as on the command line; raises ValueError for what cannot be."""
 
+    world: str = NAMES[0]
     steps: int = 6_000
     minutes: float | None = None
     batch_size: int | None = None
-    shards: int = 10
+    shards: int | None = None
     scenes: int = 400_000
     first: int = 20_000
     workers: int | None = None
@@ -306,11 +310,12 @@ class Recipe:
     grounding: float = 0.03
     sink: float = 0.03
     sink_share: float = 0.1
-    out: Path = CHECKPOINTS / "pipeline"
+    out: Path | None = None
     ship: bool = False
     quality: bool = True
 
     def __post_init__(self) -> None:
+        world = load_world(self.world)
         check_device(self.device)
         for name in ("steps", "shards", "scenes", "first", "batch_size", "workers"):
             if (value := getattr(self, name)) is not None and value < 1:
@@ -332,7 +337,7 @@ class Recipe:
                     "channels: those of the shipped weights are kept by further; give one of them"
                 )
             check_channels(self.channels)
-        check_out(self.out)
+        check_out(self.folder, world.weights)
 
     @property
     def bf16(self) -> bool:
@@ -345,9 +350,14 @@ class Recipe:
         return self.batch_size or (32 if torch.device(self.device).type == "cpu" else 512)
 
     @property
+    def folder(self) -> Path:
+        """Where the weights go: `out`, else the world's checkpoints."""
+        return self.out or load_world(self.world).checkpoints / "pipeline"
+
+    @property
     def checkpoint(self) -> Path:
         """Where a training of `minutes` keeps its state, beside the weights."""
-        return self.out.with_name(f"{self.out.name}.pt")
+        return self.folder.with_name(f"{self.folder.name}.pt")
 
     def identity(self) -> dict[str, object]:
         """Return what a training that is resumed must have in common with the one that was broken off."""
@@ -361,6 +371,7 @@ class Recipe:
             "sink",
             "sink_share",
             "scenes",
+            "shards",
         )
         channels = list(self.channels) if self.channels else None
         return {"batch_size": self.rows, "channels": channels, **{n: getattr(self, n) for n in names}}
@@ -368,14 +379,16 @@ class Recipe:
 
 def build_model(recipe: Recipe, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
     """Return denoiser and text encoder on the recipe's device: untrained, or the shipped ones."""
+    world = load_world(recipe.world)
+    sizes, pipeline = world.sizes, world.weights / "pipeline"
     if recipe.further:
-        unet = UNet2DConditionModel.from_pretrained(WEIGHTS / "pipeline" / "unet", dtype=torch.float32)
-        shipped = CLIPTextModel.from_pretrained(WEIGHTS / "pipeline" / "text_encoder", dtype=torch.float32)
-        text_encoder = build_text_encoder(tokenizer)
+        unet = UNet2DConditionModel.from_pretrained(pipeline / "unet", dtype=torch.float32)
+        shipped = CLIPTextModel.from_pretrained(pipeline / "text_encoder", dtype=torch.float32)
+        text_encoder = build_text_encoder(tokenizer, sizes.text)
         text_encoder.load_state_dict(shipped.state_dict())
     else:
-        unet = build_unet(recipe.channels or CHANNELS)
-        text_encoder = build_text_encoder(tokenizer)
+        unet = build_unet(recipe.channels or sizes.unet, sizes.text[0])
+        text_encoder = build_text_encoder(tokenizer, sizes.text)
     if (recipe.padding or ("positions" if recipe.further else "shared")) == "shared":
         share_padding(text_encoder)
     unet = unet.train().to(recipe.device, memory_format=torch.channels_last)
@@ -383,7 +396,12 @@ def build_model(recipe: Recipe, tokenizer: CLIPTokenizer) -> nn.ModuleDict:
 
 
 def save_pipeline(
-    folder: Path, model: nn.ModuleDict, vae: AutoencoderKL, tokenizer: CLIPTokenizer, facts: dict[str, object]
+    folder: Path,
+    model: nn.ModuleDict,
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    title: str,
+    facts: dict[str, object],
 ) -> None:
     """Write the whole pipeline in float16 with its card, in place of what the folder held."""
     new, old = (folder.with_name(f"{folder.name}.{state}") for state in ("new", "old"))
@@ -406,7 +424,7 @@ def save_pipeline(
     for part in (pipeline.vae, pipeline.unet):
         part.register_to_config(_name_or_path="")  # else it says where this machine keeps the weights
     pipeline.save_pretrained(new)
-    write_card(new, "Diffusion pipeline of the embedded world", facts)
+    write_card(new, title, facts)
     if folder.exists():
         folder.rename(old)
     new.rename(folder)
@@ -415,10 +433,11 @@ def save_pipeline(
 
 def card(recipe: Recipe, scenes: int, steps: int, seconds: float) -> dict[str, object]:
     """Return what the model card says of a training."""
-    folder, further = WEIGHTS / "pipeline", recipe.further
+    world, further = load_world(recipe.world), recipe.further
+    folder = world.weights / "pipeline"
     return {
         "data": f"{scenes} rendered, captioned scenes of 64x64 pixels",
-        "sprites": "Noto Emoji image resources (Apache-2.0, see NOTICE)",
+        **world.facts,
         "recipe": f"{steps} steps of {recipe.rows}, AdamW {recipe.lr:g} "
         f"{'' if further else 'flat then '}cosine, min-SNR 5, thing weight {THING_WEIGHT}, "
         f"log grounding loss {recipe.grounding:g}, sink loss {recipe.sink:g} beyond {recipe.sink_share:g}, "
@@ -436,22 +455,24 @@ def main(recipe: Recipe) -> None:
     if recipe.minutes:
         check_resumable(recipe.checkpoint, recipe.identity())
     torch.manual_seed(0)
-    device, size = recipe.device, recipe.rows
-    tokenizer_folder = WEIGHTS / "pipeline" / "tokenizer"
+    world, device, size = load_world(recipe.world), recipe.device, recipe.rows
+    shipped = world.weights / "pipeline"
+    tokenizer_folder = shipped / "tokenizer"
     if not tokenizer_folder.exists():
-        save_tokenizer(tokenizer_folder)
+        save_tokenizer(world, tokenizer_folder)
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
-    vae = AutoencoderKL.from_pretrained(WEIGHTS / "pipeline" / "vae", dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(shipped / "vae", dtype=torch.float32)
     vae = vae.to(device, memory_format=torch.channels_last)
     stream: Stream | None = None
-    if recipe.minutes:
+    if recipe.minutes and recipe.shards is None:
         workers = recipe.workers or max(1, (os.cpu_count() or 1) - 1)
         encode = partial(encode_pictures, vae, bf16=recipe.bf16)
-        stream = Stream(recipe.scenes, tokenizer_folder, encode, workers)
+        stream = Stream(world.name, recipe.scenes, tokenizer_folder, encode, workers)
     else:
-        scenes = load_training_scenes(CHECKPOINTS / "scenes", recipe.shards)
-        captioned = caption_scenes(scenes, tokenizer, (recipe.seed, recipe.shards, 1))
-        examples = with_latents(captioned, encode_latents(vae, scenes, recipe.bf16).to(device))
+        shards = recipe.shards or SHARDS
+        scenes = load_training_scenes(world, shards)
+        captioned = caption_scenes(world, scenes, tokenizer, (recipe.seed, shards, 1))
+        examples = with_latents(captioned, encode_latents(world, vae, scenes, recipe.bf16).to(device))
 
     model = build_model(recipe, tokenizer)
     average = copy.deepcopy(model)
@@ -465,6 +486,7 @@ def main(recipe: Recipe) -> None:
         empty=tokenizer("", padding="max_length", return_tensors="pt").input_ids.int().to(device),
         idle=idle_tokens(tokenizer).to(device),
         bf16=recipe.bf16,
+        subjects=world.subjects,
         grounding=recipe.grounding,
         sink=recipe.sink,
         sink_share=recipe.sink_share,
@@ -487,21 +509,22 @@ def main(recipe: Recipe) -> None:
 
     def save(steps: int, seconds: float) -> None:
         n = len(examples if stream is None else stream)
-        save_pipeline(recipe.out, average, vae, tokenizer, card(recipe, n, steps, seconds))
+        title, facts = f"Diffusion pipeline of {world.title}", card(recipe, n, steps, seconds)
+        save_pipeline(recipe.folder, average, vae, tokenizer, title, facts)
 
-    if stream is None:
-        seconds = run_steps(
-            "diffusion", recipe.steps, model, optimizer, schedule, loss_of_step, ema, save_every=100
-        )
+    if recipe.minutes is None:
+        file = world.checkpoints / "diffusion.pt"
+        seconds = run_steps(file, recipe.steps, model, optimizer, schedule, loss_of_step, ema, save_every=100)
         save(recipe.steps, seconds)
     else:
-        with closing(stream):
-            stream.wait_for(recipe.first)
-            waited = time.monotonic() - began
-            print(f"training begins after {waited:.0f} s, with {len(stream)} scenes", flush=True)
+        with closing(stream) if stream else nullcontext():
+            if stream:
+                stream.wait_for(recipe.first)
+            waited, ready = time.monotonic() - began, len(examples if stream is None else stream)
+            print(f"training begins after {waited:.0f} s, with {ready} scenes", flush=True)
             run_minutes(
                 recipe.checkpoint,
-                recipe.minutes or 0,
+                recipe.minutes,
                 began,
                 model,
                 optimizer,
@@ -511,16 +534,17 @@ def main(recipe: Recipe) -> None:
                 recipe.identity(),
                 save,
             )
-    print(f"weights: {recipe.out}", flush=True)
+    print(f"weights: {recipe.folder}", flush=True)
     if recipe.ship:
         shutil.copytree(
-            recipe.out,
-            WEIGHTS / "pipeline",
+            recipe.folder,
+            shipped,
             dirs_exist_ok=True,
             ignore=shutil.ignore_patterns("QUALITY.md", "quality.json"),
         )
     if recipe.minutes and recipe.quality:  # a process of its own: its failure leaves the weights alone
-        command = ["experiments.embedded.quality", "--weights", str(recipe.out), "--device", device]
+        command = ["experiments.embedded.quality", "--world", world.name]
+        command += ["--weights", str(recipe.folder), "--device", device]
         subprocess.run([sys.executable, "-m", *command], check=False)
 
 
@@ -530,6 +554,7 @@ def parse(arguments: Sequence[str] | None = None) -> Recipe:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add, on_off = parser.add_argument, argparse.BooleanOptionalAction
+    add("--world", choices=NAMES, help="whose denoiser is trained")
     add("--steps", type=int, help="to train for, on scenes rendered beforehand; not with --minutes")
     add(
         "--minutes",
@@ -537,8 +562,12 @@ def parse(arguments: Sequence[str] | None = None) -> Recipe:
         help="to train for, start and last save included but not imports; then the result is measured",
     )
     add("--batch-size", type=int, help="32 on a CPU, else 512, if not given")
-    add("--shards", type=int, help="of 10,000 scenes each, with --steps")
-    add("--scenes", type=int, help="to render while the training runs, with --minutes")
+    add(
+        "--shards",
+        type=int,
+        help="of 10,000 scenes each, rendered beforehand; 10 with --steps; with --minutes, if given",
+    )
+    add("--scenes", type=int, help="to render while the training runs, with --minutes and without --shards")
     add("--first", type=int, help="scenes that the training waits for, with --minutes")
     add("--workers", type=int, help="rendering processes, with --minutes; all cores but one, if not given")
     add("--lr", type=float, help="peak learning rate")
@@ -546,7 +575,9 @@ def parse(arguments: Sequence[str] | None = None) -> Recipe:
     add("--seed", type=int, help="of the order of scenes and the noise")
     add("--device", help="cpu, cuda or cuda:N")
     add("--precision", choices=("auto", "bf16", "fp32"), help="auto is bf16 where the device computes in it")
-    add("--channels", type=_numbers, help="widths of the denoiser at 16x16 and 8x8; 64,160, if not given")
+    add(
+        "--channels", type=_numbers, help="widths of the denoiser at 16x16 and 8x8; the world's, if not given"
+    )
     add(
         "--padding",
         choices=("shared", "positions"),
@@ -559,7 +590,12 @@ def parse(arguments: Sequence[str] | None = None) -> Recipe:
         "--sink", type=float, help="weight of the loss on attention that rests on padding and fillers; 0: off"
     )
     add("--sink-share", type=float, help="of a pixel's attention that padding and fillers may have together")
-    add("--out", type=Path, help="folder for the weights; a training of minutes keeps its state beside it")
+    add(
+        "--out",
+        type=Path,
+        help="folder for the weights, in the world's checkpoints if not given; a training of minutes keeps "
+        "its state beside it",
+    )
     add("--ship", action=on_off, help="replace the shipped weights as well")
     add("--quality", action=on_off, help="measure the result on the device, with --minutes")
     parser.set_defaults(**{field.name: field.default for field in fields(Recipe)})

@@ -1,4 +1,4 @@
-"""Train the flow transformer of the embedded world on the latents of rendered scenes, for so many minutes.
+"""Train a world's flow transformer on the latents of rendered scenes, for so many minutes.
 
 Rectified flow (Esser et al. 2024): latents on the straight line from picture to noise, noise levels drawn
 logit-normally. Run `make train-flow`; `flow_transformer.py` says what the network is.
@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from experiments.embedded.examples import covered_cells, thing_tokens
+from experiments.embedded.examples import covered_cells, named_tokens
 from experiments.embedded.flow_transformer import (
     FlowModel,
     build_transformer,
@@ -27,11 +27,9 @@ from experiments.embedded.flow_transformer import (
     shipped_words,
 )
 from experiments.embedded.recorded_attention import grounding_loss
-from experiments.embedded.scenes import Scenes, load_training_scenes
+from experiments.embedded.shards import load_training_scenes
 from experiments.embedded.train_diffusion import CAPTION_DROPOUT, THING_WEIGHT, encode_latents
 from experiments.embedded.training import (
-    CHECKPOINTS,
-    WEIGHTS,
     Ema,
     batches,
     check_device,
@@ -47,6 +45,8 @@ from experiments.embedded.training import (
     run_minutes,
     write_card,
 )
+from experiments.embedded.worlds import NAMES, load_world
+from experiments.embedded.worlds.contract import Scenes, World
 
 LEVELS = (0.2, 1.2)  # mean and deviation of the noise level's logit; wider than SD3's (0, 1) towards noise
 
@@ -57,8 +57,8 @@ class FlowExamples:
 
     latents: Tensor  # (n, 4, 16, 16) float16, scaled means
     ids: Tensor  # (n, tokens) int32
-    tokens: Tensor  # (n, 2) int64, where the caption names each thing, 0 where there is none
-    covered: Tensor  # (n, 2, 16, 16) uint8, sixteenths of a latent cell that each thing covers
+    tokens: Tensor  # (n, slots) int64, where the caption has each named word, 0 where there is none
+    covered: Tensor  # (n, slots, 16, 16) uint8, sixteenths of a latent cell that each word is about
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -68,11 +68,11 @@ class FlowExamples:
         return FlowExamples(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
-def flow_examples(scenes: Scenes, latents: Tensor, tokenizer: CLIPTokenizer) -> FlowExamples:
+def flow_examples(world: World, scenes: Scenes, latents: Tensor, tokenizer: CLIPTokenizer) -> FlowExamples:
     """Return the scenes with their captions, on the latents' device."""
     captions = [scene.caption() for scene in scenes.scenes]
     ids = tokenizer(captions, padding="max_length", return_tensors="pt").input_ids.int()
-    parts = (ids, thing_tokens(scenes, ids, tokenizer), covered_cells(scenes))
+    parts = (ids, named_tokens(world, scenes, ids, tokenizer), covered_cells(world, scenes))
     return FlowExamples(latents, *(part.to(latents.device) for part in parts))
 
 
@@ -83,6 +83,7 @@ class FlowObjective:
     model: FlowModel
     empty: Tensor  # (1, tokens), the empty caption's ids
     bf16: bool
+    subjects: int = 2  # of a scene's named words, the first are the things whose pixels weigh more
     grounding: float = 0.03  # beside a velocity loss of about 0.5
 
     def __call__(
@@ -96,7 +97,7 @@ class FlowObjective:
             velocity = self.model(noisy, sigmas, self.model.text(ids))
         masks = batch.covered.float() / 16
         told = (1 - sigmas)[:, None]
-        emphasis = 1 + THING_WEIGHT * told[..., None] * masks.sum(1)  # (batch, 16, 16)
+        emphasis = 1 + THING_WEIGHT * told[..., None] * masks[:, : self.subjects].sum(1)  # (batch, 16, 16)
         error = (velocity.float() - (noise - clean)).square().mean(1) * emphasis
         losses = {"velocity": error.mean()}
         if self.grounding:
@@ -119,6 +120,7 @@ def draw_levels(n: int, generator: torch.Generator) -> Tensor:
 class FlowRecipe:
     """What is trained and how, as on the command line; raises ValueError for what cannot be."""
 
+    world: str = NAMES[0]
     minutes: float = 100
     batch_size: int = 32
     shards: int = 12
@@ -129,10 +131,11 @@ class FlowRecipe:
     seed: int = 0
     further: Path | None = None
     device: str = "cpu"
-    out: Path = CHECKPOINTS / "flow"
+    out: Path | None = None
     ship: bool = False
 
     def __post_init__(self) -> None:
+        world = load_world(self.world)
         check_device(self.device)
         for name in ("batch_size", "shards", "blocks"):
             if (value := getattr(self, name)) < 1:
@@ -147,12 +150,17 @@ class FlowRecipe:
             raise ValueError(
                 f"further: {self.further} is not there, allowed is the state of a training, a .pt file"
             )
-        check_out(self.out)
+        check_out(self.folder, world.weights)
+
+    @property
+    def folder(self) -> Path:
+        """Where the weights go: `out`, else the world's checkpoints."""
+        return self.out or load_world(self.world).checkpoints / "flow"
 
     @property
     def checkpoint(self) -> Path:
         """Where the training keeps its state, beside the weights."""
-        return self.out.with_name(f"{self.out.name}.pt")
+        return self.folder.with_name(f"{self.folder.name}.pt")
 
     def identity(self) -> dict[str, object]:
         """Return what a training that is resumed must have in common with the one that was broken off."""
@@ -168,7 +176,8 @@ def build_model(recipe: FlowRecipe, tokenizer: CLIPTokenizer) -> FlowModel:
     where these are of another size.
     """
     torch.manual_seed(recipe.seed)
-    shipped = CLIPTextModel.from_pretrained(WEIGHTS / "pipeline" / "text_encoder", dtype=torch.float32)
+    pipeline = load_world(recipe.world).weights / "pipeline"
+    shipped = CLIPTextModel.from_pretrained(pipeline / "text_encoder", dtype=torch.float32)
     transformer = build_transformer(recipe.width, recipe.blocks)
     model = FlowModel(transformer, shipped_words(shipped), tokenizer)
     if recipe.further:
@@ -188,7 +197,7 @@ def card(recipe: FlowRecipe, scenes: int, steps: int, seconds: float) -> dict[st
     before = earlier(recipe.further.with_suffix(""), "recipe") if recipe.further else ""
     return {
         "data": f"{scenes} rendered, captioned scenes of 64x64 pixels",
-        "sprites": "Noto Emoji image resources (Apache-2.0, see NOTICE)",
+        **load_world(recipe.world).facts,
         "recipe": f"{steps} steps of {recipe.batch_size}, AdamW {recipe.lr:g} flat then cosine, thing weight "
         f"{THING_WEIGHT}, noise levels' logits {LEVELS[0]:g} +- {LEVELS[1]:g}, log grounding loss "
         f"{recipe.grounding:g}, EMA 0.999, {precision(recipe.device)}" + before,
@@ -199,20 +208,21 @@ def card(recipe: FlowRecipe, scenes: int, steps: int, seconds: float) -> dict[st
 def main(recipe: FlowRecipe) -> None:
     """Train, and keep the whole pipeline in float16 with a model card, once a minute."""
     check_resumable(recipe.checkpoint, recipe.identity())
-    device, shipped = recipe.device, WEIGHTS / "pipeline"
+    world, device = load_world(recipe.world), recipe.device
+    shipped = world.weights / "pipeline"
     tokenizer = CLIPTokenizer.from_pretrained(shipped / "tokenizer")
-    scenes = load_training_scenes(CHECKPOINTS / "scenes", recipe.shards)
+    scenes = load_training_scenes(world, recipe.shards)
     vae = AutoencoderKL.from_pretrained(shipped / "vae", dtype=torch.float32)
     vae = vae.to(device, memory_format=torch.channels_last)
-    latents = encode_latents(vae, scenes, native_bf16(device)).to(device)
-    examples = flow_examples(scenes, latents, tokenizer)
+    latents = encode_latents(world, vae, scenes, native_bf16(device)).to(device)
+    examples = flow_examples(world, scenes, latents, tokenizer)
     del scenes
 
     model = build_model(recipe, tokenizer)
     average = copy.deepcopy(model)
     ema = Ema(model, average)
     empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids.int().to(device)
-    objective = FlowObjective(model, empty, native_bf16(device), recipe.grounding)
+    objective = FlowObjective(model, empty, native_bf16(device), world.subjects, recipe.grounding)
     optimizer = torch.optim.AdamW(decayed(model), lr=recipe.lr, betas=(0.9, 0.99), fused=True)
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
@@ -225,11 +235,11 @@ def main(recipe: FlowRecipe) -> None:
         return objective(batch, noise.to(device), sigmas.to(device), dropped.to(device))
 
     def save(steps: int, seconds: float) -> None:
-        save_pipeline(recipe.out, average, vae, tokenizer)
+        save_pipeline(recipe.folder, average, vae, tokenizer)
         facts = card(recipe, len(examples), steps, seconds)
-        write_card(recipe.out, "Flow transformer of the embedded world", facts)
+        write_card(recipe.folder, f"Flow transformer of {world.title}", facts)
 
-    recipe.out.parent.mkdir(parents=True, exist_ok=True)
+    recipe.folder.parent.mkdir(parents=True, exist_ok=True)
     run_minutes(
         recipe.checkpoint,
         recipe.minutes,
@@ -242,9 +252,9 @@ def main(recipe: FlowRecipe) -> None:
         recipe.identity(),
         save,
     )
-    print(f"weights: {recipe.out}", flush=True)
+    print(f"weights: {recipe.folder}", flush=True)
     if recipe.ship:
-        shutil.copytree(recipe.out, WEIGHTS / "flow", dirs_exist_ok=True)
+        shutil.copytree(recipe.folder, world.weights / "flow", dirs_exist_ok=True)
 
 
 def parse(arguments: Sequence[str] | None = None) -> FlowRecipe:
@@ -253,6 +263,7 @@ def parse(arguments: Sequence[str] | None = None) -> FlowRecipe:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
+    add("--world", choices=NAMES, help="whose transformer is trained")
     add("--minutes", type=float, help="to train for, from the first step on; a broken off training goes on")
     add("--batch-size", type=int, help="small: steps are what counts")
     add("--shards", type=int, help="of 10,000 scenes each, rendered and encoded beforehand")
@@ -263,7 +274,7 @@ def parse(arguments: Sequence[str] | None = None) -> FlowRecipe:
     add("--seed", type=int, help="of the weights, the order of scenes and the noise")
     add("--further", type=Path, help="start from the average of another training, its .pt file")
     add("--device", help="cpu, cuda or cuda:N")
-    add("--out", type=Path, help="folder for the weights; the training keeps its state beside it")
+    add("--out", type=Path, help="folder for the weights, in the world's checkpoints if not given")
     add("--ship", action=argparse.BooleanOptionalAction, help="replace the shipped weights as well")
     parser.set_defaults(**{field.name: field.default for field in fields(FlowRecipe)})
     try:

@@ -1,9 +1,10 @@
-"""Train the judge on rendered scenes: each pixel's class, and the place if named.
+"""Train a world's judge on its rendered scenes: each pixel's class, and the setting if named.
 
 Renders only, degraded as a small generative model might (augment.py). Run `make train-judge`.
 """
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,10 +13,8 @@ from torch.nn.functional import cross_entropy
 from experiments.embedded.augment import degrade, shift_and_mirror, to_float
 from experiments.embedded.judge import Judge
 from experiments.embedded.quality_metrics import judge_held_out
-from experiments.embedded.scenes import load_training_scenes
+from experiments.embedded.shards import load_training_scenes
 from experiments.embedded.training import (
-    CHECKPOINTS,
-    WEIGHTS,
     batches,
     cosine,
     earlier,
@@ -25,17 +24,19 @@ from experiments.embedded.training import (
     run_steps,
     write_card,
 )
-from experiments.embedded.world import OBJECTS, PLACES, Scene
+from experiments.embedded.worlds import NAMES, load_world
+from experiments.embedded.worlds.contract import Scene, World
 
-UNNAMED = -100  # cross_entropy's ignored index: no caption, no place to learn
+UNNAMED = -100  # cross_entropy's ignored index: no caption, no setting to learn
 
 
-def named_places(scenes: tuple[Scene, ...]) -> Tensor:
-    """Return the number of each scene's place (n,), or UNNAMED."""
-    return torch.tensor([tuple(PLACES).index(scene.place) if scene.place else UNNAMED for scene in scenes])
+def named_settings(world: World, scenes: Sequence[Scene]) -> Tensor:
+    """Return the number of each scene's setting (n,), or UNNAMED."""
+    return torch.tensor([world.settings.index(s.setting()) if s.setting() else UNNAMED for s in scenes])
 
 
 def main(
+    world: World,
     steps: int = 3000,
     batch_size: int = 48,
     shards: int = 10,
@@ -48,39 +49,41 @@ def main(
     `further` starts from the shipped weights; give it a lower `lr` and another `seed`.
     """
     torch.manual_seed(0)
-    folder = WEIGHTS / "judge"
-    judge = (Judge.load(folder).train() if further else Judge()).to(memory_format=torch.channels_last)
+    folder = world.weights / "judge"
+    judge = Judge.load(folder, world).train() if further else Judge(world)
+    judge = judge.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-2)
-    scenes = load_training_scenes(CHECKPOINTS / "scenes", shards)
+    scenes = load_training_scenes(world, shards)
     images, labels = torch.from_numpy(scenes.images), torch.from_numpy(scenes.labels)
-    places = named_places(scenes.scenes)
-    weights = torch.ones(1 + len(OBJECTS))
+    settings = named_settings(world, scenes.scenes)
+    weights = torch.ones(1 + len(world.labels))
     weights[0] = 0.5  # most pixels are background
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(7_000_003 * seed + step)
         chosen = batches(len(images), batch_size, step, seed=2 + seed)
-        where = shift_and_mirror(batch_size, images.shape[1], generator)
+        where = shift_and_mirror(batch_size, images.shape[1], generator, mirror=world.mirrored)
         batch = degrade(to_float(images[chosen][where]), generator)
         with mixed_precision():
-            classes, place = judge(batch)
+            classes, setting = judge(batch)
         return {
             "pixels": cross_entropy(classes.float(), labels[chosen][where].long(), weights),
-            "place": 0.3 * cross_entropy(place.float(), places[chosen], ignore_index=UNNAMED),
+            "setting": 0.3 * cross_entropy(setting.float(), settings[chosen], ignore_index=UNNAMED),
         }
 
-    seconds = run_steps("judge", steps, judge, optimizer, cosine, loss_of_step, save_every=200)
+    file = world.checkpoints / "judge.pt"
+    seconds = run_steps(file, steps, judge, optimizer, cosine, loss_of_step, save_every=200)
     judge.save(folder)
-    quality = judge_held_out(Judge.load(folder))
+    quality = judge_held_out(Judge.load(folder, world))
     write_card(
         folder,
-        "Judge of the embedded world",
+        f"Judge of {world.title}",
         {
             "data": f"{len(images)} rendered scenes, degraded in training; no generated picture",
             "recipe": f"{steps} steps of {batch_size}, AdamW {lr:g} cosine, {precision()}"
             f"{earlier(folder, 'recipe') if further else ''}",
             "time": f"{seconds / 60:.0f} min on {hardware()}{earlier(folder, 'time') if further else ''}",
-            "measured on": "1,000 held-out renders (objects in places never trained)",
+            "measured on": "1,000 held-out renders (reserved combinations)",
             **quality,
         },
     )
@@ -89,8 +92,11 @@ def main(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--world", choices=NAMES, default=NAMES[0], help="whose network is trained")
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--shards", type=int, default=10, help="of 10,000 scenes each")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--further", action="store_true", help="start from the shipped weights")
     parser.add_argument("--seed", type=int, default=0, help="of the order of renders and their degradation")
-    main(**vars(parser.parse_args()))
+    given = vars(parser.parse_args())
+    main(load_world(given.pop("world")), **given)

@@ -1,4 +1,4 @@
-"""Train the embedded LPIPS (Zhang et al. 2018): a backbone that reads scenes, non-negative heads that rank.
+"""Train a world's LPIPS (Zhang et al. 2018): a backbone that reads scenes, non-negative heads that rank.
 
 The backbone learns to read what captions say; the heads are fitted to it by ranking. Run `make train-lpips`.
 """
@@ -14,58 +14,37 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from evaluation.small_lpips import SmallLpips, load, save
 from experiments.embedded.augment import degrade, shift_and_mirror, to_float
 from experiments.embedded.quality_metrics import (
-    SMALL_CHANGE,
-    changed_views,
     distances,
     ladders,
     lpips_monotone,
     lpips_ranking,
 )
-from experiments.embedded.scenes import load_training_scenes
+from experiments.embedded.shards import load_training_scenes
 from experiments.embedded.training import (
-    CHECKPOINTS,
-    WEIGHTS,
     batches,
     cosine,
     hardware,
     mixed_precision,
+    precision,
     run_steps,
     write_card,
 )
-from experiments.embedded.world import (
-    COLOURS,
-    HEADGEAR,
-    OBJECTS,
-    PATTERNS,
-    PLACES,
-    SIZES,
-    STYLES,
-    TIMES,
-    Scene,
-)
+from experiments.embedded.worlds import NAMES, load_world
+from experiments.embedded.worlds.contract import World
 
-WORDS = (*OBJECTS, *COLOURS, *PATTERNS, *SIZES, *HEADGEAR, *TIMES, *STYLES, "fog", *PLACES)
 FAR = 0.5  # the mean distance of two unrelated scenes; ranks do not depend on it
 
 
-def attributes(scene: Scene) -> list[float]:
-    """Return 1 for each of WORDS that holds, 0 for each that does not, -1 for what is left open."""
-    things = [(t.name, t.size, t.colour, t.pattern, t.wearing) for t in scene.things]
-    said = {word for thing in things for word in thing}
-    said |= {scene.time, scene.style, scene.place, "fog" if scene.fog else ""}
-    return [-1.0 if word in PLACES and not scene.place else float(word in said) for word in WORDS]
-
-
 class Reader(nn.Module):
-    """The backbone with one linear layer on its last map: logits of WORDS."""
+    """The backbone with one linear layer on its last map: logits of the world's attributes."""
 
-    def __init__(self, model: SmallLpips) -> None:
+    def __init__(self, model: SmallLpips, attributes: int) -> None:
         super().__init__()
         self.scaling, self.backbone = model.scaling_layer, model.net
-        self.words = nn.Linear(2 * model.chns[-1], len(WORDS))
+        self.words = nn.Linear(2 * model.chns[-1], attributes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return (N, words) logits for images in [0, 1]."""
+        """Return (N, attributes) logits for images in [0, 1]."""
         last = self.backbone(self.scaling(2 * images - 1))[-1]
         return self.words(torch.cat([last.mean((2, 3)), last.amax((2, 3))], 1))
 
@@ -80,13 +59,15 @@ def differences(model: SmallLpips, a: Tensor, b: Tensor) -> Tensor:
     return torch.cat(rows)
 
 
-def nearer_and_farther(model: SmallLpips, n: int, seed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+def nearer_and_farther(
+    world: World, model: SmallLpips, n: int, seed: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
     """Return `differences` of training scenes and two changes of them: the nearer and the farther ones."""
-    views = changed_views(n, seed, held_out=False)
+    views = world.views(n, seed, False)
     source = views["source"]
-    other = differences(model, source, views["other scene"])
-    orders = [(differences(model, source, views[kind]), other) for kind in SMALL_CHANGE]
-    for rungs in ladders(views).values():
+    other = differences(model, source, views[world.growing_changes[-1]])
+    orders = [(differences(model, source, views[kind]), other) for kind in world.small_changes]
+    for rungs in ladders(world, views).values():
         orders += combinations([differences(model, source, rung) for rung in rungs], 2)
     nearer, farther = map(list, zip(*orders, strict=True))
     return torch.cat(nearer), torch.cat(farther)
@@ -110,20 +91,20 @@ def fit_heads(model: SmallLpips, nearer: Tensor, farther: Tensor, steps: int = 3
             head.copy_(part.view(1, -1, 1, 1))
 
 
-def main(steps: int = 1000, batch_size: int = 64, shards: int = 4, ranked: int = 1000) -> None:
+def main(world: World, steps: int = 1000, batch_size: int = 64, shards: int = 4, ranked: int = 1000) -> None:
     """Train, fit the heads, measure on held-out scenes, save fp16 weights and a model card."""
     torch.manual_seed(0)
-    model = SmallLpips()
-    reader = Reader(model).to(memory_format=torch.channels_last)
+    model = SmallLpips(world.sizes.lpips)
+    reader = Reader(model, len(world.attributes)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(reader.parameters(), lr=3e-3, betas=(0.9, 0.99), weight_decay=1e-2)
-    scenes = load_training_scenes(CHECKPOINTS / "scenes", shards)
+    scenes = load_training_scenes(world, shards)
     images = torch.from_numpy(scenes.images)
-    words = torch.tensor([attributes(scene) for scene in scenes.scenes])
+    words = torch.tensor([scene.attributes() for scene in scenes.scenes])
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(step)
         chosen = batches(len(images), batch_size, step, seed=4)
-        where = shift_and_mirror(batch_size, images.shape[1], generator)
+        where = shift_and_mirror(batch_size, images.shape[1], generator, mirror=world.mirrored)
         batch = degrade(to_float(images[chosen][where]), generator)
         with mixed_precision():
             logits = reader(batch)
@@ -131,25 +112,27 @@ def main(steps: int = 1000, batch_size: int = 64, shards: int = 4, ranked: int =
         known = (wanted >= 0).float()
         return {"words": binary_cross_entropy_with_logits(logits.float(), wanted.clamp(min=0), known)}
 
-    seconds = run_steps("lpips", steps, reader, optimizer, cosine, loss_of_step, save_every=200)
+    seconds = run_steps(
+        world.checkpoints / "lpips.pt", steps, reader, optimizer, cosine, loss_of_step, save_every=200
+    )
     model.eval()
-    fit_heads(model, *nearer_and_farther(model, ranked, (8, 0)))
-    views = changed_views(ranked // 2, (8, 1), held_out=False)
-    scale = FAR / float(distances(model, views["source"], views["other scene"]).mean())
+    fit_heads(model, *nearer_and_farther(world, model, ranked, (8, 0)))
+    views = world.views(ranked // 2, (8, 1), False)
+    scale = FAR / float(distances(model, views["source"], views[world.growing_changes[-1]]).mean())
     with torch.no_grad():
         for head in model.lins.parameters():
             head.mul_(scale)
-    folder = WEIGHTS / "lpips"
+    folder = world.weights / "lpips"
     save(model, folder)
     trained = load(folder)
-    quality = {f"ranks {k} below another scene": v for k, v in lpips_ranking(trained).items()}
-    quality |= {f"grows with {k}": v for k, v in lpips_monotone(trained).items()}
+    quality = {f"ranks {k} below another scene": v for k, v in lpips_ranking(world, trained).items()}
+    quality |= {f"grows with {k}": v for k, v in lpips_monotone(world, trained).items()}
     write_card(
         folder,
-        "LPIPS of the embedded world",
+        f"LPIPS of {world.title}",
         {
             "data": f"{len(images)} degraded renders for the backbone, {ranked} further scenes for the heads",
-            "recipe": f"{steps} steps of {batch_size}, AdamW 3e-3 cosine, bf16; then a ranking loss",
+            "recipe": f"{steps} steps of {batch_size}, AdamW 3e-3 cosine, {precision()}; then a ranking loss",
             "scale": f"two unrelated scenes are {FAR} apart in the mean",
             "time": f"{seconds / 60:.0f} min on {hardware()}",
             "measured on": "500 held-out scenes: the share of scenes that rank so, that grow at every rung",
@@ -161,5 +144,8 @@ def main(steps: int = 1000, batch_size: int = 64, shards: int = 4, ranked: int =
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--world", choices=NAMES, default=NAMES[0], help="whose network is trained")
     parser.add_argument("--steps", type=int, default=1000)
-    main(steps=parser.parse_args().steps)
+    parser.add_argument("--shards", type=int, default=4, help="of 10,000 scenes each")
+    given = vars(parser.parse_args())
+    main(load_world(given.pop("world")), **given)

@@ -1,4 +1,4 @@
-"""Train the embedded pipeline's autoencoder on rendered scenes.
+"""Train a world's autoencoder on its rendered scenes.
 
 Small batches: the number of steps is what counts (LOG.md). Run `make train-vae`.
 """
@@ -10,10 +10,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
-from experiments.embedded.scenes import Scenes, draw_scenes, load_training_scenes
+from experiments.embedded.shards import load_training_scenes
 from experiments.embedded.training import (
-    CHECKPOINTS,
-    WEIGHTS,
     batches,
     cosine,
     hardware,
@@ -22,18 +20,20 @@ from experiments.embedded.training import (
     run_steps,
     write_card,
 )
+from experiments.embedded.worlds import NAMES, load_world
+from experiments.embedded.worlds.contract import SIDE, Scenes, World
 
 
-def build_vae() -> AutoencoderKL:
-    """Return the untrained autoencoder: f = 4, 64x64x3 to 16x16x4, 0.9 M parameters."""
+def build_vae(channels: tuple[int, int, int]) -> AutoencoderKL:
+    """Return the untrained autoencoder: f = 4, 64x64x3 to 16x16x4; `channels` from fine to coarse."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(32, 64, 64),
+        block_out_channels=channels,
         layers_per_block=1,
         latent_channels=4,
         norm_num_groups=8,
-        sample_size=64,
+        sample_size=SIDE,
         mid_block_add_attention=False,
     )
 
@@ -61,12 +61,12 @@ def psnr(vae: AutoencoderKL, scenes: Scenes) -> float:
     return float(torch.cat(values).mean())
 
 
-def main(steps: int = 5500, batch_size: int = 10, shards: int = 4) -> None:
+def main(world: World, steps: int = 5500, batch_size: int = 10, shards: int = 4) -> None:
     """Train, measure on held-out scenes, save fp16 weights and a model card."""
     torch.manual_seed(0)
-    vae = build_vae().to(memory_format=torch.channels_last)
+    vae = build_vae(world.sizes.vae).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
-    images = torch.from_numpy(load_training_scenes(CHECKPOINTS / "scenes", shards).images)
+    images = torch.from_numpy(load_training_scenes(world, shards).images)
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         batch = to_model(images[batches(len(images), batch_size, step, seed=1)])
@@ -79,16 +79,16 @@ def main(steps: int = 5500, batch_size: int = 10, shards: int = 4) -> None:
             "kl": 2e-4 * posterior.kl().mean() / 1024,
         }
 
-    seconds = run_steps("vae", steps, vae, optimizer, cosine, loss_of_step)
+    seconds = run_steps(world.checkpoints / "vae.pt", steps, vae, optimizer, cosine, loss_of_step)
     with torch.no_grad():
         latents = torch.cat([vae.encode(to_model(b)).latent_dist.mode() for b in images[:2000].split(100)])
     vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
-    quality = psnr(vae, draw_scenes(1000, (7, 0), held_out=True))
-    folder = WEIGHTS / "pipeline" / "vae"
+    quality = psnr(vae, world.draw(1000, (7, 0), True))
+    folder = world.weights / "pipeline" / "vae"
     vae.half().save_pretrained(folder)
     write_card(
         folder,
-        "Autoencoder of the embedded world",
+        f"Autoencoder of {world.title}",
         {
             "data": f"{len(images)} rendered scenes",
             "recipe": f"{steps} steps of {batch_size}, AdamW 2e-3 cosine, {precision()}",
@@ -101,5 +101,8 @@ def main(steps: int = 5500, batch_size: int = 10, shards: int = 4) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--world", choices=NAMES, default=NAMES[0], help="whose network is trained")
     parser.add_argument("--steps", type=int, default=5500)
-    main(steps=parser.parse_args().steps)
+    parser.add_argument("--shards", type=int, default=4, help="of 10,000 scenes each")
+    given = vars(parser.parse_args())
+    main(load_world(given.pop("world")), **given)

@@ -1,4 +1,4 @@
-"""What every training script of the embedded world shares: a loop that resumes, and a model card."""
+"""What every training script shares: a loop that resumes, and a model card."""
 
 import json
 import math
@@ -20,7 +20,7 @@ CHECKPOINTS = Path("checkpoints/embedded")
 
 
 def run_steps(
-    name: str,
+    file: Path,
     steps: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -32,18 +32,17 @@ def run_steps(
     """Minimise the sum of `loss_of_step(step)`; return the seconds spent, over all resumed runs.
 
     `schedule` maps progress in [0, 1] to a factor on every group's base learning rate. The state is kept
-    every `save_every` steps in `checkpoints/embedded/<name>.pt` and read back (tensors only, no pickled code)
+    every `save_every` steps in `file` and read back (tensors only, no pickled code)
     when the script is started again. Each step's randomness must come from the step number, so that a resumed
     run sees what an unbroken one would.
     """
-    file = CHECKPOINTS / f"{name}.pt"
     start, spent = 0, 0.0
     base = [group["lr"] for group in optimizer.param_groups]
     if file.exists():
         state = _restore(file, model, optimizer, ema)
         start, spent = state["step"], state["seconds"]
     began = time.monotonic()
-    bar = tqdm(range(start, steps), initial=start, total=steps, desc=name, mininterval=10)
+    bar = tqdm(range(start, steps), initial=start, total=steps, desc=file.stem, mininterval=10)
     for step in bar:
         losses = _step(step, schedule(step / steps), base, model, optimizer, loss_of_step)
         if ema:
@@ -243,9 +242,9 @@ def check_device(device: str) -> None:
         raise ValueError(f"device: {device!r} cannot be used ({cause}); allowed are cpu, cuda, ...") from None
 
 
-def check_out(out: Path) -> None:
-    """Raise ValueError for a folder that a pipeline is not to be written to."""
-    if out.resolve().is_relative_to(WEIGHTS.resolve()):
+def check_out(out: Path, weights: Path) -> None:
+    """Raise ValueError for a folder that no pipeline may be written to; `weights` are the shipped ones."""
+    if out.resolve().is_relative_to(weights.resolve()):
         raise ValueError(f"out: {out} holds the shipped weights, which ship alone replaces")
     if out.exists() and not (out / "model_index.json").is_file():
         raise ValueError(f"out: {out} is no pipeline, allowed is a new folder or an earlier training's")

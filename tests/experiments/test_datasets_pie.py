@@ -24,7 +24,7 @@ from experiments.datasets.pie_bench import (
     strip_brackets,
 )
 from experiments.datasets.pie_miniature import EDITS, PieMiniature, encode_mask, write
-from experiments.embedded.layout import draw_layout
+from experiments.embedded.worlds.scenes.layout import draw_layout
 
 ROW = {
     "image_path": "0_random_140/000000000000.png",

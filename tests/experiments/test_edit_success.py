@@ -10,7 +10,7 @@ from evaluation.edits import Edits
 from experiments.datasets.embedded_pairs import ScenePair, render_pair, scene_pairs
 from experiments.embedded.augment import to_float
 from experiments.embedded.edit_success import EditSuccess, objects_in, place_in
-from experiments.embedded.layout import draw_layout
+from experiments.embedded.worlds.scenes.layout import draw_layout
 
 NAME = "judge/edit_success@1"
 

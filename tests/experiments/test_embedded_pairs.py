@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from experiments.datasets.embedded_pairs import COUNTS, Embedded, ScenePair, render_pair, scene_pairs
-from experiments.embedded.layout import draw_layout
-from experiments.embedded.world import COLOURS, Scene, Thing
+from experiments.embedded.worlds.scenes.layout import draw_layout
+from experiments.embedded.worlds.scenes.world import COLOURS, Scene, Thing
 
 
 def test_pairs_cover_all_edit_types_and_no_target_was_trained_on() -> None:

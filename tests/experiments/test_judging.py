@@ -16,7 +16,7 @@ from experiments.embedded import quality_metrics, train_clip, train_judge, train
 from experiments.embedded.augment import _coarse_blocks, degrade, shift_and_mirror, to_float
 from experiments.embedded.judge import FILE, Judge, _evidence
 from experiments.embedded.scenes import Scenes, draw_scenes
-from experiments.embedded.world import OBJECTS, PLACES, Scene, Thing
+from experiments.embedded.worlds.scenes.world import OBJECTS, PLACES, Scene, Thing
 
 
 @pytest.fixture(scope="module")

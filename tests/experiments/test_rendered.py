@@ -11,7 +11,7 @@ from PIL import Image
 
 from experiments.datasets.pair import find_problems
 from experiments.datasets.rendered import ACROSS, DOWN, EDIT_TYPES, SIZES, Rendered, placements
-from experiments.embedded.layout import draw_layout
+from experiments.embedded.worlds.scenes.layout import draw_layout
 from experiments.inputs.ideals import ideal_digest, read_ideals
 from experiments.running.png_files import read_png
 from results.store.records import load

@@ -23,7 +23,7 @@ from experiments.embedded.train_diffusion import (
     idle_tokens,
     share_padding,
 )
-from experiments.embedded.world import Scene, draw_scene
+from experiments.embedded.worlds.scenes.world import Scene, draw_scene
 from p2p.operators import alignment_matrix, resolve_operator
 from tests.experiments.training_parts import embedded_tokenizer
 

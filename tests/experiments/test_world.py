@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from experiments.embedded import scenes as shards
-from experiments.embedded.layout import SIDE, Layout, draw_layout, place_thing
-from experiments.embedded.render import render
+from experiments.embedded.worlds.scenes.layout import SIDE, Layout, draw_layout, place_thing
+from experiments.embedded.worlds.scenes.render import render
 from experiments.embedded.scenes import draw_scenes, load_training_scenes
 from experiments.embedded.tokenizer import build_tokenizer
-from experiments.embedded.world import (
+from experiments.embedded.worlds.scenes.world import (
     COLOURS,
     OBJECTS,
     PATTERNS,

@@ -3,8 +3,9 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from experiments.embedded.layout import SIDE, Layout, horizon
-from experiments.embedded.paint import X, Y, blend, edge, mix, vertical
+from experiments.embedded.worlds.contract import SIDE
+from experiments.embedded.worlds.scenes.layout import Layout, horizon
+from experiments.embedded.worlds.scenes.paint import X, Y, blend, edge, mix, vertical
 
 
 def _sky(layout: Layout, time: str) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The embedded world's language: what a scene may contain, and the caption that says so.
 
 A `Scene` is everything a caption tells; everything it leaves open (position, palette, clouds, ...) is a
-`Layout` (render.py).
+`Layout` (layout.py).
 """
 
 from dataclasses import dataclass, replace
@@ -40,6 +40,7 @@ COLOURS = ("red", "blue", "green", "yellow", "purple")
 PATTERNS = ("spotted", "striped")
 SIZES = ("big", "small")
 HEADGEAR = ("hat", "crown")
+ATTRIBUTES = (*OBJECTS, *COLOURS, *PATTERNS, *SIZES, *HEADGEAR, *TIMES, *STYLES, "fog", *PLACES)
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,23 @@ class Scene:
         known words.
         """
         return bool(self.place) and any(reserved(thing.name, self.place) for thing in self.things)
+
+    def named(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """Return each thing's name with the label of its pixels."""
+        return tuple((thing.name, (1 + OBJECTS.index(thing.name),)) for thing in self.things)
+
+    def setting(self) -> str:
+        """Return the place, "" where the caption names none."""
+        return self.place
+
+    def attributes(self) -> tuple[float, ...]:
+        """Return 1 for each of ATTRIBUTES that holds, 0 for each that does not, -1 for what is left open."""
+        things = [(t.name, t.size, t.colour, t.pattern, t.wearing) for t in self.things]
+        said = {word for thing in things for word in thing}
+        said |= {self.time, self.style, self.place, "fog" if self.fog else ""}
+        return tuple(
+            -1.0 if word in PLACES and not self.place else float(word in said) for word in ATTRIBUTES
+        )
 
 
 def reserved(name: str, place: str) -> bool:

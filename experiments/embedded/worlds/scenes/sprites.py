@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from experiments.embedded.layout import SIDE, Slot
-from experiments.embedded.paint import X, Y, edge
-from experiments.embedded.world import HEADGEAR, OBJECTS, Thing
+from experiments.embedded.worlds.contract import SIDE
+from experiments.embedded.worlds.scenes.layout import Slot
+from experiments.embedded.worlds.scenes.paint import X, Y, edge
+from experiments.embedded.worlds.scenes.world import HEADGEAR, OBJECTS, Thing
 
 _RGB = {
     "red": (225, 40, 40),

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from experiments.embedded.world import PLACES, Thing
+from experiments.embedded.worlds.contract import SIDE
+from experiments.embedded.worlds.scenes.world import PLACES, Thing
 
-SIDE = 64
 _DIAMETER = {  # pixels, (smallest, largest), for a thing alone and for one of two
     "": ((24, 42), (22, 29)),
     "big": ((38, 48), (28, 32)),

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-from experiments.embedded.backgrounds import BACKGROUNDS
-from experiments.embedded.layout import SIDE, Layout, place_thing
-from experiments.embedded.paint import X, Y, blend
-from experiments.embedded.sprites import thing_pixels
-from experiments.embedded.world import Scene
+from experiments.embedded.worlds.contract import SIDE
+from experiments.embedded.worlds.scenes.backgrounds import BACKGROUNDS
+from experiments.embedded.worlds.scenes.layout import Layout, place_thing
+from experiments.embedded.worlds.scenes.paint import X, Y, blend
+from experiments.embedded.worlds.scenes.sprites import thing_pixels
+from experiments.embedded.worlds.scenes.world import Scene
 
 
 @dataclass(frozen=True)

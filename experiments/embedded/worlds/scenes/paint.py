@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from experiments.embedded.layout import SIDE
+from experiments.embedded.worlds.contract import SIDE
 
 Y, X = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
 
