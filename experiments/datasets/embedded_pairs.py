@@ -6,14 +6,14 @@ Every target prompt holds an object in a place that training never showed togeth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from experiments.datasets.dataset import Dataset
-from experiments.datasets.pair import Pair
-from experiments.embedded.worlds.scenes.layout import Layout
+from experiments.datasets.world_pairs import GeneratedPairs, Weights, WorldPair, drawn_edits
+from experiments.embedded.worlds.scenes.layout import Layout, Slot, draw_layout
 from experiments.embedded.worlds.scenes.render import render
 from experiments.embedded.worlds.scenes.world import (
     COLOURS,
@@ -40,15 +40,15 @@ COUNTS = {
 }
 
 
+ACROSS, DOWN, STEPS = 5, 5, 3  # placements of an added object, each mirrored or not: 150
+
+
 @dataclass(frozen=True)
-class ScenePair:
+class ScenePair(WorldPair):
     """An edit of a scene: what the source and the target caption say."""
 
-    id: str
-    edit_type: str
     source: Scene
     target: Scene
-    weights: tuple[tuple[str, float], ...] = ()
 
     @property
     def difficulty(self) -> str:
@@ -69,17 +69,18 @@ class ScenePair:
             return None
         return _own_word(self.source, self.target), _own_word(self.target, self.source)
 
-    def pair(self, blend_words: bool = False) -> Pair:
-        """Return the pair as every data set gives it, with or without what bounds a local edit."""
-        return Pair(
-            self.id,
-            self.source.caption(),
-            self.target.caption(),
-            self.edit_type,
-            self.difficulty,
-            dict(self.weights),
-            self.blend_words if blend_words else None,
-        )
+    def draw_layout(self, rng: np.random.Generator) -> Layout:
+        """Draw what the captions leave open, with room for the things of both."""
+        return draw_layout(rng, max(len(self.source.things), len(self.target.things)))
+
+    def paint(self, scene: Scene, layout: Layout) -> np.ndarray:
+        """Return the picture of a scene, (64, 64, 3) uint8."""
+        return render(scene, layout).image
+
+    def placements(self, layout: Layout) -> Iterator[Layout]:
+        """Yield the placements of an object that is added, none for any other edit."""
+        if self.edit_type == "add object":
+            yield from placements(layout)
 
 
 def _own_word(scene: Scene, other: Scene) -> str:
@@ -90,46 +91,27 @@ def _own_word(scene: Scene, other: Scene) -> str:
     return next((word for word in words if word not in others), [*changed, *words][0])
 
 
-@dataclass(frozen=True)
-class RenderedPair:
-    """A rendered edit: source and ideal result (64, 64, 3) uint8, where they differ (64, 64) bool."""
+def placements(layout: Layout) -> Iterator[Layout]:
+    """Yield layouts of a scene of two things in which the second stands elsewhere in its own half.
 
-    source: np.ndarray
-    ideal: np.ndarray
-    mask: np.ndarray
-
-
-def render_pair(pair: ScenePair, layout: Layout) -> RenderedPair:
-    """Render source and ideal edit with the same free factors.
-
-    The mask is where the two differ: the things concerned and their shadows, or everything for a global edit.
-    Raises ValueError for a re-weighting: its ideal is not a scene.
+    A grid over what `draw_layout` draws: place, size and mirroring; upright, as a small tilt hardly shows.
     """
-    if pair.weights:
-        raise ValueError(f"pair {pair.id}: a re-weighting has no ideal image")
-    source, ideal = render(pair.source, layout), render(pair.target, layout)
-    mask = (source.image != ideal.image).any(-1)
-    return RenderedPair(source.image, ideal.image, mask)
+    first, second = layout.slots
+    half = 0.75 * (second.x >= 0.5)
+    grid = itertools.product(
+        np.linspace(0, 0.25, ACROSS), np.linspace(0, 1, DOWN), np.linspace(0, 1, STEPS), (False, True)
+    )
+    for x, y, size, mirror in grid:
+        yield replace(layout, slots=(first, Slot(half + float(x), float(y), float(size), mirror, 0.0)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embedded(Dataset):
-    """120 pairs. Their source images are generated; what is rendered, ideals included, is `render_pair`'s.
+class Embedded(GeneratedPairs):
+    """120 pairs. Their source images are generated; what is rendered, ideals included, is `Rendered`."""
 
-    With `blend_words`, pairs of a local edit have the words that bound it, so that `local_blend` of
-    Prompt-to-Prompt acts; without, no pair has any.
-    """
-
-    blend_words: bool = False
-
-    def read(self) -> Iterable[Pair]:
-        """Give the pairs, edit types in a fixed order.
-
-        ValueError where `blend_words` is not true or false: the words themselves are the pairs' own.
-        """
-        if not isinstance(self.blend_words, bool):
-            raise ValueError(f"blend_words = {self.blend_words!r}: must be true or false")
-        return [pair.pair(self.blend_words) for pair in scene_pairs()]
+    def draw(self) -> list[ScenePair]:
+        """Draw the pairs, always the same."""
+        return scene_pairs()
 
 
 def scene_pairs(counts: dict[str, int] | None = None, seed: int = 0) -> list[ScenePair]:
@@ -137,20 +119,10 @@ def scene_pairs(counts: dict[str, int] | None = None, seed: int = 0) -> list[Sce
 
     `add` is one of `wear` and `add object`, which may be asked for by name.
     """
-    drawn = []
-    for number, (edit_type, count) in enumerate((counts or COUNTS).items()):
-        rng = np.random.default_rng((seed, number))
-        seen: set[tuple[str, str]] = set()
-        while len(seen) < count:
-            source, target, weights = _EDITS[edit_type](rng)
-            captions = source.caption(), target.caption()
-            if captions not in seen:
-                seen.add(captions)
-                drawn.append(ScenePair(f"{edit_type}-{len(seen):02d}", edit_type, source, target, weights))
-    return drawn
+    return [ScenePair(*edit) for edit in drawn_edits(_EDITS, counts or COUNTS, seed)]
 
 
-Edit = tuple[Scene, Scene, tuple[tuple[str, float], ...]]
+Edit = tuple[Scene, Scene, Weights]
 
 
 def _base(rng: np.random.Generator) -> Scene:

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments.datasets.embedded_pairs import ScenePair, render_pair
+from experiments.datasets.embedded_pairs import ScenePair
 from experiments.datasets.pair import Pair
 from experiments.datasets.pie_bench import PieBench
+from experiments.datasets.world_pairs import render_pair
 from experiments.embedded.worlds.scenes.layout import draw_layout
 from experiments.embedded.worlds.scenes.world import (
     COLOURS,

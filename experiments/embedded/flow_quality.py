@@ -15,20 +15,13 @@ import torch
 from torch import Tensor
 
 from evaluation.clip import Clip
+from experiments.embedded.figures import Figure, generate_groups
 from experiments.embedded.judge import Judge
-from experiments.embedded.quality import (
-    Figure,
-    end,
-    generate_groups,
-    naming,
-    parse,
-    preserved,
-    swapped,
-    write,
-)
+from experiments.embedded.quality import end, parse, write
 from experiments.embedded.train_vae import to_model
 from experiments.embedded.training import CHECKPOINTS, WEIGHTS
 from experiments.embedded.worlds.scenes.definition import WORLD
+from experiments.embedded.worlds.scenes.quality import naming, preserved, swapped
 from p2p import (
     EditRequest,
     FireFlow,

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from experiments.embedded.worlds.contract import SIDE, World
 
 FILE = "judge.safetensors"
+CLOSE = 2  # pixels from a thing
+FEWEST = 4  # pixels of what surrounds things that are more than a slip
 
 
 class Judge(nn.Module):
@@ -86,6 +88,20 @@ class Judge(nn.Module):
         if name not in labels:
             raise ValueError(f"name: {name!r} is not one of {', '.join(labels)}")
         return self.classes_of_pixels(images) == 1 + labels.index(name)
+
+    def surroundings(self, images: Tensor) -> Tensor:
+        """Return the share of what surrounds things that lies close to one: (N, labels - things) in [0, 1].
+
+        An organ that has a lesion has nearly all the more of itself at it the smaller it is. All 0 where no
+        thing is seen, and for what is hidden altogether.
+        """
+        classes, things = self.classes_of_pixels(images), self.world.things
+        seen = ((classes > 0) & (classes <= things)).float()[:, None]
+        close = nn.functional.max_pool2d(seen, 2 * CLOSE + 1, 1, CLOSE)[:, 0]
+        numbers = range(1 + things, 1 + len(self.world.labels))
+        organs = torch.stack([classes == number for number in numbers] or [classes < 0], 1).float()
+        near, all_of_it = (organs * close[:, None]).sum((2, 3)), organs.sum((2, 3))
+        return (near / all_of_it.clamp(min=FEWEST))[:, : len(numbers)]
 
     @torch.inference_mode()
     def _judged(self, images: Tensor) -> tuple[Tensor, Tensor]:

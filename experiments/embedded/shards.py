@@ -17,6 +17,7 @@ from tqdm import tqdm
 from experiments.embedded.worlds.contract import Scenes, World
 
 SHARD = 10_000
+RESERVED = 500  # shards from this number on hold reserved scenes, which no denoiser is shown
 
 
 def load_training_scenes(world: World, shards: int, first: int = 0, workers: int = 2) -> Scenes:
@@ -44,10 +45,27 @@ def load_training_scenes(world: World, shards: int, first: int = 0, workers: int
     return Scenes(np.concatenate(arrays), np.concatenate(labels), tuple(scenes))
 
 
+def load_judging_scenes(world: World, shards: int) -> Scenes:
+    """Load so many shards for a network that judges pictures, and a quarter as many of reserved scenes.
+
+    Those come only where the world's `judged_all`. Such a network is held to new pictures, not to new
+    combinations: never shown a combination, it would learn that there is none.
+    """
+    scenes = load_training_scenes(world, shards)
+    if not world.judged_all:
+        return scenes
+    reserved = load_training_scenes(world, -(-shards // 4), RESERVED)
+    return Scenes(
+        np.concatenate([scenes.images, reserved.images]),
+        np.concatenate([scenes.labels, reserved.labels]),
+        scenes.scenes + reserved.scenes,
+    )
+
+
 def _render_shard(world: World, folder: Path, index: int) -> None:
     shard = folder / f"{index:03d}"
     shard.mkdir(parents=True, exist_ok=True)
-    drawn = world.draw(SHARD, (2022, index), False)
+    drawn = world.draw(SHARD, (2022, index), index >= RESERVED)
     np.save(shard / "images.npy", drawn.images)
     np.save(shard / "labels.npy", drawn.labels)
     partial_file = shard / "scenes.json.partial"  # renamed last: its presence says the shard is whole

@@ -19,7 +19,7 @@ from evaluation.encoder import CONFIG
 from evaluation.encoder import WEIGHTS as WEIGHTS_FILE
 from experiments.embedded.augment import degrade, shift_and_mirror, to_float
 from experiments.embedded.quality_metrics import clip_held_out
-from experiments.embedded.shards import load_training_scenes
+from experiments.embedded.shards import load_judging_scenes
 from experiments.embedded.tokenizer import save_tokenizer
 from experiments.embedded.training import (
     batches,
@@ -31,7 +31,7 @@ from experiments.embedded.training import (
     run_steps,
     write_card,
 )
-from experiments.embedded.worlds import NAMES, load_world
+from experiments.embedded.worlds import parse_world
 from experiments.embedded.worlds.contract import SIDE, World
 
 MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
@@ -105,7 +105,7 @@ def main(
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
-    scenes = load_training_scenes(world, shards)
+    scenes = load_judging_scenes(world, shards)
     images, captions = torch.from_numpy(scenes.images), [scene.caption() for scene in scenes.scenes]
     tokens = tokenizer(captions)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
@@ -141,11 +141,10 @@ def main(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--world", choices=NAMES, default=NAMES[0], help="whose network is trained")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--shards", type=int, default=4, help="of 10,000 scenes each")
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--further", action="store_true", help="start from the shipped weights")
     parser.add_argument("--seed", type=int, default=0, help="of the order of renders and their degradation")
-    given = vars(parser.parse_args())
-    main(load_world(given.pop("world")), **given)
+    world, options = parse_world(parser)
+    main(world, **options)

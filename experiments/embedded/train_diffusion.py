@@ -57,7 +57,7 @@ from experiments.embedded.training import (
     run_steps,
     write_card,
 )
-from experiments.embedded.worlds import NAMES, load_world
+from experiments.embedded.worlds import HELP, NAMES, load_world
 from experiments.embedded.worlds.contract import Scenes, World
 
 CAPTION_DROPOUT = 0.1
@@ -475,7 +475,7 @@ def main(recipe: Recipe) -> None:
     if recipe.minutes and recipe.shards is None:
         workers = recipe.workers or max(1, (os.cpu_count() or 1) - 1)
         encode = partial(encode_pictures, vae, bf16=recipe.bf16)
-        stream = Stream(world.name, recipe.scenes, tokenizer_folder, encode, workers)
+        stream = Stream(recipe.world, recipe.scenes, tokenizer_folder, encode, workers)
     else:
         shards = recipe.shards or SHARDS
         scenes = load_training_scenes(world, shards)
@@ -551,7 +551,7 @@ def main(recipe: Recipe) -> None:
             ignore=shutil.ignore_patterns("QUALITY.md", "quality.json"),
         )
     if recipe.minutes and recipe.quality:  # a process of its own: its failure leaves the weights alone
-        command = ["experiments.embedded.quality", "--world", world.name]
+        command = ["experiments.embedded.quality", "--world", recipe.world]
         command += ["--weights", str(recipe.folder), "--device", device]
         subprocess.run([sys.executable, "-m", *command], check=False)
 
@@ -562,7 +562,7 @@ def parse(arguments: Sequence[str] | None = None) -> Recipe:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add, on_off = parser.add_argument, argparse.BooleanOptionalAction
-    add("--world", choices=NAMES, help="whose denoiser is trained")
+    add("--world", help=f"whose denoiser: {HELP}")
     add("--steps", type=int, help="to train for, on scenes rendered beforehand; not with --minutes")
     add(
         "--minutes",

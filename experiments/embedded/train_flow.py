@@ -45,7 +45,7 @@ from experiments.embedded.training import (
     run_minutes,
     write_card,
 )
-from experiments.embedded.worlds import NAMES, load_world
+from experiments.embedded.worlds import HELP, NAMES, load_world
 from experiments.embedded.worlds.contract import Scenes, World
 
 LEVELS = (0.2, 1.2)  # mean and deviation of the noise level's logit; wider than SD3's (0, 1) towards noise
@@ -263,7 +263,7 @@ def parse(arguments: Sequence[str] | None = None) -> FlowRecipe:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--world", choices=NAMES, help="whose transformer is trained")
+    add("--world", help=f"whose transformer: {HELP}")
     add("--minutes", type=float, help="to train for, from the first step on; a broken off training goes on")
     add("--batch-size", type=int, help="small: steps are what counts")
     add("--shards", type=int, help="of 10,000 scenes each, rendered and encoded beforehand")

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from experiments.embedded.augment import degrade, shift_and_mirror, to_float
 from experiments.embedded.judge import Judge
 from experiments.embedded.quality_metrics import judge_held_out
-from experiments.embedded.shards import load_training_scenes
+from experiments.embedded.shards import load_judging_scenes
 from experiments.embedded.training import (
     batches,
     cosine,
@@ -24,7 +24,7 @@ from experiments.embedded.training import (
     run_steps,
     write_card,
 )
-from experiments.embedded.worlds import NAMES, load_world
+from experiments.embedded.worlds import parse_world
 from experiments.embedded.worlds.contract import Scene, World
 
 UNNAMED = -100  # cross_entropy's ignored index: no caption, no setting to learn
@@ -48,12 +48,14 @@ def main(
 
     `further` starts from the shipped weights; give it a lower `lr` and another `seed`.
     """
+    if not world.labels:
+        raise ValueError(f"labels: the world {world.name!r} has none, so there is nothing to learn")
     torch.manual_seed(0)
     folder = world.weights / "judge"
     judge = Judge.load(folder, world).train() if further else Judge(world)
     judge = judge.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-2)
-    scenes = load_training_scenes(world, shards)
+    scenes = load_judging_scenes(world, shards)
     images, labels = torch.from_numpy(scenes.images), torch.from_numpy(scenes.labels)
     settings = named_settings(world, scenes.scenes)
     weights = torch.ones(1 + len(world.labels))
@@ -83,7 +85,7 @@ def main(
             "recipe": f"{steps} steps of {batch_size}, AdamW {lr:g} cosine, {precision()}"
             f"{earlier(folder, 'recipe') if further else ''}",
             "time": f"{seconds / 60:.0f} min on {hardware()}{earlier(folder, 'time') if further else ''}",
-            "measured on": "1,000 held-out renders (reserved combinations)",
+            "measured on": "1,000 new renders of reserved combinations",
             **quality,
         },
     )
@@ -92,11 +94,10 @@ def main(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--world", choices=NAMES, default=NAMES[0], help="whose network is trained")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--shards", type=int, default=10, help="of 10,000 scenes each")
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--further", action="store_true", help="start from the shipped weights")
     parser.add_argument("--seed", type=int, default=0, help="of the order of renders and their degradation")
-    given = vars(parser.parse_args())
-    main(load_world(given.pop("world")), **given)
+    world, options = parse_world(parser)
+    main(world, **options)

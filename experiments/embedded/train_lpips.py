@@ -19,7 +19,7 @@ from experiments.embedded.quality_metrics import (
     lpips_monotone,
     lpips_ranking,
 )
-from experiments.embedded.shards import load_training_scenes
+from experiments.embedded.shards import load_judging_scenes
 from experiments.embedded.training import (
     batches,
     cosine,
@@ -29,7 +29,7 @@ from experiments.embedded.training import (
     run_steps,
     write_card,
 )
-from experiments.embedded.worlds import NAMES, load_world
+from experiments.embedded.worlds import parse_world
 from experiments.embedded.worlds.contract import World
 
 FAR = 0.5  # the mean distance of two unrelated scenes; ranks do not depend on it
@@ -93,11 +93,13 @@ def fit_heads(model: SmallLpips, nearer: Tensor, farther: Tensor, steps: int = 3
 
 def main(world: World, steps: int = 1000, batch_size: int = 64, shards: int = 4, ranked: int = 1000) -> None:
     """Train, fit the heads, measure on held-out scenes, save fp16 weights and a model card."""
+    if not world.attributes:
+        raise ValueError(f"attributes: the world {world.name!r} has none, so there is nothing to learn")
     torch.manual_seed(0)
     model = SmallLpips(world.sizes.lpips)
     reader = Reader(model, len(world.attributes)).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(reader.parameters(), lr=3e-3, betas=(0.9, 0.99), weight_decay=1e-2)
-    scenes = load_training_scenes(world, shards)
+    scenes = load_judging_scenes(world, shards)
     images = torch.from_numpy(scenes.images)
     words = torch.tensor([scene.attributes() for scene in scenes.scenes])
 
@@ -144,8 +146,7 @@ def main(world: World, steps: int = 1000, batch_size: int = 64, shards: int = 4,
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--world", choices=NAMES, default=NAMES[0], help="whose network is trained")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--shards", type=int, default=4, help="of 10,000 scenes each")
-    given = vars(parser.parse_args())
-    main(load_world(given.pop("world")), **given)
+    world, options = parse_world(parser)
+    main(world, **options)

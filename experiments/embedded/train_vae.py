@@ -20,7 +20,7 @@ from experiments.embedded.training import (
     run_steps,
     write_card,
 )
-from experiments.embedded.worlds import NAMES, load_world
+from experiments.embedded.worlds import parse_world
 from experiments.embedded.worlds.contract import SIDE, Scenes, World
 
 
@@ -101,8 +101,7 @@ def main(world: World, steps: int = 5500, batch_size: int = 10, shards: int = 4)
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--world", choices=NAMES, default=NAMES[0], help="whose network is trained")
     parser.add_argument("--steps", type=int, default=5500)
     parser.add_argument("--shards", type=int, default=4, help="of 10,000 scenes each")
-    given = vars(parser.parse_args())
-    main(load_world(given.pop("world")), **given)
+    world, options = parse_world(parser)
+    main(world, **options)

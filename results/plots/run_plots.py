@@ -63,6 +63,17 @@ def over_noise(table: pd.DataFrame, directions: Directions) -> Iterator[tuple[st
         yield "over_noise", sweep_plots.over_noise(rows, metrics, directions)
 
 
+def over_weight(table: pd.DataFrame, directions: Directions) -> Iterator[tuple[str, Figure]]:
+    """Draw every metric over the factor of the re-weighted words, where Prompt-to-Prompt has four or more.
+
+    Fewer may be the pairs' own, each of which has one: a curve would join different pairs.
+    """
+    metrics, p2p = measured(table), table[table["method"].eq("p2p")]
+    if metrics and sweep_plots.factors(p2p).nunique() > 3:
+        rows = table[table["method"].isin(["p2p", "fixed_seed"])]
+        yield "over_weight", sweep_plots.over_weight(rows, metrics, directions)
+
+
 def by_block(table: pd.DataFrame, directions: Directions) -> Iterator[tuple[str, Figure]]:
     """Draw every metric by block, of each method whose edits were made in several single blocks."""
     metrics = measured(table)
@@ -76,7 +87,15 @@ def by_block(table: pd.DataFrame, directions: Directions) -> Iterator[tuple[str,
         yield name, block_plots.by_block(plain, own, metrics, directions)
 
 
-PLOTS: tuple[Plot, ...] = (trade_offs, over_tau, over_noise, window_map, ablation, by_block)
+PLOTS: tuple[Plot, ...] = (
+    trade_offs,
+    over_tau,
+    over_noise,
+    over_weight,
+    window_map,
+    ablation,
+    by_block,
+)
 
 
 def measured(table: pd.DataFrame) -> list[str]:

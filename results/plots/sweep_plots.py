@@ -141,6 +141,38 @@ def over_noise(table: pd.DataFrame, metrics: Sequence[str], directions: Directio
     return figure
 
 
+def over_weight(table: pd.DataFrame, metrics: Sequence[str], directions: Directions) -> Figure:
+    """Plot each metric over the factor of a re-weighted word, in its own panel, a curve per edit type.
+
+    The fixed seed, where it makes these edits without a factor, is a dashed line of the curve's colour.
+    """
+    weighted = table[~table["edit_type"].eq(ALL)].assign(factor=factors(table))
+    looks = iter(OTHERS * 8)
+    figure, panels = new_figure(len(metrics))
+    for edit_type, rows in weighted[weighted["factor"].notna()].groupby("edit_type", sort=False):
+        color, marker = next(looks)
+        of_type = weighted[weighted["edit_type"].eq(edit_type) & is_plain(weighted)]
+        fixed_seed = cells_of(of_type[of_type["method"].eq("fixed_seed")])
+        cells = cells_of(rows[rows["method"].ne("fixed_seed")])
+        curve = _Curve(str(edit_type), cells, color, marker, along="weight")
+        for axes, metric in zip(panels, metrics):
+            _band(axes, curve, factors(cells), metric)
+            for value in values_of(fixed_seed, metric)["mean"].dropna():
+                label = escape_mathtext(f"{edit_type}, {method_label('fixed_seed')}")
+                axes.axhline(value, color=color, linewidth=1.2, linestyle=(0, (4, 2)), label=label, zorder=1)
+    for axes, metric in zip(panels, metrics):
+        axes.set_xlabel("weight of the word", fontsize=SIZE, color=INK)
+        label_axis(axes, "y", metric, directions)
+    legend(figure, panels[0])
+    return figure
+
+
+def factors(rows: pd.DataFrame) -> pd.Series:
+    """Return the one factor that each row's words have, NaN where it has none or several."""
+    one = rows["weighting"].str.fullmatch(r"×[^,×]+")
+    return rows["weighting"].where(one).str.removeprefix("×").astype(float)
+
+
 def _band(axes: Axes, curve: _Curve, over: pd.Series, metric: str) -> None:
     """Draw a curve's means over a column of its cells, and their intervals as a band."""
     values, color = values_of(curve.cells, metric), curve.color

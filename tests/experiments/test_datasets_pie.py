@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from experiments.datasets.blended import parse_blended
-from experiments.datasets.embedded_pairs import ScenePair, render_pair
+from experiments.datasets.embedded_pairs import ScenePair
 from experiments.datasets.files import inside
 from experiments.datasets.pair import Pair
 from experiments.datasets.pie_bench import (
@@ -24,6 +24,7 @@ from experiments.datasets.pie_bench import (
     strip_brackets,
 )
 from experiments.datasets.pie_miniature import EDITS, PieMiniature, encode_mask, write
+from experiments.datasets.world_pairs import render_pair
 from experiments.embedded.worlds.scenes.layout import draw_layout
 
 ROW = {

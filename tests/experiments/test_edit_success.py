@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from evaluation.edits import Edits
-from experiments.datasets.embedded_pairs import ScenePair, render_pair, scene_pairs
+from experiments.datasets.embedded_pairs import ScenePair, scene_pairs
+from experiments.datasets.world_pairs import render_pair
 from experiments.embedded.augment import to_float
-from experiments.embedded.edit_success import EditSuccess, objects_in, place_in
+from experiments.embedded.edit_success import EditSuccess, setting_in, things_in
+from experiments.embedded.worlds.scenes.definition import WORLD
 from experiments.embedded.worlds.scenes.layout import draw_layout
 
 NAME = "judge/edit_success@1"
@@ -45,5 +47,5 @@ def test_what_the_judge_cannot_tell_has_no_value(edit_type: str) -> None:
 def test_captions_are_read_as_they_are_written() -> None:
     for pair in scene_pairs(seed=5):
         caption = pair.target.caption()
-        assert objects_in(caption) == [thing.name for thing in pair.target.things]
-        assert (place_in(caption) or "") == pair.target.place
+        assert things_in(caption, WORLD) == [thing.name for thing in pair.target.things]
+        assert (setting_in(caption, WORLD) or "") == pair.target.place

@@ -8,17 +8,17 @@ from safetensors import safe_open
 
 from evaluation.clip import Clip
 from experiments.embedded.judge import Judge
-from experiments.embedded.quality import SPEC, pointing_game
+from experiments.embedded.quality import pointing_game, spec
 from experiments.embedded.quality_metrics import clip_held_out, judge_held_out
-from experiments.embedded.scenes import draw_scenes
 from experiments.embedded.train_vae import psnr
 from experiments.embedded.training import WEIGHTS
+from experiments.embedded.worlds.scenes.definition import WORLD
 from p2p import FixedSeed, PromptToPrompt, Sampling, StableDiffusion, edit
 
 
 @pytest.fixture(scope="module")
 def model() -> StableDiffusion:
-    return SPEC.load()
+    return spec(WORLD).load()
 
 
 def test_weights_are_safe_half_precision_and_small() -> None:
@@ -39,7 +39,7 @@ def test_every_model_has_a_card() -> None:
 
 
 def test_the_autoencoder_keeps_pictures(model: StableDiffusion) -> None:
-    assert psnr(model.pipeline.vae, draw_scenes(100, (7, 5), held_out=True)) > 28
+    assert psnr(model.pipeline.vae, WORLD.draw(100, (7, 5), True)) > 28
 
 
 def test_the_text_encoder_is_blind_to_context(model: StableDiffusion) -> None:
@@ -55,14 +55,14 @@ def test_the_text_encoder_is_blind_to_context(model: StableDiffusion) -> None:
 @pytest.mark.slow
 def test_words_point_at_their_things(model: StableDiffusion) -> None:
     """For regressions only, a little below what was measured; the goal at t = 600 is 0.95 (QUALITY.md)."""
-    early, middle = (figure.value for figure in pointing_game(model, timesteps=(300, 600)))
+    early, middle = (figure.value for figure in pointing_game(WORLD, model, timesteps=(300, 600)))
     assert early >= 0.94
     assert middle >= 0.75
 
 
 @pytest.mark.slow
 def test_the_judge_is_worth_asking() -> None:
-    measured = judge_held_out(Judge.load(WEIGHTS / "judge"), 300)
+    measured = judge_held_out(Judge.load(WEIGHTS / "judge", WORLD), 300)
     assert measured["object accuracy, one object"] >= 0.95
     assert measured["object accuracy, both of two"] >= 0.87
     assert measured["place accuracy"] >= 0.97
@@ -71,7 +71,7 @@ def test_the_judge_is_worth_asking() -> None:
 
 @pytest.mark.slow
 def test_clip_finds_caption_and_render() -> None:
-    measured = clip_held_out(Clip(backbone="embedded", folder=str(WEIGHTS / "clip")), 640)
+    measured = clip_held_out(WORLD, Clip(backbone="embedded", folder=str(WEIGHTS / "clip")), 640)
     assert min(measured.values()) >= 0.95
 
 

@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from experiments.datasets.embedded_pairs import COUNTS, Embedded, ScenePair, render_pair, scene_pairs
+from experiments.datasets.embedded_pairs import COUNTS, Embedded, ScenePair, scene_pairs
+from experiments.datasets.world_pairs import render_pair
 from experiments.embedded.worlds.scenes.layout import draw_layout
 from experiments.embedded.worlds.scenes.world import COLOURS, Scene, Thing
 

@@ -11,10 +11,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from experiments.embedded import scenes
+from experiments.embedded import shards
 from experiments.embedded.flow_quality import SPEC, reconstruction
 from experiments.embedded.flow_transformer import FlowModel, build_transformer, save_pipeline
-from experiments.embedded.scenes import draw_scenes
 from experiments.embedded.train_flow import (
     LEVELS,
     FlowExamples,
@@ -27,6 +26,8 @@ from experiments.embedded.train_flow import (
     parse,
 )
 from experiments.embedded.training import WEIGHTS, ResumeError
+from experiments.embedded.worlds.scenes.definition import WORLD
+from experiments.embedded.worlds.scenes.drawing import draw_scenes
 from p2p import Model, Projections, ReverseEuler, Sampling, edit
 from p2p.families.model import stack_rows
 from tests.experiments.training_parts import embedded_tokenizer
@@ -135,7 +136,7 @@ class Known(torch.nn.Module):
 
 def batch_of(tokenizer: CLIPTokenizer) -> FlowExamples:
     latents = torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(2)).half()
-    return flow_examples(draw_scenes(4, (90, 0)), latents, tokenizer)
+    return flow_examples(WORLD, draw_scenes(4, (90, 0)), latents, tokenizer)
 
 
 def test_the_loss_is_the_velocitys_error_weighed_where_things_are(tokenizer: CLIPTokenizer) -> None:
@@ -174,7 +175,7 @@ def test_a_training_is_kept_goes_on_and_edits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scenes, "SHARD", 16)
+    monkeypatch.setattr(shards, "SHARD", 16)
     main(TINY)
     card = json.loads((TINY.out / "card.json").read_text())
     assert card["data"].startswith("16 rendered")

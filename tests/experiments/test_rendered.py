@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from experiments.datasets.embedded_pairs import ACROSS, DOWN, STEPS, placements
 from experiments.datasets.pair import find_problems
-from experiments.datasets.rendered import ACROSS, DOWN, EDIT_TYPES, SIZES, Rendered, placements
+from experiments.datasets.rendered import EDIT_TYPES, Rendered
 from experiments.embedded.worlds.scenes.layout import draw_layout
 from experiments.inputs.ideals import ideal_digest, read_ideals
 from experiments.running.png_files import read_png
@@ -39,7 +40,7 @@ def test_every_edit_type_has_an_ideal_and_all_but_added_objects_a_mask(rendered:
         assert pair.ideal is not None
         if pair.edit_type == "add object":
             assert pair.mask is None
-            assert len(read_ideals(pair.ideal, (64, 64))) == ACROSS * DOWN * SIZES * 2
+            assert len(read_ideals(pair.ideal, (64, 64))) == ACROSS * DOWN * STEPS * 2
         else:
             assert pair.mask is not None
             changed = (pixels(pair.image) != pixels(pair.ideal)).any(-1)

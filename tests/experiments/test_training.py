@@ -238,9 +238,11 @@ def test_weights_are_replaced_as_a_whole_and_load_again(tokenizer: CLIPTokenizer
     from p2p import ModelSpec
 
     vae = AutoencoderKL.from_pretrained(WEIGHTS / "pipeline" / "vae", dtype=torch.float32)
-    model = nn.ModuleDict({"unet": build_unet((16, 32)), "text_encoder": build_text_encoder(tokenizer)})
+    model = nn.ModuleDict(
+        {"unet": build_unet((16, 32), 128), "text_encoder": build_text_encoder(tokenizer, (128, 3, 4))}
+    )
     for steps in (1, 2):
-        save_pipeline(tmp_path / "pipeline", model, vae, tokenizer, {"recipe": f"{steps} steps"})
+        save_pipeline(tmp_path / "pipeline", model, vae, tokenizer, "Pipeline", {"recipe": f"{steps} steps"})
     assert [f.name for f in tmp_path.iterdir()] == ["pipeline"]
     assert "2 steps" in (tmp_path / "pipeline" / "README.md").read_text()
     assert next(model.parameters()).dtype == torch.float32  # the training goes on in single precision

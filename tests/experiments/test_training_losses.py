@@ -12,17 +12,17 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from experiments.embedded.examples import (
     caption_scenes,
-    other_scene,
     token_mapper,
 )
 from experiments.embedded.recorded_attention import Taken, grounding_loss, sink_loss, take_maps
-from experiments.embedded.scenes import draw_scenes
 from experiments.embedded.train_diffusion import (
     FILLERS,
     build_text_encoder,
     idle_tokens,
     share_padding,
 )
+from experiments.embedded.worlds.scenes.definition import WORLD
+from experiments.embedded.worlds.scenes.drawing import draw_scenes
 from experiments.embedded.worlds.scenes.world import Scene, draw_scene
 from p2p.operators import alignment_matrix, resolve_operator
 from tests.experiments.training_parts import embedded_tokenizer
@@ -100,7 +100,7 @@ def test_all_padding_is_one_vector_in_an_ordinary_encoder(
 ) -> None:
     """`trained`: position embeddings far larger than training made them (0.04), weights through float16."""
     torch.manual_seed(0)
-    encoder = build_text_encoder(tokenizer)
+    encoder = build_text_encoder(tokenizer, (128, 3, 4))
     if trained:
         nn.init.normal_(encoder.embeddings.position_embedding.weight)
     ids = tokenizer(["a cat", "a red cat and a dog"], padding="max_length", return_tensors="pt").input_ids
@@ -155,7 +155,7 @@ def test_a_longer_target_has_more_mass_than_one(tokenizer: CLIPTokenizer) -> Non
 def test_another_scene_is_one_edit_away_and_never_reserved() -> None:
     rng = np.random.default_rng(0)
     scenes = [draw_scene(rng) for _ in range(400)]
-    others = [other_scene(scene, rng) for scene in scenes]
+    others = [WORLD.other(scene, rng) for scene in scenes]
     assert not any(other.reserved() for other in others)
     names = {f.name for f in fields(Scene)}
     changed = [{n for n in names if getattr(a, n) != getattr(b, n)} for a, b in zip(scenes, others)]
@@ -166,7 +166,7 @@ def test_another_scene_is_one_edit_away_and_never_reserved() -> None:
 
 def test_captions_know_where_their_things_are(tokenizer: CLIPTokenizer) -> None:
     scenes = draw_scenes(20, (91, 0))
-    captioned = caption_scenes(scenes, tokenizer, (91, 1))
+    captioned = caption_scenes(WORLD, scenes, tokenizer, (91, 1))
     for i, scene in enumerate(scenes.scenes):
         for j, thing in enumerate(scene.things):
             assert tokenizer.decode(captioned.ids[i, captioned.tokens[i, j]]).strip() == thing.name

@@ -21,7 +21,6 @@ from experiments.embedded.examples import (
     Stream,
     caption_scenes,
 )
-from experiments.embedded.scenes import draw_scenes
 from experiments.embedded.train_diffusion import (
     Objective,
     build_scheduler,
@@ -32,6 +31,8 @@ from experiments.embedded.train_diffusion import (
     skip_attention,
 )
 from experiments.embedded.training import Ema
+from experiments.embedded.worlds.scenes.definition import WORLD
+from experiments.embedded.worlds.scenes.drawing import draw_scenes
 from tests.experiments.training_parts import (
     NONE,
     TOKENIZER,
@@ -123,8 +124,8 @@ def test_a_step_makes_no_tensor_on_another_device(tokenizer: CLIPTokenizer) -> N
     with FakeTensorMode(allow_non_fake_inputs=False):
         n, cuda = 8, {"device": "cuda"}
         with torch.device("cuda"):  # of what is built alone: what a step makes has to say where
-            unet, average = build_unet((16, 32)), build_unet((16, 32))
-            text_encoder = build_text_encoder(tokenizer)
+            unet, average = build_unet((16, 32), 128), build_unet((16, 32), 128)
+            text_encoder = build_text_encoder(tokenizer, (128, 3, 4))
         skip_attention(text_encoder)
         integers = torch.zeros(n, 36, dtype=torch.int32, **cuda)
         batch = Examples(
@@ -169,7 +170,7 @@ def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stream(in_threads: None) -> Iterator[Stream]:
-    with closing(Stream(50, TOKENIZER, brightness, workers=1, chunk=20)) as stream:
+    with closing(Stream("scenes", 50, TOKENIZER, brightness, workers=1, chunk=20)) as stream:
         yield stream
 
 
@@ -189,7 +190,7 @@ def test_the_pool_grows_until_all_is_there(stream: Stream) -> None:
 
 def test_a_chunk_is_the_one_of_its_number(stream: Stream, tokenizer: CLIPTokenizer) -> None:
     stream.wait_for(50)
-    expected = caption_scenes(draw_scenes(20, (2023, 0)), tokenizer, (2023, 0, 1))
+    expected = caption_scenes(WORLD, draw_scenes(20, (2023, 0)), tokenizer, (2023, 0, 1))
     got = stream.take(torch.arange(20))
     for f in fields(Captioned):
         torch.testing.assert_close(getattr(got, f.name), getattr(expected, f.name), rtol=0, atol=0)

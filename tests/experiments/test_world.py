@@ -6,11 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.embedded import scenes as shards
-from experiments.embedded.worlds.scenes.layout import SIDE, Layout, draw_layout, place_thing
-from experiments.embedded.worlds.scenes.render import render
-from experiments.embedded.scenes import draw_scenes, load_training_scenes
+from experiments.embedded import shards
+from experiments.embedded.shards import load_training_scenes
 from experiments.embedded.tokenizer import build_tokenizer
+from experiments.embedded.worlds.contract import SIDE
+from experiments.embedded.worlds.scenes.definition import WORLD
+from experiments.embedded.worlds.scenes.drawing import draw_scenes
+from experiments.embedded.worlds.scenes.layout import Layout, draw_layout, place_thing
+from experiments.embedded.worlds.scenes.render import render
 from experiments.embedded.worlds.scenes.world import (
     COLOURS,
     OBJECTS,
@@ -86,7 +89,7 @@ def test_a_before_consonants_and_an_before_vowels() -> None:
 
 
 def test_every_word_is_one_token_and_every_caption_fits() -> None:
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(WORLD)
     captions = [scene.caption() for scene in drawn(500)]
     lengths = [len(tokenizer(caption).input_ids) for caption in captions]
     assert lengths == [len(caption.split()) + 2 for caption in captions]
@@ -219,11 +222,12 @@ def test_labels_say_which_object_each_pixel_shows() -> None:
 def test_a_shard_is_what_its_number_draws_and_is_read_back(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(shards, "SHARD", 6)
     for index in (0, 1):
-        shards._render_shard(tmp_path, index)
-    loaded = load_training_scenes(tmp_path, shards=2)
+        shards._render_shard(WORLD, tmp_path / "scenes", index)
+    world = replace(WORLD, checkpoints=tmp_path)
+    loaded = load_training_scenes(world, shards=2)
     for index in (0, 1):
         part, expected = slice(6 * index, 6 * index + 6), draw_scenes(6, (2022, index))
         np.testing.assert_array_equal(loaded.images[part], expected.images)
         np.testing.assert_array_equal(loaded.labels[part], expected.labels)
         assert loaded.scenes[part] == expected.scenes
-    assert load_training_scenes(tmp_path, shards=1, first=1).scenes == loaded.scenes[6:]
+    assert load_training_scenes(world, shards=1, first=1).scenes == loaded.scenes[6:]

@@ -11,7 +11,6 @@ from experiments.embedded.examples import (
     caption_scenes,
     with_latents,
 )
-from experiments.embedded.scenes import draw_scenes
 from experiments.embedded.train_diffusion import (
     Objective,
     build_scheduler,
@@ -23,6 +22,8 @@ from experiments.embedded.train_diffusion import (
     skip_attention,
 )
 from experiments.embedded.training import WEIGHTS
+from experiments.embedded.worlds.scenes.definition import WORLD
+from experiments.embedded.worlds.scenes.drawing import draw_scenes
 
 TOKENIZER = WEIGHTS / "pipeline" / "tokenizer"
 
@@ -35,14 +36,14 @@ def embedded_tokenizer() -> CLIPTokenizer:
 
 def made_up_batch(tokenizer: CLIPTokenizer) -> Examples:
     """Eight scenes with made-up latents."""
-    captioned = caption_scenes(draw_scenes(8, (90, 0)), tokenizer, (90, 1))
+    captioned = caption_scenes(WORLD, draw_scenes(8, (90, 0)), tokenizer, (90, 1))
     latents = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     return with_latents(captioned, latents.half())
 
 
 def tiny_objective(tokenizer: CLIPTokenizer, bf16: bool = False, **weights: float) -> Objective:
     torch.manual_seed(0)
-    unet, text_encoder = build_unet((16, 32)), build_text_encoder(tokenizer)
+    unet, text_encoder = build_unet((16, 32), 128), build_text_encoder(tokenizer, (128, 3, 4))
     skip_attention(text_encoder)
     empty = tokenizer("", padding="max_length", return_tensors="pt").input_ids.int()
     cross = recording_processors(unet)

@@ -1,6 +1,7 @@
 """Plots and strips: any run can be drawn, equal runs give equal files, pictures are the right ones."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from results.plots import plot_style, strips, sweep_plots
-from results.plots.run_plots import ablation, over_noise, window_map
+from results.plots.run_plots import ablation, over_noise, over_weight, window_map
 from results.store.records import load, metric_columns
 from results.tables.cells import with_cells
 from results.tables.tables import main_table
@@ -196,6 +197,24 @@ def test_methods_that_start_in_the_middle_are_drawn_over_the_noise_there(
     assert list(drawn) == ["SDEdit"]
     assert drawn["SDEdit"][:, 0].tolist() == pytest.approx([0.09, 0.25, 0.49, 0.81])
     assert "share of noise" in figure.axes[0].get_xlabel()
+
+
+def test_reweighted_words_are_drawn_over_their_weight(finished_table: pd.DataFrame) -> None:
+    assert not list(over_weight(finished_table, DIRECTIONS))
+    rows = [
+        make_row(word, 0, "p2p", **p2p(0), edit_type=f"reweight {word}", weights=json.dumps({word: w}))
+        for word, w in itertools.product(("big", "red"), (-1, 0, 1, 4))
+    ]
+    rows += [make_row("big", 0, "fixed_seed", edit_type="reweight big")]
+    values = [0.1, 0.15, 0.2, 0.6, 0.3, 0.4, 0.4, 0.5, 0.7]
+    frame = pd.DataFrame(rows).assign(**{METRIC: values, f"reason:{METRIC}": ""})
+    [(name, figure)] = over_weight(main_table(with_cells(frame), [METRIC]), DIRECTIONS)
+    assert name == "over_weight"
+    drawn = lines(figure.axes[0])
+    assert set(drawn) == {"reweight big", "reweight red", "reweight big, fixed seed"}
+    np.testing.assert_allclose(drawn["reweight big"], [[-1, 0.1], [0, 0.15], [1, 0.2], [4, 0.6]])
+    assert drawn["reweight big, fixed seed"][0, 1] == 0.7
+    assert figure.axes[0].get_xlabel() == "weight of the word"
 
 
 def test_equal_tables_give_equal_files(finished_table: pd.DataFrame, tmp_path: Path) -> None:

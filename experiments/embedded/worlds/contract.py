@@ -70,18 +70,22 @@ class World:
     none is reserved.
     """
 
-    name: str  # the folder in worlds/, and what --world takes
+    name: str  # what --world takes
     title: str  # for model cards, as in "the embedded world"
+    model: str  # what its model is called in conf/model, and its metrics: lpips_<model>@1
     words: tuple[str, ...]  # every word that a caption can hold
     max_length: int  # tokens of the longest caption, start and end token included
     labels: tuple[str, ...]  # a pixel's label is 0 for background, 1 + index in this
     things: int  # the first of these labels are what subjects are (a lesion), the others surround (an organ)
     smallest: int  # side in pixels of the square that a thing has to fill for the judge to see it
+    empty: bool  # whether a scene may show none of the things
     settings: tuple[str, ...]  # what the whole picture may show, for the judge: places, modalities, ...
+    phrases: tuple[str, ...]  # how a caption says each of the settings
     attributes: tuple[str, ...]  # what the LPIPS backbone learns to read
     slots: int  # named words of a scene at most
     subjects: int  # the first of these that are the things the picture is of
     mirrored: bool  # whether a mirrored picture is as good: false where left and right are told apart
+    judged_all: bool  # whether judge, CLIP and LPIPS are trained on reserved scenes too; denoisers never are
     draw: Callable[[int, Sequence[int], bool], Scenes]  # (n, seed, held_out)
     read: Callable[[dict[str, Any]], Any]  # a scene from its dataclasses.asdict as JSON gives it
     other: Callable[[Any, np.random.Generator], Any]  # a scene, not reserved, that differs by one edit
@@ -90,6 +94,7 @@ class World:
     views: Callable[[int, Sequence[int], bool], dict[str, Tensor]]
     small_changes: tuple[str, ...]  # what a caption leaves open moves a little
     growing_changes: tuple[str, ...]  # from near to far, for example: resized, another thing, another scene
+    quality: str  # module of its own figures, GOALS and `figures(model, judge, clip)`; "": it has none
     sizes: Sizes
     facts: Mapping[str, str]  # further lines of the pipeline's model card
     weights: Path  # folder of pipeline/, clip/, lpips/, judge/ as they ship

@@ -90,8 +90,7 @@ def body(region: str, tissue: int, layout: Layout) -> Slice:
     angle = math.radians(12 * (layout.angle - 0.5))
     x, y = X - 5 * (layout.shift[0] - 0.5), Y - 5 * (layout.shift[1] - 0.5)
     x, y = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
-    wide, tall = scales(layout)
-    x, y = x / wide, y / tall
+    x, y = x / (0.9 + 0.18 * layout.scale[0]), y / (0.88 + 0.2 * layout.scale[1])
     bent = 1.1 if region != "head" else 0.8
     painted = Slice(
         x + bent * fields[0], y + bent * fields[1], tissue, tuple(2 * v - 1 for v in layout.organs), fields
@@ -99,11 +98,6 @@ def body(region: str, tissue: int, layout: Layout) -> Slice:
     painted.paint(np.ones((SIDE, SIDE), np.float32), "air")
     _REGIONS[region](painted)
     return painted
-
-
-def scales(layout: Layout) -> tuple[float, float]:
-    """Return how much wider and taller the body is than its coordinates say."""
-    return 0.9 + 0.18 * layout.scale[0], 0.88 + 0.2 * layout.scale[1]
 
 
 def _fields(seed: int) -> np.ndarray:

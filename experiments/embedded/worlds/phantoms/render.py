@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from experiments.embedded.worlds.phantoms.anatomy import SEATS, Slice, body, scales
+from experiments.embedded.worlds.phantoms.anatomy import SEATS, Slice, X, Y, body
 from experiments.embedded.worlds.phantoms.layout import (
     SIDE,
     Layout,
@@ -50,10 +50,12 @@ def render(phantom: Phantom, layout: Layout) -> Rendering:
 def _lesion(painted: Slice, lesion: Lesion, place: str, layout: Layout) -> np.ndarray:
     """Paint a lesion; return its mask."""
     x, y, wide, tall = SEATS[place]
-    across, down = scales(layout)
-    radius = lesion_diameter(lesion.size, layout) / 2 / (across * down) ** 0.5  # not with the body
+    radius = lesion_diameter(lesion.size, layout) / 2
     room = 1 - max(0.0, radius - 3) / 8  # large ones lie nearer to the middle
-    dx, dy = painted.x - x - layout.spot[0] * wide * room, painted.y - y - layout.spot[1] * tall * room
+    x, y = x + layout.spot[0] * wide * room, y + layout.spot[1] * tall * room
+    # Bodies are bent, lesions are not: pixels from where the body has that point.
+    at = int(np.argmin(np.square(painted.x - x) + np.square(painted.y - y)))
+    dx, dy = X - X.flat[at] + painted.x.flat[at] - x, Y - Y.flat[at] + painted.y.flat[at] - y
     angle, turn = np.arctan2(dy, dx), 2 * np.pi * layout.turn
     distance = np.hypot(dx, dy)
     lobes = {

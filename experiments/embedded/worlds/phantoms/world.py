@@ -89,7 +89,7 @@ class Phantom:
     def reserved(self) -> bool:
         """Say whether this phantom is kept out of all training: a lesion in a place, in this modality.
 
-        Two of each place's twelve kinds in modalities, so that a test prompt is a new combination of known
+        16 of the 96 combinations, some of every place, so that a test prompt is a new combination of known
         words.
         """
         lesion = self.lesion

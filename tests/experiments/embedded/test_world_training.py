@@ -1,0 +1,170 @@
+"""Every script trains every world, a folder of captioned pictures too: one step, to files as they ship."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.embedded import (
+    quality_metrics,
+    shards,
+    train_clip,
+    train_diffusion,
+    train_judge,
+    train_lpips,
+    train_vae,
+)
+from experiments.embedded.train_diffusion import Recipe
+from experiments.embedded.worlds import NAMES, load_world
+from experiments.embedded.worlds.captioned import captioned_world, read_captions
+from experiments.embedded.worlds.contract import World
+
+TINY = replace(
+    load_world("phantoms").sizes,
+    vae=(8, 8, 8),
+    unet=(16, 16),
+    text=(16, 1, 2),
+    clip_image=(2, 16),
+    clip_text=(16, 1, 2),
+    lpips=(4, 4, 4, 4, 4),
+    judge=(8, 8, 8),
+)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of twelve scenes, rendered in this process, and figures of few."""
+    monkeypatch.setattr(shards, "SHARD", 12)
+    monkeypatch.setattr(shards, "ProcessPoolExecutor", Here)
+    for script, name, n in (
+        (train_judge, "judge_held_out", 8),
+        (train_clip, "clip_held_out", 400),
+        (train_lpips, "lpips_ranking", 4),
+        (train_lpips, "lpips_monotone", 4),
+    ):
+        monkeypatch.setattr(script, name, partial(getattr(quality_metrics, name), n=n))
+    monkeypatch.setattr(train_vae, "psnr", lambda vae, scenes: 1.0)
+
+
+class Here:
+    """A pool of processes that is this process."""
+
+    def __init__(self, workers: int) -> None:
+        self.map = map
+
+    def __enter__(self) -> "Here":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(params=NAMES)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
+    shipped = load_world(request.param)
+    return replace(shipped, weights=tmp_path / "weights", checkpoints=tmp_path / "checkpoints", sizes=TINY)
+
+
+def train_denoiser(world: World, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(train_diffusion, "load_world", lambda name: world)
+    recipe = Recipe(steps=1, batch_size=4, shards=1)
+    train_diffusion.main(recipe)
+    return recipe.folder
+
+
+def test_a_pipeline_is_trained_of_every_world(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_vae.main(world, steps=1, batch_size=2, shards=1)
+    folder = train_denoiser(world, monkeypatch)
+    assert folder == world.checkpoints / "pipeline"
+    card = json.loads((folder / "card.json").read_text())
+    assert card.items() >= world.facts.items()
+    assert "data" in card
+    tokenizer = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())
+    assert {f"{word}</w>" for word in world.words} <= set(tokenizer["model"]["vocab"])
+
+
+@pytest.mark.parametrize(
+    ("train", "name"),
+    [
+        (partial(train_judge.main, steps=1, batch_size=4, shards=1), "judge"),
+        (partial(train_clip.main, steps=1, batch_size=4, shards=1), "clip"),
+        (partial(train_lpips.main, steps=1, batch_size=4, shards=1, ranked=4), "lpips"),
+    ],
+    ids=["judge", "clip", "lpips"],
+)
+def test_what_judges_is_trained_of_every_world(
+    train: Callable[[World], None], name: str, world: World
+) -> None:
+    train(world)
+    assert world.title in (world.weights / name / "README.md").read_text()
+
+
+def test_what_judges_is_shown_reserved_scenes_where_the_world_says_so(world: World) -> None:
+    scenes = shards.load_judging_scenes(world, 2)
+    reserved = [scene.reserved() for scene in scenes.scenes]
+    assert len(scenes.images) == len(scenes.labels) == len(reserved)
+    assert not any(reserved[:24])
+    assert reserved[24:] == [True] * (12 if world.judged_all else 0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twenty pictures, ten green, ten red."""
+    made = tmp_path / "birds"
+    made.mkdir()
+    rng = np.random.default_rng(0)
+    rows = [("file", "caption")]
+    for i in range(20):
+        picture = rng.integers(0, 90, (50, 70, 3), dtype=np.uint8)
+        picture[..., i % 2] += 150
+        Image.fromarray(picture).save(made / f"{i}.png")
+        rows.append((f"{i}.png", f"A {('red', 'green')[i % 2]}  bird"))
+    with (made / "captions.csv").open("w", newline="") as table:
+        csv.writer(table).writerows(rows)
+    return made
+
+
+def test_a_folder_of_captioned_pictures_is_a_world(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    world = captioned_world("birds.world", folder, tmp_path / "weights", TINY)
+    assert (world.words, world.max_length) == (("a", "bird", "green", "red"), 5)
+    drawn, kept = world.draw(30, (1,), False), world.draw(30, (1,), True)
+    assert {scene.file for scene in kept.scenes} == {"9.png", "19.png"}
+    assert not {scene.file for scene in drawn.scenes} & {"9.png", "19.png"}
+    for image, scene in zip(drawn.images, drawn.scenes, strict=True):
+        red, green, _ = image.reshape(-1, 3).mean(0)
+        assert scene.caption() == ("a red bird" if red > green else "a green bird")
+    train_vae.main(world, steps=1, batch_size=2, shards=1)
+    assert (train_denoiser(world, monkeypatch) / "model_index.json").is_file()
+    for train, message in ((train_judge.main, "labels"), (train_lpips.main, "attributes")):
+        with pytest.raises(ValueError, match=f"{message}: the world 'birds.world' has none"):
+            train(world)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("20.png,a bird", "line 22: file '20.png', caption 'a bird'; needed are a picture that exists"),
+        ("3.png, ", "line 22: file '3.png', caption ''"),
+    ],
+)
+def test_a_row_that_names_nothing_is_told(folder: Path, row: str, message: str) -> None:
+    with (folder / "captions.csv").open("a") as table:
+        table.write(f"{row}\n")
+    with pytest.raises(ValueError, match=message):
+        read_captions(folder)
+
+
+def test_too_few_pictures_are_told(folder: Path) -> None:
+    table = folder / "captions.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:6]))
+    with pytest.raises(ValueError, match="5 rows; needed are 10 and two different captions"):
+        read_captions(folder)
