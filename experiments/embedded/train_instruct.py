@@ -42,7 +42,7 @@ from experiments.embedded.training import (
     precision,
     run_minutes,
 )
-from experiments.embedded.worlds import NAMES, load_world
+from experiments.embedded.worlds import HELP, NAMES, load_world
 from experiments.embedded.worlds.contract import SIDE
 
 DROPOUT = 0.05  # of the text alone, of the source alone, and of both
@@ -284,7 +284,7 @@ def parse(arguments: Sequence[str] | None = None) -> InstructRecipe:
     )
     add = parser.add_argument
     add("--data", type=Path, help="what `p2p-bench export` wrote")
-    add("--world", choices=NAMES, help="of whose pictures the edits are")
+    add("--world", help=f"of whose pictures the edits are: {HELP}")
     add(
         "--minutes",
         type=float,
