@@ -226,7 +226,7 @@ def test_what_is_left_out_is_the_empty_caption_and_a_source_of_zeros() -> None:
         "Encoder", (), {"__call__": lambda _, ids: type("O", (), {"last_hidden_state": words(ids)})}
     )
     seen = Seen(noise + 1)
-    objective = InstructObjective(seen, encode(), build_scheduler(), torch.tensor([[3]]), False)  # type: ignore[arg-type]
+    objective = InstructObjective(seen, encode(), build_scheduler(), torch.tensor([[3]]), False)
     no_text, no_source = torch.tensor([True, False, False]), torch.tensor([False, True, False])
     steps = torch.tensor([0, 500, 999])
     losses = objective(batch, noise, steps, no_text, no_source)
