@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-$(subst $(COMMA),-,$(EXTRAS))
 CODE   := p2p experiments evaluation results tests
 
-.PHONY: help setup demo test fuzz faults check bench gpu quality quality-flow train-vae train-diffusion train-clip train-lpips train-judge train-flow
+.PHONY: help setup demo test fuzz faults check bench gpu quality quality-flow train-vae train-diffusion train-clip train-lpips train-judge train-flow train-instruct
 .DEFAULT_GOAL := help
 
 help:
@@ -21,7 +21,7 @@ help:
 	@echo 'make bench     what sharing saves and the engine costs, as ratios'
 	@echo 'make gpu       that the engine is right and fast on a GPU; ARGS="--quick --device cpu" rehearses it'
 	@echo 'make quality   what the embedded models show on held-out scenes; make quality-flow: a flow transformer'
-	@echo 'make train-vae, train-diffusion, train-clip, train-lpips, train-judge, train-flow'
+	@echo 'make train-vae, train-diffusion, train-clip, train-lpips, train-judge, train-flow, train-instruct'
 	@echo 'Options: PYTHON=python3.12 VENV=.venv EXTRAS=dev,ray for the set-up, ARGS=... for what is run'
 
 setup: $(STAMP)
@@ -65,5 +65,5 @@ quality: $(STAMP)
 quality-flow: $(STAMP)
 	@$(BIN)/python -m experiments.embedded.flow_quality $(ARGS)
 
-train-vae train-diffusion train-clip train-lpips train-judge train-flow: train-%: $(STAMP)
+train-vae train-diffusion train-clip train-lpips train-judge train-flow train-instruct: train-%: $(STAMP)
 	@$(BIN)/python -m experiments.embedded.train_$* $(ARGS)

@@ -25,7 +25,7 @@ NODES: dict[str, Any] = {
     "images": Mapping,
 }
 """What the nodes of a configuration are; the groups `executor` and `experiment` set keys of others."""
-GRID = ("seeds", "methods", "inversions")  # the keys of a grid
+GRID = ("seeds", "methods", "inversions", "drawn")  # the keys of a grid
 IMAGES = ("format",)  # the keys of `images`
 FLAGS = ("plots", "report", "estimate")
 

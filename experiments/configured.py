@@ -94,6 +94,7 @@ def job_of(config: DictConfig, elsewhere: bool = False) -> Job:
         objective=check_objective(plain["objective"]),
         executor=executor,
         image_format=plain["images"]["format"],
+        drawn=plain["grid"].get("drawn"),
         # A tracker tells runs apart by this: a run that is drawn later, or is made elsewhere, is the same.
         config={
             **{key: value for key, value in plain.items() if key not in (*SHOWN, *CARRIED_OUT)},

@@ -70,6 +70,7 @@ class Job:
     )  # as `write_provenance` keeps it; none where Python made the job
     executor: OnRay | None = None  # None: this process
     image_format: str = "png"  # of pictures, one of `results.store.picture_files.FORMATS`
+    drawn: int | None = None  # how many of a method's seeds and settings each pair has; None: all
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,7 @@ def plan_job(job: Job, pairs: Sequence[Pair]) -> Plan:
         job.sampling,
         job.inversions,
         job.image_format,
+        job.drawn,
     )
 
 

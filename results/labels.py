@@ -34,6 +34,7 @@ METHODS: dict[str, str] = {
     "masactrl": "MasaCtrl",
     "plug_and_play": "Plug-and-Play",
     "instruct_pix2pix": "InstructPix2Pix",
+    "instruct_pix2pix_embedded": "InstructPix2Pix, embedded",
     "ledits_pp": "LEDITS++",
     "prompt_switch": "Prompt switch",
     "projections": "P2P by projections",

@@ -132,6 +132,7 @@ def test_options_that_the_text_names_exist(group: str) -> None:
 def test_every_published_set_is_described() -> None:
     kept = {
         "embedded",
+        "embedded_training",
         "inline",
         "p2p_templates",
         "phantoms",

@@ -87,7 +87,8 @@ def _own_word(scene: Scene, other: Scene) -> str:
     words, others = (
         [word for thing in s.things for word in (thing.name, thing.wearing) if word] for s in (scene, other)
     )
-    return next((word for word in words if word not in others), words[0])
+    changed = [thing.name for thing in scene.things if thing not in other.things]
+    return next((word for word in words if word not in others), [*changed, *words][0])
 
 
 def placements(layout: Layout) -> Iterator[Layout]:

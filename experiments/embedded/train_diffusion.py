@@ -22,7 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -402,6 +408,8 @@ def save_pipeline(
     tokenizer: CLIPTokenizer,
     title: str,
     facts: dict[str, object],
+    kind: type[StableDiffusionPipeline]
+    | type[StableDiffusionInstructPix2PixPipeline] = StableDiffusionPipeline,
 ) -> None:
     """Write the whole pipeline in float16 with its card, in place of what the folder held."""
     new, old = (folder.with_name(f"{folder.name}.{state}") for state in ("new", "old"))
@@ -411,7 +419,7 @@ def save_pipeline(
     def half(part: nn.Module) -> nn.Module:
         return copy.deepcopy(part).cpu().half()
 
-    pipeline = StableDiffusionPipeline(
+    pipeline = kind(
         vae=half(vae),
         text_encoder=half(model["text_encoder"]),
         tokenizer=tokenizer,

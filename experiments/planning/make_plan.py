@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,26 +29,33 @@ def make_plan(
     sampling: Sampling,
     inversions: Sequence[Inversion | None] = (None,),
     image_format: str = "png",
+    drawn: int | None = None,
 ) -> Plan:
     """Plan every pair x inversion x seed x method; pictures are saved in the format `image_format`.
+
+    With `drawn` a pair has so many of each method's seeds and settings, as `_draw` says.
 
     An image that several settings give is made once: settings with equal windows in steps, seeds where a real
     image's path does not depend on the seed, inversions where a method starts from the picture itself. Raises
     one ValueError that lists every pair and method that cannot be combined.
     """
     seeds = _check_seeds(seeds)
+    _check_drawn(drawn, methods)
     sampling.rows_per_state(model.guidance_embedded)
     inputs = read_inputs(pairs, methods, model, sampling, inversions)
     base = _base(model, sampling)
     saved = _base(model, sampling, image_format)
     calls = max(model.calls, model.upscaler_calls)
+    kept = [_draw(one.pair.id, seeds, methods, drawn) for one in inputs] if drawn else []
     groups: dict[Source, list[Branch]] = {}
     seen: dict[Identity, list[Mapping[str, Any]]] = {}  # the parameters of all settings that give an image
     merged, repeated, candidates = 0, [], []
-    for inversion, seed, one in itertools.product(inversions, seeds, inputs):
+    for inversion, seed, (number, one) in itertools.product(inversions, seeds, enumerate(inputs)):
         given: dict[Source, tuple[str, str, str]] = {}
-        for named, trajectory in zip(methods, one.trajectories, strict=True):
+        for place, (named, trajectory) in enumerate(zip(methods, one.trajectories, strict=True)):
             if not trajectory.from_noise and inversion != inversions[0]:
+                continue
+            if drawn and (seed, place) not in kept[number]:
                 continue
             inverted = inversion if trajectory.from_noise else None
             source = Source(one.pair.source_prompt, seed, one.image, inverted)
@@ -172,3 +180,26 @@ def _check_seeds(seeds: Iterable[int]) -> list[int]:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise ValueError(f"seeds: {seed!r} is not a whole number in [0, 2^32)")
     return checked
+
+
+def _check_drawn(drawn: int | None, methods: Sequence[NamedMethod]) -> None:
+    if drawn is None:
+        return
+    if isinstance(drawn, bool) or not isinstance(drawn, int) or drawn < 1:
+        raise ValueError(f"grid.drawn: {drawn!r} must be a whole number from 1, or null for all settings")
+    if any(named.auto_tau for named in methods):
+        raise ValueError("grid.drawn: tau=auto chooses from all of its taus, allowed is null")
+
+
+def _draw(
+    pair_id: str, seeds: Sequence[int], methods: Sequence[NamedMethod], count: int
+) -> set[tuple[int, int]]:
+    """Return each (seed, place among `methods`) that a pair has: `count` of each method, drawn by its id.
+
+    All of them where a method has no more. Other pairs do not matter.
+    """
+    cells: dict[str, list[tuple[int, int]]] = {}
+    for place, named in enumerate(methods):
+        cells.setdefault(named.name, []).extend((seed, place) for seed in seeds)
+    rng = random.Random(pair_id)
+    return {cell for there in cells.values() for cell in rng.sample(there, min(count, len(there)))}

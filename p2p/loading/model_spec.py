@@ -46,7 +46,8 @@ class ModelSpec:
     planning needs no download. `loras` are mappings of a safetensors file's `path` and, optionally, its
     `scale`. `upscaler` is the model of a second stage, run on the images of this one. `leave_out` names text
     encoders that are not loaded, where the family can do without. `compile` has steps call the denoiser
-    compiled; like the device it is no part of `identity`.
+    compiled; like the device it is no part of `identity`. `made_by` is the command that makes the folder
+    `path`, for an error where it is not there.
     """
 
     name: str
@@ -68,6 +69,7 @@ class ModelSpec:
     leave_out: Sequence[str] = ()
     carried_over: Sequence[str] = ()
     compile: bool = False
+    made_by: str = ""
 
     def __post_init__(self) -> None:
         if unknown := set(self.leave_out) - set(self.family.can_leave_out):
@@ -111,7 +113,8 @@ class ModelSpec:
         own = {"revision": self.revision, "variant": self.variant, "use_safetensors": True}
         left_out = {part: None for name in self.leave_out for part in (name, tokenizer_of(name))}
         options = {**own, **self.family.load_options}
-        return PipelineFiles(f"model {self.name}", self.path, self.family.pipeline_class, options, left_out)
+        kind = self.family.pipeline_class
+        return PipelineFiles(f"model {self.name}", self.path, kind, options, left_out, self.made_by)
 
     def local_folder(self) -> Path | None:
         """Return the pipeline's folder on this machine, or None where it would have to be fetched."""

@@ -32,6 +32,7 @@ class PipelineFiles:
     kind: Callable[[], Any]  # gives diffusers' class, whose import takes seconds
     options: Mapping[str, Any]  # of the class's `download` and `from_pretrained`
     left_out: Mapping[str, None] = field(default_factory=dict)  # parts to do without
+    made_by: str = ""  # the command that makes a folder that nobody publishes
 
     def folder(self) -> Path | None:
         """Return the pipeline's folder on this machine, or None where it would have to be fetched."""
@@ -40,10 +41,13 @@ class PipelineFiles:
     def fetch(self) -> None:
         """Bring the weights to this machine. Raises OSError in one line where they cannot be had.
 
-        A download that broke off goes on; without a network, what is here has to do.
+        A download that broke off goes on; without a network, what is here has to do. What a command makes is
+        not looked for on the hub.
         """
         if plain_folder(self.path) is not None:
             return
+        if self.made_by:
+            raise self.unavailable("")
         try:
             self.checked(self.kind().download, self.path, **self.options)
         except OSError:
@@ -88,8 +92,11 @@ class PipelineFiles:
             raise self.unavailable(cause) from error
 
     def unavailable(self, cause: str) -> OSError:
-        """Return the error that says where weights were looked for, and why they cannot be had."""
-        return OSError(f"{self.owner}: no weights at {self.path!r} ({cause})")
+        """Return the error that says where weights were looked for, and why they cannot be had or how."""
+        told = f"({cause})" if cause else ""
+        if self.made_by and plain_folder(self.path) is None:
+            told = f"yet, `{self.made_by}` makes them"
+        return OSError(f"{self.owner}: no weights at {self.path!r} {told}")
 
 
 @contextmanager

@@ -31,6 +31,7 @@ class PipelineSpec:
     dtype: str = "float32"
     revision: str | None = None
     variant: str | None = None
+    made_by: str = ""  # the command that makes the folder, where nobody publishes it; part of no identity
 
     def __post_init__(self) -> None:
         import diffusers
@@ -62,7 +63,8 @@ class PipelineSpec:
     def files(self) -> PipelineFiles:
         """Where the pipeline is and how it is read."""
         own = {"revision": self.revision, "variant": self.variant, "use_safetensors": True}
-        return PipelineFiles(self.pipeline, self.path, lambda: self.kind, {**own, **self.left_out})
+        options = {**own, **self.left_out}
+        return PipelineFiles(self.pipeline, self.path, lambda: self.kind, options, made_by=self.made_by)
 
     def fetch(self) -> None:
         """Bring the weights here, so that `identity` speaks of them. Raises OSError in one line."""

@@ -35,7 +35,8 @@ class External:
 
     `path` is a folder or a model-hub name. The run's own numbers are `{num_inference_steps}` and
     `{guidance_scale}`; texts may stand inside others, "a photo, {target_prompt}". `rows_per_step` is how many
-    rows of its denoiser a step of the run takes, for the plan's estimate. Raises ValueError for a class that
+    rows of its denoiser a step of the run takes, for the plan's estimate. `made_by` is the command that makes
+    the folder `path`, for an error where it is not there. Raises ValueError for a class that
     diffusers does not export, and for arguments that its methods do not take, or lack.
     """
 
@@ -47,6 +48,7 @@ class External:
     dtype: str = "float32"
     revision: str | None = None
     variant: str | None = None
+    made_by: str = ""
     name: ClassVar[str] = "external"
     uses_mask: ClassVar[bool] = False
 
@@ -74,7 +76,7 @@ class External:
     @property
     def spec(self) -> PipelineSpec:
         """Where the pipeline comes from."""
-        return PipelineSpec(self.pipeline, self.path, self.dtype, self.revision, self.variant)
+        return PipelineSpec(self.pipeline, self.path, self.dtype, self.revision, self.variant, self.made_by)
 
     @cached_property
     def identity(self) -> str:

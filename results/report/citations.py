@@ -14,6 +14,7 @@ _METHODS = {
     "masactrl": "cao2023masactrl",
     "plug_and_play": "tumanyan2023plug",
     "instruct_pix2pix": "brooks2023instructpix2pix",
+    "instruct_pix2pix_embedded": "brooks2023instructpix2pix",
     "ledits_pp": "brack2024ledits",
     "prompt_switch": "shin2025exploring",
     "projections": "shin2025exploring",

@@ -46,6 +46,12 @@ def test_local_edits_alone_have_blend_words_and_only_where_asked_for() -> None:
         ("add", Scene((Thing("cat"),)), Scene((Thing("cat"), Thing("bus"))), ("cat", "bus")),
         ("remove", Scene((Thing("cat"), Thing("bus"))), Scene((Thing("cat"),)), ("bus", "cat")),
         ("attribute", Scene((Thing("cat"),)), Scene((Thing("cat", colour="red"),)), ("cat", "cat")),
+        (
+            "attribute",
+            Scene((Thing("cat"), Thing("bus"))),
+            Scene((Thing("cat"), Thing("bus", "big"))),
+            ("bus", "bus"),
+        ),
         ("place", Scene((Thing("cat"),), "snow"), Scene((Thing("cat"),), "beach"), None),
         ("time", Scene((Thing("cat"),)), Scene((Thing("cat"),), fog=True), None),
         ("style", Scene((Thing("cat"),)), Scene((Thing("cat"),), style="sketch"), None),

@@ -187,3 +187,43 @@ def test_a_real_image_is_refused_where_it_cannot_be_the_source(real: Pair) -> No
         inverted(real, [sdedit], [0], upscaler_calls=6)
     with pytest.raises(ValueError, match="ddim: guidance: a model that takes the guidance scale as an input"):
         inverted(real, [fixed], [0], DDIM(), guidance_embedded=True)
+
+
+def drawn_plan(ids: list[str], drawn: int | None, seeds: tuple[int, ...] = (0, 1, 2)) -> Plan:
+    pairs = [Pair(name, f"a {name} on the beach", "a fox on the beach") for name in ids]
+    methods = [NamedMethod("sdedit", SDEdit(s), {"strength": s}) for s in (0.2, 0.4, 0.6, 0.8)]
+    methods.append(NamedMethod("fixed_seed", FixedSeed(), {}))
+    facts = ModelFacts("identity", EMBEDDED.load_tokenizers(), 6)
+    return make_plan(pairs, seeds, methods, facts, SAMPLING, drawn=drawn)
+
+
+def test_drawn_settings_are_so_many_of_each_method_and_of_all_that_there_are() -> None:
+    ids = ["cat", "dog", "pig", "owl", "lion", "frog"]
+    every, two = drawn_plan(ids, None), drawn_plan(ids, 2)
+    assert two.keys() < every.keys()
+    made = [(g.seed, b) for g in two.groups for b in g.branches]
+    for name in ids:
+        own = [(seed, b.method) for seed, b in made if b.pair.id == name]
+        assert sorted(method for _, method in own) == ["fixed_seed"] * 2 + ["sdedit"] * 2
+    drawn = {(seed, b.params["strength"]) for seed, b in made if b.method == "sdedit"}
+    assert len({seed for seed, _ in drawn}) == 3
+    assert len({strength for _, strength in drawn}) == 4
+    assert drawn_plan(ids, 12).keys() == every.keys()
+
+
+def test_what_a_pair_draws_does_not_depend_on_other_pairs() -> None:
+    alone, among = drawn_plan(["dog"], 1), drawn_plan(["cat", "dog", "pig"], 1)
+    assert alone.keys() < among.keys()
+
+
+@pytest.mark.parametrize("drawn", [0, True, "1", 1.0])
+def test_how_many_are_drawn_is_a_whole_number(drawn: Any) -> None:
+    with pytest.raises(ValueError, match=rf"grid.drawn: {drawn!r} must be a whole number from 1"):
+        drawn_plan(["cat"], drawn)
+
+
+def test_auto_tau_is_not_drawn_from() -> None:
+    facts = ModelFacts("identity", EMBEDDED.load_tokenizers(), 6)
+    auto = [NamedMethod("p2p", PromptToPrompt(tau=0.2), {"tau": 0.2}, "a rule")]
+    with pytest.raises(ValueError, match="grid.drawn: tau=auto chooses from all of its taus"):
+        make_plan([Pair("one", "a cat", "a dog")], [0], auto, facts, SAMPLING, drawn=1)
