@@ -24,6 +24,7 @@ CANNOT_TELL = {
     "scenes": "neither an object nor a place changes",
     "phantoms": "neither a lesion nor its place nor the modality changes",
 }
+OTHERWISE = "neither a thing nor what surrounds it nor the setting changes"  # of a world of somebody's own
 SHOWN = 0.5  # evidence from which a thing that should be gone is still there
 
 
@@ -39,7 +40,7 @@ class EditSuccess:
     def __init__(self, world: str = "scenes", folder: str | Path | None = None) -> None:
         self.world = load_world(world)
         self.folder = self.world.weights / "judge" if folder is None else weights_folder(folder)
-        label = judge_label(world)
+        label = judge_label(self.world)
         self.name = f"judge{label}@1"
         self.names = (f"judge/edit_success{label}@1",)
         self.higher_is_better: Mapping[str, bool] = {self.names[0]: True}
@@ -65,7 +66,7 @@ class EditSuccess:
             new = setting is not None and setting != setting_in(source, self.world)
             moved = organ is not None and organ != surrounding_in(source, self.world)
             tells = bool(wanted or self.world.empty) and (set(wanted) != set(before) or new or moved)
-            reasons.append("" if tells else CANNOT_TELL[self.world.name])
+            reasons.append("" if tells else CANNOT_TELL.get(self.world.name, OTHERWISE))
             if tells:
                 made = self._things_made(things[row], wanted, before)
                 made &= not new or _most(settings[row], self.world.settings) == setting
@@ -83,9 +84,9 @@ class EditSuccess:
         )
 
 
-def judge_label(world: str) -> str:
+def judge_label(world: World) -> str:
     """Return what a column of a world's judge has before its version; the first world's have nothing."""
-    return "" if world == "scenes" else f"_{world}"
+    return "" if world.name == "scenes" else f"_{world.model}"
 
 
 def things_in(prompt: str, world: World) -> list[str]:

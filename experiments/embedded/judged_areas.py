@@ -30,7 +30,7 @@ class JudgedAreas:
     def __init__(self, world: str = "scenes", folder: str | Path | None = None) -> None:
         self.world = load_world(world)
         self.folder = self.world.weights / "judge" if folder is None else weights_folder(folder)
-        label = judge_label(world)
+        label = judge_label(self.world)
         self.name = f"judge_areas{label}@1"
         self.names = tuple(f"judge/{kind}{label}@1" for kind in ("area", "area_share", "mse_outside"))
         # Neither small nor large things are better.

@@ -1,6 +1,7 @@
 """What a judge says of edits of phantoms, where it sees what is there; and as it is before any training."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from evaluation.edits import Edits
 from evaluation.weights import WeightsUnavailable
 from experiments.datasets.phantom_pairs import PhantomPair, phantom_pairs
+from experiments.embedded import edit_success
 from experiments.embedded.augment import to_float
 from experiments.embedded.edit_success import EditSuccess, setting_in, surrounding_in, things_in
 from experiments.embedded.judge import Judge
@@ -150,8 +152,17 @@ def test_an_untrained_judge_gives_a_verdict_on_every_edit() -> None:
 def test_weights_that_are_not_there_and_other_worlds_are_refused_in_one_line(metric: type) -> None:
     with pytest.raises(WeightsUnavailable, match="lacks judge.safetensors"):
         metric("phantoms", folder="experiments/embedded").check()
-    with pytest.raises(ValueError, match="world: 'fairies' is not one of scenes, phantoms"):
+    with pytest.raises(ValueError, match="world: 'fairies', allowed are scenes, phantoms"):
         metric("fairies")
+
+
+def test_a_world_of_ones_own_has_columns_and_a_reason_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = replace(WORLD, name="my_package.birds", model="birds")
+    monkeypatch.setattr(edit_success, "load_world", lambda name: own)
+    metric = KnowingSuccess("my_package.birds")
+    assert metric.names == ("judge/edit_success_birds@1",)
+    (scores,) = metric(edits_of(metric.judge, phantom_pairs({"attribute": 1}, seed=5), made=True)).values()
+    assert scores.reasons == ("neither a thing nor what surrounds it nor the setting changes",)
 
 
 def test_the_first_worlds_columns_keep_their_names() -> None:
