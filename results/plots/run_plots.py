@@ -87,15 +87,7 @@ def by_block(table: pd.DataFrame, directions: Directions) -> Iterator[tuple[str,
         yield name, block_plots.by_block(plain, own, metrics, directions)
 
 
-PLOTS: tuple[Plot, ...] = (
-    trade_offs,
-    over_tau,
-    over_noise,
-    over_weight,
-    window_map,
-    ablation,
-    by_block,
-)
+PLOTS: tuple[Plot, ...] = (trade_offs, over_tau, over_noise, over_weight, window_map, ablation, by_block)
 
 
 def measured(table: pd.DataFrame) -> list[str]:
