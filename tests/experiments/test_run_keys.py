@@ -31,7 +31,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         ),
         ("grid=tua", "grid=tua: there is none, did you mean tau, allowed are "),
         ("tau=[0,", "tau=[0,: "),
-        ("+executor.foo=3", "executor: no key of the configuration"),
+        ("+executor.foo=3", "executor: has keys with executor=ray alone"),
         ("+tracking.foo=3", "tracking: {'foo': 3} names no `_target_`"),
         ("~sampling", "sampling: is missing"),
         ("~grid.seeds", "grid.seeds: is missing"),

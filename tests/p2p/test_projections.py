@@ -247,8 +247,10 @@ CASES["flux"].append((Projections(0.6, ["single-0"]), EVERY["flux"][2:], range(3
 CASES["flux2_klein"].append((Projections(0.6, ["single-0"]), EVERY["flux2_klein"][2:], range(3)))
 CASES["z_image"].append((Projections(0.6, ["single-0"]), EVERY["z_image"][:1], range(3)))
 CASES["qwen_image"].append((Projections(0.6, ["double-0"]), EVERY["qwen_image"][:1], range(3)))
-for family, one in {"sd3": "double-1", "flux": "single-0", "qwen_image": "double-0"}.items():
-    layer = EVERY[family][-1 if family == "flux" else int(one[-1])]
+LONE = {"sd3": "double-1", "qwen_image": "double-0"}
+for family in ALL:
+    one = LONE.get(family, "single-0")
+    layer = EVERY[family][-1 if family in ("flux", "flux2_klein") else int(one[-1])]
     CASES[family] += [
         (Projections(0.6, one, "values"), [layer], range(3)),
         (Projections(0.6, share=["values", "keys"]), EVERY[family], range(3)),
@@ -299,15 +301,17 @@ def test_a_sweep_of_shares_shares_its_first_steps(model: Model) -> None:
     assert len({edit.digest() for edit in sweep.edits}) == len(shares)
 
 
-EDITS = [
-    (SWAP, Projections(0.2)),
-    (SWAP, Projections(0.6)),
-    (SWAP, Projections(0.6, "double-0", "values", "no-0")),
-    (ADD, Projections((0.2, 1.0), ["double-1"])),
-    (SWAP, PromptToPrompt(tau=0.4)),
-    (SWAP, FixedSeed()),
-    (ADD, PromptSwitch(0.4)),
-]
+def edits_of(model: Model) -> list[tuple[str, Any]]:
+    stream = ALL[family_of(model)][0].split("-")[0]
+    return [
+        (SWAP, Projections(0.2)),
+        (SWAP, Projections(0.6)),
+        (SWAP, Projections(0.6, f"{stream}-0", "values", "no-0")),
+        (ADD, Projections((0.2, 1.0), [f"{stream}-1"])),
+        (SWAP, PromptToPrompt(tau=0.4)),
+        (SWAP, FixedSeed()),
+        (ADD, PromptSwitch(0.4)),
+    ]
 
 
 @pytest.mark.parametrize("inversion", [None, RFSolver()], ids=str)
@@ -315,7 +319,8 @@ def test_beside_other_edits_and_in_any_calls_it_is_the_same(
     model: Model, inversion: Inversion | None
 ) -> None:
     picture = torch.linspace(0, 1, 3 * 32 * 32).reshape(3, 32, 32)
-    groups = [group(model, EDITS), replace(group(model, EDITS[:4], seed=1), source_prompt="a red cat")]
+    edits = edits_of(model)
+    groups = [group(model, edits), replace(group(model, edits[:4], seed=1), source_prompt="a red cat")]
     if inversion:
         groups = [replace(one, image=lambda: picture, inversion=inversion) for one in groups]
     paths = source_paths(model, groups, SAMPLING)

@@ -130,7 +130,8 @@ def published(model: Model, image: Tensor, inversion: FlowInversion) -> list[Ten
 def _drawn(model: Model, velocity: Velocity, image: Tensor, inversion: RFInversion) -> list[Tensor]:
     """RF-Inversion's Algorithms 1 and 2, their t being 1 - sigma on the way down."""
     sigmas = levels(model)
-    random = torch.randn(image.shape, generator=torch.Generator().manual_seed(3), dtype=image.dtype)
+    drawn = torch.randn(image.shape, generator=torch.Generator().manual_seed(3), dtype=model.noise_dtype)
+    random = drawn.to(image)
     noise = image
     for here, there in pairwise(sigmas[::-1]):
         own = velocity(noise, there, "", 1.0)
