@@ -63,7 +63,8 @@ def test_edits_are_measured(
 
 
 def test_naming_is_measured(model: Model, judge: Judge) -> None:
-    figures = quality.naming(model, judge, FEW)
+    figures = quality.naming(model, judge, FEW, ill=8, well=4)
     assert [figure.goal for figure in figures] == [">= 0.85", ">= 0.9", ">= 0.9", ">= 0.98"]
     assert figures[2].value == 1
     assert all(0 <= figure.value <= 1 for figure in figures)
+    assert figures[3].name == "generated: modality right (12 images)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import cycle, islice, pairwise, product
 
 import numpy as np
 import torch
@@ -81,24 +81,30 @@ def told_apart(clip: Clip, n: int = 600) -> list[Figure]:
     ]
 
 
-def naming(model: Model, judge: Judge, sampling: Sampling = SAMPLING) -> list[Figure]:
-    """200 held-out prompts with a lesion, 60 without one: does the judge see what they say?"""
+def naming(
+    model: Model, judge: Judge, sampling: Sampling = SAMPLING, ill: int = 200, well: int = 60
+) -> list[Figure]:
+    """So many held-out prompts with a lesion, and without one: does the judge see what they say?"""
     rng = np.random.default_rng((11, 1))
-    ill = [draw_phantom(rng, held_out=True) for _ in range(200)]
-    well = [Phantom(modality, region) for modality, region in product(MODALITIES, REGIONS)]
-    phantoms = [*ill, *(well * 7)[:60]]
+    drawn = [draw_phantom(rng, held_out=True) for _ in range(ill)]
+    healthy = cycle(Phantom(modality, region) for modality, region in product(MODALITIES, REGIONS))
+    phantoms = [*drawn, *islice(healthy, well)]
     captions = [phantom.caption() for phantom in phantoms]
-    images = generate_images(model, captions, range(1000, 1260), sampling)
+    images = generate_images(model, captions, range(1000, 1000 + ill + well), sampling)
     named = quality_metrics.things_named(judge, images, phantoms).tolist()
     modality = quality_metrics.settings_named(judge, images, phantoms).tolist()
-    around = judge.surroundings(images[:200])
-    places = [phantom.lesion.place for phantom in ill if phantom.lesion]
+    around = judge.surroundings(images[:ill])
+    places = [phantom.lesion.place for phantom in drawn if phantom.lesion]
     placed = [PLACES[int(row.argmax())] == place for row, place in zip(around, places, strict=True)]
+    told: list[tuple[str, int, list[bool], str]] = [
+        ("kind of lesion named right", ill, named[:ill], ">= 0.85"),
+        ("place of lesion right", ill, placed, ">= 0.9"),
+        ("no lesion where none is said", well, named[ill:], ">= 0.9"),
+        ("modality right", ill + well, modality, ">= 0.98"),
+    ]
     return [
-        Figure("generated: kind of lesion named right (200 images)", float(np.mean(named[:200])), ">= 0.85"),
-        Figure("generated: place of lesion right (200 images)", float(np.mean(placed)), ">= 0.9"),
-        Figure("generated: no lesion where none is said (60 images)", float(np.mean(named[200:])), ">= 0.9"),
-        Figure("generated: modality right (260 images)", float(np.mean(modality)), ">= 0.98"),
+        Figure(f"generated: {what} ({n} images)", float(np.mean(right)), goal)
+        for what, n, right, goal in told
     ]
 
 
