@@ -61,7 +61,7 @@ _METRICS: dict[str, tuple[str, str]] = {
     "judge/edit_success": ("edit made, by the judge", "edit made"),
     "judge/area": ("area of things, pixels, by the judge", "area, px"),
     "judge/area_share": ("area of things, share, by the judge", "area, share"),
-    "judge/mse_outside": ("MSE to source image outside things, by the judge", "MSE, outside"),
+    "judge/mse_outside": ("MSE outside things, by the judge", "MSE, outside"),
     "pie/structure_distance": ("PIE structure distance", "structure"),
     "pie/psnr_unedit": ("PIE PSNR outside the mask, dB", "PSNR, dB"),
     "pie/lpips": ("PIE LPIPS outside the mask", "LPIPS"),
