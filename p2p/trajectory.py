@@ -15,6 +15,7 @@ from torch import Tensor
 
 from p2p.alignment import Tokenizers
 from p2p.attention.heads import Heads
+from p2p.attention.joint_blocks import JOINT_MODELS
 from p2p.attention.places import Places
 from p2p.attention.single_layers import LayerInjection
 from p2p.loading.pipeline_spec import ExternalCall
@@ -34,7 +35,7 @@ class CrossInjection:
 
 NO_TEXT_QUERIES = (
     "weights_on: scores weights what a word's queries read of the image, and in this model text has no "
-    "queries; allowed are probabilities, and Stable Diffusion 3 and 3.5, Flux and Qwen-Image"
+    f"queries; allowed are probabilities, and {JOINT_MODELS}"
 )
 
 

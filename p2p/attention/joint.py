@@ -1,4 +1,4 @@
-"""Injection where image queries attend to text and image keys in one softmax: SD3, Flux, DeepFloyd IF.
+"""Injection where image queries attend to text and image keys in one softmax: from DeepFloyd IF to Z-Image.
 
 Cross injection is the block of image queries and text keys, self injection the block of image queries and
 image keys (Hertz et al. 2022, Sec. 3.2, on Imagen's attention). Rows of text queries are never injected.

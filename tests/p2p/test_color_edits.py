@@ -255,6 +255,7 @@ def test_models_whose_text_has_no_queries_refuse_it(
     with pytest.raises(ValueError, match=f"^{message}") as refused:
         tree_latents(calm_model, [group(calm_model, [method])], SAMPLING)
     assert "\n" not in str(refused.value)
+    assert str(refused.value).endswith("Stable Diffusion 3 and 3.5, Flux, Flux.2, Qwen-Image and Z-Image")
     facts = ModelFacts("identity", calm_model.tokenizers, STEPS, layer_groups=True)
     pair = Pair("one", SOURCE, SWAP, blend_words=WORDS)
     named = [NamedMethod("p2p", method, {})]
