@@ -63,6 +63,11 @@ class Injection:
     heads: Heads | None = None  # in which maps are injected; None: in all heads
     scores: WordScores | None = None  # at these places, in these heads
 
+    @property
+    def takes(self) -> bool:
+        """Whether it takes anything of the source; scaled scores are the target's own."""
+        return self.cross is not None or self.self_attention or self.layers is not None
+
     @cached_property
     def key(self) -> str:
         """A short text that is equal for equal injections."""

@@ -27,7 +27,7 @@ from p2p import (
     StableDiffusion,
 )
 from p2p.alignment import word_column
-from p2p.engine import tree_latents
+from p2p.engine import check_edits, tree_latents
 from p2p.local_blend import smoothed
 from p2p.value_area import ValueArea
 from tests.p2p.inversion.flow_models import GUIDANCE, SOURCE, SWAP, levels, tiny_flow_model, velocity_of
@@ -254,6 +254,8 @@ def test_models_whose_text_has_no_queries_refuse_it(
 ) -> None:
     with pytest.raises(ValueError, match=f"^{message}") as refused:
         tree_latents(calm_model, [group(calm_model, [method])], SAMPLING)
+    with pytest.raises(ValueError, match=f"^{message}"):  # before anything is computed
+        check_edits(calm_model, group(calm_model, [method]).edits)
     assert "\n" not in str(refused.value)
     assert str(refused.value).endswith("Stable Diffusion 3 and 3.5, Flux, Flux.2, Qwen-Image and Z-Image")
     facts = ModelFacts("identity", calm_model.tokenizers, STEPS, layer_groups=True)
