@@ -265,7 +265,8 @@ class Preparation:
             return None
         factors = torch.tensor([factor for _, _, factor in found], dtype=torch.float64)
         rows, tokens = [row for row, _, _ in found], [token for _, token, _ in found]
-        return self.index(rows), self.index(tokens), factors.to(self.model.device, self.model.dtype)
+        precision = torch.promote_types(self.model.dtype, torch.float32)
+        return self.index(rows), self.index(tokens), factors.to(self.model.device, precision)
 
     def _heads(self, nodes: Sequence[Node]) -> dict[int, Tensor]:
         """Return which heads are edited, bool (rows, heads, 1, 1), by a layer's number of heads."""

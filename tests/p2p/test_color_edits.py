@@ -27,6 +27,9 @@ from p2p import (
     StableDiffusion,
 )
 from p2p.alignment import word_column
+from p2p.attention.injection import BatchInjection, LayerAttention
+from p2p.attention.joint import inject_scores
+from p2p.attention.source_bank import SourceBank
 from p2p.engine import check_edits, tree_latents
 from p2p.local_blend import smoothed
 from p2p.value_area import ValueArea
@@ -224,6 +227,25 @@ def test_a_word_that_is_none_has_no_area(model: Model) -> None:
     found = tree_latents(model, [one], SAMPLING)
     assert_close(found[0, 1], found[0, 2], rtol=0, atol=ROUNDED)
     assert (found[0, 1] - found[0, 3]).abs().max() > 10 * ROUNDED
+
+
+def test_scores_are_as_exact_in_bfloat16_as_attention_is() -> None:
+    generator, none = torch.Generator().manual_seed(0), torch.empty(0, dtype=torch.int64)
+    drawn = [torch.randn(1, 2, 600, 64, generator=generator, dtype=torch.float64) for _ in range(3)]
+    query, key, value = (one.bfloat16() for one in (drawn[0] * 4, *drawn[1:]))
+    rows, tokens, factors = torch.tensor([0, 0]), torch.tensor([1, 3]), torch.tensor([1.0, 1.3])
+    injection = BatchInjection(
+        *[none] * 10, (), none, none, False, 0, SourceBank(), scores=(rows, tokens, factors)
+    )  # fmt: skip
+    attention = LayerAttention("layer", query, key, value, 0.125)
+    text, image = slice(0, 8), slice(8, None)
+    words = attention._replace(query=query[:, :, text]).attend()
+    found = inject_scores(attention, words.clone(), text, image, injection)
+    scores = query[:, :, text].double() @ key.double().mT * 0.125
+    scores[:, :, 3, image] *= factors[1]
+    exact = scores.softmax(-1) @ value.double()
+    error = (found.double() - exact).norm(dim=-1) / exact.norm(dim=-1)
+    assert error.max() < 0.004  # bfloat16 has 8 bits
 
 
 def test_an_area_is_above_a_share_of_the_way_to_the_peak() -> None:
