@@ -20,7 +20,7 @@ from p2p.devices import overflow_advice
 from p2p.families.model import Model
 from p2p.flow_solvers import FlowDescent
 from p2p.noise_levels import LevelDescent
-from p2p.prepared import Indices, Preparation, check_injections
+from p2p.prepared import Indices, Preparation, check_injections, check_prompts
 from p2p.sampling import Calls, Sampling
 from p2p.schedulers import fork, take_step
 from p2p.source_path import SourcePath, replay_step
@@ -42,7 +42,8 @@ def denoise(
     every branch of a group gets the same noise. `levels` are the nodes of each step from there on. Raises
     FloatingPointError where latents stop being finite.
     """
-    check_injections(levels, model)
+    check_injections([node.injection for level in levels for node in level if node.injection], model)
+    check_prompts(levels, model)
     start, latents = sources[0].start, torch.stack([path.latents for path in sources])
     generators = [path.generator for path in sources if path.generator is not None]
     texts = Texts.of(levels, model, sampling)

@@ -26,6 +26,7 @@ from p2p.methods.external import carry_out
 from p2p.methods.flow_edit import DifferenceEdit, difference_evaluations, edited_by_differences
 from p2p.methods.prompt_to_prompt import check_substruct_words
 from p2p.pictures import to_pil, to_rgb, to_tensor, upright
+from p2p.prepared import check_injections
 from p2p.sampling import Calls, Sampling, with_fields
 from p2p.schedulers import check_start, noised
 from p2p.source_path import SourcePath
@@ -315,15 +316,19 @@ def denoise_tree(
 
 
 def check_edits(model: Model, edits: Iterable[Trajectory]) -> None:
-    """Raise ValueError where the model has not the layers that edits take from or read."""
+    """Raise ValueError where the model has not the layers that edits take from or read, or not the heads.
+
+    It is asked before an image is inverted, and of both stages before the first.
+    """
     edits = list(edits)
-    model.check_layers(one for edit in edits for one in edit.layers)
-    for places in {one for edit in edits for one in edit.places}:
-        for stage in filter(None, (model, model.upscaler)):
-            stage.layers_at(places)
-    for layers in {edit.blend.layers for edit in edits if edit.blend}:
-        if layers is not None:
-            layer_group(layers.key, model)
+    injections = {id(one): one for edit in edits for one in edit.injections if one}.values()
+    read = {(one.layers, one.heads) for edit in edits for one in (edit.blend, edit.area) if one}
+    for stage in filter(None, (model, model.upscaler)):
+        check_injections(injections, stage)
+        for places, heads in read:
+            layers = layer_group(places.key if places else f"{stage.blend_side}", stage).layers
+            if heads:
+                stage.check_heads(heads, layers)
 
 
 @torch.no_grad()

@@ -19,17 +19,15 @@ from p2p.attention.places import Places
 from p2p.attention.source_bank import SourceBank
 from p2p.attention.taking import Taking
 from p2p.families.model import Model
-from p2p.trajectory import NO_TEXT_QUERIES, CrossInjection
+from p2p.trajectory import NO_TEXT_QUERIES, CrossInjection, Injection
 from p2p.tree import Node
 
 
-def check_injections(levels: Sequence[Sequence[Node]], model: Model) -> None:
-    """Raise ValueError where the model has not the layers that nodes take from, or maps do not fit.
+def check_injections(injections: Collection[Injection], model: Model) -> None:
+    """Raise ValueError where the model has not the layers that injections take from, or these not the heads.
 
-    Those are single ones, or, of a profile that bounds self-attention, any that are small enough; or where
-    such a layer has not the heads.
+    Those are single ones, or, of a profile that bounds self-attention, any that are small enough.
     """
-    injections = [node.injection for level in levels for node in level if node.injection]
     smallest = model.pixels(model.attention_sides()[-1])
     limits = [i.self_max_pixels for i in injections if i.self_attention and i.self_max_pixels]
     if min(limits, default=smallest) < smallest:
@@ -38,10 +36,6 @@ def check_injections(levels: Sequence[Sequence[Node]], model: Model) -> None:
             f"smallest of this model has {smallest}; allowed are a profile without a limit (fixed) and "
             "self_replace_steps 0"
         )
-    for level in levels:
-        prompts = {node.group: node.prompt for node in level if 0 in node.branches}
-        for source, target in {(prompts[node.group], node.prompt) for node in level if node.injection}:
-            check_equal_padding(source, target, model.tokenizers)
     if any(injection.scores for injection in injections) and not model.joint_blocks:
         raise ValueError(NO_TEXT_QUERIES)
     model.check_layers(injection.layers for injection in injections if injection.layers)
@@ -49,6 +43,15 @@ def check_injections(levels: Sequence[Sequence[Node]], model: Model) -> None:
         layers = model.layers_at(places) if places else None
         if heads:
             model.check_heads(heads, layers)
+
+
+def check_prompts(levels: Sequence[Sequence[Node]], model: Model) -> None:
+    """Raise ValueError where nodes take from a source whose prompt is padded to another length."""
+    for level in levels:
+        prompts = {node.group: node.prompt for node in level if 0 in node.branches}
+        taking = [node for node in level if node.injection and node.injection.takes]
+        for source, target in {(prompts[node.group], node.prompt) for node in taking}:
+            check_equal_padding(source, target, model.tokenizers)
 
 
 @dataclass
@@ -262,7 +265,8 @@ class Preparation:
             return None
         factors = torch.tensor([factor for _, _, factor in found], dtype=torch.float64)
         rows, tokens = [row for row, _, _ in found], [token for _, token, _ in found]
-        return self.index(rows), self.index(tokens), factors.to(self.model.device, self.model.dtype)
+        precision = torch.promote_types(self.model.dtype, torch.float32)
+        return self.index(rows), self.index(tokens), factors.to(self.model.device, precision)
 
     def _heads(self, nodes: Sequence[Node]) -> dict[int, Tensor]:
         """Return which heads are edited, bool (rows, heads, 1, 1), by a layer's number of heads."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from p2p.alignment import Tokenizers
 from p2p.attention.heads import Heads
+from p2p.attention.joint_blocks import JOINT_MODELS
 from p2p.attention.places import Places
 from p2p.attention.single_layers import LayerInjection
 from p2p.loading.pipeline_spec import ExternalCall
@@ -34,7 +35,7 @@ class CrossInjection:
 
 NO_TEXT_QUERIES = (
     "weights_on: scores weights what a word's queries read of the image, and in this model text has no "
-    "queries; allowed are probabilities, and Stable Diffusion 3 and 3.5, Flux and Qwen-Image"
+    f"queries; allowed are probabilities, and {JOINT_MODELS}"
 )
 
 
@@ -61,6 +62,11 @@ class Injection:
     places: Places | None = None  # where maps are injected; None: in all layers
     heads: Heads | None = None  # in which maps are injected; None: in all heads
     scores: WordScores | None = None  # at these places, in these heads
+
+    @property
+    def takes(self) -> bool:
+        """Whether it takes anything of the source; scaled scores are the target's own."""
+        return self.cross is not None or self.self_attention or self.layers is not None
 
     @cached_property
     def key(self) -> str:

@@ -70,9 +70,9 @@ def layer_group(name: str, model: Model) -> LayerGroup:
 class WordMaps:
     """For each reading, sums (states, pixels, columns) of the maps of words, over the steps so far.
 
-    A reader (LocalBlend or Watch) has two runs of columns: the words of the source prompt, filled by the
-    state that carries the source, then the words of the branch's prompt, filled by the state that carries the
-    branch.
+    A reader (LocalBlend, Watch or ValueArea) has two runs of columns: the words of the source prompt, filled
+    by the state that carries the source, then the words of the branch's prompt, filled by the state that
+    carries the branch.
     """
 
     model: Model
@@ -182,7 +182,7 @@ class WordMaps:
 
         Empty where it is the same for all heads, and where nothing is read.
         """
-        if self.columns is None or not self.active:
+        if not self.heads or not self.active:
             return {}
         kinds = self.kinds_of[self.step - self.start][begin : begin + nodes].repeat(per_node)
         return {count: shares[kinds] for count, shares in self.heads.items()}

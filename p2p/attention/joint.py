@@ -1,4 +1,4 @@
-"""Injection where image queries attend to text and image keys in one softmax: SD3, Flux, DeepFloyd IF.
+"""Injection where image queries attend to text and image keys in one softmax: from DeepFloyd IF to Z-Image.
 
 Cross injection is the block of image queries and text keys, self injection the block of image queries and
 image keys (Hertz et al. 2022, Sec. 3.2, on Imagen's attention). Rows of text queries are never injected.
@@ -62,14 +62,14 @@ def inject_scores(
     rows, tokens, factors = injection.scores
     _, query, key, value, scale, mask = attention
     text = query[:, :, text_tokens].transpose(1, 2)
-    queries = text[rows, tokens]
-    scores = torch.einsum("nhc,nhkc->nhk", queries, key[rows]) * scale
-    scaled = scores.clone()
-    scaled[..., image] *= factors[:, None, None]
+    precision = torch.promote_types(query.dtype, torch.float32)  # that of scores inside of SDPA's kernels
+    queries, keys, values = (one.to(precision) for one in (text[rows, tokens], key[rows], value[rows]))
+    scores = torch.einsum("nhc,nhkc->nhk", queries, keys) * scale
+    scores[..., image] *= factors[:, None, None]
     if mask is not None:
         own = mask[rows][:, :, 0]
-        scaled = scaled.masked_fill(~own, -torch.inf) if own.dtype == torch.bool else scaled + own
-    read = torch.einsum("nhk,nhkc->nhc", scaled.softmax(-1), value[rows])
+        scores = scores.masked_fill(~own, -torch.inf) if own.dtype == torch.bool else scores + own
+    read = torch.einsum("nhk,nhkc->nhc", scores.softmax(-1), values).to(words.dtype)
     heads = injection.heads_of(rows, value.shape[1])
     by_token = words.transpose(1, 2)
     places = rows, tokens + (by_token.shape[1] - text.shape[1])

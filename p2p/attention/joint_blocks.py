@@ -14,9 +14,10 @@ PLACES = {"double": ("transformer_blocks",), "single": ("single_transformer_bloc
 has `layers`.
 """
 
+JOINT_MODELS = "Stable Diffusion 3 and 3.5, Flux, Flux.2, Qwen-Image and Z-Image"
+"""The transformers whose image and text share one softmax, for errors."""
 NO_BLOCKS = (
-    "blocks: only a transformer whose image and text share one softmax has them, allowed are Stable "
-    "Diffusion 3 and 3.5, Flux, Flux.2, Qwen-Image and Z-Image"
+    "blocks: only a transformer whose image and text share one softmax has them, allowed are " + JOINT_MODELS
 )
 NO = "no-"  # before the name of what is left out
 _EXAMPLES = "double-3, double-0..7 and single-32..37"

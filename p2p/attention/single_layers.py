@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from p2p.attention.heads import Heads
-from p2p.attention.joint_blocks import Blocks
+from p2p.attention.joint_blocks import JOINT_MODELS, Blocks
 
 Number = int | Literal["auto"]
 """A layer or a block, counted from 0. "auto" is a rule that gives the published one in SD 1.x."""
@@ -22,7 +22,7 @@ NO_LAYERS = (
 )
 NO_VALUES = (
     "value_replace_steps: takes the image's values from a softmax over text and image on one grid of tokens, "
-    "which this model has not; allowed are 0, and Stable Diffusion 3 and 3.5, Flux and Qwen-Image"
+    f"which this model has not; allowed are 0, and {JOINT_MODELS}"
 )
 SHARED = {"queries": "query", "keys": "key", "values": "value", "text_values": "text value"}
 """What joint attention can take from a source, by the plural that names it: of the image but for the last."""

@@ -197,7 +197,7 @@ class PromptToPrompt:
             values = LayerInjection(projections=blocks, shared=("value",), heads=heads, outside=area.key)
             for step in self._value_steps(num_inference_steps):
                 injections[step] = replace(injections[step] or Injection(None, False), layers=values)
-        if any(injections):
+        if any(one and one.takes for one in injections):
             check_equal_padding(source_prompt, target_prompt, tokenizers)
         active = [step for step, row in enumerate(gate) if 1 in row]
         record: dict[str, Any] = {

@@ -27,7 +27,10 @@ from p2p import (
     StableDiffusion,
 )
 from p2p.alignment import word_column
-from p2p.engine import tree_latents
+from p2p.attention.injection import BatchInjection, LayerAttention
+from p2p.attention.joint import inject_scores
+from p2p.attention.source_bank import SourceBank
+from p2p.engine import check_edits, tree_latents
 from p2p.local_blend import smoothed
 from p2p.value_area import ValueArea
 from tests.p2p.inversion.flow_models import GUIDANCE, SOURCE, SWAP, levels, tiny_flow_model, velocity_of
@@ -226,6 +229,25 @@ def test_a_word_that_is_none_has_no_area(model: Model) -> None:
     assert (found[0, 1] - found[0, 3]).abs().max() > 10 * ROUNDED
 
 
+def test_scores_are_as_exact_in_bfloat16_as_attention_is() -> None:
+    generator, none = torch.Generator().manual_seed(0), torch.empty(0, dtype=torch.int64)
+    drawn = [torch.randn(1, 2, 600, 64, generator=generator, dtype=torch.float64) for _ in range(3)]
+    query, key, value = (one.bfloat16() for one in (drawn[0] * 4, *drawn[1:]))
+    rows, tokens, factors = torch.tensor([0, 0]), torch.tensor([1, 3]), torch.tensor([1.0, 1.3])
+    injection = BatchInjection(
+        *[none] * 10, (), none, none, False, 0, SourceBank(), scores=(rows, tokens, factors)
+    )  # fmt: skip
+    attention = LayerAttention("layer", query, key, value, 0.125)
+    text, image = slice(0, 8), slice(8, None)
+    words = attention._replace(query=query[:, :, text]).attend()
+    found = inject_scores(attention, words.clone(), text, image, injection)
+    scores = query[:, :, text].double() @ key.double().mT * 0.125
+    scores[:, :, 3, image] *= factors[1]
+    exact = scores.softmax(-1) @ value.double()
+    error = (found.double() - exact).norm(dim=-1) / exact.norm(dim=-1)
+    assert error.max() < 0.004  # bfloat16 has 8 bits
+
+
 def test_an_area_is_above_a_share_of_the_way_to_the_peak() -> None:
     words = torch.zeros(4, 1)
     maps = torch.tensor([[[2.0, 3.0], [2.5, 12.0]]])
@@ -254,7 +276,10 @@ def test_models_whose_text_has_no_queries_refuse_it(
 ) -> None:
     with pytest.raises(ValueError, match=f"^{message}") as refused:
         tree_latents(calm_model, [group(calm_model, [method])], SAMPLING)
+    with pytest.raises(ValueError, match=f"^{message}"):  # before anything is computed
+        check_edits(calm_model, group(calm_model, [method]).edits)
     assert "\n" not in str(refused.value)
+    assert str(refused.value).endswith("Stable Diffusion 3 and 3.5, Flux, Flux.2, Qwen-Image and Z-Image")
     facts = ModelFacts("identity", calm_model.tokenizers, STEPS, layer_groups=True)
     pair = Pair("one", SOURCE, SWAP, blend_words=WORDS)
     named = [NamedMethod("p2p", method, {})]

@@ -23,7 +23,7 @@ from p2p import (
     heat_maps,
 )
 from p2p.attention.heads import Heads
-from p2p.engine import tree_latents
+from p2p.engine import check_edits, tree_latents
 from p2p.families.flux import Flux
 from p2p.families.pixart import PixArtAlpha
 from tests.p2p import naive
@@ -276,3 +276,19 @@ def test_heads_a_model_has_not_are_one_line(
     with pytest.raises(ValueError, match=f"^{message}") as refused:
         latents(model, [(SWAP, method)])
     assert "\n" not in str(refused.value)
+    request = EditRequest(SOURCE, SWAP, blend_words=("cat", "bench"))
+    edit = method.trajectory(request, model.tokenizers, STEPS)
+    with pytest.raises(ValueError, match=f"^{message}"):  # before anything is computed
+        check_edits(model, [edit])
+
+
+def test_what_a_second_stage_has_not_is_refused_before_the_first() -> None:
+    model, wide = tiny_flow_model("flux"), tiny_flow_model("sd3")
+    wide.layer_heads = dict.fromkeys(wide.attention_layers, 4)
+    for method in (PromptToPrompt(tau=0.2, heads=3), PromptToPrompt(tau=1, blend_heads=3)):
+        edit = method.trajectory(
+            EditRequest(SOURCE, SWAP, blend_words=("cat", "bench")), model.tokenizers, STEPS
+        )
+        check_edits(wide, [edit])
+        with pytest.raises(ValueError, match="3 is no head of every layer that is meant, the least has 2"):
+            check_edits(replace(wide, upscaler=model), [edit])

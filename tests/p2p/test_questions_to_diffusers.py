@@ -1,5 +1,6 @@
 """What diffusers answers by walking through a network's modules is asked once a run, not at every step."""
 
+from dataclasses import replace
 from unittest.mock import PropertyMock
 
 import pytest
@@ -44,6 +45,7 @@ def test_while_nothing_changes_a_model_a_prompt_is_encoded_once(
         ]
         assert sorted(encoded) == ["", "a cat", "a dog"]
         assert tiny_model.encode_prompt("a cat") is tiny_model.encode_prompt("a cat")
+        assert tiny_model == replace(tiny_model)  # what is kept makes no other model
     for one, other in zip(alone, kept, strict=True):
         assert torch.equal(one.images[0], other.images[0])
     tiny_model.encode_prompt("a cat")

@@ -144,7 +144,11 @@ def test_edits_that_take_nothing_are_made_between_unlike_lengths(model: ZImage) 
     blended = PromptToPrompt(tau=1).trajectory(
         EditRequest(SOURCE, LONG, blend_words=("cat", "bench")), model.tokenizers, STEPS
     )
-    [edited] = generate(model, [Group(SOURCE, 0, (*edits, blended))], Sampling(STEPS, 3.0))
+    scaled = PromptToPrompt(tau=1, weights={"cat": 9.0}, weights_on="scores").trajectory(
+        EditRequest(SOURCE, LONG), model.tokenizers, STEPS
+    )
+    [edited] = generate(model, [Group(SOURCE, 0, (*edits, blended, scaled))], Sampling(STEPS, 3.0))
+    assert not torch.equal(edited.images[0], edited.images[-1])
     assert all((image - edited.source).abs().max() > 1 / 255 for image in edited.images)
     assert torch.equal(edited.images[0], edited.images[2])
 
