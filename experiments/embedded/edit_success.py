@@ -56,8 +56,8 @@ class EditSuccess:
 
     def __call__(self, edits: Edits) -> dict[str, Scores]:
         """Score every edit."""
-        things, settings = self.judge.things(edits.images), self.judge.settings(edits.images)
-        around = self.judge.surroundings(edits.images)
+        seen = self.judge.look(edits.images)
+        around = self.judge.surroundings(seen.classes)
         values, reasons = torch.zeros(len(edits), dtype=torch.float64), []
         prompts = zip(edits.source_prompts, edits.target_prompts, strict=True)
         for row, (source, target) in enumerate(prompts):
@@ -68,8 +68,8 @@ class EditSuccess:
             tells = bool(wanted or self.world.empty) and (set(wanted) != set(before) or new or moved)
             reasons.append("" if tells else CANNOT_TELL.get(self.world.name, OTHERWISE))
             if tells:
-                made = self._things_made(things[row], wanted, before)
-                made &= not new or _most(settings[row], self.world.settings) == setting
+                made = self._things_made(seen.things[row], wanted, before)
+                made &= not new or _most(seen.settings[row], self.world.settings) == setting
                 made &= not moved or _most(around[row], self.world.labels[self.world.things :]) == organ
                 values[row] = float(made)
         return {self.names[0]: Scores.of(values, tuple(reasons))}

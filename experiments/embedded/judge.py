@@ -3,6 +3,7 @@
 One small U-Net trained on renders only (train_judge.py), so it owes nothing to the model that it judges.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,6 +15,15 @@ from experiments.embedded.worlds.contract import SIDE, World
 FILE = "judge.safetensors"
 CLOSE = 2  # pixels from a thing
 FEWEST = 4  # pixels of what surrounds things that are more than a slip
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a judge sees in N images, looked at once."""
+
+    things: Tensor  # (N, world.things) in [0, 1], as `Judge.things`
+    settings: Tensor  # (N, settings), rows sum to 1
+    classes: Tensor  # (N, 64, 64) integers, as `Judge.classes_of_pixels`
 
 
 class Judge(nn.Module):
@@ -60,22 +70,30 @@ class Judge(nn.Module):
         fine = self.to_fine(torch.cat([_double(middle), fine], 1))
         return self.classes(fine), self.place(pooled)
 
+    def look(self, images: Tensor) -> Seen:
+        """Return all that is seen in images, of one pass through the network."""
+        n, side = self.world.things, self.world.smallest
+        seen = [
+            (_evidence(classes, n, side), setting.softmax(1), classes.argmax(1))
+            for classes, setting in map(self._judged, images.split(64))
+        ]
+        return Seen(*(torch.cat(part) for part in zip(*seen, strict=True)))
+
     def things(self, images: Tensor) -> Tensor:
         """Return the evidence that each of the world's things is shown: (N, world.things), each in [0, 1].
 
         It is the largest mean probability of the thing's pixels over any square of the picture whose side is
         `world.smallest`.
         """
-        n, side = self.world.things, self.world.smallest
-        return torch.cat([_evidence(self._judged(part)[0], n, side) for part in images.split(64)])
+        return self.look(images).things
 
     def settings(self, images: Tensor) -> Tensor:
         """Return how probable each of the world's settings is: (N, settings), rows sum to 1."""
-        return torch.cat([self._judged(part)[1].softmax(1) for part in images.split(64)])
+        return self.look(images).settings
 
     def classes_of_pixels(self, images: Tensor) -> Tensor:
         """Return each pixel's class: (N, 64, 64) integers, 1 + index in the labels, else 0."""
-        return torch.cat([self._judged(part)[0].argmax(1) for part in images.split(64)])
+        return self.look(images).classes
 
     def masks(self, images: Tensor) -> Tensor:
         """Return where any of the world's things is: (N, 64, 64) bool."""
@@ -89,19 +107,22 @@ class Judge(nn.Module):
             raise ValueError(f"name: {name!r} is not one of {', '.join(labels)}")
         return self.classes_of_pixels(images) == 1 + labels.index(name)
 
-    def surroundings(self, images: Tensor) -> Tensor:
+    def surroundings(self, classes: Tensor) -> Tensor:
         """Return the share of what surrounds things that lies close to one: (N, labels - things) in [0, 1].
 
+        `classes` (N, 64, 64) are each pixel's, as `classes_of_pixels` returns them.
         An organ that has a lesion has nearly all the more of itself at it the smaller it is. All 0 where no
         thing is seen, and for what is hidden altogether.
         """
-        classes, things = self.classes_of_pixels(images), self.world.things
+        things = self.world.things
+        if things == len(self.world.labels):
+            return torch.zeros(len(classes), 0)
         seen = ((classes > 0) & (classes <= things)).float()[:, None]
         close = nn.functional.max_pool2d(seen, 2 * CLOSE + 1, 1, CLOSE)[:, 0]
         numbers = range(1 + things, 1 + len(self.world.labels))
-        organs = torch.stack([classes == number for number in numbers] or [classes < 0], 1).float()
+        organs = torch.stack([classes == number for number in numbers], 1).float()
         near, all_of_it = (organs * close[:, None]).sum((2, 3)), organs.sum((2, 3))
-        return (near / all_of_it.clamp(min=FEWEST))[:, : len(numbers)]
+        return near / all_of_it.clamp(min=FEWEST)
 
     @torch.inference_mode()
     def _judged(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -85,7 +85,8 @@ def record_attention(world: World, model: Model, timestep: int) -> Recorded:
 def pointing_game(world: World, model: Model, timesteps: Sequence[int] = (300, 600, 800)) -> list[Figure]:
     """128 noised held-out renders: does a subject's map at 16x16 peak inside the subject's box?
 
-    The map is the conditional row's mean over heads and the 16x16 layers.
+    The map is the conditional row's mean over heads and the 16x16 layers. No figure where the captions name
+    nothing.
     """
     figures = []
     for t in timesteps:
@@ -101,13 +102,9 @@ def pointing_game(world: World, model: Model, timesteps: Sequence[int] = (300, 6
                 if len(cells):
                     (top, left), (bottom, right) = cells.min(0).values.tolist(), cells.max(0).values.tolist()
                     hits.append(top <= peak // 16 <= bottom and left <= peak % 16 <= right)
-        figures.append(
-            Figure(
-                f"pointing game at t = {t} ({len(hits)} objects)",
-                float(np.mean(hits)),
-                ">= 0.95" if t == 600 else "",
-            )
-        )
+        if hits:
+            name, goal = f"pointing game at t = {t} ({len(hits)} objects)", ">= 0.95" if t == 600 else ""
+            figures.append(Figure(name, float(np.mean(hits)), goal))
     return figures
 
 
@@ -125,13 +122,27 @@ def attention_rests(world: World, model: Model, timestep: int = 600) -> list[Fig
     ]
 
 
+def lpips_figures(world: World, goals: Mapping[str, str], device: str) -> Iterator[Figure]:
+    """500 held-out scenes: does the world's shipped LPIPS put changes in the right order?"""
+    lpips = Lpips(net=world.model, folder=str(world.weights / "lpips"), device=device)
+    for kind, share in quality_metrics.lpips_ranking(world, lpips.model).items():
+        other = world.growing_changes[-1].replace("other", "another")
+        name = f"{world.model} LPIPS: {kind} ranks below {other} (500)"
+        yield Figure(name, share, goals["LPIPS ranks"])
+    for kind, share in quality_metrics.lpips_monotone(world, lpips.model).items():
+        name = f"{world.model} LPIPS: grows with {kind} at every rung (500)"
+        yield Figure(name, share, goals["LPIPS grows"])
+
+
 def measure(world: World, weights: Path | None = None, device: str = "cpu") -> Iterator[Figure]:
-    """Measure everything about a pipeline, cheap figures first; the judging networks are the shipped ones."""
+    """Measure everything about a pipeline, cheap figures first; the judging networks are the shipped ones.
+
+    What a world has none of, a judge or an LPIPS, is not measured.
+    """
     own = import_module(world.quality) if world.quality else None
     goals: dict[str, str] = defaultdict(str, own.GOALS if own else {})
     judge = Judge.load(world.weights / "judge", world).to(device) if world.labels else None
     clip = Clip(backbone=world.model, folder=str(world.weights / "clip"), device=device)
-    lpips = Lpips(net=world.model, folder=str(world.weights / "lpips"), device=device)
     model = spec(world, weights, device).load()
     yield Figure(
         "VAE reconstruction PSNR, dB (1,000 renders)",
@@ -142,14 +153,8 @@ def measure(world: World, weights: Path | None = None, device: str = "cpu") -> I
     yield from attention_rests(world, model)
     for name, value in (quality_metrics.judge_held_out(judge) if judge else {}).items():
         yield Figure(f"judge, renders: {name}", value)
-    for kind, share in quality_metrics.lpips_ranking(world, lpips.model).items():
-        other = world.growing_changes[-1].replace("other", "another")
-        name = f"{world.model} LPIPS: {kind} ranks below {other} (500)"
-        yield Figure(name, share, goals["LPIPS ranks"])
-    for kind, share in quality_metrics.lpips_monotone(world, lpips.model).items():
-        yield Figure(
-            f"{world.model} LPIPS: grows with {kind} at every rung (500)", share, goals["LPIPS grows"]
-        )
+    if world.attributes:
+        yield from lpips_figures(world, goals, device)
     renders = world.draw(640, (13, 0), True)
     images = (to_model(torch.from_numpy(renders.images)) + 1) / 2
     to_text, to_image = quality_metrics.clip_retrieval(clip, images, [s.caption() for s in renders.scenes])
@@ -235,4 +240,7 @@ def parse(description: str, weights: Path | None = None) -> argparse.Namespace:
 
 if __name__ == "__main__":
     given = parse(str(__doc__))
-    main(load_world(given.world), given.weights, given.device)
+    try:
+        main(load_world(given.world), given.weights, given.device)
+    except (ValueError, OSError) as error:
+        sys.exit(f"quality: {error}")

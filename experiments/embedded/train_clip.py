@@ -31,7 +31,7 @@ from experiments.embedded.training import (
     run_steps,
     write_card,
 )
-from experiments.embedded.worlds import parse_world
+from experiments.embedded.worlds import start
 from experiments.embedded.worlds.contract import SIDE, World
 
 MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
@@ -146,5 +146,4 @@ if __name__ == "__main__":
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--further", action="store_true", help="start from the shipped weights")
     parser.add_argument("--seed", type=int, default=0, help="of the order of renders and their degradation")
-    world, options = parse_world(parser)
-    main(world, **options)
+    start(main, parser)

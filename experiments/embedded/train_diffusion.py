@@ -368,6 +368,7 @@ class Recipe:
     def identity(self) -> dict[str, object]:
         """Return what a training that is resumed must have in common with the one that was broken off."""
         names = (
+            "world",
             "lr",
             "further",
             "seed",

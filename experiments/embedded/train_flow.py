@@ -164,7 +164,7 @@ class FlowRecipe:
 
     def identity(self) -> dict[str, object]:
         """Return what a training that is resumed must have in common with the one that was broken off."""
-        names = ("batch_size", "shards", "lr", "grounding", "width", "blocks", "seed")
+        names = ("world", "batch_size", "shards", "lr", "grounding", "width", "blocks", "seed")
         started = {"further": str(self.further)} if self.further else {}
         return {name: getattr(self, name) for name in names} | started
 

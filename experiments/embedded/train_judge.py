@@ -24,7 +24,7 @@ from experiments.embedded.training import (
     run_steps,
     write_card,
 )
-from experiments.embedded.worlds import parse_world
+from experiments.embedded.worlds import start
 from experiments.embedded.worlds.contract import Scene, World
 
 UNNAMED = -100  # cross_entropy's ignored index: no caption, no setting to learn
@@ -99,5 +99,4 @@ if __name__ == "__main__":
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--further", action="store_true", help="start from the shipped weights")
     parser.add_argument("--seed", type=int, default=0, help="of the order of renders and their degradation")
-    world, options = parse_world(parser)
-    main(world, **options)
+    start(main, parser)

@@ -20,7 +20,7 @@ from experiments.embedded.training import (
     run_steps,
     write_card,
 )
-from experiments.embedded.worlds import parse_world
+from experiments.embedded.worlds import start
 from experiments.embedded.worlds.contract import SIDE, Scenes, World
 
 
@@ -103,5 +103,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=5500)
     parser.add_argument("--shards", type=int, default=4, help="of 10,000 scenes each")
-    world, options = parse_world(parser)
-    main(world, **options)
+    start(main, parser)

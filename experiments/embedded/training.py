@@ -149,11 +149,12 @@ class ResumeError(ValueError):
 
 
 def check_resumable(file: Path, settings: Mapping[str, object]) -> None:
-    """Raise ResumeError where there is a checkpoint of a training with other settings."""
+    """Raise ResumeError where there is a checkpoint of a training with other settings, more or fewer too."""
     if not file.exists():
         return
     kept = torch.load(file, map_location="cpu", weights_only=True, mmap=True).get("settings", {})
-    other = [f"{k} {kept.get(k)!r}, now {v!r}" for k, v in settings.items() if kept.get(k) != v]
+    names = dict.fromkeys([*settings, *kept])
+    other = [f"{k} {kept.get(k)!r}, now {settings.get(k)!r}" for k in names if kept.get(k) != settings.get(k)]
     if other:
         raise ResumeError(f"{file} is of another training ({'; '.join(other)}): move it, or give another out")
 

@@ -49,3 +49,10 @@ def test_captions_are_read_as_they_are_written() -> None:
         caption = pair.target.caption()
         assert things_in(caption, WORLD) == [thing.name for thing in pair.target.things]
         assert (setting_in(caption, WORLD) or "") == pair.target.place
+
+
+def test_an_image_is_judged_once() -> None:
+    metric, passes = EditSuccess(), list[int]()
+    metric.judge.register_forward_hook(lambda *_: passes.append(1))
+    metric(edits_of(scene_pairs({"swap": 2}, seed=5), "ideal"))
+    assert len(passes) == 1

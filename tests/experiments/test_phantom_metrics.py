@@ -143,7 +143,7 @@ def test_an_untrained_judge_gives_a_verdict_on_every_edit() -> None:
     torch.manual_seed(0)
     images = torch.rand(3, 3, 64, 64)
     judge = Judge(WORLD).eval()
-    around = judge.surroundings(images)
+    around = judge.surroundings(judge.classes_of_pixels(images))
     assert around.shape == (3, 8)
     assert ((around >= 0) & (around <= 1)).all()
 

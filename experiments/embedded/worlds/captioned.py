@@ -90,11 +90,15 @@ def captioned_world(name: str, folder: str | Path, weights: str | Path, sizes: S
 def read_captions(folder: Path) -> tuple[Captioned, ...]:
     """Return the rows of `captions.csv`, captions in lower case with single spaces between words.
 
-    Raises OSError or ValueError, with the line, where a row names no picture or has no caption.
+    Raises OSError, or ValueError, with the line where a row names no picture or has no caption.
     """
     table = folder / "captions.csv"
-    with table.open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
+    try:
+        # The signature that some editors write at the start is dropped.
+        with table.open(encoding="utf-8-sig", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{table}: is no CSV in UTF-8 ({error})") from None
     captioned = []
     for number, row in enumerate(rows):
         file, text = row.get("file") or "", " ".join((row.get("caption") or "").lower().split())

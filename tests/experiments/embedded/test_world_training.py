@@ -2,6 +2,8 @@
 
 import csv
 import json
+import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from experiments.embedded import (
+    quality,
     quality_metrics,
     shards,
     train_clip,
@@ -21,7 +24,7 @@ from experiments.embedded import (
     train_vae,
 )
 from experiments.embedded.train_diffusion import Recipe
-from experiments.embedded.worlds import NAMES, load_world
+from experiments.embedded.worlds import NAMES, load_world, start
 from experiments.embedded.worlds.captioned import captioned_world, read_captions
 from experiments.embedded.worlds.contract import World
 
@@ -144,6 +147,12 @@ def test_a_folder_of_captioned_pictures_is_a_world(
         assert scene.caption() == ("a red bird" if red > green else "a green bird")
     train_vae.main(world, steps=1, batch_size=2, shards=1)
     assert (train_denoiser(world, monkeypatch) / "model_index.json").is_file()
+    monkeypatch.setattr(quality, "psnr", lambda vae, scenes: 30.0)
+    monkeypatch.setattr(quality, "Clip", lambda **_: None)
+    monkeypatch.setattr(quality_metrics, "clip_retrieval", lambda clip, images, captions: (1.0, 1.0))
+    figures = [figure.name for figure in quality.measure(world, world.checkpoints / "pipeline")]
+    assert [name for name in figures if "pointing" in name or "judge" in name or "LPIPS" in name] == []
+    assert "attention at t = 600: share of padding" in figures
     for train, message in ((train_judge.main, "labels"), (train_lpips.main, "attributes")):
         with pytest.raises(ValueError, match=f"{message}: the world 'birds.world' has none"):
             train(world)
@@ -167,4 +176,58 @@ def test_too_few_pictures_are_told(folder: Path) -> None:
     table = folder / "captions.csv"
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:6]))
     with pytest.raises(ValueError, match="5 rows; needed are 10 and two different captions"):
+        read_captions(folder)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("def f(:", r"world: 'mine.broken' cannot be imported \(SyntaxError: "),
+        ("WORLD = nothing", r"cannot be imported \(NameError: name 'nothing' is not defined\)"),
+        ("raise OSError('a folder\\nis missing')", r"cannot be imported \(OSError: a folder is missing\)"),
+        ("WORLD = 1", "the module 'mine.broken' holds no World as WORLD"),
+    ],
+)
+def test_a_broken_module_is_told_in_one_line(
+    written: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "broken.py").write_text(written)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    with pytest.raises(ValueError, match=message):
+        load_world("mine.broken")
+    with pytest.raises(SystemExit, match="2"):
+        start(train_vae.main, ArgumentParser("train_vae.py"), ["--world", "mine.broken"])
+    assert capsys.readouterr().err.splitlines()[-1].startswith("train_vae.py: error: world: ")
+
+
+def test_a_name_that_is_relative_is_told() -> None:
+    with pytest.raises(ValueError, match=r"world: '\.broken' cannot be imported"):
+        load_world(".broken")
+
+
+def test_what_a_script_cannot_train_is_told_in_one_line() -> None:
+    def main(world: World, steps: int) -> None:
+        raise ValueError(f"labels: {world.name} has none, for {steps} steps")
+
+    parser = ArgumentParser("train_judge.py")
+    parser.add_argument("--steps", type=int)
+    with pytest.raises(SystemExit, match="^train_judge: labels: phantoms has none, for 3 steps$"):
+        start(main, parser, ["--world", "phantoms", "--steps", "3"])
+
+
+def test_captions_are_read_as_spreadsheets_write_them(folder: Path) -> None:
+    table = folder / "captions.csv"
+    rows = read_captions(folder)
+    table.write_text(table.read_text(), encoding="utf-8-sig")
+    read_captions.cache_clear()
+    assert read_captions(folder) == rows
+    table.write_bytes(table.read_bytes() + "9.png,ein gr\u00fcner vogel\n".encode("latin-1"))
+    read_captions.cache_clear()
+    with pytest.raises(ValueError, match=r"captions\.csv: is no CSV in UTF-8"):
         read_captions(folder)

@@ -93,7 +93,7 @@ def naming(
     images = generate_images(model, captions, range(1000, 1000 + ill + well), sampling)
     named = quality_metrics.things_named(judge, images, phantoms).tolist()
     modality = quality_metrics.settings_named(judge, images, phantoms).tolist()
-    around = judge.surroundings(images[:ill])
+    around = judge.surroundings(judge.classes_of_pixels(images[:ill]))
     places = [phantom.lesion.place for phantom in drawn if phantom.lesion]
     placed = [PLACES[int(row.argmax())] == place for row, place in zip(around, places, strict=True)]
     told: list[tuple[str, int, list[bool], str]] = [
