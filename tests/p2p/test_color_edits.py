@@ -23,7 +23,6 @@ from p2p import (
     Model,
     Projections,
     PromptToPrompt,
-    Sampling,
     StableDiffusion,
 )
 from p2p.alignment import word_column
@@ -33,13 +32,23 @@ from p2p.attention.source_bank import SourceBank
 from p2p.engine import check_edits, tree_latents
 from p2p.local_blend import smoothed
 from p2p.value_area import ValueArea
-from tests.p2p.inversion.flow_models import GUIDANCE, SOURCE, SWAP, levels, tiny_flow_model, velocity_of
+from tests.p2p.inversion.flow_models import (
+    GUIDANCE,
+    ROUNDED,
+    SAMPLING,
+    SOURCE,
+    STEPS,
+    SWAP,
+    levels,
+    rows,
+    tiny_flow_model,
+    velocity_of,
+)
 from tests.p2p.inversion.flow_models import guided as with_guidance
-from tests.p2p.test_projections import ALL, EVERY, ROUNDED, STEPS, family_of, rows, taped
+from tests.p2p.taped_processors import ALL, EVERY, family_of, taped
 
 pytestmark = pytest.mark.xdist_group("color_edits")
 
-SAMPLING = Sampling(STEPS, GUIDANCE)
 WORDS = ("cat", "dog")
 STRUCTURE: dict[str, Any] = {"cross_replace_steps": 0, "self_replace_steps": 0.6, "local_blend": False}
 

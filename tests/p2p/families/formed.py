@@ -256,6 +256,21 @@ def assert_equal_prompts_give_the_source(model: Model, steps: int, guidance: flo
         assert torch.equal(image, edited.source)
 
 
+def assert_a_source_is_the_same_in_any_call(
+    model: Model, sampling: Sampling, target: str, longer: str
+) -> Tensor:
+    """Return a source's latents, which are the same bits alone, and beside its edit and a longer prompt."""
+    source = "a cat on a bench"
+    edit = PromptToPrompt(tau=0.5).trajectory(
+        EditRequest(source, target), model.tokenizers, sampling.num_inference_steps
+    )
+    alone = tree_latents(model, [Group(source, 3, ())], sampling)
+    together = tree_latents(model, [Group(source, 3, (edit,)), Group(longer, 4, ())], sampling)
+    assert torch.equal(alone[0, 0], together[0, 0])
+    assert (together[0, 0] - together[0, 1]).abs().max() > 1e-2
+    return alone[0, 0]
+
+
 def load(name: str, folder: Path, *overrides: str) -> Model:
     """Return the model of a YAML file of conf/model, from a folder and in double precision."""
     spec = from_yaml(name, f"path={folder}", "dtype=float64", *overrides)

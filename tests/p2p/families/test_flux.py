@@ -1,6 +1,5 @@
-"""Flux: plain runs equal diffusers' pipeline, edits equal formed maps; distilled guidance, packed latents."""
+"""Flux: plain runs equal diffusers' pipeline; formed maps; distilled guidance, packed latents."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,8 @@ from p2p.families.flux import Flux
 from p2p.loading.tokenizer_files import clip_tokenizer
 from tests.p2p.families.formed import (
     Controller,
-    assert_engine_equals,
-    assert_equal_prompts_give_the_source,
     assert_no_map_is_formed,
     edit_joint,
-    formed_edits,
     load,
 )
 from tests.p2p.families.tiny_parts import heed_text, tiny_vae
@@ -143,11 +139,6 @@ def run(
     return unpacked(packed)
 
 
-@pytest.fixture(scope="module")
-def formed(model: Flux) -> list[Tensor]:
-    return formed_edits(model, run, FormedProcessor, STEPS)
-
-
 def test_source_and_tau_1_equal_plain_diffusers(either: Flux) -> None:
     tau_1 = PromptToPrompt(tau=1).trajectory(EditRequest(SOURCE, SWAP), either.tokenizers, STEPS)
     ours = tree_latents(either, [Group(SOURCE, 3, (tau_1,))], Sampling(STEPS, GUIDANCE))
@@ -165,24 +156,6 @@ def test_the_network_is_told_the_guidance(either: Flux) -> None:
         assert (low - high).abs().max() > 1e-3
     else:
         assert torch.equal(low, high)
-
-
-@pytest.mark.parametrize("max_batch", [2, 6, 64])
-def test_edits_equal_formed_maps(model: Flux, formed: list[Tensor], max_batch: int) -> None:
-    assert_engine_equals(formed, model, Sampling(STEPS, GUIDANCE, max_batch=max_batch), TOLERANCE)
-
-
-@pytest.mark.usefixtures("padded_calls")
-@pytest.mark.parametrize(
-    "max_batch", [pytest.param(2, marks=pytest.mark.slow), 6, pytest.param(64, marks=pytest.mark.slow)]
-)
-def test_edits_of_padded_calls_equal_formed_maps(model: Flux, formed: list[Tensor], max_batch: int) -> None:
-    sampling = Sampling(STEPS, GUIDANCE, max_batch=max_batch)
-    assert_engine_equals(formed, replace(model, compile=True), sampling, TOLERANCE)
-
-
-def test_equal_prompts_give_the_source(model: Flux) -> None:
-    assert_equal_prompts_give_the_source(model, STEPS, GUIDANCE)
 
 
 def test_no_map_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,11 +216,3 @@ def test_sdedit_equals_diffusers_image_to_image(model: Flux) -> None:
     ).images
     torch.testing.assert_close(edited.images[0], expected[0].float(), rtol=0, atol=1.01 / 255)  # 8 bits
     assert (edited.images[0] - edited.source).abs().max() > 5 / 255
-
-
-def test_what_the_source_does_not_inject_stays_the_targets_own(model: Flux) -> None:
-    """With all maps injected the target is not the source: text queries, values and pooled text are own."""
-    method = PromptToPrompt(tau=0, self_replace_steps=1.0)
-    edit = method.trajectory(EditRequest(SOURCE, SWAP), model.tokenizers, STEPS)
-    latents = tree_latents(model, [Group(SOURCE, 0, (edit,))], Sampling(STEPS, GUIDANCE))
-    assert (latents[0, 0] - latents[0, 1]).abs().max() > 1e-2

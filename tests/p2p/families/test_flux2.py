@@ -1,8 +1,6 @@
-"""Flux.2: plain runs equal diffusers' pipelines, edits equal formed maps; templated, padded text; patches."""
+"""Flux.2: plain runs equal diffusers' pipelines; formed maps; templated, padded text; patches."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,14 +26,11 @@ from p2p import (
 )
 from p2p.alignment import encode
 from p2p.engine import derived_seed, generate, plan_evaluations, tree_latents
-from p2p.loading.loras import Lora, load_loras
 from tests.p2p.families.formed import (
     Controller,
-    assert_engine_equals,
-    assert_equal_prompts_give_the_source,
+    assert_a_source_is_the_same_in_any_call,
     assert_no_map_is_formed,
     edit_joint,
-    formed_edits,
     load,
 )
 from tests.p2p.families.tiny_flux2 import (
@@ -47,7 +42,6 @@ from tests.p2p.families.tiny_flux2 import (
     tiny_dev,
     tiny_klein,
 )
-from tests.p2p.test_loras import random_lora
 
 pytestmark = pytest.mark.xdist_group("flux2")
 
@@ -143,12 +137,6 @@ def run(
     return kept[-1]
 
 
-@pytest.fixture(scope="module")
-def formed(model: Flux2) -> list[Tensor]:
-    calls = 1 if model.guidance_embedded else 2
-    return formed_edits(model, run, partial(FormedProcessor, calls=calls), STEPS)
-
-
 @pytest.mark.parametrize("guidance", [GUIDANCE, 1.0])
 def test_source_and_tau_1_equal_plain_diffusers(model: Flux2, guidance: float) -> None:
     tau_1 = PromptToPrompt(tau=1).trajectory(EditRequest(SOURCE, LONGER), model.tokenizers, STEPS)
@@ -191,24 +179,6 @@ def test_images_are_those_of_the_pipeline(model: Flux2) -> None:
     torch.testing.assert_close(encoded, own, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("max_batch", [2, 6, 64])
-def test_edits_equal_formed_maps(model: Flux2, formed: list[Tensor], max_batch: int) -> None:
-    assert_engine_equals(formed, model, Sampling(STEPS, GUIDANCE, max_batch=max_batch), TOLERANCE)
-
-
-@pytest.mark.usefixtures("padded_calls")
-@pytest.mark.parametrize(
-    "max_batch", [pytest.param(2, marks=pytest.mark.slow), 6, pytest.param(64, marks=pytest.mark.slow)]
-)
-def test_edits_of_padded_calls_equal_formed_maps(model: Flux2, formed: list[Tensor], max_batch: int) -> None:
-    sampling = Sampling(STEPS, GUIDANCE, max_batch=max_batch)
-    assert_engine_equals(formed, replace(model, compile=True), sampling, TOLERANCE)
-
-
-def test_equal_prompts_give_the_source(model: Flux2) -> None:
-    assert_equal_prompts_give_the_source(model, STEPS, GUIDANCE)
-
-
 def test_no_map_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_no_map_is_formed(short_klein(pixels=128), FormedProcessor, monkeypatch)
 
@@ -216,12 +186,7 @@ def test_no_map_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("kind", "pipeline"), [(ShortKlein, tiny_klein), (ShortDev, tiny_dev)])
 def test_a_source_is_the_same_alone_and_beside_longer_prompts_in_bfloat16(kind: Any, pipeline: Any) -> None:
     model = kind(pipeline().to(torch.bfloat16), SIDE, SIDE, height=32, width=32)
-    sampling = Sampling(STEPS, GUIDANCE)
-    edit = PromptToPrompt(tau=0.5).trajectory(EditRequest(SOURCE, LONGER), model.tokenizers, STEPS)
-    alone = tree_latents(model, [Group(SOURCE, 3, ())], sampling)
-    together = tree_latents(model, [Group(SOURCE, 3, (edit,)), Group(LONGER, 4, ())], sampling)
-    assert torch.equal(alone[0, 0], together[0, 0])
-    assert (together[0, 0] - together[0, 1]).abs().max() > 1e-2
+    assert_a_source_is_the_same_in_any_call(model, Sampling(STEPS, GUIDANCE), LONGER, LONGER)
 
 
 def test_dev_is_planned_with_one_row_a_state(dev: Flux2) -> None:
@@ -315,27 +280,3 @@ def test_sdedit_is_diffusers_call_from_the_noised_picture(klein: Flux2) -> None:
         latents = latents + (there - here) * velocity.mT.unflatten(2, (SIDE, SIDE))
     torch.testing.assert_close(edited.images[0], klein.decode(latents)[0], rtol=0, atol=1.01 / 255)  # 8 bits
     assert (edited.images[0] - edited.source).abs().max() > 5 / 255
-
-
-def test_what_the_source_does_not_inject_stays_the_targets_own(model: Flux2) -> None:
-    """With all maps injected the target is not the source: text queries and values are its own."""
-    method = PromptToPrompt(tau=0, self_replace_steps=1.0)
-    edit = method.trajectory(EditRequest(SOURCE, SWAP), model.tokenizers, STEPS)
-    latents = tree_latents(model, [Group(SOURCE, 0, (edit,))], Sampling(STEPS, GUIDANCE))
-    assert (latents[0, 0] - latents[0, 1]).abs().max() > 1e-2
-
-
-def test_a_lora_equals_diffusers_own_call(tmp_path: Path) -> None:
-    pipeline = tiny_klein()
-    groups, sampling = [Group(SOURCE, 3, ())], Sampling(STEPS, GUIDANCE)
-    plain = tree_latents(ShortKlein(pipeline, SIDE, SIDE, 32, 32), groups, sampling)
-    layers = ("to_q", "add_k_proj", "to_qkv_mlp_proj")
-    pipeline.save_lora_weights(
-        tmp_path, random_lora(pipeline.transformer, layers, 0), weight_name="my.safetensors"
-    )
-    assert load_loras(pipeline, [Lora(str(tmp_path / "my.safetensors"), 0.5)]) == []
-    pipeline.to(torch.float64)
-    model = ShortKlein(pipeline, SIDE, SIDE, 32, 32)
-    ours = tree_latents(model, groups, sampling)[0, 0]
-    torch.testing.assert_close(ours, run(model, [SOURCE], 3)[0], rtol=0, atol=TOLERANCE)
-    assert (ours - plain[0, 0]).abs().max() > 1e-3

@@ -1,6 +1,5 @@
-"""PixArt: plain runs equal diffusers' pipelines, edits equal formed maps; masked text, learned sigma."""
+"""PixArt: plain runs equal diffusers' pipelines; formed maps; masked text, learned sigma."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,7 @@ from p2p.operators import refine, replace
 from p2p.trajectory import EditRequest
 from tests.p2p.families.formed import (
     Controller,
-    assert_engine_equals,
-    assert_equal_prompts_give_the_source,
     assert_no_map_is_formed,
-    formed_edits,
     load,
 )
 from tests.p2p.families.tiny_parts import heed_text, tiny_vae
@@ -116,11 +112,6 @@ def run(
     ).images
 
 
-@pytest.fixture(scope="module")
-def formed(model: PixArtAlpha) -> list[Tensor]:
-    return formed_edits(model, run, FormedProcessor, STEPS)
-
-
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_source_and_tau_1_equal_plain_diffusers(model: PixArtAlpha, guidance: float) -> None:
     tau_1 = PromptToPrompt(tau=1).trajectory(EditRequest(SOURCE, SWAP), model.tokenizers, STEPS)
@@ -128,22 +119,6 @@ def test_source_and_tau_1_equal_plain_diffusers(model: PixArtAlpha, guidance: fl
     plain = run(model, [SOURCE, SWAP], 3, guidance=guidance)
     torch.testing.assert_close(torch.stack([ours[0, 0], ours[0, 1]]), plain, rtol=0, atol=TOLERANCE)
     assert (plain[0] - plain[1]).abs().max() > 1e-2
-
-
-@pytest.mark.parametrize("max_batch", [2, 6, 64])
-def test_edits_equal_formed_maps(model: PixArtAlpha, formed: list[Tensor], max_batch: int) -> None:
-    assert_engine_equals(formed, model, Sampling(STEPS, 3.0, max_batch=max_batch), TOLERANCE)
-
-
-@pytest.mark.usefixtures("padded_calls")
-@pytest.mark.parametrize(
-    "max_batch", [pytest.param(2, marks=pytest.mark.slow), 6, pytest.param(64, marks=pytest.mark.slow)]
-)
-def test_edits_of_padded_calls_equal_formed_maps(
-    model: PixArtAlpha, formed: list[Tensor], max_batch: int
-) -> None:
-    sampling = Sampling(STEPS, 3.0, max_batch=max_batch)
-    assert_engine_equals(formed, dataclasses.replace(model, compile=True), sampling, TOLERANCE)
 
 
 def refine_words_alone(source: str, target: str, tokenizer: Any, tail: Any) -> tuple[Tensor, Tensor]:
@@ -173,10 +148,6 @@ def test_masked_padding_has_nothing_to_align(model: PixArtAlpha, operator: str, 
     assert trajectories[0].digest() != trajectories[1].digest()
     ours = tree_latents(model, [Group(SOURCE, 0, trajectories)], Sampling(STEPS, 3.0))
     torch.testing.assert_close(ours[0, 1], ours[0, 2], rtol=0, atol=TOLERANCE)
-
-
-def test_equal_prompts_give_the_source(model: PixArtAlpha) -> None:
-    assert_equal_prompts_give_the_source(model, STEPS, 3.0)
 
 
 def test_no_map_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:

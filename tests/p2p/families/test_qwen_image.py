@@ -1,8 +1,7 @@
-"""Qwen-Image: plain runs equal diffusers' pipeline, edits equal formed maps; a templated, masked text."""
+"""Qwen-Image: plain runs equal diffusers' pipeline; formed maps; a templated, masked text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,22 +12,18 @@ from diffusers.models.transformers.transformer_qwenimage import apply_rotary_emb
 from torch import Tensor
 from torch.nn.functional import pad
 
-from p2p import Calls, EditRequest, FixedSeed, Group, ModelSpec, PromptToPrompt, QwenImage, Sampling, SDEdit
+from p2p import EditRequest, Group, ModelSpec, PromptToPrompt, QwenImage, Sampling, SDEdit
 from p2p.alignment import encode, word_tokens
-from p2p.engine import derived_seed, generate, plan_evaluations, tree_latents
-from p2p.loading.loras import Lora, load_loras
+from p2p.engine import derived_seed, generate, tree_latents
 from p2p.templated_tokenizer import TemplatedTokenizer
 from tests.p2p.families.formed import (
     Controller,
-    assert_engine_equals,
-    assert_equal_prompts_give_the_source,
+    assert_a_source_is_the_same_in_any_call,
     assert_no_map_is_formed,
     edit_joint,
-    formed_edits,
     load,
 )
 from tests.p2p.families.tiny_qwen import tiny_pipeline, tiny_qwen_tokenizer
-from tests.p2p.test_loras import random_lora
 
 pytestmark = pytest.mark.xdist_group("qwen_image")
 
@@ -131,11 +126,6 @@ def run(
     return unpacked(made)
 
 
-@pytest.fixture(scope="module")
-def formed(model: QwenImage) -> list[Tensor]:
-    return formed_edits(model, run, FormedProcessor, STEPS)
-
-
 @pytest.mark.parametrize(("guidance", "negative"), [(GUIDANCE, ""), (GUIDANCE, "a hat"), (1.0, "")])
 def test_source_and_tau_1_equal_plain_diffusers(model: QwenImage, guidance: float, negative: str) -> None:
     tau_1 = PromptToPrompt(tau=1).trajectory(EditRequest(SOURCE, LONGER), model.tokenizers, STEPS)
@@ -148,26 +138,6 @@ def test_source_and_tau_1_equal_plain_diffusers(model: QwenImage, guidance: floa
     assert ((plain - unguided).abs().max() > 1e-2) == (guidance > 1)
 
 
-@pytest.mark.parametrize("max_batch", [2, 6, 64])
-def test_edits_equal_formed_maps(model: QwenImage, formed: list[Tensor], max_batch: int) -> None:
-    assert_engine_equals(formed, model, Sampling(STEPS, GUIDANCE, max_batch=max_batch), TOLERANCE)
-
-
-@pytest.mark.usefixtures("padded_calls")
-@pytest.mark.parametrize(
-    "max_batch", [pytest.param(2, marks=pytest.mark.slow), 6, pytest.param(64, marks=pytest.mark.slow)]
-)
-def test_edits_of_padded_calls_equal_formed_maps(
-    model: QwenImage, formed: list[Tensor], max_batch: int
-) -> None:
-    sampling = Sampling(STEPS, GUIDANCE, max_batch=max_batch)
-    assert_engine_equals(formed, replace(model, compile=True), sampling, TOLERANCE)
-
-
-def test_equal_prompts_give_the_source(model: QwenImage) -> None:
-    assert_equal_prompts_give_the_source(model, STEPS, GUIDANCE)
-
-
 def test_no_map_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_qwen(pixels=128)
     model.pipeline.scheduler.register_to_config(shift_terminal=None)  # with it there is no single step
@@ -176,12 +146,7 @@ def test_no_map_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_source_is_the_same_alone_and_beside_longer_prompts_in_bfloat16() -> None:
     model = QwenImage(tiny_pipeline().to(torch.bfloat16), SIDE, SIDE, height=32, width=32)
-    sampling = Sampling(STEPS, GUIDANCE)
-    edit = PromptToPrompt(tau=0.5).trajectory(EditRequest(SOURCE, LONGER), model.tokenizers, STEPS)
-    alone = tree_latents(model, [Group(SOURCE, 3, ())], sampling)
-    together = tree_latents(model, [Group(SOURCE, 3, (edit,)), Group(LONGER, 4, ())], sampling)
-    assert torch.equal(alone[0, 0], together[0, 0])
-    assert (together[0, 0] - together[0, 1]).abs().max() > 1e-2
+    assert_a_source_is_the_same_in_any_call(model, Sampling(STEPS, GUIDANCE), LONGER, LONGER)
     # diffusers, which pads to the longest prompt and masks where there is one, has two.
     one, both = run(model, [SOURCE], 3), run(model, [SOURCE, LONGER], 3)
     assert not torch.equal(one[0], both[0])
@@ -252,18 +217,6 @@ def test_guidance_keeps_the_norm_of_each_token(model: QwenImage, scale: float) -
     torch.testing.assert_close(deviations, text.std((1, 2, 3)), rtol=1e-5, atol=0)
 
 
-def test_planning_counts_two_rows_a_guided_state_without_weights(model: QwenImage) -> None:
-    methods: Sequence[Any] = [PromptToPrompt(tau=0.5), FixedSeed(), SDEdit(0.5)]
-    request = EditRequest(SOURCE, SWAP)
-    edits = tuple(method.trajectory(request, model.tokenizers, STEPS) for method in methods)
-    groups = [Group(SOURCE, 0, edits)]
-    spec = ModelSpec("qwen_image", "/nowhere", SIDE, SIDE, pipeline="QwenImagePipeline")
-    for guidance in (1.0, GUIDANCE):
-        sampling, counted = Sampling(STEPS, guidance), list[int]()
-        generate(model, groups, sampling, Calls(sampling.max_batch, counted.append))
-        assert sum(counted) == plan_evaluations(groups, STEPS, sampling, spec.guidance_embedded())
-
-
 @pytest.mark.parametrize("entry", ["guidance_embeds", "use_additional_t_cond"])
 def test_a_transformer_that_is_told_more_is_refused(entry: str) -> None:
     with pytest.raises(ValueError, match=f"^{entry}: True in the transformer's config, allowed is false$"):
@@ -310,27 +263,3 @@ def test_sdedit_equals_diffusers_image_to_image(model: QwenImage) -> None:
     ).images
     torch.testing.assert_close(edited.images[0], expected[0].float(), rtol=0, atol=1.01 / 255)  # 8 bits
     assert (edited.images[0] - edited.source).abs().max() > 5 / 255
-
-
-def test_what_the_source_does_not_inject_stays_the_targets_own(model: QwenImage) -> None:
-    """With all maps injected the target is not the source: text queries and values are its own."""
-    method = PromptToPrompt(tau=0, self_replace_steps=1.0)
-    edit = method.trajectory(EditRequest(SOURCE, SWAP), model.tokenizers, STEPS)
-    latents = tree_latents(model, [Group(SOURCE, 0, (edit,))], Sampling(STEPS, GUIDANCE))
-    assert (latents[0, 0] - latents[0, 1]).abs().max() > 1e-2
-
-
-def test_a_lora_equals_diffusers_own_call(tmp_path: Path) -> None:
-    pipeline = tiny_pipeline()
-    plain = tree_latents(
-        ShortText(pipeline, SIDE, SIDE, 32, 32), [Group(SOURCE, 3, ())], Sampling(STEPS, GUIDANCE)
-    )
-    pipeline.save_lora_weights(
-        tmp_path, random_lora(pipeline.transformer, ("to_q", "add_k_proj"), 0), weight_name="my.safetensors"
-    )
-    assert load_loras(pipeline, [Lora(str(tmp_path / "my.safetensors"), 0.5)]) == []
-    pipeline.to(torch.float64)
-    model = ShortText(pipeline, SIDE, SIDE, 32, 32)
-    ours = tree_latents(model, [Group(SOURCE, 3, ())], Sampling(STEPS, GUIDANCE))[0, 0]
-    torch.testing.assert_close(ours, run(model, [SOURCE], 3)[0], rtol=0, atol=TOLERANCE)
-    assert (ours - plain[0, 0]).abs().max() > 1e-3

@@ -1,4 +1,4 @@
-"""SD3: plain runs equal diffusers' pipeline, edits equal formed maps of one softmax over image and text."""
+"""SD3: plain runs equal diffusers' pipeline; formed maps of one softmax over image and text."""
 
 from dataclasses import replace
 from functools import partial
@@ -23,11 +23,8 @@ from p2p.families.stable_diffusion_3 import StableDiffusion3
 from p2p.loading.tokenizer_files import clip_tokenizer
 from tests.p2p.families.formed import (
     Controller,
-    assert_engine_equals,
-    assert_equal_prompts_give_the_source,
     assert_no_map_is_formed,
     edit_joint,
-    formed_edits,
     load,
 )
 from tests.p2p.families.tiny_parts import heed_text, tiny_vae
@@ -132,11 +129,6 @@ def run(
     ).images
 
 
-@pytest.fixture(scope="module")
-def formed(model: StableDiffusion3) -> list[Tensor]:
-    return formed_edits(model, run, FormedProcessor, STEPS)
-
-
 @pytest.mark.parametrize("guidance", [1.0, GUIDANCE])
 def test_source_and_tau_1_equal_plain_diffusers(model: StableDiffusion3, guidance: float) -> None:
     tau_1 = PromptToPrompt(tau=1).trajectory(EditRequest(SOURCE, SWAP), model.tokenizers, STEPS)
@@ -144,26 +136,6 @@ def test_source_and_tau_1_equal_plain_diffusers(model: StableDiffusion3, guidanc
     plain = run(model, [SOURCE, SWAP], 3, guidance=guidance)
     torch.testing.assert_close(torch.stack([ours[0, 0], ours[0, 1]]), plain, rtol=0, atol=TOLERANCE)
     assert (plain[0] - plain[1]).abs().max() > 1e-2
-
-
-@pytest.mark.parametrize("max_batch", [2, 6, 64])
-def test_edits_equal_formed_maps(model: StableDiffusion3, formed: list[Tensor], max_batch: int) -> None:
-    assert_engine_equals(formed, model, Sampling(STEPS, GUIDANCE, max_batch=max_batch), TOLERANCE)
-
-
-@pytest.mark.usefixtures("padded_calls")
-@pytest.mark.parametrize(
-    "max_batch", [pytest.param(2, marks=pytest.mark.slow), 6, pytest.param(64, marks=pytest.mark.slow)]
-)
-def test_edits_of_padded_calls_equal_formed_maps(
-    model: StableDiffusion3, formed: list[Tensor], max_batch: int
-) -> None:
-    sampling = Sampling(STEPS, GUIDANCE, max_batch=max_batch)
-    assert_engine_equals(formed, replace(model, compile=True), sampling, TOLERANCE)
-
-
-def test_equal_prompts_give_the_source(model: StableDiffusion3) -> None:
-    assert_equal_prompts_give_the_source(model, STEPS, GUIDANCE)
 
 
 def test_no_map_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:

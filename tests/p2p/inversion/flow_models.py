@@ -9,7 +9,7 @@ import torch
 from diffusers import Flux2KleinPipeline, FluxPipeline, QwenImagePipeline, ZImagePipeline
 from torch import Tensor
 
-from p2p import EditRequest, Flux, Group, Inversion, Model, StableDiffusion3
+from p2p import EditRequest, Flux, Group, Inversion, Model, Sampling, StableDiffusion3
 from tests.p2p.families import (
     test_flux,
     test_flux2,
@@ -20,6 +20,9 @@ from tests.p2p.families import (
 )
 
 STEPS, GUIDANCE = 5, 3.0
+SAMPLING = Sampling(STEPS, GUIDANCE)
+# diffusers' scheduler, which the engine takes for a generated source, rounds to single precision.
+ROUNDED = 1e-5
 SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a cat with a red hat on a bench"
 
 
@@ -38,6 +41,11 @@ def tiny_flow_model(family: str, dtype: torch.dtype = torch.float64) -> Model:
         pipeline = test_qwen_image.tiny_pipeline().to(dtype)
         return test_qwen_image.ShortText(pipeline, 8, 8, height=32, width=32)
     return Flux(test_flux.tiny_pipeline().to(dtype), 8, 8, height=32, width=32)
+
+
+def rows(model: Model) -> int:
+    """Return how many rows of a call a state takes."""
+    return SAMPLING.rows_per_state(model.guidance_embedded)
 
 
 def levels(model: Model, steps: int = STEPS) -> list[float]:
