@@ -37,6 +37,8 @@ def check_keys(config: Mapping[str, Any]) -> None:
     executor = config.get("executor")  # only where it is not this process
     if executor is not None and isinstance(executor, Mapping) and "_target_" in executor:
         known_keys.append("executor")
+    elif "executor" in config:
+        raise ValueError("executor: has keys with executor=ray alone, as in executor=ray executor.workers=2")
     if missing := sorted(set(known_keys) - set(config)):
         raise ValueError(f"{missing[0]}: is missing, and nothing can be left out of the configuration")
     for key, kinds in NODES.items():
@@ -65,10 +67,6 @@ def check_keys(config: Mapping[str, Any]) -> None:
             raise ValueError(f"grid.{key}: is missing, a grid has seeds and methods")
     for level, there, known in levels:
         for key in there:
-            if key == "executor" and key not in known:
-                raise ValueError(
-                    "executor: has keys with executor=ray alone, as in executor=ray executor.workers=2"
-                )
             if key not in known:
                 raise ValueError(
                     f"{level}{key}: no key of the configuration{nearest(key, known, level)}; "

@@ -326,6 +326,8 @@ def check_edits(model: Model, edits: Iterable[Trajectory]) -> None:
     for stage in filter(None, (model, model.upscaler)):
         check_injections(injections, stage)
         for places, heads in read:
+            if places:
+                stage.layers_at(places)
             layers = layer_group(places.key if places else f"{stage.blend_side}", stage).layers
             if heads:
                 stage.check_heads(heads, layers)

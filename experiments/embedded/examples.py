@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -27,8 +28,19 @@ CHUNK = 1_000  # scenes that a process renders at a time, two to four seconds of
 STREAM = 2023  # first number of a chunk's seed; shards of shards.py have 2022
 
 
+class Rows:
+    """Equally many rows of tensors: what a dataclass of these can do."""
+
+    def __len__(self) -> int:
+        return len(next(iter(vars(self).values())))
+
+    def take(self, index: Tensor) -> Self:
+        """Return the chosen rows."""
+        return type(self)(**{name: rows[index] for name, rows in vars(self).items()})
+
+
 @dataclass(frozen=True)
-class Captioned:
+class Captioned(Rows):
     """Captions of n scenes as token ids, where they name things, and another caption of each scene."""
 
     ids: Tensor  # (n, tokens) int32
@@ -43,13 +55,6 @@ class Examples(Captioned):
     """Training examples on one device."""
 
     latents: Tensor  # (n, 4, 16, 16) float16, scaled means
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    def take(self, index: Tensor) -> "Examples":
-        """Return the chosen examples."""
-        return Examples(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
 def with_latents(captioned: Captioned, latents: Tensor) -> Examples:

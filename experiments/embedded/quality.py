@@ -25,11 +25,11 @@ from torch import Tensor
 from evaluation.clip import Clip
 from evaluation.perceptual import Lpips
 from experiments.embedded import quality_metrics
+from experiments.embedded.denoiser import idle_tokens
 from experiments.embedded.examples import named_masks, named_tokens
 from experiments.embedded.figures import Figure
 from experiments.embedded.judge import Judge
 from experiments.embedded.recorded_attention import RecordingProcessor
-from experiments.embedded.train_diffusion import idle_tokens
 from experiments.embedded.train_vae import psnr, to_model
 from experiments.embedded.training import check_device, hardware
 from experiments.embedded.worlds import NAMES, load_world

@@ -7,10 +7,9 @@ logit-normally. Run `make train-flow`; `flow_transformer.py` says what the netwo
 import argparse
 import copy
 import shutil
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,7 +17,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from experiments.embedded.examples import covered_cells, named_tokens
+from experiments.embedded.denoising_objective import CAPTION_DROPOUT, THING_WEIGHT
+from experiments.embedded.examples import Rows, covered_cells, named_tokens
 from experiments.embedded.flow_transformer import (
     FlowModel,
     build_transformer,
@@ -26,14 +26,13 @@ from experiments.embedded.flow_transformer import (
     save_pipeline,
     shipped_words,
 )
+from experiments.embedded.latents import encode_latents
+from experiments.embedded.recipe import Recipe, run
 from experiments.embedded.recorded_attention import grounding_loss
 from experiments.embedded.shards import load_training_scenes
-from experiments.embedded.train_diffusion import CAPTION_DROPOUT, THING_WEIGHT, encode_latents
 from experiments.embedded.training import (
     Ema,
     batches,
-    check_device,
-    check_out,
     check_resumable,
     cosine,
     decayed,
@@ -45,27 +44,19 @@ from experiments.embedded.training import (
     run_minutes,
     write_card,
 )
-from experiments.embedded.worlds import HELP, NAMES, load_world
 from experiments.embedded.worlds.contract import Scenes, World
 
 LEVELS = (0.2, 1.2)  # mean and deviation of the noise level's logit; wider than SD3's (0, 1) towards noise
 
 
 @dataclass(frozen=True)
-class FlowExamples:
+class FlowExamples(Rows):
     """Captioned scenes as latents, on one device."""
 
     latents: Tensor  # (n, 4, 16, 16) float16, scaled means
     ids: Tensor  # (n, tokens) int32
     tokens: Tensor  # (n, slots) int64, where the caption has each named word, 0 where there is none
     covered: Tensor  # (n, slots, 16, 16) uint8, sixteenths of a latent cell that each word is about
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    def take(self, index: Tensor) -> "FlowExamples":
-        """Return the chosen examples."""
-        return FlowExamples(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
 
 def flow_examples(world: World, scenes: Scenes, latents: Tensor, tokenizer: CLIPTokenizer) -> FlowExamples:
@@ -116,11 +107,10 @@ def draw_levels(n: int, generator: torch.Generator) -> Tensor:
     return (mean + deviation * torch.special.ndtri(share.clamp(1e-5, 1 - 1e-5))).sigmoid()
 
 
-@dataclass(frozen=True)
-class FlowRecipe:
+@dataclass(frozen=True, kw_only=True)
+class FlowRecipe(Recipe):
     """What is trained and how, as on the command line; raises ValueError for what cannot be."""
 
-    world: str = NAMES[0]
     minutes: float = 100
     batch_size: int = 32
     shards: int = 12
@@ -128,45 +118,25 @@ class FlowRecipe:
     grounding: float = 0.03
     width: int = 160
     blocks: int = 5
-    seed: int = 0
     further: Path | None = None
-    device: str = "cpu"
-    out: Path | None = None
     ship: bool = False
 
+    name = "flow"
+    counts = ("batch_size", "shards", "blocks")
+    weights = ("grounding",)
+    kept = ("batch_size", "shards", "grounding", "width", "blocks")
+
     def __post_init__(self) -> None:
-        world = load_world(self.world)
-        check_device(self.device)
-        for name in ("batch_size", "shards", "blocks"):
-            if (value := getattr(self, name)) < 1:
-                raise ValueError(f"{name}: {value}, allowed is 1 or more")
+        super().__post_init__()
         check_width(self.width)
-        for name in ("minutes", "lr"):
-            if not 0 < (value := getattr(self, name)) < float("inf"):
-                raise ValueError(f"{name}: {value}, allowed is a number above 0")
-        if not 0 <= self.grounding < float("inf"):
-            raise ValueError(f"grounding: {self.grounding}, allowed is 0 or more")
         if self.further and not self.further.is_file():
             raise ValueError(
                 f"further: {self.further} is not there, allowed is the state of a training, a .pt file"
             )
-        check_out(self.folder, world.weights)
-
-    @property
-    def folder(self) -> Path:
-        """Where the weights go: `out`, else the world's checkpoints."""
-        return self.out or load_world(self.world).checkpoints / "flow"
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where the training keeps its state, beside the weights."""
-        return self.folder.with_name(f"{self.folder.name}.pt")
 
     def identity(self) -> dict[str, object]:
         """Return what a training that is resumed must have in common with the one that was broken off."""
-        names = ("world", "batch_size", "shards", "lr", "grounding", "width", "blocks", "seed")
-        started = {"further": str(self.further)} if self.further else {}
-        return {name: getattr(self, name) for name in names} | started
+        return super().identity() | ({"further": str(self.further)} if self.further else {})
 
 
 def build_model(recipe: FlowRecipe, tokenizer: CLIPTokenizer) -> FlowModel:
@@ -176,8 +146,7 @@ def build_model(recipe: FlowRecipe, tokenizer: CLIPTokenizer) -> FlowModel:
     where these are of another size.
     """
     torch.manual_seed(recipe.seed)
-    pipeline = load_world(recipe.world).weights / "pipeline"
-    shipped = CLIPTextModel.from_pretrained(pipeline / "text_encoder", dtype=torch.float32)
+    shipped = CLIPTextModel.from_pretrained(recipe.shipped / "text_encoder", dtype=torch.float32)
     transformer = build_transformer(recipe.width, recipe.blocks)
     model = FlowModel(transformer, shipped_words(shipped), tokenizer)
     if recipe.further:
@@ -197,7 +166,7 @@ def card(recipe: FlowRecipe, scenes: int, steps: int, seconds: float) -> dict[st
     before = earlier(recipe.further.with_suffix(""), "recipe") if recipe.further else ""
     return {
         "data": f"{scenes} rendered, captioned scenes of 64x64 pixels",
-        **load_world(recipe.world).facts,
+        **recipe.definition.facts,
         "recipe": f"{steps} steps of {recipe.batch_size}, AdamW {recipe.lr:g} flat then cosine, thing weight "
         f"{THING_WEIGHT}, noise levels' logits {LEVELS[0]:g} +- {LEVELS[1]:g}, log grounding loss "
         f"{recipe.grounding:g}, EMA 0.999, {precision(recipe.device)}" + before,
@@ -208,11 +177,10 @@ def card(recipe: FlowRecipe, scenes: int, steps: int, seconds: float) -> dict[st
 def main(recipe: FlowRecipe) -> None:
     """Train, and keep the whole pipeline in float16 with a model card, once a minute."""
     check_resumable(recipe.checkpoint, recipe.identity())
-    world, device = load_world(recipe.world), recipe.device
-    shipped = world.weights / "pipeline"
-    tokenizer = CLIPTokenizer.from_pretrained(shipped / "tokenizer")
+    world, device = recipe.definition, recipe.device
+    tokenizer = CLIPTokenizer.from_pretrained(recipe.shipped / "tokenizer")
     scenes = load_training_scenes(world, recipe.shards)
-    vae = AutoencoderKL.from_pretrained(shipped / "vae", dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(recipe.shipped / "vae", dtype=torch.float32)
     vae = vae.to(device, memory_format=torch.channels_last)
     latents = encode_latents(world, vae, scenes, native_bf16(device)).to(device)
     examples = flow_examples(world, scenes, latents, tokenizer)
@@ -263,28 +231,15 @@ def parse(arguments: Sequence[str] | None = None) -> FlowRecipe:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--world", help=f"whose transformer: {HELP}")
     add("--minutes", type=float, help="to train for, from the first step on; a broken off training goes on")
-    add("--batch-size", type=int, help="small: steps are what counts")
     add("--shards", type=int, help="of 10,000 scenes each, rendered and encoded beforehand")
-    add("--lr", type=float, help="peak learning rate")
     add("--grounding", type=float, help="weight of the loss on attention outside a word's thing; 0: off")
     add("--width", type=int, help="channels of the transformer")
     add("--blocks", type=int, help="of the transformer")
-    add("--seed", type=int, help="of the weights, the order of scenes and the noise")
     add("--further", type=Path, help="start from the average of another training, its .pt file")
-    add("--device", help="cpu, cuda or cuda:N")
-    add("--out", type=Path, help="folder for the weights, in the world's checkpoints if not given")
     add("--ship", action=argparse.BooleanOptionalAction, help="replace the shipped weights as well")
-    parser.set_defaults(**{field.name: field.default for field in fields(FlowRecipe)})
-    try:
-        return FlowRecipe(**vars(parser.parse_args(arguments)))
-    except ValueError as error:
-        parser.error(str(error))
+    return FlowRecipe.read(parser, arguments)
 
 
 if __name__ == "__main__":
-    try:
-        main(parse())
-    except (ValueError, OSError) as error:
-        sys.exit(f"train_flow: {error}")
+    run(main, parse)

@@ -8,10 +8,9 @@ commands, and its text encoder lets no word know of another. Run `make train-ins
 import argparse
 import copy
 import json
-import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +26,14 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from experiments.embedded.train_diffusion import build_scheduler, encode_pictures, save_pipeline
+from experiments.embedded.denoiser import build_scheduler, save_pipeline
+from experiments.embedded.denoising_objective import min_snr
+from experiments.embedded.examples import Rows
+from experiments.embedded.latents import encode_pictures
+from experiments.embedded.recipe import Recipe, run
 from experiments.embedded.training import (
     Ema,
     batches,
-    check_device,
-    check_out,
     check_resumable,
     cosine,
     decayed,
@@ -42,7 +43,6 @@ from experiments.embedded.training import (
     precision,
     run_minutes,
 )
-from experiments.embedded.worlds import HELP, NAMES, load_world
 from experiments.embedded.worlds.contract import SIDE
 
 DROPOUT = 0.05  # of the text alone, of the source alone, and of both
@@ -95,15 +95,12 @@ def _read(file: Path) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class EditExamples:
+class EditExamples(Rows):
     """Edits as latents and caption ids, on one device."""
 
     sources: Tensor  # (n, 4, 16, 16) float16, means as the autoencoder gives them, not scaled
     targets: Tensor  # (n, 4, 16, 16) float16, scaled means
     ids: Tensor  # (n, tokens) int32
-
-    def __len__(self) -> int:
-        return len(self.targets)
 
 
 def edit_examples(edits: Edits, vae: AutoencoderKL, tokenizer: CLIPTokenizer, bf16: bool) -> EditExamples:
@@ -153,11 +150,8 @@ class InstructObjective:
             text = self.text_encoder(ids).last_hidden_state
         with mixed_precision(noisy.device.type, self.bf16):
             prediction = self.unet(rows, timesteps, text).sample
-        alphas = self.scheduler.alphas_cumprod.to(noisy.device)[timesteps]
-        snr = alphas / (1 - alphas)
-        weight = snr.clamp(max=5) / snr  # min-SNR (Hang et al. 2023), gamma 5
         error = (prediction.float() - noise).square().mean((1, 2, 3))
-        return {"denoising": (error * weight).mean()}
+        return {"denoising": (error * min_snr(self.scheduler, timesteps)).mean()}
 
 
 def draw_conditions(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -166,45 +160,26 @@ def draw_conditions(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]
     return (drawn < 2 * DROPOUT), (drawn >= DROPOUT) & (drawn < 3 * DROPOUT)
 
 
-@dataclass(frozen=True)
-class InstructRecipe:
+@dataclass(frozen=True, kw_only=True)
+class InstructRecipe(Recipe):
     """What is trained and how, as on the command line; raises ValueError for what cannot be."""
 
     data: Path
-    world: str = NAMES[0]
     minutes: float = 35
     batch_size: int = 16
     lr: float = 5e-4
-    seed: int = 0
-    device: str = "cpu"
-    out: Path | None = None
+
+    name = "instruct"
+    kept = ("batch_size",)
 
     def __post_init__(self) -> None:
-        world = load_world(self.world)
-        check_device(self.device)
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size: {self.batch_size}, allowed is 1 or more")
-        for name in ("minutes", "lr"):
-            if not 0 < (value := getattr(self, name)) < float("inf"):
-                raise ValueError(f"{name}: {value}, allowed is a number above 0")
+        super().__post_init__()
         if not (self.data / "seeds.json").is_file():
             raise ValueError(f"data: {self.data} has no seeds.json, allowed is a folder of p2p-bench export")
-        check_out(self.folder, world.weights)
-
-    @property
-    def folder(self) -> Path:
-        """Where the weights go: `out`, else the world's checkpoints."""
-        return self.out or load_world(self.world).checkpoints / "instruct"
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where the training keeps its state, beside the weights."""
-        return self.folder.with_name(f"{self.folder.name}.pt")
 
     def identity(self) -> dict[str, object]:
         """Return what a training that is resumed must have in common with the one that was broken off."""
-        names = ("world", "batch_size", "lr", "seed")
-        return {"data": str(self.data.resolve()), **{name: getattr(self, name) for name in names}}
+        return super().identity() | {"data": str(self.data.resolve())}
 
 
 def main(recipe: InstructRecipe) -> None:
@@ -212,8 +187,8 @@ def main(recipe: InstructRecipe) -> None:
     began = time.monotonic()
     check_resumable(recipe.checkpoint, recipe.identity())
     torch.manual_seed(recipe.seed)
-    world, device, bf16 = load_world(recipe.world), recipe.device, native_bf16(recipe.device)
-    shipped = world.weights / "pipeline"
+    world, device, bf16 = recipe.definition, recipe.device, native_bf16(recipe.device)
+    shipped = recipe.shipped
     edits = read_edits(recipe.data)
     tokenizer = CLIPTokenizer.from_pretrained(shipped / "tokenizer")
     vae = AutoencoderKL.from_pretrained(shipped / "vae", dtype=torch.float32).to(device)
@@ -232,7 +207,7 @@ def main(recipe: InstructRecipe) -> None:
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         index = batches(len(examples), size, step, seed=2 + recipe.seed).to(device)
-        batch = EditExamples(*(getattr(examples, f.name)[index] for f in fields(examples)))
+        batch = examples.take(index)
         rng = torch.Generator().manual_seed(10_000_019 * (recipe.seed + 1) + step)
         noise = torch.randn(batch.targets.shape, generator=rng)
         stratum = (torch.arange(size) + torch.rand(size, generator=rng)) / size
@@ -265,7 +240,7 @@ def main(recipe: InstructRecipe) -> None:
 
 def card(recipe: InstructRecipe, edits: int, steps: int, seconds: float) -> dict[str, object]:
     """Return what the model card says of a training."""
-    world = load_world(recipe.world)
+    world = recipe.definition
     return {
         "data": f"{edits} edits of generated pictures by Prompt-to-Prompt"
         f"{', mirrored too' if world.mirrored else ''}; told the edited captions",
@@ -284,27 +259,13 @@ def parse(arguments: Sequence[str] | None = None) -> InstructRecipe:
     )
     add = parser.add_argument
     add("--data", type=Path, help="what `p2p-bench export` wrote")
-    add("--world", help=f"of whose pictures the edits are: {HELP}")
     add(
         "--minutes",
         type=float,
         help="to train for, start and last save included; a broken off training goes on",
     )
-    add("--batch-size", type=int, help="small: steps are what counts")
-    add("--lr", type=float, help="peak learning rate")
-    add("--seed", type=int, help="of the order of edits and the noise")
-    add("--device", help="cpu, cuda or cuda:N")
-    add("--out", type=Path, help="folder for the weights, in the world's checkpoints if not given")
-    defaults = {field.name: field.default for field in fields(InstructRecipe)}
-    parser.set_defaults(**{**defaults, "data": Path("runs/instruct_edits")})
-    try:
-        return InstructRecipe(**vars(parser.parse_args(arguments)))
-    except ValueError as error:
-        parser.error(str(error))
+    return InstructRecipe.read(parser, arguments, data=Path("runs/instruct_edits"))
 
 
 if __name__ == "__main__":
-    try:
-        main(parse())
-    except (ValueError, OSError) as error:
-        sys.exit(f"train_instruct: {error}")
+    run(main, parse)

@@ -17,7 +17,7 @@ from transformers import CLIPTextModel
 import experiments.embedded.train_instruct as train_instruct
 from experiments.datasets.embedded_pairs import scene_pairs
 from experiments.datasets.embedded_training import EmbeddedTraining, edit_type, training_pairs
-from experiments.embedded.train_diffusion import build_scheduler, build_unet
+from experiments.embedded.denoiser import build_scheduler, build_unet
 from experiments.embedded.train_instruct import (
     DROPOUT,
     EditExamples,
@@ -298,7 +298,7 @@ def test_a_training_gives_a_method_of_the_comparison(
     out = tmp_path / "instruct"
     with monkeypatch.context() as patch:
         patch.setattr(train_instruct, "run_minutes", two_steps)
-        train_instruct.main(InstructRecipe(exported, batch_size=2, out=out))
+        train_instruct.main(InstructRecipe(data=exported, batch_size=2, out=out))
     card = json.loads((out / "card.json").read_text())
     assert card["data"].startswith("2 edits of generated pictures by Prompt-to-Prompt, mirrored too")
     unet = UNet2DConditionModel.from_pretrained(out / "unet", dtype=torch.float32)

@@ -12,13 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from experiments.embedded.train_diffusion import (
-    Recipe,
-    build_text_encoder,
-    build_unet,
-    parse,
-    save_pipeline,
-)
+from experiments.embedded.denoiser import build_text_encoder, build_unet, save_pipeline
+from experiments.embedded.train_diffusion import DiffusionRecipe, parse
 from experiments.embedded.training import WEIGHTS, Ema, ResumeError, Timetable, cosine, run_minutes
 from tests.experiments.training_parts import embedded_tokenizer
 
@@ -211,7 +206,7 @@ def test_the_schedule_warms_up_stays_and_falls_to_nought() -> None:
 )
 def test_what_cannot_be_is_one_line(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="^[^\n]+$") as error:
-        Recipe(**wrong)
+        DiffusionRecipe(**wrong)
     if "out" in wrong and wrong["out"] == WEIGHTS.parent:
         return  # it lies above the shipped weights and is no pipeline
     assert message in str(error.value)
@@ -229,7 +224,7 @@ def test_every_option_reaches_the_recipe() -> None:
     recipe = parse(given)
     assert (recipe.minutes, recipe.channels, recipe.padding) == (6.0, (64, 192), "positions")
     assert (recipe.bf16, recipe.quality, recipe.rows, recipe.steps) == (False, False, 32, 6_000)
-    assert parse([]) == Recipe()
+    assert parse([]) == DiffusionRecipe()
 
 
 def test_weights_are_replaced_as_a_whole_and_load_again(tokenizer: CLIPTokenizer, tmp_path: Path) -> None:

@@ -10,17 +10,12 @@ import torch
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from experiments.embedded.denoiser import FILLERS, build_text_encoder, idle_tokens, share_padding
 from experiments.embedded.examples import (
     caption_scenes,
     token_mapper,
 )
 from experiments.embedded.recorded_attention import Taken, grounding_loss, sink_loss, take_maps
-from experiments.embedded.train_diffusion import (
-    FILLERS,
-    build_text_encoder,
-    idle_tokens,
-    share_padding,
-)
 from experiments.embedded.worlds.scenes.definition import WORLD
 from experiments.embedded.worlds.scenes.drawing import draw_scenes
 from experiments.embedded.worlds.scenes.world import Scene, draw_scene

@@ -15,20 +15,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPTokenizer
 
 from experiments.embedded import examples as examples_module
+from experiments.embedded.denoiser import (
+    build_scheduler,
+    build_text_encoder,
+    build_unet,
+    recording_processors,
+    skip_attention,
+)
+from experiments.embedded.denoising_objective import Objective, draw_step
 from experiments.embedded.examples import (
     Captioned,
     Examples,
     Stream,
     caption_scenes,
-)
-from experiments.embedded.train_diffusion import (
-    Objective,
-    build_scheduler,
-    build_text_encoder,
-    build_unet,
-    draw_step,
-    recording_processors,
-    skip_attention,
 )
 from experiments.embedded.training import Ema
 from experiments.embedded.worlds.scenes.definition import WORLD

@@ -6,20 +6,19 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from experiments.embedded.denoiser import (
+    build_scheduler,
+    build_text_encoder,
+    build_unet,
+    idle_tokens,
+    recording_processors,
+    skip_attention,
+)
+from experiments.embedded.denoising_objective import Objective, draw_step
 from experiments.embedded.examples import (
     Examples,
     caption_scenes,
     with_latents,
-)
-from experiments.embedded.train_diffusion import (
-    Objective,
-    build_scheduler,
-    build_text_encoder,
-    build_unet,
-    draw_step,
-    idle_tokens,
-    recording_processors,
-    skip_attention,
 )
 from experiments.embedded.training import WEIGHTS
 from experiments.embedded.worlds.scenes.definition import WORLD

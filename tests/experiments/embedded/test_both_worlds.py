@@ -11,10 +11,10 @@ from safetensors import safe_open
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from experiments.embedded.denoiser import build_text_encoder, build_unet, idle_tokens
 from experiments.embedded.examples import covered_cells, named_masks, named_tokens
 from experiments.embedded.judge import Judge
 from experiments.embedded.tokenizer import build_tokenizer
-from experiments.embedded.train_diffusion import build_text_encoder, build_unet, idle_tokens
 from experiments.embedded.train_vae import build_vae
 from experiments.embedded.worlds import NAMES, load_world
 from experiments.embedded.worlds.contract import SIDE, Scenes, World
@@ -172,7 +172,10 @@ def test_an_edited_word_changes_its_own_token_and_nothing_after_it(world: World)
     ("name", "message"),
     [
         ("moon", "world: 'moon', allowed are scenes, phantoms, or a module"),
-        ("my_package.moon", "world: 'my_package.moon' cannot be imported (No module named 'my_package')"),
+        (
+            "my_package.moon",
+            "world: 'my_package.moon' cannot be imported (ModuleNotFoundError: No module named 'my_package')",
+        ),
         ("experiments.embedded.judge", "world: the module 'experiments.embedded.judge' holds no World"),
     ],
 )

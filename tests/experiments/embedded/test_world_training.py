@@ -16,6 +16,7 @@ from PIL import Image
 from experiments.embedded import (
     quality,
     quality_metrics,
+    recipe,
     shards,
     train_clip,
     train_diffusion,
@@ -23,7 +24,7 @@ from experiments.embedded import (
     train_lpips,
     train_vae,
 )
-from experiments.embedded.train_diffusion import Recipe
+from experiments.embedded.train_diffusion import DiffusionRecipe
 from experiments.embedded.worlds import NAMES, load_world, start
 from experiments.embedded.worlds.captioned import captioned_world, read_captions
 from experiments.embedded.worlds.contract import World
@@ -75,10 +76,10 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
 
 
 def train_denoiser(world: World, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(train_diffusion, "load_world", lambda name: world)
-    recipe = Recipe(steps=1, batch_size=4, shards=1)
-    train_diffusion.main(recipe)
-    return recipe.folder
+    monkeypatch.setattr(recipe, "load_world", lambda name: world)
+    told = DiffusionRecipe(steps=1, batch_size=4, shards=1)
+    train_diffusion.main(told)
+    return told.folder
 
 
 def test_a_pipeline_is_trained_of_every_world(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
