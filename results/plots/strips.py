@@ -28,10 +28,9 @@ _MOST = {"p2p": 7, "sdedit": 5}
 def choose_pairs(cells: pd.DataFrame, limit: int = 8) -> list[str]:
     """Choose pairs in a fixed way: per edit type the first id with the most pictures, then the second.
 
-    Only pairs with an edited picture to show; a strip shows no re-weighting. `cells` are
-    `results.tables.cells.with_cells`' rows.
+    Only pairs with an edited picture to show. `cells` are `results.tables.cells.with_cells`' rows.
     """
-    shown = cells["status"].eq("ok") & is_plain(cells) & ~cells["method"].isin(GIVEN)
+    shown = cells["status"].eq("ok") & _in_strips(cells) & ~cells["method"].isin(GIVEN)
     done = cells[shown].groupby(["edit_type", "pair_id"]).size().reset_index(name="images")
     done["order"] = done["pair_id"].map(natural_order)
     done = done.sort_values(["edit_type", "images", "order"], ascending=[True, False, True], kind="stable")
@@ -45,8 +44,7 @@ def strip(run_dir: Path, cells: pd.DataFrame, pairs: Sequence[str], *, side: int
     Small pictures are enlarged by a whole factor, large ones reduced to `side`. A picture that is missing,
     damaged or failed is a blank that says so. ValueError where no pair has a row.
     """
-    shown = _first_context(cells[cells["pair_id"].isin(pairs)])
-    shown = shown[is_plain(shown)]
+    shown = _first_context(cells[_in_strips(cells) & cells["pair_id"].isin(pairs)])
     columns = _columns(shown)
     if not columns:
         raise ValueError("strip: none of the pairs has a row to show")
@@ -59,6 +57,12 @@ def strip(run_dir: Path, cells: pd.DataFrame, pairs: Sequence[str], *, side: int
     }
     side = max(_side(Path(run_dir), rows, side) for rows in lines.values())
     return _draw(Path(run_dir), lines, columns, side)
+
+
+def _in_strips(cells: pd.DataFrame) -> pd.Series:
+    """Mark the rows that strips show: re-weighted ones of a method that has no others."""
+    plain = is_plain(cells)
+    return plain | ~plain.groupby(cells["method"]).transform("any")
 
 
 def _draw(
@@ -138,7 +142,7 @@ def _columns(rows: pd.DataFrame) -> list[tuple[str, str]]:
     for method in methods:
         own = ordered(rows[rows["method"].eq(method)])
         # From the freest edit to the closest one, as in the paper's figures.
-        down = own["tau"].notna().all()
+        down = own["tau"].notna().all() and own["weighting"].nunique() == 1  # weights rise
         settings = list((own[::-1] if down else own)["setting"].unique())
         columns += [(method, setting) for setting in _spread(settings, _MOST.get(method, 4))]
     return columns

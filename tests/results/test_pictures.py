@@ -259,6 +259,15 @@ def test_one_pair_per_edit_type_is_chosen_the_same_way_every_time(finished_run: 
     assert set(strips.choose_pairs(frame, limit=8)) == set(PAIRS) - {"snow"}
 
 
+def test_weights_stand_side_by_side_where_all_edits_re_weight(finished_run: Path) -> None:
+    frame = with_cells(load(finished_run))
+    snow = frame[frame["pair_id"].eq("snow") & (frame["tau"].eq(0.2) | frame["method"].eq("source"))]
+    assert strips.choose_pairs(snow) == ["snow"]
+    p2p = [setting for method, setting in strips._columns(snow) if method == "p2p"]
+    assert p2p == [f"τ 0.2, weights ×{factor}" for factor in ("0.5", "1", "2")]
+    assert strips.strip(finished_run, snow, ["snow"]).width > 4 * 128
+
+
 def test_a_strip_shows_the_runs_pictures_enlarged_by_a_whole_factor(finished_run: Path) -> None:
     picture = np.asarray(strips.strip(finished_run, with_cells(load(finished_run)), ["cat-dog"]))
     row = load(finished_run).query("pair_id == 'cat-dog' and seed == 0 and method == 'source'").iloc[0]
