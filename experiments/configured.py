@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from experiments.config_keys import check_keys, check_objective, named_by_text, nearest
+from experiments.config_keys import CONF, check_keys, check_objective, named_by_text, nearest
 from experiments.config_types import ANSWERS, misfits, named
 from experiments.options import options_of
 from results.run_keys import CARRIED_OUT, SHOWN
@@ -124,6 +124,12 @@ def plain_values(config: DictConfig) -> dict[str, Any]:
         raise ValueError(told) from error
     assert isinstance(plain, dict)
     return {str(key): named_by_text(value) for key, value in plain.items()}
+
+
+def composed(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the values of the configuration with these overrides, where Hydra does not start the command."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return plain_values(hydra.compose("config", list(overrides)))
 
 
 def _carried_over(config: Mapping[str, Any]) -> list[str]:

@@ -13,48 +13,46 @@ import re
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import hydra
-import yaml
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config_keys import (
     CONF,
-    check_flags,
-    check_numbers,
     nearest,
 )
 from experiments.configured import (
     ONE_OF_SHARDS,
-    instantiated,
     job_of,
-    metrics_of,
-    plain_values,
-    published_names,
 )
-from experiments.options import GROUPS, list_options
+from experiments.hydra_errors import of_hydra, printable, told_of_hydra
+from experiments.options import list_options
 from experiments.running.time_limit import TimeUp, ends_when_time_is_up
 from results.store.whole_files import no_room
 
 _log = logging.getLogger(__name__)
 _failed_jobs: list[str] = []  # of this process's sweep: a sweeper may go on beyond them, and end well
 MOST_SHARDS = 1000  # of the jobs of an array SLURM takes 1,001 unless told otherwise (MaxArraySize)
-PLUGINS = {
-    "hydra/sweeper=optuna": "optuna",
-    "hydra/launcher=submitit_slurm": "slurm",
-    "hydra/launcher=submitit_local": "slurm",
-    "hydra/launcher=joblib": "joblib",
-    "hydra/launcher=ray": "ray",
+COMMANDS = {
+    "blocks": "experiments.blocks",
+    "compare": "experiments.compare",
+    "evaluate": "experiments.evaluate",
+    "export": "experiments.export",
+    "heat-maps": "experiments.pictures.heat_maps",
+    "report": "experiments.report",
+    "study": "experiments.study",
+    "tables": "experiments.tables",
+    "verify": "experiments.verify",
 }
-"""Which extra brings what Hydra itself lacks."""
+"""Whose `main` takes the arguments of each command but those of Hydra, and returns the exit code."""
 USAGE = """p2p-bench: experiments and benchmarks for Prompt-to-Prompt
 
   p2p-bench run  [overrides]   make, score and tabulate images; continues where it stood
@@ -125,7 +123,7 @@ def _main() -> None:
     elif command == "ls":
         sys.exit(_checked(_ls, sys.argv[2:]))
     elif command in COMMANDS:
-        sys.exit(_checked(COMMANDS[command], sys.argv[2:]))
+        sys.exit(_checked(import_module(COMMANDS[command]).main, sys.argv[2:]))
     elif command in ("run", "plan"):
         del sys.argv[1]
         if command == "run":
@@ -191,8 +189,8 @@ def _with_hydra(task: Callable[[DictConfig], Any]) -> None:
             cause = [line.strip() for line in rest.splitlines() if re.match(r"\S+(Error|Exception)\b", line)]
             _tell_job(" ".join([*told.splitlines(), *cause[-1:]]).removesuffix(" Error stream produced:"))
             sys.exit(1)
-        if isinstance(error, HydraException | OmegaConfBaseException) or _of_hydra(error):
-            print(f"error: {_printable(_composing(error))}", file=sys.stderr)
+        if of_hydra(error):
+            print(f"error: {told_of_hydra(error)}", file=sys.stderr)
         elif isinstance(error, OSError):  # of Hydra, which makes the run folder first
             print(f"error: {error}; is the folder writable, with space left?", file=sys.stderr)
         else:
@@ -200,7 +198,7 @@ def _with_hydra(task: Callable[[DictConfig], Any]) -> None:
         sys.exit(2)
     if _failed_jobs:
         told = f"{len(_failed_jobs)} jobs failed, the first: {_failed_jobs[0]}"
-        print(f"error: {_printable(told)}", file=sys.stderr)
+        print(f"error: {printable(told)}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -208,7 +206,7 @@ def _tell_job(failure: str) -> None:
     """Say what became of a job elsewhere, and how to learn of the other shards: Hydra tells of the first."""
     shards = any(one.startswith("shard=0/") for one in sys.argv)
     more = "; `p2p-bench plan` with the same arguments tells what each shard has done" if shards else ""
-    print(f"error: {_printable(failure)}{more}", file=sys.stderr)
+    print(f"error: {printable(failure)}{more}", file=sys.stderr)
 
 
 class JobFailed(Exception):
@@ -243,57 +241,6 @@ def _end_with_one() -> None:
     os._exit(1)
 
 
-def _of_hydra(error: BaseException) -> bool:
-    """Say whether an error was raised in Hydra's own code, whose errors are not all HydraExceptions."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    module = last.tb_frame.f_globals.get("__name__", "") if last else ""
-    return str(module).startswith(("hydra.", "omegaconf.", "antlr4."))
-
-
-def _composing(error: Exception) -> str:
-    """Return in one line why a configuration could not be composed, and the nearest thing there is."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        if extra := PLUGINS.get(f"{group}={name}"):
-            return f"{group}={name}: needs the extra {extra}: pip install 'p2p-bench[{extra}]'"
-        options = error.options or sorted(file.stem for file in (CONF / group).glob("*.yaml"))
-        near, allowed = nearest(name, options), ", ".join(options)
-        return f"{group}={name}: there is none{near}, allowed are {allowed}"
-    cause = error.__cause__
-    if isinstance(cause, KeyError | AttributeError) and isinstance(cause, OmegaConfBaseException):
-        level, _, key = str(cause.full_key or "").rpartition(".")
-        known = [*map(str, cause.parent_node or ()), *(() if level else GROUPS)]
-        level = f"{level}." if level else ""
-        return f"{level}{key}: no key of the configuration{nearest(key, known, level)}"
-    told = " ".join(line.strip() for line in str(error).splitlines() if line and "https:" not in line)
-    if isinstance(cause, OmegaConfBaseException):  # a mapping in a list's place, or a list in a mapping's
-        told += f" ({str(cause).splitlines()[0]})"
-    if "group override" in told or isinstance(error, TypeError):  # Hydra does not say which
-        given = [one.lstrip("+").partition("=") for one in sys.argv]
-        numbers = [f"{key}={value}" for key, _, value in given if key in GROUPS and not _is_name(value)]
-        return f"{', '.join(numbers)}: is not a name of those that `p2p-bench ls` lists"
-    if override := getattr(error, "override", None):
-        key = str(override).partition("=")[0]
-        return f"{override}: {told} (a text with signs in it needs quotes of its own: '{key}=\"...\"')"
-    return told
-
-
-def _printable(text: str) -> str:
-    """Return a text with its control characters spelled out, so that it stays one line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _is_name(value: str) -> bool:
-    """Say whether a value reads as a name, or as a list of names."""
-    try:
-        read = yaml.safe_load(value)
-    except yaml.YAMLError:
-        return True
-    return all(isinstance(one, str) for one in (read if isinstance(read, list) else [read]))
-
-
 def _version() -> str:
     try:
         return version("p2p-bench")
@@ -322,9 +269,7 @@ def _checked(command: Callable[[list[str]], int], arguments: list[str]) -> int:
         other = isinstance(error, RuntimeError) and not _weights_are_missing(error)
         if other or isinstance(error, BrokenPipeError):
             raise
-        of_hydra = isinstance(error, HydraException) or _of_hydra(error)
-        told = _printable(_composing(error)) if of_hydra else error
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {told_of_hydra(error) if of_hydra(error) else error}", file=sys.stderr)
         return 2
 
 
@@ -338,108 +283,6 @@ def _quiet_libraries() -> None:
     """Leave out the progress bars of the libraries, beside which ours would be torn."""
     logging.getLogger("fontTools").setLevel(logging.WARNING)  # Hydra shows the INFO of every library
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers too heeds it when imported
-
-
-def _heat_maps(arguments: list[str]) -> int:
-    from experiments.pictures import heat_maps
-
-    heat_maps.main(arguments)
-    return 0
-
-
-def _export(arguments: list[str]) -> int:
-    from experiments import export
-
-    return export.main(arguments)
-
-
-def _evaluate(arguments: list[str]) -> int:
-    """Score a folder of images with the configured metrics; return the exit code."""
-    from experiments import report
-    from experiments.running.provenance import write_provenance
-    from experiments.scoring import score_folder
-    from results.summary import summarise
-
-    given, table, overrides = score_folder.parse(arguments)
-    own = ["metrics", "reference", "plots", "report", "tables", *(["dataset"] if table is None else [])]
-    allowed = ["metrics_device", *own]
-    for override in overrides:
-        if re.split(r"[.=@]", override.lstrip("+~"))[0] not in allowed:
-            raise ValueError(f"{override!r}: changes nothing here, allowed are {', '.join(allowed)}")
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("config", overrides)
-    plain = plain_values(config)
-    chosen = {key: plain[key] for key in own if key not in ("plots", "report")}
-    check_flags(plain)
-    check_numbers(chosen)
-    metrics = metrics_of(chosen["metrics"])
-    published, draw = published_names(chosen["reference"]), plain["plots"]
-    layout = instantiated("tables", chosen["tables"])
-    layout.check([name for metric in metrics for name in metric.names])
-    if "unusable_blend_words" in chosen.get("dataset", {}):  # they bound edits, and none is made here
-        chosen["dataset"] = {**chosen["dataset"], "unusable_blend_words": "drop"}
-    dataset = table or instantiated("dataset", chosen["dataset"])
-    failed = score_folder.score_folder(given, dataset, metrics)
-    told = {"evaluate": asdict(given) | {"edits": str(given.edits.resolve())}, "dataset": asdict(dataset)}
-    command = {"command": ["evaluate", *arguments], "folder": os.getcwd()}
-    asked = {**command, "metrics": {metric.name: list(metric.names) for metric in metrics}}
-    write_provenance(given.run_dir, {**chosen, **told}, score_folder.MODEL, asked)
-    summary = summarise(given.run_dir, published=published, layout=layout, draw=draw)
-    print(summary.markdown)
-    if plain["report"]:
-        given_tables = {"tables": summary.tables, "baseline": layout.baseline}
-        report.write_beside(given.run_dir, published=published, **given_tables)
-    print(given.run_dir)
-    return 1 if failed else 0
-
-
-def _blocks(arguments: list[str]) -> int:
-    from experiments import blocks
-
-    return blocks.main(arguments)
-
-
-def _compare(arguments: list[str]) -> int:
-    from experiments import compare
-
-    return compare.main(arguments)
-
-
-def _tables(arguments: list[str]) -> int:
-    from experiments import tables
-
-    return tables.main(arguments)
-
-
-def _report(arguments: list[str]) -> int:
-    from experiments import report
-
-    return report.main(arguments)
-
-
-def _study(arguments: list[str]) -> int:
-    from experiments import study
-
-    return study.main(arguments)
-
-
-def _verify(arguments: list[str]) -> int:
-    from experiments import verify
-
-    return verify.main(arguments)
-
-
-COMMANDS = {
-    "blocks": _blocks,
-    "compare": _compare,
-    "evaluate": _evaluate,
-    "export": _export,
-    "heat-maps": _heat_maps,
-    "report": _report,
-    "study": _study,
-    "tables": _tables,
-    "verify": _verify,
-}
 
 
 def _plan(config: DictConfig) -> None:

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("p2p", "experiments", "evaluation", "results")
 LEAVES = ("p2p", "evaluation", "results")
 ONLY_IN = {
-    "hydra": ("experiments/run.py", "experiments/configured.py"),
-    "omegaconf": ("experiments/run.py", "experiments/configured.py"),
+    "hydra": ("experiments/run.py", "experiments/configured.py", "experiments/hydra_errors.py"),
+    "omegaconf": ("experiments/run.py", "experiments/configured.py", "experiments/hydra_errors.py"),
     "ray": ("experiments/executors/on_ray.py",),
     "wandb": ("results/tracking.py",),
 }

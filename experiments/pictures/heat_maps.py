@@ -74,8 +74,8 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the images, draw their maps, print the picture's path; exit code 2 where the input was wrong."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the images, draw their maps, print the picture's path; return the exit code, 2 for wrong input."""
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     options = parser().parse_args(arguments)
@@ -112,12 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     of = heat_map_text(options.source_prompt, options.target_prompt or "", options.seed, options.words)
     out.parent.mkdir(parents=True, exist_ok=True)
     metadata = of if out.suffix.lower() == ".png" else None
     draw(rows(found), options.words).savefig(out, dpi=150, metadata=metadata)
     print(out)
+    return 0
 
 
 def step_range(text: str) -> tuple[int, int]:
@@ -127,4 +128,4 @@ def step_range(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -14,6 +14,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 import experiments.configured
+import experiments.hydra_errors
 import experiments.run
 from experiments.job import check_search
 from results.store.records import load, load_metrics, write_metrics
@@ -105,7 +106,7 @@ def test_a_search_for_the_worst_of_a_metric_is_refused(
     ],
 )
 def test_what_is_not_installed_is_named_with_its_extra(missing: str, extra: str) -> None:
-    told = experiments.run._composing(MissingConfigException("", missing))
+    told = experiments.hydra_errors.told_of_hydra(MissingConfigException("", missing))
     assert told.endswith(f": needs the extra {extra}: pip install 'p2p-bench[{extra}]'")
 
 

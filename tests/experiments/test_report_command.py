@@ -91,8 +91,7 @@ def test_heat_maps_that_are_put_into_a_run_say_what_they_are_of(
 ) -> None:
     few = ["--model", str(tiny_folder), "--self-max-side", "16", "--num-inference-steps", "2"]
     asked = ["a cat", "a dog", "--words", "cat", "dog", "--seed", "3", *few, "--device", "cpu"]
-    with pytest.raises(SystemExit):
-        heat_maps.main([*asked, "--run", str(tmp_path / "none")])
+    assert heat_maps.main([*asked, "--run", str(tmp_path / "none")]) == 2
     assert "no such run folder" in capsys.readouterr().err
     heat_maps.main([*asked, "--run", str(tmp_path)])
     [found] = heat_map_files(tmp_path)
