@@ -60,10 +60,10 @@ def _only_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random Stable-Diffusion pipeline on disk."""
-    from tests.tiny import save_tiny_pipeline
+    """A tiny random Stable-Diffusion pipeline on disk, which each call of the command line reads."""
+    from tests.tiny import common_words_tokenizer, save_tiny_pipeline
 
-    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
+    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline", common_words_tokenizer())
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.experiments.command import PAIR, Cli, on_tiny, p2p_bench
-from tests.tiny import common_words_tokenizer, save_tiny_pipeline
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random Stable-Diffusion pipeline on disk, which each call of the command line reads."""
-    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline", common_words_tokenizer())
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import CLIPTokenizerFast
 
 from p2p import StableDiffusion
+from tests.tiny import save_tiny_pipeline
 
 
 def _merges() -> list[str]:
@@ -50,6 +51,12 @@ def clip_tokenizer(clip_folder: Path) -> CLIPTokenizerFast:
 def short_clip_tokenizer(clip_folder: Path) -> CLIPTokenizerFast:
     """The same vocabulary with 16 positions."""
     return CLIPTokenizerFast.from_pretrained(clip_folder, model_max_length=16)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pipeline with all of CLIP's words."""
+    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
 
 
 @pytest.fixture(scope="session")
