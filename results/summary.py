@@ -305,10 +305,13 @@ def _given_for(frame: pd.DataFrame, others: pd.DataFrame) -> pd.Series:
 
 def _without_copies(frame: pd.DataFrame) -> pd.DataFrame:
     """Leave out source images given to `evaluate` that are the very files of the run's own sources."""
-    source, elsewhere = frame["method"].eq("source"), made_elsewhere(frame)
-    names = pd.Series(list(zip(frame["pair_id"], frame["image_sha256"])), index=frame.index)
-    own = set(names[source & ~elsewhere & frame["image_sha256"].ne("")])
-    return frame[~(source & elsewhere & names.isin(own))].reset_index(drop=True)
+    files = frame.loc[frame["method"].eq("source"), ["pair_id", "image_sha256", "setup"]]
+    elsewhere = made_elsewhere(files)
+    given, own = (
+        pd.MultiIndex.from_frame(rows[["pair_id", "image_sha256"]])
+        for rows in (files[elsewhere], files[~elsewhere & files["image_sha256"].ne("")])
+    )
+    return frame.drop(index=files.index[elsewhere][given.isin(own)]).reset_index(drop=True)
 
 
 def _plots(

@@ -1,14 +1,17 @@
 """`overlap_64`, `overlap_512`: share of a run's wall time in the denoiser, which is a stand-in that sleeps.
 
 All else is the real thing, from the plan to the last value: pictures, records, and the embedded metrics. Only
-the decoder is left out, as it shares the denoiser's device. Beside it the same with the stages in turn.
+the decoder is left out, as it shares the denoiser's device. Beside it the same with the stages in turn, and
+what of the rest is lost once a run, before the denoiser's first call and after its last one, and what at each
+picture.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
@@ -36,7 +39,11 @@ from p2p import FixedSeed, Sampling, StableDiffusion
 from p2p.loading.pipeline_spec import Pipelines
 from results.store.records import load
 
-KEYS = ("overlap_64", "overlap_512", "overlap_64_in_turn", "overlap_512_in_turn")
+SIDES = (64, 512)
+KEYS = tuple(
+    f"overlap_{side}{part}" for part in ("", "_in_turn", "_ends_seconds", "_between") for side in SIDES
+)
+GOAL = 0.95
 TARGETS = ("dog", "horse", "fox")
 STEPS = 10
 RUNS = {64: (40, 0.2), 512: (32, 1.0)}
@@ -46,16 +53,45 @@ QUICK = {64: (1, 0.01), 512: (1, 0.01)}
 
 @dataclass
 class Sleeping:
-    """A denoiser that sleeps; it keeps for how long."""
+    """A denoiser that sleeps; it keeps when each call began and ended."""
 
     per_row: float
-    slept: float = field(default=0.0)
+    calls: list[tuple[float, float]] = field(default_factory=list)
 
     def __call__(self, sample: Tensor, *_: object, **__: object) -> tuple[Tensor]:
         began = time.perf_counter()
         time.sleep(self.per_row * len(sample))
-        self.slept += time.perf_counter() - began
+        self.calls.append((began, time.perf_counter()))
         return (torch.zeros_like(sample),)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Where a run's wall time went, in seconds: in the denoiser, around all of its calls, between these."""
+
+    asleep: float
+    ends: float
+    between: float
+
+    @classmethod
+    def of(cls, began: float, calls: Sequence[tuple[float, float]], ended: float) -> Taken:
+        """Return it of a run's beginning and end, and those of the denoiser's calls."""
+        asleep = sum(end - begin for begin, end in calls)
+        first, last = calls[0][0], calls[-1][1]
+        return cls(asleep, first - began + ended - last, last - first - asleep)
+
+    @property
+    def share(self) -> float:
+        """The share of the run in the denoiser."""
+        return self.asleep / (self.asleep + self.ends + self.between)
+
+    def long_enough(self, goal: float) -> float:
+        """Return from how many seconds on a run has that share, where its ends take what they took here.
+
+        Infinity where what is lost between the calls is too much for it in a run of any length.
+        """
+        pace = self.asleep / (self.asleep + self.between)
+        return pace * self.ends / (pace - goal) if pace > goal else math.inf
 
 
 class InTurn(Saver):
@@ -72,17 +108,18 @@ def photo(side: int) -> Tensor:
     return (torch.stack([x, y, (x * y).sqrt()]) * 0.8 + 0.1 + grain).clamp(0, 1)
 
 
-def share(
+def taken(
     model: StableDiffusion, plan: Plan, metrics: list[Metric], sleeping: Sleeping, overlaps: bool
-) -> float:
-    """Return the share of a run's wall time that the denoiser sleeps.
+) -> Taken:
+    """Carry out a run and return where its wall time went.
 
     RuntimeError where a picture or a value is missing.
     """
     with tempfile.TemporaryDirectory() as name:
         run_dir = Path(name)
         info = RunInfo(run_dir, "stand-in", "stand-in", run_dir / "cache")
-        sleeping.slept, began = 0.0, time.perf_counter()
+        sleeping.calls.clear()
+        began = time.perf_counter()
         if overlaps:
             with ScoreStream(run_dir, metrics) as scores:
                 failed = generate.run_plan(plan, model, info, Pipelines("cpu"), scores.add)
@@ -90,12 +127,12 @@ def share(
             with mock.patch.object(generate, "Saver", InTurn):
                 failed = generate.run_plan(plan, model, info, Pipelines("cpu"))
         failed += evaluate_run(run_dir, metrics, plan.keys())
-        took = time.perf_counter() - began
+        ended = time.perf_counter()
         values = load(run_dir)
         reasons = values[[f"reason:{name}" for metric in metrics for name in metric.names]]
         if failed or reasons.isin(["not evaluated"]).any(axis=None):
             raise RuntimeError(f"overlap: {failed} groups failed, or some pictures have no value")
-    return sleeping.slept / took
+    return Taken.of(began, sleeping.calls, ended)
 
 
 def measure(runs: Mapping[int, tuple[int, float]], say: Callable[[str], None]) -> Measured:
@@ -126,9 +163,18 @@ def measure(runs: Mapping[int, tuple[int, float]], say: Callable[[str], None]) -
             mock.patch.object(pipeline.unet, "forward", sleeping),
             mock.patch.object(StableDiffusion, "decode", lambda _, latents: decode(latents)),
         ):
-            for name, overlaps in ((f"overlap_{side}_in_turn", False), (f"overlap_{side}", True)):
-                value = share(model, plan, metrics, sleeping, overlaps)
-                figures[name] = Ratio(value, value, value)
-                say(f"{name} {value:.3f}: {pictures} pictures, {sleeping.slept:.1f} s in the denoiser")
+            in_turn = taken(model, plan, metrics, sleeping, False)
+            run = taken(model, plan, metrics, sleeping, True)
+        told = {"": run.share, "_in_turn": in_turn.share, "_ends_seconds": run.ends}
+        told["_between"] = run.between / (run.asleep + run.between)
+        figures |= {f"overlap_{side}{part}": Ratio(value, value, value) for part, value in told.items()}
+        long_enough = run.long_enough(GOAL)
+        say(
+            f"{side} px, {pictures} pictures: {run.share:.3f}, in turn {in_turn.share:.3f}; "
+            f"{run.asleep:.1f} s in the denoiser, {run.ends:.2f} s at the ends, {run.between:.2f} s between "
+            f"its calls; {GOAL} "
+            + ("in no run" if math.isinf(long_enough) else f"in runs of {long_enough:.0f} s and more")
+        )
         details |= {f"overlap_{side}_pictures": pictures, f"overlap_{side}_seconds_a_picture": took}
+        details[f"overlap_{side}_seconds_to_goal"] = None if math.isinf(long_enough) else long_enough
     return Measured(figures, details)

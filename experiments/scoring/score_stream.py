@@ -29,8 +29,10 @@ _log = logging.getLogger(__name__)
 class ScoreStream:
     """Scores the pictures of the records that it is given, as a context; at most `batch_size` go together.
 
-    The caller never waits for it. At the end of the context what is being computed is written, and the rest
-    is left, as is what could not be scored: `evaluate_run` computes what is missing, and tells of failures.
+    The caller never waits for it. The end of the context waits for what is being computed, and for what waits
+    where that is one batch at most: its pictures are read once for all metrics. More than that is left, as it
+    is where the context's body raises, and as is what could not be scored: `evaluate_run` computes what is
+    missing, shows how far it is, and tells of failures.
     """
 
     def __init__(self, run_dir: Path, metrics: Sequence[Metric], batch_size: int = BATCH) -> None:
@@ -46,8 +48,12 @@ class ScoreStream:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
-        self._ends = True
-        self._thread.shutdown(cancel_futures=True)
+        self._ends = kind is not None or len(self._waiting) > self.batch_size
+        try:
+            self._thread.shutdown(cancel_futures=self._ends)
+        except BaseException:  # a signal, while it waits
+            self._ends = True
+            raise
         self._merging.__exit__(kind, *error)
 
     def add(self, records: Sequence[Mapping[str, Any]]) -> None:

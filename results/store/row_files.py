@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -164,9 +165,11 @@ def arrow_rows(rows: pd.DataFrame | Sequence[Mapping[str, Any]], kind: RowKind, 
     missing, unknown = sorted(set(kind.types) - given), sorted(given - set(kind.types))
     if unknown or (missing and len(rows)):
         raise ValueError(f"{what}: missing columns {missing}, unknown columns {unknown}")
-    arrays = []
+    arrays, identity = [], {}
     for name, column_type in kind.types.items():
         column = rows[name] if isinstance(rows, pd.DataFrame) else [row.get(name) for row in rows]
+        if name in kind.identity:
+            identity[name] = column
         try:
             array = pa.array(column, _ARROW[column_type], from_pandas=True)  # NaN and NA are missing values
         except (TypeError, ValueError) as error:
@@ -176,14 +179,11 @@ def arrow_rows(rows: pd.DataFrame | Sequence[Mapping[str, Any]], kind: RowKind, 
             told = "; empty text is ''" if column_type == "string" else ""
             raise ValueError(f"{what}: column {name} has missing values{told}")
         arrays.append(array)
-    table = pa.Table.from_arrays(arrays, schema=kind.schema)
-    names = list(zip(*(table[name].to_pylist() for name in kind.identity), strict=True))
-    if twice := len(names) - len(set(names)):
-        first = next(name for place, name in enumerate(names) if name in names[:place])
-        raise ValueError(
-            f"{what}: {twice} repeated rows, first {dict(zip(kind.identity, first, strict=True))}"
-        )
-    return table
+    counted = Counter(zip(*identity.values(), strict=True))
+    if twice := counted.total() - len(counted):
+        first = next(name for name, count in counted.items() if count > 1)
+        raise ValueError(f"{what}: {twice} repeated rows, first {dict(zip(identity, first, strict=True))}")
+    return pa.Table.from_arrays(arrays, schema=kind.schema)
 
 
 def read_table(files: Sequence[Path], types: Mapping[str, str]) -> pa.Table:
@@ -280,7 +280,7 @@ def _write(folder: Path, number: int, content: bytes) -> Path:
 def _content(rows: pa.Table, small: bool = False) -> bytes:
     """Return the bytes of a parquet file; a small one is for a few rows that are soon merged."""
     content = pa.BufferOutputStream()
-    bare = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    bare = {"compression": "none", "use_dictionary": False, "write_statistics": False, "store_schema": False}
     pyarrow.parquet.write_table(rows, content, **(bare if small else {}))
     return bytes(content.getvalue())
 

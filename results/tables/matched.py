@@ -32,6 +32,7 @@ from FEWEST_PAIRS pairs on. Levels are the ends of the preservation that both cu
 APART = "the curves share no preservation"
 _SERIES = ["inversion", "method", "uses_mask", "variant"]
 _SCENE = ["pair_id", "seed"]
+_COLUMNS = list(dict.fromkeys([*CELL, *RECORD_IDENTITY, *_SCENE, "edit_type"]))
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def matched_table(cells: pd.DataFrame, metrics: tuple[str, str]) -> pd.DataFrame
     curves' `mean_gap` is taken; then the seeds of a pair are averaged and pairs are resampled. p flips the
     signs of pairs, from FEWEST_PAIRS pairs on, and Holm's correction is over all rows.
     """
-    edits = cells[is_plain(cells) & ~cells["method"].isin(GIVEN)].drop_duplicates([*CELL, *RECORD_IDENTITY])
+    edits = cells.loc[is_plain(cells) & ~cells["method"].isin(GIVEN), [*_COLUMNS, *metrics]]
+    edits = edits.drop_duplicates([*CELL, *RECORD_IDENTITY])
     varying = varying_context(edits)
     rows = []
     for _, part in edits.groupby(SHARED, dropna=False):
@@ -113,9 +115,10 @@ def _curves(part: pd.DataFrame, metrics: tuple[str, str], varying: Sequence[str]
         if not along:
             continue
         values = rows.groupby([*_SCENE, along])[[preservation, alignment]].mean()
-        values = values.replace([np.inf, -np.inf], np.nan)
-        scenes = values.dropna().groupby(level=_SCENE)
-        points = {scene: own.to_numpy(float) for scene, own in scenes}
+        values = values.replace([np.inf, -np.inf], np.nan).dropna()
+        scenes = values.index.droplevel(along)
+        first = np.flatnonzero(~scenes.duplicated())  # they are in order
+        points = dict(zip(scenes[first], np.split(values.to_numpy(float), first[1:])))
         edit_types = rows.drop_duplicates(_SCENE).set_index(_SCENE)["edit_type"]
         found.append(_Curves(series_label(rows.iloc[0].to_dict(), varying), points, edit_types))
     return found

@@ -194,7 +194,8 @@ def of_setting(rows: pd.DataFrame, asked: str) -> pd.Series:
     """Mark the rows that an entry of `Layout.settings` names."""
     method, _, wanted = asked.partition(":")
     told = _parts(_with_letter(wanted))
-    found = rows["method"].eq(method.strip()) & rows["setting"].map(lambda one: told <= _parts(one))
+    meant = [setting for setting in rows["setting"].unique() if told <= _parts(setting)]
+    found = rows["method"].eq(method.strip()) & rows["setting"].isin(meant)
     # Effects of re-weighting are of other pairs: they are shown where asked for, or alone.
     plain = found & is_plain(rows)
     return plain if plain.any() and "weights" not in wanted else found

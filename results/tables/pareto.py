@@ -69,7 +69,8 @@ def fronts(cells: pd.DataFrame, metrics: tuple[str, str], directions: Mapping[st
     `cells` are `results.tables.cells.with_cells`' rows. Settings are those of all methods, models and
     inversions; rows of re-weighted words are left out, as in the main table of a run's summary.
     """
-    edits = cells[is_plain(cells) & ~cells["method"].isin(GIVEN)]
+    columns = [*CELL, "pair_id", *metrics, *map(reason_column, metrics)]
+    edits = cells.loc[is_plain(cells) & ~cells["method"].isin(GIVEN), columns]
     found = (
         _front(str(dataset), part, metrics, directions)
         for dataset, part in edits.groupby("dataset", dropna=False)

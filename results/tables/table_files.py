@@ -5,7 +5,7 @@ Text in tables is untrusted and escaped. A row without an interval, e.g. a publi
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ from results.tables.cells import ALL, CONTEXT, made_elsewhere, rows_by_cell
 from results.tables.statistics import WITH_INTERVAL
 
 Directions = Mapping[str, bool]
-Escape = Callable[[str], str]
 
 SIGNIFICANT = 0.05
 _LEFT = {"method", "setting", "uses mask", *CONTEXT}
@@ -53,13 +52,16 @@ def win_rates(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _section_parts(table: pd.DataFrame, directions: Directions, by_edit_type: bool) -> list[str]:
+    context, masks = varying_context(table), bool(table["uses_mask"].ne("").any())
+    decimals = {name: decimals_of(means) for name, means in table.groupby("metric", sort=False)["mean"]}
+    names = [f"{escape_markdown(metric)} {arrow(metric, directions)}".strip() for metric in decimals]
+    told = [*context, "method", "setting", *(["uses mask"] if masks else [])]
+    header = [*told, *names, "pairs", "missing"]
+    align = ["---" if name in _LEFT else "---:" for name in header]
     parts: list[str] = []
     for title, rows in _sections(table)[: None if by_edit_type else 1]:
-        header = _header(table, directions, escape_markdown)
-        align = ["---" if name in _LEFT else "---:" for name in header]
-        lines = [
-            "| " + " | ".join(cells) + " |" for cells in (header, align, *_body(rows, table, escape_markdown))
-        ]
+        body = _body(rows, context, masks, decimals)
+        lines = ["| " + " | ".join(cells) + " |" for cells in (header, align, *body)]
         parts += [f"**{escape_markdown(title)}**", "\n".join(lines)]
     return parts
 
@@ -97,22 +99,16 @@ def section_title(name: str, by: str) -> str:
     return {ALL: f"All {several}", "": f"No {one}"}.get(name, f"{one.capitalize()}: {name}")
 
 
-def _header(table: pd.DataFrame, directions: Directions, escape: Escape) -> list[str]:
-    names = [f"{escape(metric)} {arrow(metric, directions)}".strip() for metric in _metrics(table)]
-    masks = ["uses mask"] if _has_masks(table) else []
-    return [*varying_context(table), "method", "setting", *masks, *names, "pairs", "missing"]
-
-
-def _body(rows: pd.DataFrame, table: pd.DataFrame, escape: Escape) -> list[list[str]]:
+def _body(
+    rows: pd.DataFrame, context: Sequence[str], masks: bool, decimals: Mapping[str, int]
+) -> list[list[str]]:
     """Lay a section out: context that varies, method, setting, a column per metric, pairs, missing values.
 
-    Where the columns of a row are means over different pairs, each says over how many.
+    `decimals` is by metric. Where the columns of a row are means over different pairs, each says over how
+    many.
     """
-    decimals = {
-        metric: decimals_of(table.loc[table["metric"].eq(metric), "mean"]) for metric in _metrics(table)
-    }
     body = []
-    context, masks, none = varying_context(table), _has_masks(table), escape("—")
+    none = escape_markdown("—")
     for members in rows_by_cell(rows):
         of, counts = members[0]._asdict(), [row.n for row in members]
         least, most = min(counts), max(counts)
@@ -125,12 +121,12 @@ def _body(rows: pd.DataFrame, table: pd.DataFrame, escape: Escape) -> list[list[
         }
         body.append(
             [
-                *(escape(context_text(of, name)) for name in context),
-                escape(method_label(of["method"])),
-                escape(of["setting"]) or none,
+                *(escape_markdown(context_text(of, name)) for name in context),
+                escape_markdown(method_label(of["method"])),
+                escape_markdown(of["setting"]) or none,
                 *([of["uses_mask"]] if masks else []),
                 *(texts.get(metric) or none for metric in decimals),
-                f"{most}" if least == most else escape(f"{least}–{most}"),
+                f"{most}" if least == most else escape_markdown(f"{least}–{most}"),
                 f"{sum(row.n_missing for row in members)}",
             ]
         )
@@ -148,14 +144,6 @@ def varying_context(table: pd.DataFrame) -> list[str]:
 
 def context_text(cell: Mapping[str, Any], name: str) -> str:
     return "—" if cell["setup"] == "" and name not in ("model", "dataset") else f"{cell[name]}"
-
-
-def _has_masks(table: pd.DataFrame) -> bool:
-    return bool(table["uses_mask"].ne("").any())
-
-
-def _metrics(table: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(table["metric"]))
 
 
 def decimals_of(means: pd.Series) -> int:

@@ -4,7 +4,7 @@ All take `results.tables.cells.with_cells`' rows. `results.tables.table_files` t
 Markdown, `results.tables.paper_files` into LaTeX.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from results.store.records import RECORD_IDENTITY, WINDOWS, reason_column
 from results.tables.cells import ALL, CELL, CONTEXT, GIVEN, SHARED, is_plain, ordered
 from results.tables.paper import FIXED_SEED, of_setting
 from results.tables.significance import holm, sign_flip_ps, win_rate
-from results.tables.statistics import FEWEST_PAIRS, Estimate, estimate_numbered, pair_means
+from results.tables.statistics import FEWEST_PAIRS, Estimate, Sample, estimates, sample
 
 _ESTIMATED = ["mean", "low", "high", "n", "n_images", "n_missing", "reasons", "spread"]
 COLUMNS = [*CELL, "start_noise", "edit_type", "metric", *_ESTIMATED]
@@ -104,10 +104,11 @@ def difference_table(
     FEWEST_PAIRS pairs on, and `p_holm` is corrected over all rows. `wins` is the share of pairs in which the
     cell is better, of metrics whose better direction is in `directions`.
     """
-    plain = cells[is_plain(cells)].reset_index(drop=True)
-    typed = _has_types(plain)
     metrics = list(metrics)
-    values = plain[metrics]
+    columns = [*CELL, "pair_id", "seed", "edit_type", "start_noise", *metrics]
+    plain = cells.loc[is_plain(cells), columns].reset_index(drop=True)
+    typed = _has_types(plain)
+    values = [plain[name].to_numpy(float) for name in metrics]
     pair_of, image = _pairs(plain), plain.groupby(["pair_id", "seed"]).ngroup().to_numpy()
     _, first = np.unique(image, return_index=True)
     pairs = pair_of[first]  # of each image
@@ -115,7 +116,7 @@ def difference_table(
     of_baseline = (of_setting(plain, baseline) & ~given).to_numpy()
     shared = plain.groupby(SHARED, dropna=False).ngroup().to_numpy()
     rows: list[dict[str, object]] = []
-    per_pair: list[np.ndarray] = []
+    samples: list[Sample] = []
     for context in plain.groupby(CONTEXT, dropna=False).indices.values():
         part = np.zeros(len(plain), bool)
         part[context] = True
@@ -134,14 +135,13 @@ def difference_table(
                 compared = there | (base_there & np.isin(pairs, pair_of[own]))
                 for number, metric in enumerate(metrics):
                     difference = (means[number] - base_means[number])[compared]
-                    result = estimate_numbered(difference, pairs[compared], _unpaired)
-                    finite = np.isfinite(difference)
-                    per_pair.append(pair_means(difference[finite], pairs[compared][finite]))
-                    wins = _wins(per_pair[-1], (directions or {}).get(metric))
-                    rows.append(_row(cell, noise, edit_type, metric, result) | wins | {"baseline": named})
+                    samples.append(sample(difference, pairs[compared], _unpaired))
+                    wins = _wins(samples[-1].per_pair, (directions or {}).get(metric))
+                    rows.append(_row(cell, noise, edit_type, metric) | wins | {"baseline": named})
+    per_pair = [one.per_pair for one in samples]
     tested = [values if len(values) >= FEWEST_PAIRS else values[:0] for values in per_pair]
-    for row, p in zip(rows, sign_flip_ps(tested), strict=True):
-        row["p"] = p
+    for row, result, p in zip(rows, estimates(samples), sign_flip_ps(tested), strict=True):
+        row |= _estimated(result) | {"p": p}
     table = _tidy(rows, DIFFERENCE_COLUMNS)
     return table.assign(p_holm=holm(list(table["p"])))
 
@@ -160,6 +160,7 @@ def _table(cells: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
         name: (cells[name].to_numpy(float), *pd.factorize(cells[reason_column(name)])) for name in metrics
     }
     rows: list[dict[str, object]] = []
+    samples: list[Sample] = []
     for cell, members in _cells(cells, np.arange(len(cells))):
         noise = _noise(cells, members)
         # Two settings may be called the same: a picture counts once.
@@ -170,8 +171,10 @@ def _table(cells: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
                 def reasons(missing: np.ndarray) -> Iterable[str]:
                     return texts[codes[own[missing]]]  # noqa: B023
 
-                result = estimate_numbered(values[own], pairs[own], reasons)
-                rows.append(_row(cell, noise, edit_type, metric, result))
+                samples.append(sample(values[own], pairs[own], reasons))
+                rows.append(_row(cell, noise, edit_type, metric))
+    for row, result in zip(rows, estimates(samples), strict=True):
+        row |= _estimated(result)
     return _tidy(rows)
 
 
@@ -186,7 +189,7 @@ def _pairs(cells: pd.DataFrame) -> np.ndarray:
 
 def _cells(cells: pd.DataFrame, rows: np.ndarray) -> Iterator[tuple[tuple, np.ndarray]]:
     """Yield each cell of some rows, given by their places: its columns, and its rows."""
-    part = cells.iloc[rows][CELL]
+    part = cells[CELL].iloc[rows]
     number = part.groupby(CELL, dropna=False).ngroup().to_numpy()
     order = np.argsort(number, kind="stable")
     for own in np.split(order, np.flatnonzero(np.diff(number[order])) + 1):
@@ -219,10 +222,12 @@ def _noise(cells: pd.DataFrame, rows: np.ndarray) -> float:
     return float(cells["start_noise"].iloc[rows].max())
 
 
-def _row(cell: tuple, noise: float, edit_type: str, metric: str, result: Estimate) -> dict[str, object]:
-    told = {"start_noise": noise, "edit_type": edit_type, "metric": metric}
-    estimated = {name: getattr(result, name) for name in _ESTIMATED}
-    return {**dict(zip(CELL, cell)), **told, **estimated}
+def _row(cell: tuple, noise: float, edit_type: str, metric: str) -> dict[str, object]:
+    return {**dict(zip(CELL, cell)), "start_noise": noise, "edit_type": edit_type, "metric": metric}
+
+
+def _estimated(result: Estimate) -> dict[str, object]:
+    return {name: getattr(result, name) for name in _ESTIMATED}
 
 
 def _tidy(rows: list[dict[str, object]], columns: list[str] = COLUMNS) -> pd.DataFrame:
@@ -233,14 +238,18 @@ def _tidy(rows: list[dict[str, object]], columns: list[str] = COLUMNS) -> pd.Dat
     return ordered(typed) if rows else typed
 
 
-def _by_image(values: pd.DataFrame, rows: np.ndarray, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _by_image(
+    values: Sequence[np.ndarray], rows: np.ndarray, image: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return each metric's mean by numbered image (metrics, images), and of which images there are rows."""
-    count = image.max() + 1 if len(image) else 0
-    means, there = np.full((values.shape[1], count), np.nan), np.zeros(count, bool)
-    of_image = values.iloc[rows].groupby(image[rows]).mean()
-    means[:, of_image.index] = of_image.to_numpy(float).T
-    there[image[rows]] = True
-    return means, there
+    count, own = image.max() + 1 if len(image) else 0, image[rows]
+    means = np.full((len(values), count), np.nan)
+    for mean, column in zip(means, values, strict=True):
+        known = ~np.isnan(column[rows])
+        number = np.bincount(own[known], minlength=count)
+        total = np.bincount(own[known], column[rows][known], minlength=count)
+        np.divide(total, number, out=mean, where=number > 0)
+    return means, np.bincount(own, minlength=count) > 0
 
 
 def _partner(rows: pd.DataFrame, candidates: pd.DataFrame, on: list[str]) -> pd.Series:

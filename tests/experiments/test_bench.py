@@ -278,3 +278,11 @@ def test_an_edit_in_a_process_of_its_own() -> None:
         edit.process("engine", "none", CLOCK),
     ):
         pass
+
+
+def test_what_a_run_loses_at_its_ends_is_told_from_what_it_loses_at_each_call() -> None:
+    """Of 10.67 s 4 are the ends; of the rest four fifths are in the denoiser, half of all."""
+    run = overlap.Taken.of(0.0, [(1.0, 3.0), (4.0, 6.0)], 9.0)
+    assert (run.asleep, run.ends, run.between, run.share) == (4.0, 4.0, 1.0, 4 / 9)
+    assert run.long_enough(0.5) == pytest.approx(32 / 3)
+    assert run.long_enough(0.8) == float("inf")

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -23,9 +23,9 @@ def killed_while_writing(halfway: Any, patch: pytest.MonkeyPatch) -> Any:
     """Return the engine's `generate`, after which `halfway` is called within each file's writing."""
     generate, settle = experiments.running.generate.generate, results.store.whole_files._settle
 
-    def settle_later(partial: Path) -> None:
+    def settle_later(written: IO[bytes]) -> None:
         halfway()
-        settle(partial)
+        settle(written)
 
     def made(*given: Any) -> Any:
         patch.setattr(results.store.whole_files, "_settle", settle_later)

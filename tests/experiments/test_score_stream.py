@@ -95,10 +95,10 @@ def test_what_waits_is_scored_together(complete_run: Path, records: list[dict[st
 def test_the_end_of_a_stream_leaves_the_rest_for_later(
     complete_run: Path, records: list[dict[str, Any]]
 ) -> None:
-    """The end comes within the first metric's first batch: that one's values are kept."""
+    """The end comes within the first metric's first batch, before several: that one's values are kept."""
     begun = threading.Event()
     first, second = Watched("first@1"), Watched("second@1")
-    scores = ScoreStream(complete_run, [first, second], 2)
+    scores = ScoreStream(complete_run, [first, second], 1)
 
     def until_the_end(_: Edits) -> None:
         begun.set()
@@ -109,10 +109,39 @@ def test_the_end_of_a_stream_leaves_the_rest_for_later(
     with scores:
         scores.add(records)
         assert begun.wait(PATIENCE)
-    assert (first.sizes, second.sizes) == ([2], [])
-    assert len(values(complete_run)) == 2
+    assert (first.sizes, second.sizes) == ([1], [])
+    assert len(values(complete_run)) == 1
     assert evaluate_run(complete_run, [first, second], {row["key"] for row in records}) == 0
     assert sum(first.sizes) == sum(second.sizes) == len(records)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_the_end_of_a_stream_scores_one_batch_that_waits_unless_its_body_raises(
+    complete_run: Path, records: list[dict[str, Any]], raises: bool
+) -> None:
+    """The end comes within the first of two metrics, while all records but one wait."""
+    begun, ends = threading.Event(), threading.Event()
+    first = Watched("first@1", lambda _: (begun.set(), ends.wait(PATIENCE)))
+    second = Watched("second@1")
+
+    def scored() -> None:
+        with ScoreStream(complete_run, [first, second], 64) as scores:
+            scores.add(records[:1])
+            assert begun.wait(PATIENCE)
+            scores.add(records[1:])
+            # The end of the context is reached before the metric goes on.
+            threading.Timer(1.0, ends.set).start()
+            if raises:
+                raise KeyboardInterrupt
+
+    if raises:
+        with pytest.raises(KeyboardInterrupt):
+            scored()
+        assert (first.sizes, second.sizes) == ([1], [])
+    else:
+        scored()
+        assert first.sizes == second.sizes == [1, len(records) - 1]
+        assert len(values(complete_run)) == 2 * len(records)
 
 
 def test_what_fails_in_a_stream_is_told_at_the_end(

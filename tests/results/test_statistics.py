@@ -6,7 +6,14 @@ import pytest
 from scipy import stats
 
 from results.tables.significance import sign_flip_p, sign_flip_ps, win_rate
-from results.tables.statistics import estimate, mean_interval, paired_difference, resampled_counts
+from results.tables.statistics import (
+    _quantile,
+    estimate,
+    mean_interval,
+    mean_intervals,
+    paired_difference,
+    resampled_counts,
+)
 
 
 def cell(pairs: int, seeds: int, generator: np.random.Generator) -> pd.DataFrame:
@@ -66,6 +73,23 @@ def test_intervals_contain_the_mean_and_do_not_depend_on_the_order_of_rows() -> 
         assert result.low <= result.mean <= result.high
         shuffled = frame.sample(frac=1, random_state=1)
         assert estimate(shuffled["value"], shuffled["pair"]) == result
+
+
+def test_an_interval_does_not_depend_on_what_is_computed_beside_it() -> None:
+    """To the last bit, as tables are compared byte for byte; 300 pairs have more counts than fit together."""
+    generator = np.random.default_rng(0)
+    cells = [generator.exponential(1.0, n) for n in (3, 14, 300, 14, 301) for _ in range(30)]
+    cells[40] = np.full(14, 0.5)
+    together = np.array(mean_intervals(cells))
+    np.testing.assert_array_equal(together, [mean_interval(values) for values in cells])
+    assert np.isnan(together).all(axis=1).tolist() == [len(set(values)) <= 3 for values in cells]
+
+
+@pytest.mark.parametrize("level", [0.0, 0.024999, 0.3, 0.5, 0.97777, 1.0])
+def test_the_quantile_of_sorted_values_is_numpy_s(level: float) -> None:
+    for n in (1, 2, 4000):
+        values = np.random.default_rng(n).normal(0, 1, n)
+        assert _quantile(np.sort(values), level) == np.quantile(values, level)
 
 
 @pytest.mark.parametrize("n", [6, 14, 40])
