@@ -39,6 +39,7 @@ METHODS: dict[str, str] = {
     "prompt_switch": "Prompt switch",
     "projections": "P2P by projections",
     "flowedit": "FlowEdit",
+    "uniedit": "UniEdit-Flow",
 }
 _METRICS: dict[str, tuple[str, str]] = {
     "clip_source": ("CLIP to source prompt", "CLIP source"),

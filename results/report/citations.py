@@ -19,6 +19,7 @@ _METHODS = {
     "prompt_switch": "shin2025exploring",
     "projections": "shin2025exploring",
     "flowedit": "kulikov2025flowedit",
+    "uniedit": "jiao2025uniedit",
 }
 _INVERSIONS = {
     "ddim": ["song2021denoising"],
