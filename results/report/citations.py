@@ -41,6 +41,7 @@ _METRICS = {
     "clip": ["radford2021learning"],
     "pickscore": ["kirstain2023pick"],
     "dino_image": ["caron2021emerging", "ruiz2023dreambooth"],
+    "dreamsim": ["fu2023dreamsim"],
     "vqascore": ["lin2024evaluating"],
     "lpips": ["zhang2018unreasonable"],
     "ms_ssim": ["wang2003multiscale"],
