@@ -26,6 +26,7 @@ from p2p import (
     heat_maps,
 )
 from p2p.engine import generate, plan_evaluations, tree_latents
+from p2p.families.model import stack_rows
 from p2p.families.pixart import PixArtAlpha, PixArtSigma
 from p2p.families.stable_diffusion_3 import StableDiffusion3
 from p2p.loading.loras import Lora, load_loras
@@ -207,6 +208,29 @@ def test_heat_maps_are_a_words_own_columns_and_a_template_and_padding_are_no_wor
             np.testing.assert_allclose(ours_of_word, expected.numpy(), rtol=0, atol=family.tolerance)
         others = formed.sum(-1) - formed[:, begin : begin + last].sum(-1)
         assert others.min() > 1e-3  # what a template and padding draw is in none of them
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", each(["flux", "flux2_klein", "qwen_image", "z_image"]), indirect=True)
+def test_norms_of_queries_and_keys_are_each_its_own(model: Model) -> None:
+    """One call beside one of diffusers' own processors; the weights of a tiny model's norms are all 1."""
+    modules = model.denoiser.named_modules()
+    norms = [one.weight for name, one in modules if name.endswith(("_q", "_k")) and "norm" in name]
+    generator = torch.Generator().manual_seed(0)
+    latents = model.draw_noise([generator]).to(model.dtype)
+    call = partial(model.predict, latents, torch.tensor(500.0), stack_rows([model.encode_prompt("a cat")]))
+    try:
+        for weight in norms:
+            weight.copy_(torch.rand(weight.shape, generator=generator) + 0.5)
+        with model.injection_processors():
+            ours = call()
+        theirs = call()
+    finally:
+        for weight in norms:
+            weight.fill_(1)
+    assert norms
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert (theirs - call()).abs().max() > 1e-3
 
 
 def test_equal_prompts_give_the_source(family: Family, model: Model) -> None:
