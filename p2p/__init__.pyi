@@ -41,6 +41,7 @@ from .methods.plug_and_play import PlugAndPlay as PlugAndPlay
 from .methods.projections import Projections as Projections
 from .methods.prompt_switch import PromptSwitch as PromptSwitch
 from .methods.prompt_to_prompt import PromptToPrompt as PromptToPrompt
+from .methods.uni_edit import UniEdit as UniEdit
 from .sampling import Calls as Calls
 from .sampling import Sampling as Sampling
 from .trajectory import EditRequest as EditRequest

@@ -25,6 +25,7 @@ from p2p.loading.pipeline_spec import Pipelines
 from p2p.methods.external import carry_out
 from p2p.methods.flow_edit import DifferenceEdit, difference_evaluations, edited_by_differences
 from p2p.methods.prompt_to_prompt import check_substruct_words
+from p2p.methods.uni_edit import FusionEdit, edited_by_fusion, fusion_evaluations
 from p2p.pictures import to_pil, to_rgb, to_tensor, upright
 from p2p.prepared import check_injections
 from p2p.sampling import Calls, Sampling, with_fields
@@ -98,12 +99,13 @@ def plan_evaluations(
     and without those of other pipelines.
     `guidance_embedded` is the model's; `upscaler_calls` is `calls` of its upscaler, 0 where it has none.
     """
-    nodes = inversions = differences = 0
+    nodes = inversions = velocities = 0
     for group in groups:
         nodes += sum(
-            calls - edit.start for edit in group.edits if edit.start is not None and not edit.difference
+            calls - edit.start for edit in group.edits if edit.start is not None and not edit.along_flow
         )
-        differences += difference_evaluations(group.edits, calls, guidance_embedded)
+        velocities += difference_evaluations(group.edits, calls, guidance_embedded)
+        velocities += fusion_evaluations(group.edits, calls, guidance_embedded)
         if upscaler_calls:
             nodes += upscaler_calls * upscaled_states(group.trajectories())
         if tree := group.tree():
@@ -115,7 +117,7 @@ def plan_evaluations(
                     states += inversion.first_calls * count_first_states(tree, calls, start, apart)
                 inversions += inversion.evaluations(sampling)
             nodes += states
-    return nodes * sampling.rows_per_state(guidance_embedded) + inversions + differences
+    return nodes * sampling.rows_per_state(guidance_embedded) + inversions + velocities
 
 
 def unshared_evaluations(
@@ -131,7 +133,7 @@ def unshared_evaluations(
     source at every step; an edit that begins as its source does shares those steps with it even there.
     """
     once = calls + upscaler_calls
-    nodes = inversions = differences = 0
+    nodes = inversions = velocities = 0
     for group in groups:
         alone = once  # of what starts from the source's noise
         if inversion := group.inversion:
@@ -139,13 +141,14 @@ def unshared_evaluations(
             alone = steps * inversion.calls_per_state + inversion.first_calls
         for edit in group.edits:
             nodes += 0 if group.image and not edit.from_noise else alone
-            if edit.difference:
-                differences += difference_evaluations([edit], calls, guidance_embedded)
+            if edit.along_flow:
+                velocities += difference_evaluations([edit], calls, guidance_embedded)
+                velocities += fusion_evaluations([edit], calls, guidance_embedded)
             elif edit.external is None:
                 nodes += alone if edit.start is None else once - edit.start
             if group.inversion and edit.from_noise:
                 inversions += group.inversion.evaluations(sampling)
-    return nodes * sampling.rows_per_state(guidance_embedded) + inversions + differences
+    return nodes * sampling.rows_per_state(guidance_embedded) + inversions + velocities
 
 
 @torch.no_grad()
@@ -179,7 +182,7 @@ def generate(
     reconstructions = {g: images[g, SOURCE] for g in real if (g, SOURCE) in images}
     images |= {(g, SOURCE): _real(model, groups[g]) for g in real}
     images |= _from_sources(model, groups, images, sampling, calls)
-    images |= _by_differences(model, groups, images, sampling, calls)
+    images |= _along_flow(model, groups, images, sampling, calls)
     if model.upscaler is not None:
         generators = [path.generator for path in paths if path and path.generator]
         images = upscale(model.upscaler, groups, images, sampling, calls, generators)
@@ -346,7 +349,7 @@ def source_paths(
     check_edits(model, [edit for group in groups for edit in group.edits])
     paths: list[SourcePath | None] = [None] * len(groups)
     scheduler = model.new_scheduler(sampling.num_inference_steps)
-    if any(edit.difference for group in groups for edit in group.edits):
+    if any(edit.along_flow for group in groups for edit in group.edits):
         flow_sigmas(scheduler)
     for inversion, numbers in _by_inversion(groups).items():
         generators = [torch.Generator().manual_seed(groups[g].seed) for g in numbers]
@@ -443,7 +446,7 @@ def _from_sources(
     by_start: dict[int, list[tuple[int, int, str]]] = {}
     for g, group in enumerate(groups):
         for i, edit in enumerate(group.edits):
-            if edit.start is not None and not edit.difference:
+            if edit.start is not None and not edit.along_flow:
                 by_start.setdefault(edit.start, []).append((g, i, edit.prompt))
     if not by_start:
         return {}
@@ -470,27 +473,32 @@ def _from_sources(
     return made
 
 
-def _by_differences(
+def _along_flow(
     model: Model,
     groups: Sequence[Group],
     images: Mapping[tuple[int, int], Tensor],
     sampling: Sampling,
     calls: Calls,
 ) -> dict[tuple[int, int], Tensor]:
-    """Return FlowEdit's images by (group, edit), given every group's `SOURCE`; they draw as SDEdit does."""
-    wanted = [
-        (g, i, DifferenceEdit(g, edit))
-        for g, group in enumerate(groups)
-        for i, edit in enumerate(group.edits)
-        if edit.difference
-    ]
-    if not wanted:
+    """Return FlowEdit's and Uni-Edit's images by (group, edit), given every group's `SOURCE`.
+
+    FlowEdit draws as SDEdit does.
+    """
+    edits = {(g, i): edit for g, group in enumerate(groups) for i, edit in enumerate(group.edits)}
+    moved = {place: DifferenceEdit(place[0], edit) for place, edit in edits.items() if edit.difference}
+    mixed = {place: FusionEdit(place[0], edit) for place, edit in edits.items() if edit.fusion}
+    if not moved and not mixed:
         return {}
     encoded = model.encode(torch.stack([images[g, SOURCE] for g in range(len(groups))]))
-    seeds = [derived_seed(group.seed) for group in groups]
-    edits = [edit for _, _, edit in wanted]
-    decoded = model.decode(edited_by_differences(model, edits, encoded, seeds, sampling, calls))
-    return {(g, i): image for (g, i, _), image in zip(wanted, decoded, strict=True)}
+    made: dict[tuple[int, int], Tensor] = {}
+    if moved:
+        seeds = [derived_seed(group.seed) for group in groups]
+        latents = edited_by_differences(model, [*moved.values()], encoded, seeds, sampling, calls)
+        made |= zip(moved, model.decode(latents), strict=True)
+    if mixed:
+        latents = edited_by_fusion(model, [*mixed.values()], encoded, sampling, calls)
+        made |= zip(mixed, model.decode(latents), strict=True)
+    return made
 
 
 def _by_pipelines(

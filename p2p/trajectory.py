@@ -104,6 +104,20 @@ class FlowDifference:
 
 
 @dataclass(frozen=True)
+class FlowFusion:
+    """How the velocities of two prompts are mixed along a flow, see `p2p.methods.uni_edit`."""
+
+    source_prompt: str
+    strength: float
+    guidance_scale: float  # of both velocities
+
+    @property
+    def key(self) -> str:
+        """A text that is equal for equal ones."""
+        return f"fusion {astuple(self)!r}"
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """How one image is denoised: the prompt, what is injected at each step, and where it starts."""
 
@@ -118,9 +132,10 @@ class Trajectory:
     external: ExternalCall | None = None  # another pipeline makes the image, from the source image
     before: tuple[str, int] | None = None  # another prompt, in place of `prompt` in so many first steps
     difference: FlowDifference | None = None  # from `start` on the source image is moved, nothing denoised
+    fusion: FlowFusion | None = None  # the source image is inverted to `start`, without its group's inversion
 
     def __post_init__(self) -> None:
-        own = (self.injections, *self.readers, self.condition, self.before, self.difference)
+        own = (self.injections, *self.readers, self.condition, self.before, self.along_flow)
         if self.external is not None and (any(own) or self.start is not None):
             raise ValueError(
                 "external: another pipeline's image has no injections, start, blend, watch or condition"
@@ -134,6 +149,11 @@ class Trajectory:
     def from_noise(self) -> bool:
         """Whether it starts from the source's noise, which of a real image only an inversion finds."""
         return self.start is None and self.external is None
+
+    @property
+    def along_flow(self) -> bool:
+        """Whether two prompts' velocities make it, in a loop of its own, which asks for a flow."""
+        return self.difference is not None or self.fusion is not None
 
     @property
     def layers(self) -> set[LayerInjection]:
@@ -172,7 +192,7 @@ class Trajectory:
             parts = [self.prompt, repr(self.start), *injected, *([self.blend.key] if self.blend else [])]
             parts += [self.external.digest()] if self.external else []
             parts += [f"before {self.before!r}"] if self.before else []
-            parts += [self.difference.key] if self.difference else []
+            parts += [own.key for own in (self.difference, self.fusion) if own]
             self._digests[calls] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         return self._digests[calls]
 

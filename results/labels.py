@@ -39,6 +39,7 @@ METHODS: dict[str, str] = {
     "prompt_switch": "Prompt switch",
     "projections": "P2P by projections",
     "flowedit": "FlowEdit",
+    "uniedit": "UniEdit-Flow",
 }
 _METRICS: dict[str, tuple[str, str]] = {
     "clip_source": ("CLIP to source prompt", "CLIP source"),
@@ -48,6 +49,7 @@ _METRICS: dict[str, tuple[str, str]] = {
     "clip_image": ("CLIP to source image", "CLIP image"),
     "pickscore": ("PickScore for the target prompt", "PickScore"),
     "dino_image": ("DINO to source image", "DINO"),
+    "dreamsim": ("DreamSim to source image", "DreamSim"),
     "vqascore": ("VQAScore for the target prompt", "VQAScore"),
     "lpips": ("LPIPS to source image", "LPIPS"),
     "ms_ssim": ("MS-SSIM to source image", "MS-SSIM"),

@@ -105,7 +105,7 @@ def _read(
         if unknown := sorted(set(trajectory.record) - set(EFFECT_TYPES)):
             problems.append(f"{named.name}: records {unknown}, allowed are {', '.join(EFFECT_TYPES)}")
         problems += [f"{named.name}: {problem}" for problem in _layer_problems(trajectory, model)]
-        if trajectory.difference:
+        if trajectory.along_flow:
             try:
                 flow_sigmas(model.scheduler)
             except ValueError as error:

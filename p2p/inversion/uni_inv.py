@@ -3,7 +3,7 @@ Flow Models", arXiv:2504.13109, Alg. 1).
 
 Each step up is taken with the velocity at its end, which is what the sampler's Euler step down will ask for.
 Differs from the authors' code in the levels of Flux, which there are its own and here the sampler's, and in
-that edits are any method's: their Uni-Edit, which mixes two velocities, is not part of it.
+that edits are any method's: their Uni-Edit, which mixes two velocities, is `p2p.methods.uni_edit`.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def difference_evaluations(edits: Sequence[Trajectory], steps: int, guidance_emb
             moved = range(edit.start, own.sampled_from)
             count += (len(moved) * own.draws + steps - own.sampled_from) * rows(own.target_guidance_scale)
             sources |= {
-                (own.source_guidance_scale, draw, step) for draw in range(own.draws) for step in moved
+                (1.0, draw, step) for draw in range(own.draws) for step in moved
             }
     return count + sum(rows(scale) for scale, _, _ in sources)
 
@@ -132,7 +132,8 @@ def edited_by_differences(
     """
     scheduler = model.new_scheduler(sampling.num_inference_steps)
     pictures = pictures.to(torch.promote_types(pictures.dtype, torch.float32))
-    velocities = _Velocities.of(model, edits, sampling, calls)
+    prompts = [prompt for one in edits for prompt in (one.edit.prompt, one.own.source_prompt)]
+    velocities = Velocities.of(model, prompts, sampling, calls)
     draws = [(one.group, draw) for one in edits for draw in range(one.own.draws)]
     generators = {
         (group, draw): torch.Generator().manual_seed((seeds[group] + draw) % 2**63)
@@ -145,19 +146,19 @@ def edited_by_differences(
             for key, generator in generators.items()
         }
         begun = [i for i, one in enumerate(edits) if step >= one.start]
-        asked: dict[_Key, _Asked] = {}
+        asked: dict[_Key, Asked] = {}
         for i in begun:
             one, picture = edits[i], pictures[edits[i].group]
             if step > one.own.sampled_from:
-                asked["target", i, 0] = _Asked(latents[i], one.edit.prompt, one.own.target_guidance_scale)
+                asked["target", i, 0] = Asked(latents[i], one.edit.prompt, one.own.target_guidance_scale)
                 continue
             for draw in range(one.own.draws if step < one.own.sampled_from else 1):
                 # In this order, so that an edit that has not moved stands where its source does, bit by bit.
                 moved = noised[one.group, draw] + (latents[i] - picture)
-                asked["target", i, draw] = _Asked(moved, one.edit.prompt, one.own.target_guidance_scale)
+                asked["target", i, draw] = Asked(moved, one.edit.prompt, one.own.target_guidance_scale)
                 if step < one.own.sampled_from:
                     at, scale = noised[one.group, draw], one.own.source_guidance_scale
-                    asked[one.source(draw)] = _Asked(at, one.own.source_prompt, scale)
+                    asked[one.source(draw)] = Asked(at, one.own.source_prompt, scale)
                 else:
                     latents[i] = moved
         found = velocities(asked, flow_timestep(scheduler, here))
@@ -175,7 +176,7 @@ def edited_by_differences(
 
 
 @dataclass(frozen=True)
-class _Asked:
+class Asked:
     """A velocity that is asked for: at latents (channels, height, width), of a prompt, guided."""
 
     latents: Tensor
@@ -184,7 +185,7 @@ class _Asked:
 
 
 @dataclass(frozen=True)
-class _Velocities:
+class Velocities:
     """Guided velocities of latents that have prompts and guidance scales of their own."""
 
     model: Model
@@ -194,15 +195,13 @@ class _Velocities:
     negative: Conditioning | None  # None: there are no unconditional rows
 
     @classmethod
-    def of(
-        cls, model: Model, edits: Sequence[DifferenceEdit], sampling: Sampling, calls: Calls
-    ) -> _Velocities:
-        prompts = dict.fromkeys(p for one in edits for p in (one.edit.prompt, one.own.source_prompt))
-        texts = {prompt: model.encode_prompt(prompt) for prompt in prompts}
+    def of(cls, model: Model, prompts: Sequence[str], sampling: Sampling, calls: Calls) -> Velocities:
+        """Encode the prompts that will be asked for, each once, and the negative one."""
+        texts = {prompt: model.encode_prompt(prompt) for prompt in dict.fromkeys(prompts)}
         negative = None if model.guidance_embedded else model.encode_prompt(sampling.negative_prompt, True)
         return cls(model, sampling, calls, texts, negative)
 
-    def __call__(self, asked: Mapping[_Key, _Asked], timestep: Tensor) -> dict[_Key, Tensor]:
+    def __call__(self, asked: Mapping[_Key, Asked], timestep: Tensor) -> dict[_Key, Tensor]:
         """Return the velocities by the keys they are asked for, each (channels, height, width)."""
         rows: list[tuple[Tensor, Conditioning, float]] = []
         for one in asked.values():
@@ -225,5 +224,5 @@ class _Velocities:
                 place += 1
         return found
 
-    def _guided(self, one: _Asked) -> bool:
+    def _guided(self, one: Asked) -> bool:
         return self.negative is not None and one.guidance_scale > 1

@@ -19,6 +19,7 @@ _METHODS = {
     "prompt_switch": "shin2025exploring",
     "projections": "shin2025exploring",
     "flowedit": "kulikov2025flowedit",
+    "uniedit": "jiao2025uniedit",
 }
 _INVERSIONS = {
     "ddim": ["song2021denoising"],
@@ -40,6 +41,7 @@ _METRICS = {
     "clip": ["radford2021learning"],
     "pickscore": ["kirstain2023pick"],
     "dino_image": ["caron2021emerging", "ruiz2023dreambooth"],
+    "dreamsim": ["fu2023dreamsim"],
     "vqascore": ["lin2024evaluating"],
     "lpips": ["zhang2018unreasonable"],
     "ms_ssim": ["wang2003multiscale"],

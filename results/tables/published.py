@@ -63,6 +63,9 @@ _METHODS = {
     "IP2P": "instruct_pix2pix",
     "LEDITS++": "ledits_pp",
     "FlowEdit": "flowedit",
+    "UniEdit-Flow": "uniedit",
+    "UniEdit-Flow (15, 0.6)": "uniedit",  # steps and alpha, which the setting does not say
+    "UniEdit-Flow (15, 0.8)": "uniedit",
 }
 _INVERSIONS = {
     "DDIM": "ddim",

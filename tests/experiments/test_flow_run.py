@@ -110,27 +110,30 @@ def test_a_flows_inversion_on_stable_diffusion_1_is_one_line(
     assert "fireflow: scheduler: DDIMScheduler has no flow's noise levels, allowed is FlowMatchEuler" in told
 
 
-def test_flowedit_and_the_prompt_switch_are_planned_made_and_recorded(
+def test_flowedit_uni_edit_and_the_prompt_switch_are_planned_made_and_recorded(
     cli: Cli, sd3: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     methods = [
         "+grid.methods.flowedit={n_max: [2, 4], source_guidance_scale: 3.5}",
+        "+grid.methods.uniedit.alpha=[0.5,1.0]",
         "+grid.methods.prompt_switch.switch_after=[0.25,0.5]",
     ]
     overrides = [o for o in sd3 if not o.startswith("dataset.image")]  # a generated source
     assert cli("plan", *overrides, *methods) == 0
     # Source, fixed seed and the two switches: 4 + 4 + 3 + 2 states of two rows. FlowEdit: 4 and 2 steps of
-    # the target, 4 of the source, which the shorter shares.
-    assert f"\n{2 * 13 + 2 * (4 + 2 + 4)} UNet evaluations" in capsys.readouterr().out
+    # the target, 4 of the source, which the shorter shares. Uni-Edit, unguided: once up, 2 and 4 steps of
+    # both.
+    assert f"\n{2 * 13 + 2 * (4 + 2 + 4) + 4 + 1 + 2 * (2 + 4)} UNet evaluations" in capsys.readouterr().out
     assert cli("run", *overrides, *methods) == 0
     records = load(run_dir)
     assert records["status"].eq("ok").all()
     made = records.groupby("method")["image_sha256"].nunique().to_dict()
-    assert made == {"source": 1, "fixed_seed": 1, "flowedit": 2, "prompt_switch": 2}
-    flowedit = records[records["method"].eq("flowedit")].sort_values("effective_steps")
-    assert flowedit["effective_steps"].tolist() == [2, 4]
-    assert flowedit["start_noise"].iloc[1] == 1.0  # from the first level on
-    assert 0 < flowedit["start_noise"].iloc[0] < 1
+    assert made == {"source": 1, "fixed_seed": 1, "flowedit": 2, "prompt_switch": 2, "uniedit": 2}
+    for method in ("flowedit", "uniedit"):
+        edits = records[records["method"].eq(method)].sort_values("effective_steps")
+        assert edits["effective_steps"].tolist() == [2, 4]
+        assert edits["start_noise"].iloc[1] == 1.0  # from the first level on
+        assert 0 < edits["start_noise"].iloc[0] < 1
     assert records["params"].str.contains('"switch_after": ?0.25').sum() == 1
 
 

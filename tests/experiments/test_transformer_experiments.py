@@ -142,7 +142,7 @@ def test_pie_bench_on_flux(
         made = [f"{{{one}, share: [[values, text_values]], blocks: single-0}}" for one in shares]
         tiny.append(f"grid.methods.projections=[{', '.join(made)}]")
     assert cli("plan", *tiny, "dataset.limit=2") == 0
-    edits = {"dev": 5 + 5 + 2 * 5 + 1, "schnell": 3 + 3 * 3 + 2 + 3}[kind]
+    edits = {"dev": 5 + 5 + 2 * 5 + 1 + 2, "schnell": 3 + 3 * 3 + 2 + 3}[kind]
     assert f", {2 * edits} edited images (" in capsys.readouterr().out
     few = [*NO_PICTURES[:2], "metrics=pie_embedded", "dataset.limit=1"]
     if kind == "dev":
@@ -155,6 +155,7 @@ def test_pie_bench_on_flux(
     records = load(run_dir)
     assert records["status"].eq("ok").all()
     assert {"p2p", "flowedit", "fixed_seed", "reconstruction"} < set(records["method"])
+    assert records["method"].eq("uniedit").sum() == (2 if kind == "dev" else 0)
     if kind == "dev":
         params = records.loc[records["method"].eq("projections"), "params"].map(json.loads)
         assert {str(one["replace_steps"]) for one in params} == {"0.2", "[0.0, 0.4]"}

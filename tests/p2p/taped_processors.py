@@ -12,7 +12,7 @@ from diffusers.models.transformers.transformer_flux2 import Flux2ParallelSelfAtt
 from diffusers.models.transformers.transformer_qwenimage import apply_rotary_emb_qwen
 from torch import Tensor
 
-from p2p import Flux, Flux2Klein, Model, QwenImage, ZImage
+from p2p import Flux, Flux2, Model, QwenImage, ZImage
 from tests.p2p.families import test_flux, test_flux2
 
 # How an edit names a family's blocks, and the modules that these are.
@@ -35,7 +35,7 @@ EVERY = {
 def family_of(model: Model) -> str:
     if isinstance(model, QwenImage):
         return "qwen_image"
-    if isinstance(model, Flux2Klein):
+    if isinstance(model, Flux2):  # dev's attention is Klein's
         return "flux2_klein"
     if isinstance(model, ZImage):
         return "z_image"

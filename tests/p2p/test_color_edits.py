@@ -224,6 +224,7 @@ def test_what_changes_nothing_is_the_same_edit(model: Model) -> None:
     assert without.digest() == one.edits[0].digest()
     different = [WHOLE, replace(WHOLE, value_threshold=0.4), replace(WHOLE, value_replace_steps=0.8)]
     different += [replace(WHOLE, **{key: 0}) for key in ("heads", "blend_heads")]
+    different += [replace(WHOLE, blend_smoothing=0.5), replace(WHOLE, blend_layers=ALL[family_of(model)][0])]
     different += [replace(plain, weights={"dog": factor}, weights_on="scores") for factor in (2, 3)]
     different += [plain]
     assert len({edit.digest() for edit in group(model, different).edits}) == len(different)

@@ -1,12 +1,17 @@
-"""Joint injection as a function: the source's maps whole, and maps of more words than a head has channels."""
+"""Joint injection as a function: the source's maps whole, and maps of more words than a head has channels;
+scaled scores and what is taken where padding stands between image and text."""
+
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
 from p2p.attention.injection import BatchInjection, LayerAttention
-from p2p.attention.joint import inject_joint
+from p2p.attention.joint import inject_joint, inject_scores
 from p2p.attention.source_bank import SourceBank
+from p2p.families.joint_processors import attend
 
 ROWS, HEADS, PIXELS, TEXT, CHANNELS, COLUMNS = 3, 2, 6, 4, 5, 8  # rows: source, target, another target
 TOKENS = slice(PIXELS, None)
@@ -71,3 +76,47 @@ def test_word_maps_may_have_more_columns_than_a_head_has_channels() -> None:
     inject_joint(LayerAttention("layer", query, key, value, 1.0), TOKENS, given)
     text = torch.stack([maps[0], maps[0], maps[2]])[..., PIXELS:]
     assert_close(given.maps["layer"], (text @ words[:, None]).mean(1))
+
+
+PADDED = slice(PIXELS + 2, None)  # of [image, two tokens of its padding, text]
+
+
+def padded_attention() -> LayerAttention:
+    """Return attention of all to all, in which row 1 does not attend to its last word."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, ROWS, HEADS, PADDED.start + TEXT, CHANNELS, dtype=torch.float64)
+    mask = torch.ones(ROWS, 1, 1, PADDED.start + TEXT, dtype=torch.bool)
+    mask[1, ..., -1] = False
+    return LayerAttention("layer", query, key, value, 0.7, mask)
+
+
+def test_scaled_scores_are_those_of_words_and_the_image_behind_padding_and_a_mask() -> None:
+    attention, image = padded_attention(), slice(0, PIXELS)
+    _, query, key, value, scale, mask = attention
+    heads = torch.ones(ROWS, HEADS, 1, 1, dtype=torch.bool)
+    heads[2, 1] = False
+    words = attention._replace(query=query[:, :, PIXELS:]).attend()
+    scaled = index(1, 2), index(0, 3), torch.tensor([2.0, 0.5], dtype=torch.float64)
+    given = replace(injection(()), scores=scaled, heads={HEADS: heads})
+    ours = inject_scores(attention, words.clone(), PADDED, image, given)
+    scores = (query @ key.mT * scale).masked_fill(~mask, -torch.inf)
+    scores[1, :, PADDED.start, image] *= 2
+    scores[2, 0, PADDED.start + 3, image] *= 0.5
+    assert_close(ours, (scores.softmax(-1) @ value)[:, :, PIXELS:])
+    changed = (ours - words).abs().amax(-1) > 1e-9
+    assert changed.nonzero().tolist() == [[1, 0, 2], [1, 1, 2], [2, 0, 5]]
+
+
+def test_what_is_taken_is_the_images_and_the_texts_and_not_the_padding_between() -> None:
+    attention, taken = padded_attention(), {}
+
+    def taking(name: str, tensor: Tensor) -> None:
+        taken[name] = tensor.clone()
+
+    given: Any = replace(injection((1,)), taking=taking)
+    attend(attention, PADDED, given, PIXELS)
+    parts = {"query": attention.query, "key": attention.key, "value": attention.value}
+    for name, tensor in parts.items():
+        assert_close(taken[f"layer/{name}"], tensor[:, :, :PIXELS])
+    assert_close(taken["layer/text value"], attention.value[:, :, PADDED])
+    assert len(taken) == 4

@@ -7,13 +7,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from diffusers import PixArtAlphaPipeline, PixArtSigmaPipeline
 from torch import Tensor
 
-from p2p import Calls, EditRequest, FixedSeed, Group, Model, ModelSpec, PromptToPrompt, Sampling, SDEdit
+from p2p import (
+    Calls,
+    EditRequest,
+    FixedSeed,
+    Group,
+    Model,
+    ModelSpec,
+    PromptToPrompt,
+    Sampling,
+    SDEdit,
+    heat_maps,
+)
 from p2p.engine import generate, plan_evaluations, tree_latents
+from p2p.families.model import stack_rows
 from p2p.families.pixart import PixArtAlpha, PixArtSigma
 from p2p.families.stable_diffusion_3 import StableDiffusion3
 from p2p.loading.loras import Lora, load_loras
@@ -29,10 +42,12 @@ from tests.p2p.families import (
 )
 from tests.p2p.families.formed import (
     Controller,
+    Edit,
     Run,
     assert_engine_equals,
     assert_equal_prompts_give_the_source,
     formed_edits,
+    installed,
 )
 from tests.p2p.test_loras import random_lora
 
@@ -152,6 +167,70 @@ def test_edits_of_padded_calls_equal_formed_maps(
 ) -> None:
     sampling = Sampling(STEPS, family.guidance, max_batch=max_batch)
     assert_engine_equals(formed, replace(model, compile=True), sampling, family.tolerance)
+
+
+@pytest.mark.parametrize("name", each(["flux2_klein", "flux2_dev", "z_image"]), indirect=True)
+def test_heat_maps_are_a_words_own_columns_and_a_template_and_padding_are_no_words(
+    name: str, family: Family, model: Model
+) -> None:
+    """Columns are counted here: behind Klein's and Z-Image's 3 tokens of template, before dev's last one."""
+    edit = Edit(
+        "a chinchilla on a bench", "a dog on a bench", "replace", {"default_": (0.0, 0.5)}, (0.0, 0.5)
+    )
+    words = [["a", "chinchilla", "on", "a bench"], ["a", "dog", "on", "a bench"]]
+    columns = [[0, 4], [1, 2], [3], [4, 5]], [[0, 3], [1], [2], [3, 4]]  # every "a" is a word of that name
+    asked = list(dict.fromkeys(words[0] + words[1]))
+    trajectory = edit.trajectory(model.tokenizers, STEPS)
+
+    class Given:
+        name, uses_mask = "p2p", False
+
+        def trajectory(self, *_: Any) -> Any:
+            return trajectory
+
+    sampling = Sampling(STEPS, family.guidance)
+    ours = heat_maps(model, edit.source, asked, (edit.target, Given()), seed=1, sampling=sampling)
+    controller = Controller(edit, model.tokenizers, STEPS, model.blend_side)
+    with installed(model, family.processor(controller)):
+        family.run(model, [edit.source, edit.target], 1, controller)
+    side = model.blend_side
+    for row, (heat, spelled, places) in enumerate(
+        zip((ours.source, ours.edited), words, columns, strict=True)
+    ):
+        [maps] = heat.maps.values()
+        assert list(heat.words) == [word for word in asked if word in spelled]
+        last = places[-1][-1] + 1
+        begin = tiny_flux2.TEXT - 1 - last if name == "flux2_dev" else 3
+        formed = controller.sums[row] / STEPS  # (pixels, tokens)
+        for word, ours_of_word in zip(heat.words, maps, strict=True):
+            own = [begin + place for place in places[spelled.index(word)]]
+            expected = formed[:, own].sum(-1).reshape(side, -1)
+            np.testing.assert_allclose(ours_of_word, expected.numpy(), rtol=0, atol=family.tolerance)
+        others = formed.sum(-1) - formed[:, begin : begin + last].sum(-1)
+        assert others.min() > 1e-3  # what a template and padding draw is in none of them
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", each(["flux", "flux2_klein", "qwen_image", "z_image"]), indirect=True)
+def test_norms_of_queries_and_keys_are_each_its_own(model: Model) -> None:
+    """One call beside one of diffusers' own processors; the weights of a tiny model's norms are all 1."""
+    modules = model.denoiser.named_modules()
+    norms = [one.weight for name, one in modules if name.endswith(("_q", "_k")) and "norm" in name]
+    generator = torch.Generator().manual_seed(0)
+    latents = model.draw_noise([generator]).to(model.dtype)
+    call = partial(model.predict, latents, torch.tensor(500.0), stack_rows([model.encode_prompt("a cat")]))
+    try:
+        for weight in norms:
+            weight.copy_(torch.rand(weight.shape, generator=generator) + 0.5)
+        with model.injection_processors():
+            ours = call()
+        theirs = call()
+    finally:
+        for weight in norms:
+            weight.fill_(1)
+    assert norms
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert (theirs - call()).abs().max() > 1e-3
 
 
 def test_equal_prompts_give_the_source(family: Family, model: Model) -> None:

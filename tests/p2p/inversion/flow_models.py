@@ -6,7 +6,7 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from diffusers import Flux2KleinPipeline, FluxPipeline, QwenImagePipeline, ZImagePipeline
+from diffusers import Flux2KleinPipeline, Flux2Pipeline, FluxPipeline, QwenImagePipeline, ZImagePipeline
 from torch import Tensor
 
 from p2p import EditRequest, Flux, Group, Inversion, Model, Sampling, StableDiffusion3
@@ -16,6 +16,7 @@ from tests.p2p.families import (
     test_qwen_image,
     test_stable_diffusion_3,
     test_z_image,
+    tiny_flux2,
     tiny_z_image,
 )
 
@@ -32,6 +33,8 @@ def tiny_flow_model(family: str, dtype: torch.dtype = torch.float64) -> Model:
     if family == "flux2_klein":
         pipeline = test_flux2.tiny_klein().to(dtype)
         return test_flux2.ShortKlein(pipeline, 8, 8, height=32, width=32)
+    if family == "flux2_dev":
+        return tiny_flux2.ShortDev(tiny_flux2.tiny_dev().to(dtype), 8, 8, height=32, width=32)
     if family == "z_image":
         pipeline = tiny_z_image.tiny_z_image().to(dtype)
         return tiny_z_image.ShortZImage(pipeline, 8, 8, height=32, width=32)
@@ -72,7 +75,7 @@ def velocity_of(model: Model) -> Velocity:
     pipeline = model.pipeline
     if isinstance(pipeline, QwenImagePipeline):
         return _qwen_image(pipeline)
-    if isinstance(pipeline, Flux2KleinPipeline):
+    if isinstance(pipeline, Flux2KleinPipeline | Flux2Pipeline):
         return _flux2(pipeline)
     if isinstance(pipeline, ZImagePipeline):
         return _z_image(pipeline)
@@ -131,6 +134,8 @@ def _flux2(pipeline: Any) -> Velocity:
     encoded = cache(lambda prompt: pipeline.encode_prompt(prompt, max_sequence_length=test_flux2.TEXT))
 
     def velocity(latents: Tensor, sigma: float, prompt: str, guidance: float) -> Tensor:
+        told = torch.tensor([guidance]) if pipeline.transformer.config.guidance_embeds else None
+
         def call(prompt: str) -> Tensor:
             text, text_ids = encoded(prompt)
             output = pipeline.transformer(
@@ -139,11 +144,14 @@ def _flux2(pipeline: Any) -> Velocity:
                 torch.tensor([sigma], dtype=torch.float32).to(latents.dtype),
                 pipeline._prepare_latent_ids(latents),
                 text_ids,
+                told,
             ).sample
             return output.mT.unflatten(2, latents.shape[2:])
 
         conditional = call(prompt)
-        return conditional if guidance == 1 else guided(pipeline, call(""), conditional, guidance)
+        if guidance == 1 or told is not None:
+            return conditional
+        return guided(pipeline, call(""), conditional, guidance)
 
     return velocity
 
