@@ -46,7 +46,7 @@ class Part:
     def take_in(self, injection: DenseInjection, bank: SourceBank, columns: int) -> None:
         """Keep the call's sources for later calls, and take the padding off its maps of `columns` words."""
         for layer, tensors in injection.kept.items():
-            bank.add(layer, *(tensor[: len(self.sources)] for tensor in tensors))
+            bank.add(layer, torch.arange(len(self.sources), device=tensors[0].device), *tensors)
         for layer, maps in injection.maps.items():
             injection.maps[layer] = maps[: self.count, :, :columns]
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from p2p.attention.dense import DenseInjection
-from p2p.attention.source_bank import SourceBank
+from p2p.attention.source_bank import SourceBank, Sources
 from p2p.attention.taking import Taking
 
 if TYPE_CHECKING:
@@ -117,10 +117,10 @@ class LayerAttention(NamedTuple):
             self.query, self.key, self.value, attn_mask=self.mask, scale=self.scale
         )
 
-    def bank_sources(self, injection: BatchInjection) -> tuple[Tensor, ...]:
+    def bank_sources(self, injection: BatchInjection) -> Sources:
         """Return the sources' queries, keys and, where there is one, mask: this call's and those before."""
         banked = (self.query, self.key) if self.mask is None else (self.query, self.key, self.mask)
-        return injection.bank.add(self.layer, *(tensor[injection.source_rows] for tensor in banked))
+        return injection.bank.add(self.layer, injection.source_rows, *banked)
 
 
 class InjectionProcessor:
@@ -204,27 +204,25 @@ def inject_cross(attention: LayerAttention, injection: AnyInjection) -> Tensor:
     return _attend_edited(attention, source, injection)
 
 
-def _attend_edited(
-    attention: LayerAttention, source: tuple[Tensor, ...] | None, injection: BatchInjection
-) -> Tensor:
+def _attend_edited(attention: LayerAttention, source: Sources | None, injection: BatchInjection) -> Tensor:
     """Return `softmax(Q_s K_s^T) (W V_t) + softmax(Q_t K_t^T) (w * V_t)` in edited rows.
 
     For replaced rows, whose w is 0 throughout, one call of attention is enough.
     """
     if source is None:
         return attention.attend()
-    source_query, source_key, *source_mask = source
     _, query, key, value, scale, mask = attention
     if len(injection.replaced_rows):
         rows, slots = injection.replaced_rows, injection.replaced_slots
         mixed = torch.einsum("nst,nhtd->nhsd", injection.replaced_mix, value[rows])
         # Writing in place is safe: `query` is this layer's projection and is not used again. On the second
         # call (word maps, then values) the same rows get the same contents.
-        query = query.index_copy_(0, rows, source_query[slots])
-        key = key.index_copy_(0, rows, source_key[slots])
+        source_query, source_key, *source_mask = source.of(slots)
+        query = query.index_copy_(0, rows, source_query)
+        key = key.index_copy_(0, rows, source_key)
         value = value.index_copy(0, rows, mixed)  # may be an expanded view
         if mask is not None:  # not in place: other layers read this mask too
-            mask = mask.index_copy(0, rows, source_mask[0][slots])
+            mask = mask.index_copy(0, rows, source_mask[0])
     if not len(injection.mixed_rows):
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     rows, slots = injection.mixed_rows, injection.mixed_slots
@@ -232,12 +230,9 @@ def _attend_edited(
     own_share, mixed = mixed_shares(injection, target_value)
     value = value.index_copy(0, rows, target_value * own_share)
     output = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    source_query, source_key, *source_mask = source.of(slots)
     from_source = scaled_dot_product_attention(
-        source_query[slots],
-        source_key[slots],
-        mixed,
-        attn_mask=source_mask[0][slots] if source_mask else None,
-        scale=scale,
+        source_query, source_key, mixed, attn_mask=source_mask[0] if source_mask else None, scale=scale
     )
     return output.index_add(0, rows, from_source)
 
@@ -266,11 +261,11 @@ def inject_self(attention: LayerAttention, injection: AnyInjection) -> Tensor:
     layer, query, key, value, scale, _ = attention
     injection = injection.at(layer)
     if query.shape[2] <= injection.largest_self:
-        source_query, source_key = attention.bank_sources(injection)
+        source = attention.bank_sources(injection)
         count = injection.self_count(query.shape[2])
         rows, slots = injection.self_rows[:count], injection.self_slots[:count]
         if len(rows):
-            taken = source_query[slots], source_key[slots]
+            taken = source.of(slots)
             heads = injection.heads_of(rows, query.shape[1])
             if heads is not None:
                 own = query[rows], key[rows]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from p2p.attention.dense import DenseInjection
 from p2p.attention.injection import AnyInjection, BatchInjection, LayerAttention, mixed_shares
+from p2p.attention.source_bank import Sources
 
 
 def inject_joint(attention: LayerAttention, text_tokens: slice, injection: AnyInjection) -> Tensor:
@@ -24,7 +25,7 @@ def inject_joint(attention: LayerAttention, text_tokens: slice, injection: AnyIn
         softmax(Q_s K_s^T) [W V_text, s V_image] + softmax(Q_t K_t^T) [w V_text, (1 - s) V_image]
 
     Nothing is renormalised, so the shares that text and image take from two softmaxes need not sum to 1. With
-    both injected and an identity alignment the map is the source's.
+    both injected and an identity alignment the map is the source's. The layer's value is changed in place.
     """
     if isinstance(injection, DenseInjection):
         return injection.joint(attention, text_tokens)
@@ -81,39 +82,37 @@ def inject_scores(
 def _attend_edited(
     attention: LayerAttention,
     text_tokens: slice,
-    source: tuple[Tensor, ...] | None,
+    source: Sources | None,
     injection: BatchInjection,
 ) -> Tensor:
     if source is None or not len(injection.edited_rows):
         return attention.attend()
     pixels, scale = attention.query.shape[2], attention.scale
-    own, taken = _share_out(attention.value, text_tokens, pixels, injection)
-    output = attention._replace(value=own).attend()
-    rows, slots = injection.edited_rows, injection.edited_slots
-    source_query, source_key, *source_mask = (tensor[slots] for tensor in source)
+    taken = _share_out(attention.value, text_tokens, pixels, injection)
+    output = attention.attend()
+    source_query, source_key, *source_mask = source.of(injection.edited_slots)
     mask = source_mask[0] if source_mask else None
     from_source = LayerAttention(attention.layer, source_query, source_key, taken, scale, mask).attend()
-    return output.index_add_(0, rows, from_source)
+    return output.index_add_(0, injection.edited_rows, from_source)
 
 
-def _share_out(
-    value: Tensor, text_tokens: slice, pixels: int, injection: BatchInjection
-) -> tuple[Tensor, Tensor]:
-    """Return the values for rows' own maps, and those of edited rows, in order, for their source's maps.
+def _share_out(value: Tensor, text_tokens: slice, pixels: int, injection: BatchInjection) -> Tensor:
+    """Leave rows the values for their own maps, and return those of edited rows for their source's maps.
 
-    The sum of attention under the two maps, each with its values, is the edited output.
+    The sum of attention under the two maps, each with its values, is the edited output. `value` is changed in
+    place; edited rows are in order in what is returned.
     """
-    edited = injection.edited_rows
-    own, taken = value.clone(), value.new_zeros(len(edited), *value.shape[1:])
+    edited, text = injection.edited_rows, value[:, :, text_tokens].clone()
+    taken = value.new_zeros(len(edited), *value.shape[1:])
     itself = injection.self_rows[: injection.self_count(pixels)]
     heads = injection.heads_of(itself, value.shape[1])
     if heads is None:
-        own.index_fill_(0, itself, 0)  # where `own[itself] = 0` would copy its 0 to the device
         taken[torch.searchsorted(edited, itself)] = value[itself]
+        value.index_fill_(0, itself, 0)  # where `value[itself] = 0` would copy its 0 to the device
     else:
-        own.index_copy_(0, itself, value[itself].masked_fill(heads, 0))
         taken[torch.searchsorted(edited, itself)] = value[itself].masked_fill(~heads, 0)
-    text, own_text, taken_text = (tensor[:, :, text_tokens] for tensor in (value, own, taken))
+        value.index_copy_(0, itself, value[itself].masked_fill(heads, 0))
+    own_text, taken_text = (tensor[:, :, text_tokens] for tensor in (value, taken))
     taken_text.zero_()
     own_text.copy_(text)
     if len(injection.replaced_rows):
@@ -126,4 +125,4 @@ def _share_out(
         own_share, mixed = mixed_shares(injection, text[rows])
         own_text[rows] = text[rows] * own_share
         taken_text[torch.searchsorted(edited, rows)] = mixed
-    return own, taken
+    return taken

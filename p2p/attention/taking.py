@@ -42,11 +42,11 @@ class Taking:
         if name not in self.rows:
             return tensor
         self.asked.append(name)
-        [source] = self.bank.add(name, tensor[self.source_rows])
+        source = self.bank.add(name, self.source_rows, tensor)
         rows, slots, sides = self.rows[name]
         if not len(rows):
             return tensor
-        taken = source[slots, sides]
+        [taken] = source.of(slots, sides)
         if name in self.heads:
             taken = torch.where(self.heads[name], taken, tensor[rows])
         if self.own_values is not None and name.endswith("/value"):

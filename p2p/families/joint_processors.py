@@ -249,10 +249,11 @@ def attend(
         for name, tensor in (("query", query), ("key", key), ("value", value)):
             injection.taking(f"{layer}/{name}", tensor[:, :, image])
         injection.taking(f"{layer}/text value", value[:, :, text_tokens])
-    edited = inject_joint(attention._replace(query=query[:, :, image]), text_tokens, injection)
     words = attention._replace(query=query[:, :, others]).attend()
     words = inject_scores(attention, words, text_tokens, image, injection)
-    return _joined(torch.cat([words, edited] if begin == 0 else [edited, words], 2))
+    edited = inject_joint(attention._replace(query=query[:, :, image]), text_tokens, injection)
+    both = [one.transpose(1, 2) for one in ((words, edited) if begin == 0 else (edited, words))]
+    return torch.cat(both, 1).flatten(2)  # joined as the kernels leave them, which copies them once
 
 
 def _projected(states: Tensor, projections: tuple, norms: tuple, heads: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -62,7 +62,7 @@ class Model(ABC):
     upscaler: Model | None = None  # runs on the images of this model
     warnings: Sequence[str] = ()  # what its loading has to tell, for the records of its images
     compile: bool = False  # whether steps call the denoiser compiled
-    _known: Known | None = field(default=None, init=False, repr=False)  # within `unchanged`
+    _known: Known | None = field(default=None, init=False, repr=False, compare=False)  # within `unchanged`
 
     pipeline_name: ClassVar[str]  # of diffusers' class
     load_options: ClassVar[Mapping[str, Any]] = {}  # of the pipeline class's from_pretrained

@@ -84,7 +84,9 @@ def difference_evaluations(edits: Sequence[Trajectory], steps: int, guidance_emb
         if (own := edit.difference) and edit.start is not None:
             moved = range(edit.start, own.sampled_from)
             count += (len(moved) * own.draws + steps - own.sampled_from) * rows(own.target_guidance_scale)
-            sources |= {(1.0, draw, step) for draw in range(own.draws) for step in moved}
+            sources |= {
+                (own.source_guidance_scale, draw, step) for draw in range(own.draws) for step in moved
+            }
     return count + sum(rows(scale) for scale, _, _ in sources)
 
 

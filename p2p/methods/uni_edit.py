@@ -25,8 +25,6 @@ from torch.nn.functional import avg_pool2d
 from p2p.alignment import Tokenizers, check_prompt
 from p2p.families.model import Model
 from p2p.flow_solvers import STEPS, flow_sigmas, flow_timestep
-from p2p.inversion.flow_inversion import flow_states, velocity_of
-from p2p.inversion.uni_inv import UniInv
 from p2p.methods.flow_edit import Asked, Velocities
 from p2p.numbers import check_finite, whole_steps
 from p2p.plain_rows import finite
@@ -153,6 +151,10 @@ def _inverted(
 
     A picture goes up once, to its noisiest beginning.
     """
+    # Inversions import diffusers, which a plan does without.
+    from p2p.inversion.flow_inversion import flow_states, velocity_of
+    from p2p.inversion.uni_inv import UniInv
+
     begun: dict[int, int] = {}
     for one in edits:
         begun[one.group] = min(one.start, begun.get(one.group, one.start))

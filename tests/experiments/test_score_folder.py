@@ -354,7 +354,7 @@ def test_results_of_another_tool_on_a_data_set(cli: Cli, tmp_path: Path) -> None
         ("dataset=embedded", "changes nothing here, allowed are metrics"),
         (
             "metrics=pixl",
-            "error: metrics=pixl: there is none, did you mean pixel, allowed are dino, embedded",
+            "error: metrics=pixl: there is none, did you mean pixel, allowed are dino, dreamsim",
         ),
         ("metrics.pixl=1", "error: metrics.pixl: no key of the configuration, did you mean metrics.pixel\n"),
         ("reference=[pie]", "no table pie"),

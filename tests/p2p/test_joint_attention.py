@@ -56,13 +56,13 @@ def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def test_both_injected_with_the_identity_are_the_sources_rows() -> None:
     query, key, value, maps = inputs()
-    output = inject_joint(LayerAttention("layer", query, key, value, 1.0), TOKENS, injection((1,)))
+    output = inject_joint(LayerAttention("layer", query, key, value.clone(), 1.0), TOKENS, injection((1,)))
     assert_close(output, torch.stack([maps[0] @ value[0], maps[0] @ value[1], maps[2] @ value[2]]))
 
 
 def test_one_of_both_takes_its_block_and_nothing_is_renormalised() -> None:
     query, key, value, maps = inputs()
-    output = inject_joint(LayerAttention("layer", query, key, value, 1.0), TOKENS, injection((2,)))
+    output = inject_joint(LayerAttention("layer", query, key, value.clone(), 1.0), TOKENS, injection((2,)))
     text_of_source = torch.cat([maps[1, :, :, :PIXELS], maps[0, :, :, PIXELS:]], -1)
     image_of_source = torch.cat([maps[0, :, :, :PIXELS], maps[2, :, :, PIXELS:]], -1)
     assert_close(output[1:], torch.stack([text_of_source @ value[1], image_of_source @ value[2]]))
@@ -73,7 +73,7 @@ def test_word_maps_may_have_more_columns_than_a_head_has_channels() -> None:
     query, key, value, maps = inputs()
     words = torch.randint(2, (ROWS, TEXT, COLUMNS)).double()
     given = injection((1,), words)
-    inject_joint(LayerAttention("layer", query, key, value, 1.0), TOKENS, given)
+    inject_joint(LayerAttention("layer", query, key, value.clone(), 1.0), TOKENS, given)
     text = torch.stack([maps[0], maps[0], maps[2]])[..., PIXELS:]
     assert_close(given.maps["layer"], (text @ words[:, None]).mean(1))
 
@@ -114,7 +114,7 @@ def test_what_is_taken_is_the_images_and_the_texts_and_not_the_padding_between()
         taken[name] = tensor.clone()
 
     given: Any = replace(injection((1,)), taking=taking)
-    attend(attention, PADDED, given, PIXELS)
+    attend(attention._replace(value=attention.value.clone()), PADDED, given, PIXELS)
     parts = {"query": attention.query, "key": attention.key, "value": attention.value}
     for name, tensor in parts.items():
         assert_close(taken[f"layer/{name}"], tensor[:, :, :PIXELS])

@@ -189,7 +189,9 @@ def test_only_unets_with_a_softmax_for_self_attention_have_single_layers(
 
 
 @pytest.mark.parametrize(
-    "inversion", [None, Direct(), pytest.param(NullText(inner_steps=1), marks=pytest.mark.slow)], ids=str
+    "inversion",
+    [None, *(pytest.param(one, marks=pytest.mark.slow) for one in (Direct(), NullText(inner_steps=1)))],
+    ids=str,
 )
 def test_beside_other_edits_and_in_any_chunks_it_is_the_same(
     calm_model: StableDiffusion, picture: Tensor, inversion: Inversion | None

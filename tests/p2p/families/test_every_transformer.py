@@ -150,7 +150,7 @@ def formed(family: Family, model: Model) -> list[Tensor]:
     return formed_edits(model, family.run, family.processor, STEPS)
 
 
-@pytest.mark.parametrize("max_batch", [2, 6, 64])
+@pytest.mark.parametrize("max_batch", [2, pytest.param(6, marks=pytest.mark.slow), 64])
 def test_edits_equal_formed_maps(family: Family, model: Model, formed: list[Tensor], max_batch: int) -> None:
     assert_engine_equals(
         formed, model, Sampling(STEPS, family.guidance, max_batch=max_batch), family.tolerance
