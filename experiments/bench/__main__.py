@@ -152,7 +152,7 @@ def measurements(
         ),
         "flow": (
             flow_cost.keys(FLOWS),
-            lambda say: flow_cost.measure(flows, 8 if quick else 32, rounds, clock, say),
+            lambda say: flow_cost.measure(flows, 8 if quick else 32, step_rounds, clock, say),
         ),
         "self_memory": (
             (*(f"self_memory_{side}" for side in sides), "self_memory_growth"),

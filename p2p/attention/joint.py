@@ -89,11 +89,11 @@ def _attend_edited(
         return attention.attend()
     pixels, scale = attention.query.shape[2], attention.scale
     taken = _share_out(attention.value, text_tokens, pixels, injection)
-    output = attention.attend()
     source_query, source_key, *source_mask = source.of(injection.edited_slots)
     mask = source_mask[0] if source_mask else None
     from_source = LayerAttention(attention.layer, source_query, source_key, taken, scale, mask).attend()
-    return output.index_add_(0, injection.edited_rows, from_source)
+    del source_query, source_key, taken  # before the output of all rows is made
+    return attention.attend().index_add_(0, injection.edited_rows, from_source)
 
 
 def _share_out(value: Tensor, text_tokens: slice, pixels: int, injection: BatchInjection) -> Tensor:

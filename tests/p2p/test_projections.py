@@ -191,10 +191,19 @@ def edits_of(model: Model) -> list[tuple[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("inversion", [None, RFSolver()], ids=str)
-def test_beside_other_edits_and_in_any_calls_it_is_the_same(
-    model: Model, inversion: Inversion | None
-) -> None:
+def test_beside_other_edits_and_in_any_calls_it_is_the_same(model: Model) -> None:
+    assert_the_same_in_any_calls(model)
+
+
+@pytest.mark.parametrize(
+    "family", ["flux", *(pytest.param(f, marks=pytest.mark.slow) for f in ALL if f != "flux")]
+)
+def test_an_edit_of_a_picture_is_the_same_in_any_calls(family: str) -> None:
+    assert_the_same_in_any_calls(tiny_flow_model(family), RFSolver())
+
+
+def assert_the_same_in_any_calls(model: Model, inversion: Inversion | None = None) -> None:
+    """Beside other edits, of another source too, an edit is what it is alone, and costs what was planned."""
     picture = torch.linspace(0, 1, 3 * 32 * 32).reshape(3, 32, 32)
     edits = edits_of(model)
     groups = [group(model, edits), replace(group(model, edits[:4], seed=1), source_prompt="a red cat")]

@@ -92,6 +92,8 @@ def test_other_pairs_have_figures_of_their_own_and_no_older_one_stays(run_dir: P
     summarise(run_dir)
     assert {"trade_off.png", "trade_off.pdf"} <= names(run_dir)
     (run_dir / "plots" / "mine.png").write_bytes(b"of the user")
+    summarise(run_dir, draw=False)
+    assert "trade_off.png" in names(run_dir)  # a call that draws removes it
     give(run_dir, ["cat-dog", "snow"], drawn=True)
     plots = {file.name for file in (run_dir / "plots").glob("*.png")}
     assert {"trade_off-given_images_toy.png", "mine.png"} < plots
@@ -105,15 +107,6 @@ def test_other_sources_than_the_runs_own_are_a_row_that_says_so(run_dir: Path) -
         "—",
         "as given",
     ]
-
-
-def test_drawings_that_a_call_without_plots_leaves_are_removed_by_the_next_one(run_dir: Path) -> None:
-    summarise(run_dir)
-    give_without = ["cat-dog", "snow"]
-    summarise(run_dir, draw=False)
-    assert "trade_off.png" in names(run_dir)
-    give(run_dir, give_without, drawn=True)
-    assert "trade_off.png" not in names(run_dir)
 
 
 def test_a_table_that_has_no_rows_any_more_goes(run_dir: Path) -> None:
