@@ -37,10 +37,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	@$(BIN)/p2p-bench run experiment=quickstart $(ARGS)
 
-# Tests are free to spread, but for the files that name an xdist_group: what they share takes long to make. One process
-# more than cores, four at most: a seventh of the tests' time is waiting, for browsers, disks and other processes.
+# Tests are free to spread, but for the files that name an xdist_group: what they share takes long to make.
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(min(4, os.cpu_count() + 1))') --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup $(ARGS)
 
 fuzz: $(STAMP)
 	@P2P_FUZZ=10000 $(BIN)/python -m pytest tests/fuzz $(ARGS)

@@ -7,9 +7,7 @@ themselves were never run by this project.
 import importlib.util
 import warnings
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from functools import cached_property
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +60,9 @@ class DreamSim:
         if self.folder is not None:
             require_files(self.name, self.folder, self._files)
         else:
-            require_reachable(self.name, _ADDRESS.format(self.backbone), self._kept / self._files[-1])
+            files = [self._kept / file for file in self._files]
+            missing = next((file for file in files if not file.is_file()), files[-1])
+            require_reachable(self.name, _ADDRESS.format(self.backbone), missing)
 
     def load(self) -> None:
         """Load the weights now rather than at the first call."""
@@ -84,7 +84,7 @@ class DreamSim:
         from dreamsim import dreamsim
 
         self._kept.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings(), redirect_stdout(StringIO()):  # it prints where its weights lie
+        with warnings.catch_warnings():
             # It gives the network its adapters, then reads them into the same ones: equal to 1e-6.
             warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
             model, given = dreamsim(

@@ -33,6 +33,8 @@ class Recipe:
     amounts: ClassVar[Sequence[str]] = ("minutes", "lr")
     weights: ClassVar[Sequence[str]] = ()
     kept: ClassVar[Sequence[str]] = ()
+    batch_size_help: ClassVar[str] = "small: steps are what counts"
+    seed_help: ClassVar[str] = "of the order of pictures and the noise"
 
     def __post_init__(self) -> None:
         check_device(self.device)
@@ -81,9 +83,9 @@ class Recipe:
         """
         add = parser.add_argument
         add("--world", help=f"whose pictures: {HELP}")
-        add("--batch-size", type=int, help="small on a CPU, where steps are what counts, large on a GPU")
+        add("--batch-size", type=int, help=cls.batch_size_help)
         add("--lr", type=float, help="peak learning rate")
-        add("--seed", type=int, help="of all that is drawn: order, noise and first weights")
+        add("--seed", type=int, help=cls.seed_help)
         add("--device", help="cpu, cuda or cuda:N")
         add(
             "--out",

@@ -77,6 +77,7 @@ class DiffusionRecipe(Recipe):
     quality: bool = True
 
     name = "pipeline"
+    batch_size_help = "32 on a CPU, else 512, if not given"
     counts = ("steps", "shards", "scenes", "first", "batch_size", "workers")
     weights = ("grounding", "sink")
     kept = ("further", "padding", "taken_share", "grounding", "sink", "sink_share", "scenes", "shards")

@@ -122,6 +122,7 @@ class FlowRecipe(Recipe):
     ship: bool = False
 
     name = "flow"
+    seed_help = "of the weights, the order of pictures and the noise"
     counts = ("batch_size", "shards", "blocks")
     weights = ("grounding",)
     kept = ("batch_size", "shards", "grounding", "width", "blocks")

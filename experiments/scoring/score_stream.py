@@ -53,6 +53,7 @@ class ScoreStream:
             self._thread.shutdown(cancel_futures=self._ends)
         except BaseException:  # a signal, while it waits
             self._ends = True
+            self._thread.shutdown(wait=False, cancel_futures=True)
             raise
         self._merging.__exit__(kind, *error)
 

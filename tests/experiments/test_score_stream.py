@@ -117,7 +117,7 @@ def test_the_end_of_a_stream_leaves_the_rest_for_later(
 
 @pytest.mark.parametrize("raises", [False, True])
 def test_the_end_of_a_stream_scores_one_batch_that_waits_unless_its_body_raises(
-    complete_run: Path, records: list[dict[str, Any]], raises: bool
+    complete_run: Path, records: list[dict[str, Any]], raises: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end comes within the first of two metrics, while all records but one wait."""
     begun, ends = threading.Event(), threading.Event()
@@ -126,11 +126,17 @@ def test_the_end_of_a_stream_scores_one_batch_that_waits_unless_its_body_raises(
 
     def scored() -> None:
         with ScoreStream(complete_run, [first, second], 64) as scores:
+            shutdown = scores._thread.shutdown
+
+            def goes_on(**options: bool) -> None:
+                """Let the metric go on once the end of the context has been reached."""
+                ends.set()
+                shutdown(**options)
+
+            monkeypatch.setattr(scores._thread, "shutdown", goes_on)
             scores.add(records[:1])
             assert begun.wait(PATIENCE)
             scores.add(records[1:])
-            # The end of the context is reached before the metric goes on.
-            threading.Timer(1.0, ends.set).start()
             if raises:
                 raise KeyboardInterrupt
 

@@ -41,4 +41,4 @@ def start(main: Callable[..., None], parser: ArgumentParser, arguments: Sequence
     try:
         main(world, **given)
     except (ValueError, OSError) as error:
-        sys.exit(f"{Path(parser.prog).stem}: {error}")
+        sys.exit(f"{Path(sys.argv[0]).stem}: {error}")

@@ -212,7 +212,9 @@ def test_a_name_that_is_relative_is_told() -> None:
         load_world(".broken")
 
 
-def test_what_a_script_cannot_train_is_told_in_one_line() -> None:
+def test_what_a_script_cannot_train_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["embedded/train_judge.py"])
+
     def main(world: World, steps: int) -> None:
         raise ValueError(f"labels: {world.name} has none, for {steps} steps")
 
