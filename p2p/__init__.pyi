@@ -1,5 +1,3 @@
-from .engine import Edited as Edited
-from .engine import Group as Group
 from .engine import edit as edit
 from .engine import generate as generate
 from .families.deepfloyd import DeepFloyd as DeepFloyd
@@ -16,6 +14,8 @@ from .families.stable_diffusion import StableDiffusion as StableDiffusion
 from .families.stable_diffusion_3 import StableDiffusion3 as StableDiffusion3
 from .families.stable_diffusion_xl import StableDiffusionXL as StableDiffusionXL
 from .families.z_image import ZImage as ZImage
+from .groups import Edited as Edited
+from .groups import Group as Group
 from .inversion.ddim import DDIM as DDIM
 from .inversion.direct import Direct as Direct
 from .inversion.edit_friendly import EditFriendly as EditFriendly

@@ -1,17 +1,14 @@
 """Groups of edits in, images out, everything shared that can be.
 
-`Group` -> where its source starts (source_path.py), inverted where it is a real image (inversion/) -> tree of
-states (tree.py) -> one batched loop (denoise.py) -> images, from which SDEdit starts, which an upscaler
-enlarges (upscaling.py), and which other pipelines edit (methods/external.py).
-
-An edit's number is its place in `Group.edits`. A branch of a tree is a number higher, as the source is 0.
+`Group` (groups.py) -> where its source starts (source_path.py), inverted where it is a real image
+(inversion/) -> tree of states (tree.py) -> one batched loop (denoise.py) -> images, from which SDEdit starts,
+which an upscaler enlarges (upscaling.py), and which other pipelines edit (methods/external.py).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,134 +18,24 @@ from torch import Tensor
 from p2p.denoise import denoise
 from p2p.families.model import Model
 from p2p.flow_solvers import flow_sigmas
+from p2p.groups import SOURCE, Edited, Group, tree_start
 from p2p.loading.pipeline_spec import Pipelines
 from p2p.methods.external import carry_out
-from p2p.methods.flow_edit import DifferenceEdit, difference_evaluations, edited_by_differences
+from p2p.methods.flow_edit import DifferenceEdit, edited_by_differences
 from p2p.methods.prompt_to_prompt import check_substruct_words
-from p2p.methods.uni_edit import FusionEdit, edited_by_fusion, fusion_evaluations
-from p2p.pictures import to_pil, to_rgb, to_tensor, upright
+from p2p.methods.uni_edit import FusionEdit, edited_by_fusion
+from p2p.pictures import to_rgb, to_tensor, upright
 from p2p.prepared import check_injections
 from p2p.sampling import Calls, Sampling, with_fields
 from p2p.schedulers import check_start, noised
 from p2p.source_path import SourcePath
 from p2p.trajectory import EditRequest, Method, Trajectory
-from p2p.tree import Node, build_tree, count_first_states, count_states
-from p2p.upscaling import upscaled_latents, upscaled_states
+from p2p.tree import Node, build_tree
+from p2p.upscaling import upscaled_latents
 from p2p.word_maps import WordMaps, layer_group
 
 if TYPE_CHECKING:
     from p2p.inversion import Inversion
-
-SOURCE = -1  # the source's number, among those of its edits
-
-
-@dataclass(frozen=True)
-class Group:
-    """One source (a prompt and a seed, or a real image) and all edits of it."""
-
-    source_prompt: str
-    seed: int
-    edits: tuple[Trajectory, ...]
-    image: Callable[[], Tensor] | None = None  # gives the real source image; None: the source is generated
-    inversion: Inversion | None = None  # of that image; without one SDEdit and other pipelines can edit it
-
-    def trajectories(self) -> dict[int, Trajectory]:
-        """Return by branch the source and the edits that the model itself makes, without other pipelines'."""
-        made = {i + 1: edit for i, edit in enumerate(self.edits) if edit.external is None}
-        return {0: Trajectory(self.source_prompt, ()), **made}
-
-    def tree(self) -> dict[int, Trajectory]:
-        """Return by branch what starts from the source's noise; nothing where no one needs the noise."""
-        tree = {branch: one for branch, one in self.trajectories().items() if one.from_noise}
-        return tree if self.image is None or len(tree) > 1 else {}
-
-
-@dataclass(frozen=True, repr=False)
-class Edited:
-    """A group's images, (3, height, width) float32 in [0, 1] with 8-bit values, in the order of its edits.
-
-    A real source is as it was given, not rounded. `reconstruction` is what its inversion leads back to; None
-    where the source is generated or no edit asked for the inversion.
-    """
-
-    source: Tensor
-    images: tuple[Tensor, ...]
-    reconstruction: Tensor | None = None
-
-    def to_pil(self) -> list[Image.Image]:
-        """Return the source and its edits, in their order, as pictures of 8 bits."""
-        return [to_pil(image) for image in (self.source, *self.images)]
-
-    def __repr__(self) -> str:
-        height, width = self.source.shape[-2:]
-        made = f"{len(self.images)} image" + "s" * (len(self.images) != 1)
-        inverted = "" if self.reconstruction is None else ", reconstruction"
-        return f"Edited(source, {made}{inverted} of {width}x{height})"
-
-
-def plan_evaluations(
-    groups: Sequence[Group],
-    calls: int,
-    sampling: Sampling,
-    guidance_embedded: bool = False,
-    upscaler_calls: int = 0,
-) -> int:
-    """Return the number of UNet evaluations (rows) of `generate`, at `calls` calls a trajectory.
-
-    It is exact, but for inversions that may stop early or are known already (see `Inversion.evaluations`),
-    and without those of other pipelines.
-    `guidance_embedded` is the model's; `upscaler_calls` is `calls` of its upscaler, 0 where it has none.
-    """
-    nodes = inversions = velocities = 0
-    for group in groups:
-        nodes += sum(
-            calls - edit.start for edit in group.edits if edit.start is not None and not edit.along_flow
-        )
-        velocities += difference_evaluations(group.edits, calls, guidance_embedded)
-        velocities += fusion_evaluations(group.edits, calls, guidance_embedded)
-        if upscaler_calls:
-            nodes += upscaler_calls * upscaled_states(group.trajectories())
-        if tree := group.tree():
-            start, apart = _start(group.inversion, sampling)
-            states = count_states(tree, calls, start, apart)
-            if inversion := group.inversion:
-                states *= inversion.calls_per_state
-                if inversion.first_calls:
-                    states += inversion.first_calls * count_first_states(tree, calls, start, apart)
-                inversions += inversion.evaluations(sampling)
-            nodes += states
-    return nodes * sampling.rows_per_state(guidance_embedded) + inversions + velocities
-
-
-def unshared_evaluations(
-    groups: Sequence[Group],
-    calls: int,
-    sampling: Sampling,
-    guidance_embedded: bool = False,
-    upscaler_calls: int = 0,
-) -> int:
-    """Return what the groups' edits would cost one at a time, each with a source of its own.
-
-    The arguments are those of `plan_evaluations`. The two agree on a group of one edit that differs from its
-    source at every step; an edit that begins as its source does shares those steps with it even there.
-    """
-    once = calls + upscaler_calls
-    nodes = inversions = velocities = 0
-    for group in groups:
-        alone = once  # of what starts from the source's noise
-        if inversion := group.inversion:
-            steps = once - inversion.start(sampling.num_inference_steps)
-            alone = steps * inversion.calls_per_state + inversion.first_calls
-        for edit in group.edits:
-            nodes += 0 if group.image and not edit.from_noise else alone
-            if edit.along_flow:
-                velocities += difference_evaluations([edit], calls, guidance_embedded)
-                velocities += fusion_evaluations([edit], calls, guidance_embedded)
-            elif edit.external is None:
-                nodes += alone if edit.start is None else once - edit.start
-            if group.inversion and edit.from_noise:
-                inversions += group.inversion.evaluations(sampling)
-    return nodes * sampling.rows_per_state(guidance_embedded) + inversions + velocities
 
 
 @torch.no_grad()
@@ -254,23 +141,6 @@ def edit(
     given = image
     real = (lambda: given) if given is not None else None
     return generate(model, [Group(source_prompt, seed, tuple(trajectories), real, inversion)], sampling)[0]
-
-
-def batches(
-    groups: Sequence[Group], sampling: Sampling, guidance_embedded: bool = False
-) -> Iterator[list[int]]:
-    """Yield the numbers of the groups that fill one call's rows together (at least one group), in order."""
-    batch: list[int] = []
-    rows = 0
-    for number, group in enumerate(groups):
-        wanted = max(1, len(group.tree())) * sampling.rows_per_state(guidance_embedded)
-        if batch and rows + wanted > sampling.max_batch:
-            yield batch
-            batch, rows = [], 0
-        batch.append(number)
-        rows += wanted
-    if batch:
-        yield batch
 
 
 @torch.no_grad()
@@ -384,15 +254,8 @@ def _levels(
     trees: Sequence[Mapping[int, Trajectory]], calls: int, inversion: Inversion | None, sampling: Sampling
 ) -> list[list[Node]]:
     """Return the nodes of each step of groups whose sources are found in one way."""
-    start, apart = _start(inversion, sampling)
+    start, apart = tree_start(inversion, sampling)
     return build_tree(trees, calls, start, range(len(trees)) if apart else ())
-
-
-def _start(inversion: Inversion | None, sampling: Sampling) -> tuple[int, bool]:
-    """Return the first step of a group's tree, and whether no edit shares a state with the source."""
-    if inversion is None:
-        return 0, False
-    return inversion.start(sampling.num_inference_steps), inversion.apart(sampling)
 
 
 def _real(model: Model, group: Group) -> Tensor:

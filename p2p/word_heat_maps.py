@@ -15,8 +15,9 @@ from torch import Tensor
 
 from p2p.alignment import split_words, word_column
 from p2p.attention.heads import HeadNames, Heads
-from p2p.engine import Group, denoise_tree
+from p2p.engine import denoise_tree
 from p2p.families.model import Model
+from p2p.groups import Group
 from p2p.methods.prompt_to_prompt import check_substruct_words
 from p2p.sampling import Sampling, with_fields
 from p2p.trajectory import EditRequest, Method, Trajectory

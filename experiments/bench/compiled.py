@@ -10,7 +10,8 @@ import torch
 from experiments.bench.measuring import Clock, Measured, Ratio, in_turn
 from experiments.bench.sweep import model_calls
 from p2p import Group, Model, Sampling
-from p2p.engine import plan_evaluations, tree_latents
+from p2p.engine import tree_latents
+from p2p.evaluations import plan_evaluations
 
 
 def measure(

@@ -18,7 +18,9 @@ from experiments.bench.shapes import SHAPES, XL_SHAPES, model_at, random_pipelin
 from experiments.bench.sweep import model_calls, pair_groups
 from experiments.bench.synchronisations import count_synchronisations
 from p2p import EditRequest, Group, MasaCtrl, PlugAndPlay, PromptToPrompt, Sampling, StableDiffusion, generate
-from p2p.engine import batches, plan_evaluations, tree_latents
+from p2p.engine import tree_latents
+from p2p.evaluations import plan_evaluations
+from p2p.groups import batches
 from p2p.trajectory import Method
 
 GUIDANCE = 7.5

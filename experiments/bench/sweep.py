@@ -18,7 +18,8 @@ from experiments.bench.bare import BareCalls
 from experiments.bench.measuring import Clock, Measured, Ratio, in_turn
 from experiments.datasets.embedded_pairs import COUNTS, scene_pairs
 from p2p import Calls, EditRequest, Group, Model, PromptToPrompt, Sampling, generate
-from p2p.engine import batches, plan_evaluations
+from p2p.evaluations import plan_evaluations
+from p2p.groups import batches
 
 # Batches of other sizes round differently in float32, and denoising carries that on; a value at a rounding
 # step of 8 bits may then fall on its other side.

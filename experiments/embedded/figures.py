@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from p2p import Edited, Group, Model, Sampling, generate
-from p2p.engine import batches
+from p2p.groups import batches
 
 SAMPLING = Sampling()
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from experiments.planning.plan import Plan
-from p2p.engine import batches
+from p2p.groups import batches
 
 MOST_LOSSES = 2  # of workers over one unit
 SCORED_AT_ONCE = 16  # groups

@@ -18,7 +18,8 @@ from experiments.datasets.pair import Pair, slug
 from experiments.inputs.content_hash import content_hash
 from experiments.inputs.real_images import RealImage
 from experiments.planning.model_facts import ModelFacts
-from p2p.engine import Group, plan_evaluations, unshared_evaluations
+from p2p.evaluations import plan_evaluations, unshared_evaluations
+from p2p.groups import Group
 from p2p.loading.pipeline_spec import PipelineSpec
 from p2p.sampling import Sampling
 from p2p.trajectory import Method, Trajectory

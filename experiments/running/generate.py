@@ -19,8 +19,9 @@ from experiments.running.causes import told
 from experiments.running.inversion_cache import kept_paths
 from experiments.running.record_rows import Recorded, RecordRows, RunInfo, first_step
 from experiments.running.saving import Made, OnRecords, Saver
-from p2p.engine import batches, check_edits, generate
+from p2p.engine import check_edits, generate
 from p2p.families.model import Model
+from p2p.groups import batches
 from p2p.loading.pipeline_spec import Pipelines
 from p2p.sampling import Calls
 from p2p.schedulers import noise_share

@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from p2p.engine import Group, source_paths
+from p2p.engine import source_paths
 from p2p.families.model import Model
+from p2p.groups import Group
 from p2p.sampling import Calls, Sampling
 from p2p.source_path import Shrink, SourcePath
 from results.store.whole_files import write_whole

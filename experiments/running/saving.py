@@ -23,7 +23,7 @@ from experiments.planning.plan import Branch
 from experiments.running.causes import told
 from experiments.running.png_files import write_mask, write_png
 from experiments.running.record_rows import RecordRows
-from p2p.engine import Edited
+from p2p.groups import Edited
 from p2p.pictures import to_pil
 from results.store.picture_files import Digest, write_picture
 from results.store.records import record_rows

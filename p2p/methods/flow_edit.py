@@ -11,7 +11,7 @@ their code does not move, Euler's steps are taken.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from p2p.alignment import Tokenizers, check_prompt
-from p2p.families.model import Conditioning, Model
+from p2p.families.model import Model
 from p2p.flow_solvers import flow_sigmas, flow_timestep
+from p2p.methods.flow_velocities import AlongFlow, Asked, Velocities, rows_of
 from p2p.numbers import check_finite
-from p2p.plain_rows import finite, predict_rows
+from p2p.plain_rows import finite
 from p2p.sampling import Calls, Sampling
 from p2p.trajectory import EditRequest, FlowDifference, Trajectory
 
@@ -73,32 +74,9 @@ class FlowEdit:
         return Trajectory(request.target_prompt, (), steps - self.n_max, difference=difference)
 
 
-def difference_evaluations(edits: Sequence[Trajectory], steps: int, guidance_embedded: bool) -> int:
-    """Return the denoiser's rows for the edits of one group by differences; a source's velocity is shared."""
-
-    def rows(scale: float) -> int:
-        return 2 if scale > 1 and not guidance_embedded else 1
-
-    count, sources = 0, set()
-    for edit in edits:
-        if (own := edit.difference) and edit.start is not None:
-            moved = range(edit.start, own.sampled_from)
-            count += (len(moved) * own.draws + steps - own.sampled_from) * rows(own.target_guidance_scale)
-            sources |= {
-                (own.source_guidance_scale, draw, step) for draw in range(own.draws) for step in moved
-            }
-    return count + sum(rows(scale) for scale, _, _ in sources)
-
-
-_Key = tuple[object, ...]
-
-
 @dataclass(frozen=True)
-class DifferenceEdit:
-    """One edit by differences, of the picture with this number; pictures and seeds are one per group."""
-
-    group: int
-    edit: Trajectory
+class DifferenceEdit(AlongFlow):
+    """One edit by differences; pictures and seeds are one per group."""
 
     @property
     def own(self) -> FlowDifference:
@@ -106,15 +84,38 @@ class DifferenceEdit:
         assert self.edit.difference is not None
         return self.edit.difference
 
-    @property
-    def start(self) -> int:
-        """The first step."""
-        assert self.edit.start is not None
-        return self.edit.start
 
-    def source(self, draw: int) -> _Key:
-        """What tells its source's velocities at a draw from others."""
-        return "source", self.group, self.own.source_guidance_scale, draw
+def _wanted(edits: Sequence[DifferenceEdit], step: int) -> dict[int, list[tuple[Asked, Asked | None]]]:
+    """Return the target's and the source's velocity of each draw at a step, for each edit that has begun.
+
+    The source's, which edits of one picture share, is None where the target prompt is denoised.
+    """
+    wanted: dict[int, list[tuple[Asked, Asked | None]]] = {}
+    for i, one in enumerate(edits):
+        if step >= one.start:
+            own = one.own
+            targets = [
+                Asked(("edited", i, draw), one.edit.prompt, own.target_guidance_scale)
+                for draw in range(own.draws)
+            ]
+            sources = [
+                Asked(("source", one.group, draw), own.source_prompt, own.source_guidance_scale)
+                for draw in range(own.draws)
+            ]
+            moved = step < own.sampled_from
+            wanted[i] = [*zip(targets, sources, strict=True)] if moved else [(targets[0], None)]
+    return wanted
+
+
+def difference_evaluations(trajectories: Sequence[Trajectory], steps: int, guidance_embedded: bool) -> int:
+    """Return the denoiser's rows for the edits of one group by differences."""
+    edits = [DifferenceEdit(0, one) for one in trajectories if one.difference]
+
+    def asked(step: int) -> Iterator[Asked]:
+        return (one for pairs in _wanted(edits, step).values() for pair in pairs for one in pair if one)
+
+    changes = {step for one in edits for step in (one.start, one.own.sampled_from)}
+    return rows_of(asked, changes, steps, guidance_embedded)
 
 
 def edited_by_differences(
@@ -132,8 +133,7 @@ def edited_by_differences(
     """
     scheduler = model.new_scheduler(sampling.num_inference_steps)
     pictures = pictures.to(torch.promote_types(pictures.dtype, torch.float32))
-    prompts = [prompt for one in edits for prompt in (one.edit.prompt, one.own.source_prompt)]
-    velocities = Velocities.of(model, prompts, sampling, calls)
+    velocities = Velocities.of(model, edits, sampling, calls)
     draws = [(one.group, draw) for one in edits for draw in range(one.own.draws)]
     generators = {
         (group, draw): torch.Generator().manual_seed((seeds[group] + draw) % 2**63)
@@ -145,84 +145,22 @@ def edited_by_differences(
             key: (1 - here) * pictures[key[0]] + here * model.draw_noise([generator])[0].to(pictures)
             for key, generator in generators.items()
         }
-        begun = [i for i, one in enumerate(edits) if step >= one.start]
-        asked: dict[_Key, Asked] = {}
-        for i in begun:
-            one, picture = edits[i], pictures[edits[i].group]
-            if step > one.own.sampled_from:
-                asked["target", i, 0] = Asked(latents[i], one.edit.prompt, one.own.target_guidance_scale)
-                continue
-            for draw in range(one.own.draws if step < one.own.sampled_from else 1):
-                # In this order, so that an edit that has not moved stands where its source does, bit by bit.
-                moved = noised[one.group, draw] + (latents[i] - picture)
-                asked["target", i, draw] = Asked(moved, one.edit.prompt, one.own.target_guidance_scale)
-                if step < one.own.sampled_from:
-                    at, scale = noised[one.group, draw], one.own.source_guidance_scale
-                    asked[one.source(draw)] = Asked(at, one.own.source_prompt, scale)
+        wanted = _wanted(edits, step)
+        asked: dict[Asked, Tensor] = {}
+        for i, pairs in wanted.items():
+            group = edits[i].group
+            # First, so that an edit that has not moved stands where its source does, bit by bit.
+            moved = latents[i] - pictures[group]
+            if step == edits[i].own.sampled_from:
+                latents[i] = noised[group, 0] + moved
+            for draw, (target, source) in enumerate(pairs):
+                if source is None:
+                    asked[target] = latents[i]
                 else:
-                    latents[i] = moved
+                    asked[target] = noised[group, draw] + moved
+                    asked[source] = noised[group, draw]
         found = velocities(asked, flow_timestep(scheduler, here))
-        for i in begun:
-            one = edits[i]
-            if step < one.own.sampled_from:
-                differences = [
-                    found["target", i, draw] - found[one.source(draw)] for draw in range(one.own.draws)
-                ]
-                velocity = torch.stack(differences).mean(0)
-            else:
-                velocity = found["target", i, 0]
-            latents[i] = latents[i] + (there - here) * velocity
+        for i, pairs in wanted.items():
+            terms = [found[target] - found[source] if source else found[target] for target, source in pairs]
+            latents[i] = latents[i] + (there - here) * torch.stack(terms).mean(0)
     return finite(torch.stack(latents), model.dtype)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A velocity that is asked for: at latents (channels, height, width), of a prompt, guided."""
-
-    latents: Tensor
-    prompt: str
-    guidance_scale: float
-
-
-@dataclass(frozen=True)
-class Velocities:
-    """Guided velocities of latents that have prompts and guidance scales of their own."""
-
-    model: Model
-    sampling: Sampling
-    calls: Calls
-    texts: Mapping[str, Conditioning]
-    negative: Conditioning | None  # None: there are no unconditional rows
-
-    @classmethod
-    def of(cls, model: Model, prompts: Sequence[str], sampling: Sampling, calls: Calls) -> Velocities:
-        """Encode the prompts that will be asked for, each once, and the negative one."""
-        texts = {prompt: model.encode_prompt(prompt) for prompt in dict.fromkeys(prompts)}
-        negative = None if model.guidance_embedded else model.encode_prompt(sampling.negative_prompt, True)
-        return cls(model, sampling, calls, texts, negative)
-
-    def __call__(self, asked: Mapping[_Key, Asked], timestep: Tensor) -> dict[_Key, Tensor]:
-        """Return the velocities by the keys they are asked for, each (channels, height, width)."""
-        rows: list[tuple[Tensor, Conditioning, float]] = []
-        for one in asked.values():
-            if self._guided(one) and self.negative is not None:
-                rows.append((one.latents, self.negative, one.guidance_scale))
-            rows.append((one.latents, self.texts[one.prompt], one.guidance_scale))
-        if not rows:
-            return {}
-        latents, texts, scales = zip(*rows, strict=True)
-        output = predict_rows(self.model, torch.stack(latents), timestep, texts, self.calls, scales)
-        found, place = {}, 0
-        for key, one in asked.items():
-            if self._guided(one):
-                uncond, text = output[place : place + 1], output[place + 1 : place + 2]
-                rescale = self.sampling.guidance_rescale
-                found[key] = self.model.guide(uncond, text, one.guidance_scale, rescale)[0]
-                place += 2
-            else:
-                found[key] = output[place]
-                place += 1
-        return found
-
-    def _guided(self, one: Asked) -> bool:
-        return self.negative is not None and one.guidance_scale > 1

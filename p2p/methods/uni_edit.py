@@ -13,9 +13,9 @@ steps, and where velocities differ equally everywhere the area is empty, and not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -25,7 +25,7 @@ from torch.nn.functional import avg_pool2d
 from p2p.alignment import Tokenizers, check_prompt
 from p2p.families.model import Model
 from p2p.flow_solvers import STEPS, flow_sigmas, flow_timestep
-from p2p.methods.flow_edit import Asked, Velocities
+from p2p.methods.flow_velocities import AlongFlow, Asked, Velocities, rows_of
 from p2p.numbers import check_finite, whole_steps
 from p2p.plain_rows import finite
 from p2p.sampling import Calls, Sampling
@@ -67,11 +67,8 @@ class UniEdit:
 
 
 @dataclass(frozen=True)
-class FusionEdit:
-    """One edit by two velocities, of the picture with this number."""
-
-    group: int
-    edit: Trajectory
+class FusionEdit(AlongFlow):
+    """One edit by two velocities; its start is the first step that is denoised."""
 
     @property
     def own(self) -> FlowFusion:
@@ -79,28 +76,19 @@ class FusionEdit:
         assert self.edit.fusion is not None
         return self.edit.fusion
 
-    @property
-    def start(self) -> int:
-        """The first step that is denoised."""
-        assert self.edit.start is not None
-        return self.edit.start
 
-
-_Key = tuple[object, ...]
-
-
-def _wanted(edits: Sequence[FusionEdit], step: int) -> dict[int, tuple[_Key, _Key]]:
-    """Return what tells apart the source's and the target's velocity at a step, for each edit that has begun.
+def _wanted(edits: Sequence[FusionEdit], step: int) -> dict[int, tuple[Asked, Asked]]:
+    """Return the source's and the target's velocity at a step, for each edit that has begun.
 
     Edits that begin at one step begin at one state, and share the velocities there.
     """
-    keys: dict[int, tuple[_Key, _Key]] = {}
+    wanted: dict[int, tuple[Asked, Asked]] = {}
     for i, one in enumerate(edits):
         if step >= one.start:
             state = ("inverted", one.group) if step == one.start else ("edited", i)
             scale = one.own.guidance_scale
-            keys[i] = (*state, one.own.source_prompt, scale), (*state, one.edit.prompt, scale)
-    return keys
+            wanted[i] = Asked(state, one.source_prompt, scale), Asked(state, one.edit.prompt, scale)
+    return wanted
 
 
 def fusion_evaluations(trajectories: Sequence[Trajectory], steps: int, guidance_embedded: bool) -> int:
@@ -108,11 +96,13 @@ def fusion_evaluations(trajectories: Sequence[Trajectory], steps: int, guidance_
     edits = [FusionEdit(0, one) for one in trajectories if one.fusion]
     if not edits:
         return 0
-    count = steps - min(one.start for one in edits) + 1
-    for step in range(steps):
-        velocities = {key for keys in _wanted(edits, step).values() for key in keys}
-        count += sum(2 if key[-1] != 1 and not guidance_embedded else 1 for key in velocities)
-    return count
+
+    def asked(step: int) -> Iterator[Asked]:
+        return chain.from_iterable(_wanted(edits, step).values())
+
+    inverted = steps - min(one.start for one in edits) + 1
+    changes = {step for one in edits for step in (one.start, one.start + 1)}
+    return inverted + rows_of(asked, changes, steps, guidance_embedded)
 
 
 def edited_by_fusion(
@@ -124,19 +114,14 @@ def edited_by_fusion(
     latents stop being finite.
     """
     scheduler = model.new_scheduler(sampling.num_inference_steps)
-    prompts = [prompt for one in edits for prompt in (one.edit.prompt, one.own.source_prompt)]
-    velocities = Velocities.of(model, prompts, sampling, calls)
+    velocities = Velocities.of(model, edits, sampling, calls)
     side = model.latent_shape[1] // model.attention_sides()[0]
     inverted = _inverted(model, edits, pictures, scheduler, calls)
     latents: dict[int, Tensor] = {}
     for step, (here, there) in enumerate(pairwise(flow_sigmas(scheduler))):
         wanted = _wanted(edits, step)
         latents = {i: latents[i] if i in latents else inverted[edits[i].group, step] for i in wanted}
-        asked = {
-            key: Asked(latents[i], prompt, edits[i].own.guidance_scale)
-            for i, keys in wanted.items()
-            for key, prompt in zip(keys, (edits[i].own.source_prompt, edits[i].edit.prompt), strict=True)
-        }
+        asked = {one: latents[i] for i, both in wanted.items() for one in both}
         found = velocities(asked, flow_timestep(scheduler, here))
         for i, (source, target) in wanted.items():
             velocity = fused(found[source], found[target], edits[i].own.strength, side)

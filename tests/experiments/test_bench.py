@@ -38,7 +38,8 @@ from experiments.bench.report import meets
 from experiments.bench.shapes import SHAPES, random_pipeline
 from experiments.planning.plan import Plan
 from p2p import Calls, Group, Model, Sampling
-from p2p.engine import generate, plan_evaluations
+from p2p.engine import generate
+from p2p.evaluations import plan_evaluations
 
 pytestmark = pytest.mark.xdist_group("bench")
 

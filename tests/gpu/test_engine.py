@@ -27,7 +27,7 @@ from p2p import (
     SDEdit,
     generate,
 )
-from p2p.engine import plan_evaluations
+from p2p.evaluations import plan_evaluations
 from p2p.trajectory import Method, Trajectory
 from tests.gpu.conftest import Sides
 from tests.gpu.levels import assert_same_images

@@ -43,7 +43,7 @@ from p2p import (
 )
 from p2p.engine import generate, source_paths, tree_latents
 from p2p.prepared import Mixes
-from tests.p2p.inversion.flow_models import tiny_flow_model
+from tests.p2p.inversion.flow_models import FLOW_FAMILIES, tiny_flow_model
 from tests.p2p.made_up_device import MadeUpDevice, Waits
 
 SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a cat with a hat on a bench"
@@ -229,7 +229,7 @@ def test_null_text_waits_for_its_losses_alone(pipeline: StableDiffusionPipeline,
     assert editing.between(1, editing.calls) == []
 
 
-@pytest.mark.parametrize("family", ["sd3", "flux", "qwen_image", "flux2_klein", "z_image"])
+@pytest.mark.parametrize("family", FLOW_FAMILIES)
 def test_no_step_of_joint_attention_waits(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     device = MadeUpDevice("cuda")
     model = tiny_flow_model(family, torch.float32)

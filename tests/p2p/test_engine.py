@@ -27,7 +27,9 @@ from p2p import (
 )
 from p2p.alignment import ExpandingTokenizer
 from p2p.devices import overflow_advice
-from p2p.engine import batches, derived_seed, plan_evaluations, tree_latents
+from p2p.engine import derived_seed, tree_latents
+from p2p.evaluations import plan_evaluations
+from p2p.groups import batches
 
 STEPS = 6
 SAMPLING = Sampling(num_inference_steps=STEPS, guidance_scale=5.0)

@@ -30,7 +30,8 @@ from p2p import (
     edit,
     generate,
 )
-from p2p.engine import derived_seed, plan_evaluations
+from p2p.engine import derived_seed
+from p2p.evaluations import plan_evaluations
 from p2p.loading.pipeline_spec import PipelineSpec
 from p2p.loading.placeholders import filled
 from p2p.trajectory import Trajectory

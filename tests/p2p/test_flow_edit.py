@@ -9,10 +9,19 @@ import torch
 from torch import Tensor
 
 from p2p import Calls, EditRequest, FlowEdit, Group, Model, Sampling, StableDiffusion, generate
-from p2p.engine import derived_seed, plan_evaluations, source_paths, unshared_evaluations
+from p2p.engine import derived_seed, source_paths
+from p2p.evaluations import plan_evaluations, unshared_evaluations
 from p2p.methods.flow_edit import DifferenceEdit, edited_by_differences
 from p2p.trajectory import Trajectory
-from tests.p2p.inversion.flow_models import ADD, SOURCE, SWAP, levels, tiny_flow_model, velocity_of
+from tests.p2p.inversion.flow_models import (
+    ADD,
+    FLOW_FAMILIES,
+    SOURCE,
+    SWAP,
+    levels,
+    tiny_flow_model,
+    velocity_of,
+)
 
 pytestmark = pytest.mark.xdist_group("flow_edit")
 
@@ -21,7 +30,7 @@ SAMPLING = Sampling(STEPS, 7.5)  # whose guidance scale is none of FlowEdit's
 SHORT = FlowEdit(n_max=4)
 
 
-@pytest.fixture(scope="module", params=["sd3", "flux", "qwen_image", "flux2_klein", "z_image"])
+@pytest.fixture(scope="module", params=FLOW_FAMILIES)
 def model(request: pytest.FixtureRequest) -> Model:
     return tiny_flow_model(request.param)
 

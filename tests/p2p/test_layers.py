@@ -25,7 +25,8 @@ from p2p import (
     generate,
 )
 from p2p.attention.single_layers import DecoderBlock, LayerInjection, UNetLayers
-from p2p.engine import plan_evaluations, source_paths, tree_latents
+from p2p.engine import source_paths, tree_latents
+from p2p.evaluations import plan_evaluations
 from p2p.families import FAMILIES, family_of
 from p2p.trajectory import Trajectory
 from tests.p2p.side_by_side import LAYERS

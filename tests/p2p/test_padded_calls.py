@@ -21,7 +21,8 @@ from p2p import (
     generate,
 )
 from p2p.compiling import call_size
-from p2p.engine import plan_evaluations, tree_latents
+from p2p.engine import tree_latents
+from p2p.evaluations import plan_evaluations
 from p2p.inversion import Direct, NullText
 from p2p.trajectory import Method
 

@@ -26,7 +26,8 @@ from p2p import (
     StableDiffusion,
     generate,
 )
-from p2p.engine import plan_evaluations, source_paths, tree_latents
+from p2p.engine import source_paths, tree_latents
+from p2p.evaluations import plan_evaluations
 from tests.p2p.families.formed import Sizes
 from tests.p2p.inversion.flow_models import (
     ADD,

@@ -30,7 +30,9 @@ from p2p import (
     StableDiffusion,
     generate,
 )
-from p2p.engine import batches, derived_seed, plan_evaluations, tree_latents
+from p2p.engine import derived_seed, tree_latents
+from p2p.evaluations import plan_evaluations
+from p2p.groups import batches
 from p2p.schedulers import new_scheduler, set_timesteps, take_step
 from tests.p2p.scheduler_list import EXACT, SCHEDULERS, SINGLE, STEPS
 

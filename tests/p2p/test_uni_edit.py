@@ -10,10 +10,19 @@ import torch
 from torch import Tensor
 
 from p2p import Calls, EditRequest, Group, Model, Sampling, StableDiffusion, UniEdit, generate
-from p2p.engine import plan_evaluations, source_paths, unshared_evaluations
+from p2p.engine import source_paths
+from p2p.evaluations import plan_evaluations, unshared_evaluations
 from p2p.methods.uni_edit import FusionEdit, edited_area, edited_by_fusion, fused
 from p2p.trajectory import Trajectory
-from tests.p2p.inversion.flow_models import ADD, SOURCE, SWAP, levels, tiny_flow_model, velocity_of
+from tests.p2p.inversion.flow_models import (
+    ADD,
+    FLOW_FAMILIES,
+    SOURCE,
+    SWAP,
+    levels,
+    tiny_flow_model,
+    velocity_of,
+)
 
 pytestmark = pytest.mark.xdist_group("uni_edit")
 
@@ -21,7 +30,7 @@ STEPS = 5
 SAMPLING = Sampling(STEPS, 7.5)  # whose guidance scale is none of Uni-Edit's
 
 
-@pytest.fixture(scope="module", params=["sd3", "flux", "qwen_image", "flux2_klein", "z_image"])
+@pytest.fixture(scope="module", params=FLOW_FAMILIES)
 def model(request: pytest.FixtureRequest) -> Model:
     return tiny_flow_model(request.param)
 

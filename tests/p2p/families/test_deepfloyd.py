@@ -22,8 +22,9 @@ from p2p import (
     SDEdit,
     generate,
 )
-from p2p.engine import SOURCE as THE_SOURCE
-from p2p.engine import edit, plan_evaluations, tree_latents, upscale
+from p2p.engine import edit, tree_latents, upscale
+from p2p.evaluations import plan_evaluations
+from p2p.groups import SOURCE as THE_SOURCE
 from p2p.upscaling import upscaled_latents
 from tests.p2p.families.materialised import (
     ADD,

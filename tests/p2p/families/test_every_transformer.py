@@ -25,7 +25,8 @@ from p2p import (
     SDEdit,
     heat_maps,
 )
-from p2p.engine import generate, plan_evaluations, tree_latents
+from p2p.engine import generate, tree_latents
+from p2p.evaluations import plan_evaluations
 from p2p.families.model import stack_rows
 from p2p.families.pixart import PixArtAlpha, PixArtSigma
 from p2p.families.stable_diffusion_3 import StableDiffusion3

@@ -16,8 +16,10 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from p2p import Calls, EditRequest, FixedSeed, Group, ModelSpec, PromptToPrompt, Sampling, SDEdit
-from p2p.engine import batches, derived_seed, generate, plan_evaluations, tree_latents
+from p2p.engine import derived_seed, generate, tree_latents
+from p2p.evaluations import plan_evaluations
 from p2p.families.flux import Flux
+from p2p.groups import batches
 from p2p.loading.tokenizer_files import clip_tokenizer
 from tests.p2p.families.formed import (
     Controller,

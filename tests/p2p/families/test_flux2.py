@@ -25,7 +25,8 @@ from p2p import (
     SDEdit,
 )
 from p2p.alignment import encode
-from p2p.engine import derived_seed, generate, plan_evaluations, tree_latents
+from p2p.engine import derived_seed, generate, tree_latents
+from p2p.evaluations import plan_evaluations
 from tests.p2p.families.formed import (
     Controller,
     assert_a_source_is_the_same_in_any_call,

@@ -24,6 +24,8 @@ STEPS, GUIDANCE = 5, 3.0
 SAMPLING = Sampling(STEPS, GUIDANCE)
 # diffusers' scheduler, which the engine takes for a generated source, rounds to single precision.
 ROUNDED = 1e-5
+# tests/p2p/test_flux2_dev.py has Flux.2 dev.
+FLOW_FAMILIES = ("sd3", "flux", "qwen_image", "flux2_klein", "z_image")
 SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a cat with a red hat on a bench"
 
 

@@ -22,7 +22,8 @@ from p2p import (
     Virtual,
     generate,
 )
-from p2p.engine import plan_evaluations, source_paths, tree_latents
+from p2p.engine import source_paths, tree_latents
+from p2p.evaluations import plan_evaluations
 from tests.p2p.inversion.inverting import (
     ADD,
     ROUNDING,

@@ -24,12 +24,14 @@ from p2p import (
     StableDiffusion,
     generate,
 )
-from p2p.engine import denoise_tree, plan_evaluations, source_paths, tree_latents, unshared_evaluations
+from p2p.engine import denoise_tree, source_paths, tree_latents
+from p2p.evaluations import plan_evaluations, unshared_evaluations
 from p2p.inversion import FireFlow, FlowInversion, ReverseEuler, RFInversion, RFSolver, UniInv
 from tests.p2p.families.formed import EDITS, Controller, installed
 from tests.p2p.inversion.flow_models import (
     ADD,
     FAMILIES,
+    FLOW_FAMILIES,
     GUIDANCE,
     SOURCE,
     STEPS,
@@ -52,7 +54,7 @@ TOLERANCE = 1e-6
 Field = Callable[[Tensor, float], Tensor]
 
 
-@pytest.fixture(scope="module", params=["sd3", "flux", "qwen_image", "flux2_klein", "z_image"])
+@pytest.fixture(scope="module", params=FLOW_FAMILIES)
 def model(request: pytest.FixtureRequest) -> Model:
     return tiny_flow_model(request.param)
 

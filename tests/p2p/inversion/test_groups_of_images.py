@@ -18,7 +18,8 @@ from p2p import (
     edit,
     generate,
 )
-from p2p.engine import denoise_tree, plan_evaluations
+from p2p.engine import denoise_tree
+from p2p.evaluations import plan_evaluations
 from p2p.tree import build_tree
 from p2p.word_readings import Reading, Watch, word_columns
 from tests.p2p.inversion.inverting import SAMPLING, SOURCE, STEPS, SWAP, group

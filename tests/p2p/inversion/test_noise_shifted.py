@@ -22,7 +22,8 @@ from p2p import (
     Sampling,
     StableDiffusion,
 )
-from p2p.engine import plan_evaluations, source_paths, tree_latents
+from p2p.engine import source_paths, tree_latents
+from p2p.evaluations import plan_evaluations
 from p2p.sampling import Calls
 from tests.p2p.families.test_few_steps import SIDES, sd_folder
 from tests.p2p.families.test_stable_diffusion_xl import folder as sdxl_folder

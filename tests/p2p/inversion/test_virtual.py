@@ -31,7 +31,8 @@ from p2p import (
     Virtual,
     generate,
 )
-from p2p.engine import plan_evaluations, source_paths, tree_latents
+from p2p.engine import source_paths, tree_latents
+from p2p.evaluations import plan_evaluations
 from p2p.noise_levels import NoiseLevels
 from p2p.sampling import Calls
 from tests.p2p.families import test_pixart
