@@ -21,6 +21,7 @@ from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from experiments.embedded.input_errors import InputError
 from experiments.embedded.recorded_attention import RecordingProcessor
 from experiments.embedded.training import write_card
 
@@ -29,15 +30,15 @@ PADDING_SIZE = 1_000  # of the padding's token embedding, beside position embedd
 
 
 def check_channels(channels: Sequence[int]) -> None:
-    """Raise ValueError unless there are two widths, each a multiple of 16."""
+    """Raise InputError unless there are two widths, each a multiple of 16."""
     if len(channels) != 2 or any(c < 16 or c % 16 for c in channels):
-        raise ValueError(f"channels: {','.join(map(str, channels))}, allowed are two multiples of 16")
+        raise InputError(f"channels: {','.join(map(str, channels))}, allowed are two multiples of 16")
 
 
 def build_unet(channels: Sequence[int], text_width: int) -> UNet2DConditionModel:
     """Return the untrained denoiser, with cross-attention at 16x16 and 8x8 to tokens of `text_width`.
 
-    Raises ValueError for what `check_channels` does not allow.
+    Raises InputError for what `check_channels` does not allow.
     """
     check_channels(channels)
     return UNet2DConditionModel(

@@ -25,6 +25,8 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from experiments.embedded.input_errors import InputError
+
 WORD_WIDTH, PLACE_WIDTH = 128, 32  # channels of the two text encoders
 POOLED_WIDTH = 8  # channels of each encoder's pooled vector, all 0
 ZERO_TOKENS = 256  # that diffusers appends where there is no T5 (encode_prompt's max_sequence_length)
@@ -33,16 +35,16 @@ HEAD_WIDTH = 32
 
 
 def check_width(width: int) -> None:
-    """Raise ValueError for a width that does not fall into heads."""
+    """Raise InputError for a width that does not fall into heads."""
     if width < HEAD_WIDTH or width % HEAD_WIDTH:
-        raise ValueError(f"width: {width}, allowed is a multiple of {HEAD_WIDTH}")
+        raise InputError(f"width: {width}, allowed is a multiple of {HEAD_WIDTH}")
 
 
 def build_transformer(width: int = 160, blocks: int = 5) -> SD3Transformer2DModel:
     """Return the untrained transformer on 8x8 patches of 2x2 latents; by default 4.5 M parameters.
 
     Each block begins as the identity and the output as 0 (Peebles and Xie 2023, adaLN-Zero). Raises
-    ValueError for a width that is no multiple of 32.
+    InputError for a width that is no multiple of 32.
     """
     check_width(width)
     transformer = SD3Transformer2DModel(

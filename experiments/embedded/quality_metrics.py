@@ -12,6 +12,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from evaluation.clip import Clip
 from experiments.embedded.augment import to_float
+from experiments.embedded.input_errors import InputError
 from experiments.embedded.judge import Judge
 from experiments.embedded.worlds.contract import Scene, World
 
@@ -74,11 +75,11 @@ def clip_retrieval(
 ) -> tuple[float, float]:
     """Return how often an image finds its caption and a caption its image, among `size`.
 
-    No two captions of a batch are equal; what fills no batch is left out. Raises ValueError where none fills.
+    No two captions of a batch are equal; what fills no batch is left out. Raises InputError where none fills.
     """
     groups = [group for group in _distinct_batches(captions, size) if len(group) == size]
     if not groups:
-        raise ValueError(f"captions: {len(set(captions))} different ones, needed are {size}")
+        raise InputError(f"captions: {len(set(captions))} different ones, needed are {size}")
     image_features, text_features = clip.encoder.images(images), clip.encoder.prompts(captions)
     to_text, to_image = [], []
     for group in groups:

@@ -1,12 +1,12 @@
 """What a training of a diffusion model is told, on the command line and by tests, and where it is kept."""
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Self, TypeVar
 
+from experiments.embedded.input_errors import InputError, told_in_one_line
 from experiments.embedded.training import check_device, check_out
 from experiments.embedded.worlds import HELP, NAMES, load_world
 from experiments.embedded.worlds.contract import World
@@ -14,7 +14,7 @@ from experiments.embedded.worlds.contract import World
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What every training is told; raises ValueError for what cannot be.
+    """What every training is told; raises InputError for what cannot be.
 
     A subclass adds fields of its own and says which of all are counts (1 or more), amounts (above 0) and
     weights of losses (0 or more), where None is not checked, and which a resumed training must keep.
@@ -31,7 +31,7 @@ class Recipe:
     name: ClassVar[str]  # of the folder of the weights
     counts: ClassVar[Sequence[str]] = ("batch_size",)
     amounts: ClassVar[Sequence[str]] = ("minutes", "lr")
-    weights: ClassVar[Sequence[str]] = ()
+    loss_weights: ClassVar[Sequence[str]] = ()
     kept: ClassVar[Sequence[str]] = ()
     batch_size_help: ClassVar[str] = "small: steps are what counts"
     seed_help: ClassVar[str] = "of the order of pictures and the noise"
@@ -41,11 +41,11 @@ class Recipe:
         for names, fits, allowed in (
             (self.counts, lambda value: value >= 1, "1 or more"),
             (self.amounts, lambda value: 0 < value < float("inf"), "a number above 0"),
-            (self.weights, lambda value: 0 <= value < float("inf"), "0 or more"),
+            (self.loss_weights, lambda value: 0 <= value < float("inf"), "0 or more"),
         ):
             for name in names:
                 if (value := getattr(self, name)) is not None and not fits(value):
-                    raise ValueError(f"{name}: {value}, allowed is {allowed}")
+                    raise InputError(f"{name}: {value}, allowed is {allowed}")
         check_out(self.folder, self.definition.weights)
 
     @property
@@ -95,7 +95,7 @@ class Recipe:
         parser.set_defaults(**{field.name: field.default for field in fields(cls)} | defaults)
         try:
             return cls(**vars(parser.parse_args(arguments)))
-        except ValueError as error:
+        except InputError as error:
             parser.error(str(error))
 
 
@@ -103,8 +103,6 @@ R = TypeVar("R", bound=Recipe)
 
 
 def run(train: Callable[[R], None], parse: Callable[[], R]) -> None:
-    """Train as the command line says; what goes wrong ends the program with one line."""
-    try:
+    """Train as the command line says; input that cannot be used ends the program with one line."""
+    with told_in_one_line():
         train(parse())
-    except (ValueError, OSError) as error:
-        sys.exit(f"{Path(sys.argv[0]).stem}: {error}")

@@ -18,6 +18,7 @@ from evaluation.clip import Clip
 from evaluation.encoder import CONFIG
 from evaluation.encoder import WEIGHTS as WEIGHTS_FILE
 from experiments.embedded.augment import degrade, shift_and_mirror, to_float
+from experiments.embedded.input_errors import reading
 from experiments.embedded.quality_metrics import clip_held_out
 from experiments.embedded.shards import load_judging_scenes
 from experiments.embedded.tokenizer import save_tokenizer
@@ -74,12 +75,16 @@ def build(
 
     `further` keeps the folder's tokenizer and loads its weights.
     """
-    tokenizer = CLIPTokenizer.from_pretrained(folder) if further else save_tokenizer(world, folder)
+    if further:
+        with reading(f"further: {folder}"):
+            tokenizer, state = CLIPTokenizer.from_pretrained(folder), load_file(folder / WEIGHTS_FILE)
+    else:
+        tokenizer, state = save_tokenizer(world, folder), {}
     config = model_config(world, vocabulary=len(tokenizer))
     (folder / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
     model = open_clip.CLIP(**config["model_cfg"])
     if further:
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        model.load_state_dict(state)
     return model, open_clip.get_tokenizer(f"local-dir:{folder}")
 
 

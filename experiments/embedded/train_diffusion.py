@@ -34,6 +34,7 @@ from experiments.embedded.denoiser import (
 )
 from experiments.embedded.denoising_objective import TAKEN_FROM, THING_WEIGHT, Objective, draw_step
 from experiments.embedded.examples import Stream, caption_scenes, with_latents
+from experiments.embedded.input_errors import InputError, reading
 from experiments.embedded.latents import encode_latents, encode_pictures
 from experiments.embedded.recipe import Recipe, run
 from experiments.embedded.shards import load_training_scenes
@@ -57,7 +58,7 @@ SHARDS = 10  # of scenes rendered beforehand, unless told otherwise
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionRecipe(Recipe):
-    """What is trained and how, as on the command line; raises ValueError for what cannot be."""
+    """What is trained and how, as on the command line; raises InputError for what cannot be."""
 
     steps: int = 6_000
     shards: int | None = None
@@ -79,18 +80,18 @@ class DiffusionRecipe(Recipe):
     name = "pipeline"
     batch_size_help = "32 on a CPU, else 512, if not given"
     counts = ("steps", "shards", "scenes", "first", "batch_size", "workers")
-    weights = ("grounding", "sink")
+    loss_weights = ("grounding", "sink")
     kept = ("further", "padding", "taken_share", "grounding", "sink", "sink_share", "scenes", "shards")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.taken_share <= 1:
-            raise ValueError(f"taken_share: {self.taken_share}, allowed is a number in [0, 1]")
+            raise InputError(f"taken_share: {self.taken_share}, allowed is a number in [0, 1]")
         if not 0 <= self.sink_share < 1:
-            raise ValueError(f"sink_share: {self.sink_share}, allowed is a number in [0, 1)")
+            raise InputError(f"sink_share: {self.sink_share}, allowed is a number in [0, 1)")
         if self.channels is not None:
             if self.further:
-                raise ValueError(
+                raise InputError(
                     "channels: those of the shipped weights are kept by further; give one of them"
                 )
             check_channels(self.channels)
@@ -115,8 +116,9 @@ def build_model(recipe: DiffusionRecipe, tokenizer: CLIPTokenizer) -> nn.ModuleD
     """Return denoiser and text encoder on the recipe's device: untrained, or the shipped ones."""
     sizes, pipeline = recipe.definition.sizes, recipe.shipped
     if recipe.further:
-        unet = UNet2DConditionModel.from_pretrained(pipeline / "unet", dtype=torch.float32)
-        shipped = CLIPTextModel.from_pretrained(pipeline / "text_encoder", dtype=torch.float32)
+        with reading(f"further: {pipeline}"):
+            unet = UNet2DConditionModel.from_pretrained(pipeline / "unet", dtype=torch.float32)
+            shipped = CLIPTextModel.from_pretrained(pipeline / "text_encoder", dtype=torch.float32)
         text_encoder = build_text_encoder(tokenizer, sizes.text)
         text_encoder.load_state_dict(shipped.state_dict())
     else:
@@ -155,8 +157,9 @@ def main(recipe: DiffusionRecipe) -> None:
     tokenizer_folder = recipe.shipped / "tokenizer"
     if not tokenizer_folder.exists():
         save_tokenizer(world, tokenizer_folder)
-    tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
-    vae = AutoencoderKL.from_pretrained(recipe.shipped / "vae", dtype=torch.float32)
+    with reading(f"world: {recipe.shipped}"):
+        tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
+        vae = AutoencoderKL.from_pretrained(recipe.shipped / "vae", dtype=torch.float32)
     vae = vae.to(device, memory_format=torch.channels_last)
     stream: Stream | None = None
     if recipe.minutes and recipe.shards is None:

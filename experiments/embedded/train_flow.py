@@ -26,6 +26,7 @@ from experiments.embedded.flow_transformer import (
     save_pipeline,
     shipped_words,
 )
+from experiments.embedded.input_errors import InputError, reading
 from experiments.embedded.latents import encode_latents
 from experiments.embedded.recipe import Recipe, run
 from experiments.embedded.recorded_attention import grounding_loss
@@ -109,7 +110,7 @@ def draw_levels(n: int, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class FlowRecipe(Recipe):
-    """What is trained and how, as on the command line; raises ValueError for what cannot be."""
+    """What is trained and how, as on the command line; raises InputError for what cannot be."""
 
     minutes: float = 100
     batch_size: int = 32
@@ -124,14 +125,14 @@ class FlowRecipe(Recipe):
     name = "flow"
     seed_help = "of the weights, the order of pictures and the noise"
     counts = ("batch_size", "shards", "blocks")
-    weights = ("grounding",)
+    loss_weights = ("grounding",)
     kept = ("batch_size", "shards", "grounding", "width", "blocks")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_width(self.width)
         if self.further and not self.further.is_file():
-            raise ValueError(
+            raise InputError(
                 f"further: {self.further} is not there, allowed is the state of a training, a .pt file"
             )
 
@@ -143,11 +144,12 @@ class FlowRecipe(Recipe):
 def build_model(recipe: FlowRecipe, tokenizer: CLIPTokenizer) -> FlowModel:
     """Return the model on the recipe's device: its words the shipped text encoder's, the rest untrained.
 
-    Where the recipe goes further from another training, all weights are that one's average. Raises ValueError
+    Where the recipe goes further from another training, all weights are that one's average. Raises InputError
     where these are of another size.
     """
     torch.manual_seed(recipe.seed)
-    shipped = CLIPTextModel.from_pretrained(recipe.shipped / "text_encoder", dtype=torch.float32)
+    with reading(f"world: {recipe.shipped}"):
+        shipped = CLIPTextModel.from_pretrained(recipe.shipped / "text_encoder", dtype=torch.float32)
     transformer = build_transformer(recipe.width, recipe.blocks)
     model = FlowModel(transformer, shipped_words(shipped), tokenizer)
     if recipe.further:
@@ -156,7 +158,7 @@ def build_model(recipe: FlowRecipe, tokenizer: CLIPTokenizer) -> FlowModel:
             model.load_state_dict(state["ema"])
         except (KeyError, RuntimeError) as error:
             size = f"width {recipe.width} and {recipe.blocks} blocks"
-            raise ValueError(
+            raise InputError(
                 f"further: {recipe.further} is not of {size} ({str(error).splitlines()[0]})"
             ) from None
     return model.train().to(recipe.device)
@@ -179,9 +181,10 @@ def main(recipe: FlowRecipe) -> None:
     """Train, and keep the whole pipeline in float16 with a model card, once a minute."""
     check_resumable(recipe.checkpoint, recipe.identity())
     world, device = recipe.definition, recipe.device
-    tokenizer = CLIPTokenizer.from_pretrained(recipe.shipped / "tokenizer")
+    with reading(f"world: {recipe.shipped}"):
+        tokenizer = CLIPTokenizer.from_pretrained(recipe.shipped / "tokenizer")
+        vae = AutoencoderKL.from_pretrained(recipe.shipped / "vae", dtype=torch.float32)
     scenes = load_training_scenes(world, recipe.shards)
-    vae = AutoencoderKL.from_pretrained(recipe.shipped / "vae", dtype=torch.float32)
     vae = vae.to(device, memory_format=torch.channels_last)
     latents = encode_latents(world, vae, scenes, native_bf16(device)).to(device)
     examples = flow_examples(world, scenes, latents, tokenizer)

@@ -29,6 +29,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from experiments.embedded.denoiser import build_scheduler, save_pipeline
 from experiments.embedded.denoising_objective import min_snr
 from experiments.embedded.examples import Rows
+from experiments.embedded.input_errors import InputError, reading
 from experiments.embedded.latents import encode_pictures
 from experiments.embedded.recipe import Recipe, run
 from experiments.embedded.training import (
@@ -63,7 +64,7 @@ class Edits:
 
 
 def read_edits(folder: Path) -> Edits:
-    """Read what `p2p-bench export` wrote. Raises ValueError, naming the file, for what is no such folder."""
+    """Read what `p2p-bench export` wrote. Raises InputError, naming the file, for what is no such folder."""
     try:
         listed = [
             (name, seed) for name, seeds in json.loads((folder / "seeds.json").read_text()) for seed in seeds
@@ -71,11 +72,11 @@ def read_edits(folder: Path) -> Edits:
         prompts = {name: json.loads((folder / name / "prompt.json").read_text()) for name, _ in listed}
         captions = tuple(str(prompts[name]["output"]) for name, _ in listed)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(
+        raise InputError(
             f"data: {folder} is no export of p2p-bench ({type(error).__name__}: {error})"
         ) from None
     if not listed:
-        raise ValueError(f"data: {folder} holds no edit, at least one is needed")
+        raise InputError(f"data: {folder} holds no edit, at least one is needed")
     pictures = [
         np.stack([_read(folder / name / f"{seed}_{number}.jpg") for name, seed in listed])
         for number in (0, 1)
@@ -84,13 +85,10 @@ def read_edits(folder: Path) -> Edits:
 
 
 def _read(file: Path) -> np.ndarray:
-    try:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"data: {file} cannot be read ({error})") from None
+    with reading(f"data: {file}"), Image.open(file) as image:
+        pixels = np.asarray(image.convert("RGB"))
     if pixels.shape != (SIDE, SIDE, 3):
-        raise ValueError(f"data: {file} is {pixels.shape[1]}x{pixels.shape[0]}, allowed is {SIDE}x{SIDE}")
+        raise InputError(f"data: {file} is {pixels.shape[1]}x{pixels.shape[0]}, allowed is {SIDE}x{SIDE}")
     return pixels
 
 
@@ -107,12 +105,12 @@ def edit_examples(edits: Edits, vae: AutoencoderKL, tokenizer: CLIPTokenizer, bf
     """Return the edits as latents on the autoencoder's device.
 
     A source's latents are not scaled: diffusers' pipeline gives the denoiser the autoencoder's means as they
-    are (0.42, `prepare_image_latents`), the noisy latents scaled. Raises ValueError for a caption that is
+    are (0.42, `prepare_image_latents`), the noisy latents scaled. Raises InputError for a caption that is
     longer than the tokenizer allows.
     """
     ids = tokenizer(list(edits.captions), padding="max_length", return_tensors="pt").input_ids.int()
     if ids.shape[1] > tokenizer.model_max_length:
-        raise ValueError(
+        raise InputError(
             f"data: a caption has {ids.shape[1]} tokens, allowed are {tokenizer.model_max_length}"
         )
     sources, targets = (encode_pictures(vae, part, bf16) for part in (edits.sources, edits.targets))
@@ -162,7 +160,7 @@ def draw_conditions(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class InstructRecipe(Recipe):
-    """What is trained and how, as on the command line; raises ValueError for what cannot be."""
+    """What is trained and how, as on the command line; raises InputError for what cannot be."""
 
     data: Path
     minutes: float = 35
@@ -175,7 +173,7 @@ class InstructRecipe(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.data / "seeds.json").is_file():
-            raise ValueError(f"data: {self.data} has no seeds.json, allowed is a folder of p2p-bench export")
+            raise InputError(f"data: {self.data} has no seeds.json, allowed is a folder of p2p-bench export")
 
     def identity(self) -> dict[str, object]:
         """Return what a training that is resumed must have in common with the one that was broken off."""
@@ -190,13 +188,14 @@ def main(recipe: InstructRecipe) -> None:
     world, device, bf16 = recipe.definition, recipe.device, native_bf16(recipe.device)
     shipped = recipe.shipped
     edits = read_edits(recipe.data)
-    tokenizer = CLIPTokenizer.from_pretrained(shipped / "tokenizer")
-    vae = AutoencoderKL.from_pretrained(shipped / "vae", dtype=torch.float32).to(device)
-    text_encoder = CLIPTextModel.from_pretrained(shipped / "text_encoder", dtype=torch.float32).to(device)
+    with reading(f"world: {shipped}"):
+        tokenizer = CLIPTokenizer.from_pretrained(shipped / "tokenizer")
+        vae = AutoencoderKL.from_pretrained(shipped / "vae", dtype=torch.float32).to(device)
+        text_encoder = CLIPTextModel.from_pretrained(shipped / "text_encoder", dtype=torch.float32).to(device)
+        unet = widen(UNet2DConditionModel.from_pretrained(shipped / "unet", dtype=torch.float32))
     seen = edits.mirrored() if world.mirrored else edits
     examples = edit_examples(seen, vae, tokenizer, bf16)
 
-    unet = widen(UNet2DConditionModel.from_pretrained(shipped / "unet", dtype=torch.float32))
     unet = unet.train().to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(unet)
     if torch.device(device).type == "cpu":

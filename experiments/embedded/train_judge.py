@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from experiments.embedded.augment import degrade, shift_and_mirror, to_float
+from experiments.embedded.input_errors import InputError, reading
 from experiments.embedded.judge import Judge
 from experiments.embedded.quality_metrics import judge_held_out
 from experiments.embedded.shards import load_judging_scenes
@@ -49,10 +50,11 @@ def main(
     `further` starts from the shipped weights; give it a lower `lr` and another `seed`.
     """
     if not world.labels:
-        raise ValueError(f"labels: the world {world.name!r} has none, so there is nothing to learn")
+        raise InputError(f"labels: the world {world.name!r} has none, so there is nothing to learn")
     torch.manual_seed(0)
     folder = world.weights / "judge"
-    judge = Judge.load(folder, world).train() if further else Judge(world)
+    with reading(f"further: {folder}"):
+        judge = Judge.load(folder, world).train() if further else Judge(world)
     judge = judge.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=1e-2)
     scenes = load_judging_scenes(world, shards)

@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from evaluation.small_lpips import SmallLpips, load, save
 from experiments.embedded.augment import degrade, shift_and_mirror, to_float
+from experiments.embedded.input_errors import InputError
 from experiments.embedded.quality_metrics import (
     distances,
     ladders,
@@ -94,7 +95,7 @@ def fit_heads(model: SmallLpips, nearer: Tensor, farther: Tensor, steps: int = 3
 def main(world: World, steps: int = 1000, batch_size: int = 64, shards: int = 4, ranked: int = 1000) -> None:
     """Train, fit the heads, measure on held-out scenes, save fp16 weights and a model card."""
     if not world.attributes:
-        raise ValueError(f"attributes: the world {world.name!r} has none, so there is nothing to learn")
+        raise InputError(f"attributes: the world {world.name!r} has none, so there is nothing to learn")
     torch.manual_seed(0)
     model = SmallLpips(world.sizes.lpips)
     reader = Reader(model, len(world.attributes)).to(memory_format=torch.channels_last)

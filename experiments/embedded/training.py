@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from experiments.embedded.input_errors import InputError
 from results.store.whole_files import whole_file
 
 ROOT = Path(__file__).parent
@@ -144,7 +145,7 @@ def run_minutes(
     return step, spent + clock() - began
 
 
-class ResumeError(ValueError):
+class ResumeError(InputError):
     """A checkpoint is of another training than the one that is asked for."""
 
 
@@ -235,20 +236,20 @@ def mixed_precision(device: str = "cpu", bf16: bool | None = None) -> torch.auto
 
 
 def check_device(device: str) -> None:
-    """Raise ValueError for a device that torch does not know or cannot use here."""
+    """Raise InputError for a device that torch does not know or cannot use here."""
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         cause = str(error).splitlines()[0]
-        raise ValueError(f"device: {device!r} cannot be used ({cause}); allowed are cpu, cuda, ...") from None
+        raise InputError(f"device: {device!r} cannot be used ({cause}); allowed are cpu, cuda, ...") from None
 
 
 def check_out(out: Path, weights: Path) -> None:
-    """Raise ValueError for a folder that no pipeline may be written to; `weights` are the shipped ones."""
+    """Raise InputError for a folder that no pipeline may be written to; `weights` are the shipped ones."""
     if out.resolve().is_relative_to(weights.resolve()):
-        raise ValueError(f"out: {out} holds the shipped weights, which ship alone replaces")
+        raise InputError(f"out: {out} holds the shipped weights, which ship alone replaces")
     if out.exists() and not (out / "model_index.json").is_file():
-        raise ValueError(f"out: {out} is no pipeline, allowed is a new folder or an earlier training's")
+        raise InputError(f"out: {out} is no pipeline, allowed is a new folder or an earlier training's")
 
 
 def decayed(model: nn.Module, weight_decay: float = 0.01) -> list[dict[str, Any]]:

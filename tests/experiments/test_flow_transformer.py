@@ -14,6 +14,7 @@ from transformers import CLIPTokenizer
 from experiments.embedded import shards
 from experiments.embedded.flow_quality import SPEC, reconstruction
 from experiments.embedded.flow_transformer import FlowModel, build_transformer, save_pipeline
+from experiments.embedded.input_errors import InputError
 from experiments.embedded.train_flow import (
     LEVELS,
     FlowExamples,
@@ -223,7 +224,7 @@ def test_a_training_goes_further_from_anothers_average(
     for name, value in build_model(further, tokenizer).state_dict().items():
         assert torch.equal(value, trained.state_dict()[name]), name
     assert further.identity() == {**replace(TINY, seed=5).identity(), "further": str(state)}
-    with pytest.raises(ValueError, match="further: .* is not of width 64 and 2 blocks"):
+    with pytest.raises(InputError, match="further: .* is not of width 64 and 2 blocks"):
         build_model(replace(further, width=64), tokenizer)
-    with pytest.raises(ValueError, match="further: .* is not there"):
+    with pytest.raises(InputError, match="further: .* is not there"):
         replace(TINY, further=tmp_path / "none.pt")

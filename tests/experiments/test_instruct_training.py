@@ -18,6 +18,7 @@ import experiments.embedded.train_instruct as train_instruct
 from experiments.datasets.embedded_pairs import scene_pairs
 from experiments.datasets.embedded_training import EmbeddedTraining, edit_type, training_pairs
 from experiments.embedded.denoiser import build_scheduler, build_unet
+from experiments.embedded.input_errors import InputError
 from experiments.embedded.train_instruct import (
     DROPOUT,
     EditExamples,
@@ -154,7 +155,7 @@ def test_what_is_no_export_is_told_by_its_file(
     damage: Callable[[Path], None], message: str, exported: Path
 ) -> None:
     damage(exported)
-    with pytest.raises(ValueError, match=f"data: .*{message}"):
+    with pytest.raises(InputError, match=f"data: .*{message}"):
         read_edits(exported)
 
 
@@ -273,7 +274,7 @@ def test_training_sees_the_source_as_the_pipeline_does(vae: AutoencoderKL, expor
 
 def test_a_caption_longer_than_the_tokenizer_allows_is_refused(vae: AutoencoderKL) -> None:
     blank = np.zeros((1, 64, 64, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"data: a caption has \d+ tokens, allowed are 36"):
+    with pytest.raises(InputError, match=r"data: a caption has \d+ tokens, allowed are 36"):
         edit_examples(Edits(blank, blank, ("a cat " * 40,)), vae, embedded_tokenizer(), False)
 
 

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from evaluation import encoder, small_lpips
 from experiments.embedded import quality_metrics, train_clip, train_judge, train_lpips
 from experiments.embedded.augment import _coarse_blocks, degrade, shift_and_mirror, to_float
+from experiments.embedded.input_errors import InputError
 from experiments.embedded.judge import FILE, Judge, _evidence
 from experiments.embedded.worlds.contract import Scenes, World
 from experiments.embedded.worlds.scenes.definition import WORLD
@@ -188,7 +189,7 @@ def test_retrieval_is_one_for_a_perfect_model_whatever_repeats() -> None:
     pictures = (torch.tensor(numbers) / 1000).view(-1, 1, 1, 1).expand(-1, 3, 64, 64)
     result = quality_metrics.clip_retrieval(Lookup(), pictures, [str(n) for n in numbers])
     assert result == (1, 1)
-    with pytest.raises(ValueError, match="captions: 10 different ones"):
+    with pytest.raises(InputError, match="captions: 10 different ones"):
         quality_metrics.clip_retrieval(Lookup(), pictures, [str(n % 10) for n in numbers])
 
 

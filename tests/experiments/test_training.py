@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from experiments.embedded.denoiser import build_text_encoder, build_unet, save_pipeline
+from experiments.embedded.input_errors import InputError
 from experiments.embedded.train_diffusion import DiffusionRecipe, parse
 from experiments.embedded.training import WEIGHTS, Ema, ResumeError, Timetable, cosine, run_minutes
 from tests.experiments.training_parts import embedded_tokenizer
@@ -205,7 +206,7 @@ def test_the_schedule_warms_up_stays_and_falls_to_nought() -> None:
     ],
 )
 def test_what_cannot_be_is_one_line(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match="^[^\n]+$") as error:
+    with pytest.raises(InputError, match="^[^\n]+$") as error:
         DiffusionRecipe(**wrong)
     if "out" in wrong and wrong["out"] == WEIGHTS.parent:
         return  # it lies above the shipped weights and is no pipeline

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from experiments.embedded.input_errors import InputError, reading
 from experiments.embedded.worlds.contract import SIDE, Scenes, Sizes, World
 
 KEPT = 10  # one picture in so many is kept for measuring
@@ -51,7 +52,7 @@ class Captioned:
 def captioned_world(name: str, folder: str | Path, weights: str | Path, sizes: Sizes) -> World:
     """Return the world of a folder's pictures; `name` is the module that holds it as WORLD.
 
-    Raises OSError or ValueError where the table or a file that it names cannot be used.
+    Raises InputError where the table or a file that it names cannot be used.
     """
     folder = Path(folder)
     rows = read_captions(folder)
@@ -90,26 +91,26 @@ def captioned_world(name: str, folder: str | Path, weights: str | Path, sizes: S
 def read_captions(folder: Path) -> tuple[Captioned, ...]:
     """Return the rows of `captions.csv`, captions in lower case with single spaces between words.
 
-    Raises OSError, or ValueError, with the line where a row names no picture or has no caption.
+    Raises InputError, with the line where a row names no picture or has no caption.
     """
     table = folder / "captions.csv"
     try:
         # The signature that some editors write at the start is dropped.
-        with table.open(encoding="utf-8-sig", newline="") as lines:
+        with reading(str(table)), table.open(encoding="utf-8-sig", newline="") as lines:
             rows = list(csv.DictReader(lines))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table}: is no CSV in UTF-8 ({error})") from None
+        raise InputError(f"{table}: is no CSV in UTF-8 ({error})") from None
     captioned = []
     for number, row in enumerate(rows):
         file, text = row.get("file") or "", " ".join((row.get("caption") or "").lower().split())
         if not text or not (folder / file).is_file():
             what = f"file {file!r}, caption {text!r}"
-            raise ValueError(
+            raise InputError(
                 f"{table}, line {number + 2}: {what}; needed are a picture that exists and a caption"
             )
         captioned.append(Captioned(file, text, number % KEPT == KEPT - 1))
     if len({row.text for row in captioned if not row.kept}) < 2 or not any(row.kept for row in captioned):
-        raise ValueError(f"{table}: {len(captioned)} rows; needed are {KEPT} and two different captions")
+        raise InputError(f"{table}: {len(captioned)} rows; needed are {KEPT} and two different captions")
     return tuple(captioned)
 
 
@@ -136,11 +137,11 @@ def other_picture(folder: Path, scene: Captioned, rng: np.random.Generator) -> C
 
 
 def no_views(n: int, seed: Sequence[int], held_out: bool) -> dict[str, Any]:
-    """Raise ValueError: pictures that are not rendered cannot be changed on purpose."""
-    raise ValueError("views: pictures of a folder have none, so no LPIPS can be trained on them")
+    """Raise InputError: pictures that are not rendered cannot be changed on purpose."""
+    raise InputError("views: pictures of a folder have none, so no LPIPS can be trained on them")
 
 
 @cache
 def _picture(file: Path) -> np.ndarray:
-    with Image.open(file) as picture:
+    with reading(str(file)), Image.open(file) as picture:
         return np.asarray(ImageOps.fit(picture.convert("RGB"), (SIDE, SIDE), Image.Resampling.LANCZOS))

@@ -24,6 +24,7 @@ from experiments.embedded import (
     train_lpips,
     train_vae,
 )
+from experiments.embedded.input_errors import InputError
 from experiments.embedded.train_diffusion import DiffusionRecipe
 from experiments.embedded.worlds import NAMES, load_world, start
 from experiments.embedded.worlds.captioned import captioned_world, read_captions
@@ -155,7 +156,7 @@ def test_a_folder_of_captioned_pictures_is_a_world(
     assert [name for name in figures if "pointing" in name or "judge" in name or "LPIPS" in name] == []
     assert "attention at t = 600: share of padding" in figures
     for train, message in ((train_judge.main, "labels"), (train_lpips.main, "attributes")):
-        with pytest.raises(ValueError, match=f"{message}: the world 'birds.world' has none"):
+        with pytest.raises(InputError, match=f"{message}: the world 'birds.world' has none"):
             train(world)
 
 
@@ -169,14 +170,23 @@ def test_a_folder_of_captioned_pictures_is_a_world(
 def test_a_row_that_names_nothing_is_told(folder: Path, row: str, message: str) -> None:
     with (folder / "captions.csv").open("a") as table:
         table.write(f"{row}\n")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         read_captions(folder)
+
+
+def test_files_that_cannot_be_read_are_told_by_their_names(folder: Path, tmp_path: Path) -> None:
+    world = captioned_world("birds.world", folder, tmp_path / "weights", TINY)
+    (folder / "0.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    with pytest.raises(InputError, match=r"birds/0\.png cannot be read \(image file is truncated"):
+        world.draw(100, (1,), False)
+    with pytest.raises(InputError, match=r"none/captions\.csv cannot be read \(\[Errno 2\] No such file"):
+        read_captions(tmp_path / "none")
 
 
 def test_too_few_pictures_are_told(folder: Path) -> None:
     table = folder / "captions.csv"
     table.write_text("".join(table.read_text().splitlines(keepends=True)[:6]))
-    with pytest.raises(ValueError, match="5 rows; needed are 10 and two different captions"):
+    with pytest.raises(InputError, match="5 rows; needed are 10 and two different captions"):
         read_captions(folder)
 
 
@@ -200,7 +210,7 @@ def test_a_broken_module_is_told_in_one_line(
     (tmp_path / "mine" / "broken.py").write_text(written)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         load_world("mine.broken")
     with pytest.raises(SystemExit, match="2"):
         start(train_vae.main, ArgumentParser("train_vae.py"), ["--world", "mine.broken"])
@@ -208,7 +218,7 @@ def test_a_broken_module_is_told_in_one_line(
 
 
 def test_a_name_that_is_relative_is_told() -> None:
-    with pytest.raises(ValueError, match=r"world: '\.broken' cannot be imported"):
+    with pytest.raises(InputError, match=r"world: '\.broken' cannot be imported"):
         load_world(".broken")
 
 
@@ -216,7 +226,7 @@ def test_what_a_script_cannot_train_is_told_in_one_line(monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "argv", ["embedded/train_judge.py"])
 
     def main(world: World, steps: int) -> None:
-        raise ValueError(f"labels: {world.name} has none, for {steps} steps")
+        raise InputError(f"labels: {world.name} has none, for {steps} steps")
 
     parser = ArgumentParser("train_judge.py")
     parser.add_argument("--steps", type=int)
@@ -232,5 +242,5 @@ def test_captions_are_read_as_spreadsheets_write_them(folder: Path) -> None:
     assert read_captions(folder) == rows
     table.write_bytes(table.read_bytes() + "9.png,ein gr\u00fcner vogel\n".encode("latin-1"))
     read_captions.cache_clear()
-    with pytest.raises(ValueError, match=r"captions\.csv: is no CSV in UTF-8"):
+    with pytest.raises(InputError, match=r"captions\.csv: is no CSV in UTF-8"):
         read_captions(folder)
