@@ -100,7 +100,7 @@ def write(run_dir: Path, pairs: int) -> Row:
         with files:
             for _, rows in made:
                 if family:
-                    timed(lambda: files.write(records.metric_rows(rows, family)))  # noqa: B023
+                    timed(lambda: files.gather(records.metric_rows(rows, family)))  # noqa: B023
                 else:
                     timed(lambda: files.write(records.record_rows(rows)))  # noqa: B023
 

@@ -93,7 +93,7 @@ def evaluate_run(
 ) -> int:
     """Compute the values that images with these keys lack, group by group; return how many groups failed.
 
-    Metrics read the 8-bit pictures. Values that are there stay; new values are written batch by batch. A
+    Metrics read the 8-bit pictures. Values that are there stay; new values are written within seconds. A
     group that fails is logged and left for the next call.
     """
     todo = to_score(run_dir, metrics, keys)
@@ -162,10 +162,10 @@ def parted(rows: pd.DataFrame, size: int) -> list[pd.DataFrame]:
 def _scored(
     run_dir: Path, metric: Metric, group: str, batches: Sequence[pd.DataFrame], files: RowFiles
 ) -> bool:
-    """Score a group and write its values; log it and return False where it fails."""
+    """Score a group and give its values to be written; log it and return False where it fails."""
     try:
         for batch in batches:
-            files.write(metric_rows(score(run_dir, metric, batch), metric.name))
+            files.gather(metric_rows(score(run_dir, metric, batch), metric.name))
     except Exception as error:  # one group that cannot be scored must not lose the others
         if no_room(error):
             raise

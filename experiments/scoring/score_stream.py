@@ -81,7 +81,7 @@ class ScoreStream:
                     if self._ends:
                         return
                     values = value_rows(metric, edits, rows["key"])
-                    files.write(metric_rows(values, metric.name))
+                    files.gather(metric_rows(values, metric.name))
         except Exception:  # whatever it is, `evaluate_run` meets it again, and tells of it
             _log.debug("scoring while generating failed, and is left for later:", exc_info=True)
 

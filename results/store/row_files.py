@@ -1,16 +1,18 @@
 """A store's rows in parquet files that never change: written at once, merged later, by many writers, no lock.
 
-A writer puts the rows of each group into a file of their own, and merges its files when there are several of
-them. A merged file is in place before those it holds go: a writer that is killed loses no row, and at worst
-leaves rows twice, which loading and the next merge see to.
+A writer puts rows into a file of their own, at once or with others that come within seconds, and merges its
+files when there are many of them. A merged file is in place before those it holds go: a writer that is killed
+loses no row that was written, and at worst leaves rows twice, which loading and the next merge see to.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +30,8 @@ from results.store.whole_files import write_whole
 
 MERGED_FROM = 64
 """From how many files on a writer merges its own."""
+GATHERED_ROWS, GATHERED_SECONDS = 256, 10.0
+"""From how many gathered rows on, or seconds after the first of them, a writer writes them."""
 _ARROW = {
     "string": pa.string(),
     "Int64": pa.int64(),
@@ -59,7 +63,7 @@ class RowKind:
 
 
 class RowFiles:
-    """One writer's files in a store's folder; as a context, it merges what it wrote at the end.
+    """One writer's files in a store's folder; the end of its context writes what is gathered, and merges.
 
     Any number of writers may share the folder, on any machine. Files are numbered so that those of a later
     writer are newer, whatever the machines' clocks say, and their names hash their content, so that files of
@@ -70,13 +74,19 @@ class RowFiles:
         self.folder, self.kind = folder, kind
         self._number: int | None = None
         self._own: list[tuple[Path, pa.Table]] = []
+        self._gathered: list[pa.Table] = []
+        self._since = 0.0  # when the first of them came
 
     def __enter__(self) -> RowFiles:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
         if kind is None:
+            self._write_gathered()
             self._merge_own()
+        else:
+            with suppress(OSError):  # what ended the body is what is told
+                self._write_gathered()
 
     def write(self, rows: pa.Table) -> Path:
         """Write rows of the kind's schema to a file, whole or not at all; return its path."""
@@ -88,6 +98,24 @@ class RowFiles:
         if len(self._own) == MERGED_FROM:
             self._merge_own()
         return path
+
+    def gather(self, rows: pa.Table) -> None:
+        """Take rows that can be had again: they wait for others, so that many go into one file.
+
+        They are written by the call that finds `GATHERED_ROWS` of them, or the first one `GATHERED_SECONDS`
+        old, else at the end of the context, also where its body raises.
+        """
+        if not self._gathered:
+            self._since = time.monotonic()
+        self._gathered.append(rows)
+        enough = sum(map(len, self._gathered)) >= GATHERED_ROWS
+        if enough or time.monotonic() - self._since >= GATHERED_SECONDS:
+            self._write_gathered()
+
+    def _write_gathered(self) -> None:
+        if self._gathered:
+            self.write(pa.concat_tables(self._gathered))  # where that fails, they wait for the next call
+            self._gathered = []
 
     def _merge_own(self) -> None:
         """Put the writer's own small files into one; one that is gone was merged by another process."""

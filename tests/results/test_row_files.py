@@ -3,6 +3,7 @@
 Kills are told apart by the operation on a file that they come before.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from results.store import records, row_files
@@ -21,6 +23,7 @@ from results.store.records import (
     load_metrics,
     load_records,
     merge_rows,
+    metric_files,
     metric_rows,
     record_files,
     record_rows,
@@ -295,3 +298,53 @@ def test_a_merge_of_what_is_merged_writes_nothing(tmp_path: Path) -> None:
     before = file_of(tmp_path).stat().st_mtime_ns
     merge_rows(tmp_path)
     assert file_of(tmp_path).stat().st_mtime_ns == before
+
+
+def gathered(tau: float) -> pa.Table:
+    return metric_rows(values(group(tau)["key"], tau), METRIC)
+
+
+def test_rows_that_can_be_had_again_go_into_a_file_together_and_none_waits_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, now = tmp_path / "metrics" / METRIC, [0.0]
+    monkeypatch.setattr(row_files, "GATHERED_ROWS", 3)
+    monkeypatch.setattr(row_files.time, "monotonic", lambda: now[0])
+    counts = []
+    with metric_files(tmp_path, METRIC) as writer:
+        for tau, seconds in zip(SHARES[:8], (0, 1, 2, 3, 14, 15, 16, 17), strict=True):
+            now[0] = seconds
+            writer.gather(gathered(tau))
+            counts.append(len(load_metrics(tmp_path)))
+    assert counts == [0, 0, 3, 3, 5, 5, 5, 8]
+    assert len(listed(folder)) == 1
+    assert len(load_metrics(tmp_path)) == 8
+
+
+def test_what_was_gathered_is_written_where_a_call_is_broken_off(tmp_path: Path) -> None:
+    def stopped() -> None:
+        with metric_files(tmp_path, METRIC) as writer:
+            writer.gather(gathered(0.2))
+            writer.gather(gathered(0.4))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert len(load_metrics(tmp_path)) == 2
+
+
+def test_what_could_not_be_written_waits_for_a_disk_that_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(row_files, "GATHERED_ROWS", 1)
+    with metric_files(tmp_path, METRIC) as writer:
+        with monkeypatch.context() as patched:
+            patched.setattr(row_files, "write_whole", full)
+            with pytest.raises(OSError, match="No space left"):
+                writer.gather(gathered(0.2))
+        assert load_metrics(tmp_path).empty
+        writer.gather(gathered(0.4))
+        assert sorted(load_metrics(tmp_path)["value"]) == [0.2, 0.4]
