@@ -4,7 +4,6 @@
 numbers (CONTRIBUTING.md).
 """
 
-import hashlib
 import json
 import math
 import re
@@ -30,15 +29,18 @@ HOW_IT_WAS_LOADED = ("_name_or_path", "local_files_only")
 
 
 def settle(pipeline: Path) -> Path:
-    """Replace a pipeline's random weights by draws that are the same on every processor and torch version."""
+    """Replace a pipeline's random weights by draws that are the same on every processor and torch version.
+
+    Attention is not made sharper than these give: the timesteps' embedding is float32 whatever the precision,
+    and its last digits, which are the processor's, would grow to other pictures.
+    """
     generator = np.random.Generator(np.random.PCG64(0))
     for file in sorted(pipeline.rglob("*.safetensors")):
         tensors = load_file(file)
         for name, tensor in sorted(tensors.items()):
-            if tensor.ndim > 1:
-                bound = math.sqrt(3 / tensor[0].numel())
-                drawn = torch.from_numpy(generator.uniform(-bound, bound, tensor.shape)).float()
-                tensors[name] = drawn * 4 if ".attn" in name and "unet" in file.parts else drawn
+            if tensor.ndim > 1 or name.endswith(".bias"):
+                bound = math.sqrt(3 / tensor[0].numel()) if tensor.ndim > 1 else 0.1
+                tensors[name] = torch.from_numpy(generator.uniform(-bound, bound, tensor.shape)).float()
         save_file(tensors, file, metadata={"format": "pt"})
     for file in pipeline.rglob("*config.json"):  # part of the keys; savers note how a part was loaded
         config = json.loads(file.read_text())
@@ -90,14 +92,14 @@ def overrides(folder: Path) -> list[str]:
 
 
 def told(run_dir: Path, inputs: Path) -> dict[str, Any]:
-    """Return what a finished run holds: names of files, pixels' digests, rows of every parquet store.
+    """Return what a finished run holds: names of files, pictures in outline, rows of every parquet store.
 
     A path of the inputs' folder is written as `INPUTS`; times are left out.
     """
     files = sorted(path.relative_to(run_dir).as_posix() for path in run_dir.rglob("*") if path.is_file())
     kept = [name for name in files if not name.startswith(("hydra/", "provenance"))]
-    # Settings hash the inputs' paths, records the seconds that they took.
-    hashed = r"(?<=^settings/)\w+|(?<=-)[0-9a-f]{16}(?=\.parquet$)"
+    # Settings hash the inputs' paths, records their seconds, which also decide how values share files.
+    hashed = r"(?<=^settings/)\w+|\d{8}-[0-9a-f]{16}(?=\.parquet$)"
     return {
         "files": [re.sub(hashed, "HASH", name) for name in kept],
         "pixels": {name: pixels(run_dir / name) for name in kept if name.startswith("images/")},
@@ -105,10 +107,12 @@ def told(run_dir: Path, inputs: Path) -> dict[str, Any]:
     }
 
 
-def pixels(picture: Path) -> str:
-    """Return a digest of a picture's mode, size and values."""
+def pixels(picture: Path) -> list[float]:
+    """Return a picture's size and the means of its 4x4 parts, by channel; one level of one pixel is 1/64."""
     with Image.open(picture) as image:
-        return hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()[:32]
+        values = np.asarray(image, float).reshape(image.height, image.width, -1)
+    parts = values.reshape(4, image.height // 4, 4, image.width // 4, -1).mean((1, 3))
+    return [*image.size, *parts.ravel().round(3).tolist()]
 
 
 def rows(store: Path, inputs: Path) -> list[dict[str, Any]]:

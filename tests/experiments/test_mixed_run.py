@@ -1,5 +1,5 @@
 """A run of Prompt-to-Prompt, LocalBlend, SDEdit, an inversion, a mask, an ideal and another pipeline, beside
-what it held before: whatever moves, its files, keys, pixels and numbers stay.
+what it held before: whatever moves, its files, keys, pictures and numbers stay.
 """
 
 import json
@@ -35,13 +35,17 @@ def test_the_same_files(made: Told, stored: Told) -> None:
     assert made["files"] == stored["files"]
 
 
-def test_the_same_pixels(made: Told, stored: Told) -> None:
-    assert made["pixels"] == stored["pixels"]
+def test_the_same_pictures(made: Told, stored: Told) -> None:
+    """Equal but for pixels that another processor's roundings put a level higher or lower."""
+    assert made["pixels"].keys() == stored["pixels"].keys()
+    for name, parts in made["pixels"].items():
+        assert parts == pytest.approx(stored["pixels"][name], abs=0.1), name
+    assert len(set(map(tuple, stored["pixels"].values()))) > 20  # else they would tell little
 
 
 @pytest.mark.parametrize("store", STORES)
 def test_the_same_rows(store: str, made: Told, stored: Told) -> None:
-    """Equal but for roundings of metrics, float32 sums in an order that the processor chooses."""
+    """Equal but for metrics of pixels that are a level off, summed in an order that the processor chooses."""
     assert len(made[store]) == len(stored[store])
     for row, before in zip(made[store], stored[store], strict=True):
         assert row.keys() == before.keys()
@@ -50,4 +54,4 @@ def test_the_same_rows(store: str, made: Told, stored: Told) -> None:
 
 
 def about(value: object) -> object:
-    return pytest.approx(value, rel=1e-5, abs=1e-7) if isinstance(value, float) else value
+    return pytest.approx(value, rel=1e-3, abs=1e-6) if isinstance(value, float) else value
