@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from experiments.bench.report_page import FLAGS
+from results.plots import run_plots
 from tests.results.synthetic import PAIRS, make_frame, make_metrics, write_run
 
 
@@ -38,3 +39,9 @@ def axe() -> str:
     """The source of axe-core."""
     package = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
     return (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def one_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a summary draw trade-offs alone of what it draws of its main table."""
+    monkeypatch.setattr(run_plots, "PLOTS", (run_plots.trade_offs,))

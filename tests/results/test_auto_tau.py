@@ -165,6 +165,7 @@ def test_what_is_missed_and_unknown_is_told_never_silent(tmp_path: Path) -> None
     assert f"- house-2, seed 1: {NO_VALUE}\n" in text
 
 
+@pytest.mark.usefixtures("one_plot")
 def test_the_summary_shows_the_choice_and_can_make_it_again(tmp_path: Path) -> None:
     rule = AutoTau(TAUS, Target(LPIPS, at_most=0.25))
     frame, candidates = sweep(tmp_path, rule, ["cat-dog"])

@@ -71,10 +71,10 @@ def test_a_summary_tells_of_means_that_cannot_be(tmp_path: Path) -> None:
         for metric, value in (("mse@1", 0.0099), ("psnr@1", 20.0))
     ]
     write_run(tmp_path, frame, pd.DataFrame(values))
-    assert "This cannot be: fixed\\_seed: mse@1" in (text := summarise(tmp_path).markdown) or (
+    assert "This cannot be: fixed\\_seed: mse@1" in (text := summarise(tmp_path, draw=False).markdown) or (
         "This cannot be: fixed_seed: mse@1" in text
     )
     honest = pd.DataFrame(values)
     honest.loc[honest["metric"].eq("mse@1"), "value"] = 0.01
     write_run(tmp_path / "honest", frame, honest)
-    assert "This cannot be" not in summarise(tmp_path / "honest").markdown
+    assert "This cannot be" not in summarise(tmp_path / "honest", draw=False).markdown

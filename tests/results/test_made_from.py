@@ -1,5 +1,6 @@
 """A second summary of equal rows leaves files as they are; anything that changed makes them again."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,27 @@ from results.summary import summarise
 from tests.results.synthetic import make_frame, make_metrics, write_run
 
 
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("written") / "run"
     frame = make_frame(["cat-dog", "house-2"], seeds=range(1))
-    write_run(tmp_path / "run", frame, make_metrics(frame))
-    return tmp_path / "run"
+    write_run(run_dir, frame, make_metrics(frame))
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def summarised(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = shutil.copytree(written, tmp_path_factory.mktemp("summarised") / "run")
+    summarise(run_dir, reuse=True, draw=False)
+    return run_dir
+
+
+@pytest.fixture
+def run_dir(summarised: Path, tmp_path: Path) -> Path:
+    """A run whose tables are those of its rows, where they are too."""
+    run_dir = shutil.copytree(summarised, tmp_path / "run")
+    assert not summarise(run_dir, reuse=True, draw=False).tables
+    return run_dir
 
 
 def times(run_dir: Path) -> dict[str, int]:
@@ -22,7 +39,9 @@ def times(run_dir: Path) -> dict[str, int]:
     return {file.name: file.stat().st_mtime_ns for file in files}
 
 
-def test_equal_rows_are_not_tabulated_again(run_dir: Path) -> None:
+@pytest.mark.usefixtures("one_plot")
+def test_equal_rows_are_not_tabulated_again(written: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(written, tmp_path / "run")
     first = summarise(run_dir, reuse=True)
     before = times(run_dir)
     second = summarise(run_dir, reuse=True)
@@ -35,11 +54,11 @@ def test_equal_rows_are_not_tabulated_again(run_dir: Path) -> None:
     assert not second.tables
 
 
+@pytest.mark.usefixtures("one_plot")
 @pytest.mark.parametrize(
     "change", ["a file is gone", "a file is damaged", "other rows", "other code", "plots", "not asked for"]
 )
 def test_what_changed_makes_them_again(change: str, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    summarise(run_dir, reuse=True, draw=False)
     if change == "a file is gone":
         (run_dir / "tables" / "main.csv").unlink()
     elif change == "a file is damaged":
@@ -55,6 +74,5 @@ def test_what_changed_makes_them_again(change: str, run_dir: Path, monkeypatch: 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": 3, "inputs": "x"}'])
 def test_a_damaged_note_only_makes_them_again(content: str, run_dir: Path) -> None:
-    summarise(run_dir, reuse=True, draw=False)
     RunFolder(run_dir).made_from.write_text(content)
     assert summarise(run_dir, reuse=True, draw=False).tables

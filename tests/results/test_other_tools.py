@@ -76,6 +76,7 @@ def header(summary: Summary) -> str:
     return next(line for line in summary.markdown.splitlines() if line.startswith("| "))
 
 
+@pytest.mark.usefixtures("one_plot")
 def test_equal_pairs_share_tables_and_figures_whoever_made_them(run_dir: Path) -> None:
     before, files = header(summarise(run_dir)), names(run_dir)
     strip = width(run_dir / "strips" / "pairs.png")
@@ -88,6 +89,7 @@ def test_equal_pairs_share_tables_and_figures_whoever_made_them(run_dir: Path) -
     assert width(run_dir / "strips" / "pairs.png") > strip
 
 
+@pytest.mark.usefixtures("one_plot")
 def test_other_pairs_have_figures_of_their_own_and_no_older_one_stays(run_dir: Path) -> None:
     summarise(run_dir)
     assert {"trade_off.png", "trade_off.pdf"} <= names(run_dir)

@@ -155,6 +155,7 @@ def test_the_metrics_are_the_objectives_else_alignment_and_preservation() -> Non
     assert chosen_metrics(["ms_ssim@1", "clip_target_x@1"], {"ms_ssim@1": True}) is None
 
 
+@pytest.mark.usefixtures("one_plot")
 def test_a_summary_has_the_front_as_table_and_plot(finished_run: Path, tmp_path: Path) -> None:
     run_dir = shutil.copytree(finished_run, tmp_path / "run")
     summary = summarise(run_dir)
@@ -171,6 +172,7 @@ def test_a_summary_has_the_front_as_table_and_plot(finished_run: Path, tmp_path:
     assert "ms_ssim@1" in pd.read_csv(run_dir / "tables" / "pareto.csv").columns
 
 
+@pytest.mark.usefixtures("one_plot")
 def test_a_run_without_the_metrics_has_no_front(tmp_path: Path) -> None:
     frame = make_frame(["cat-dog"])
     write_run(tmp_path, frame, make_metrics(frame).query("metric == 'ms_ssim@1'"))

@@ -327,7 +327,7 @@ def test_a_summary_shows_published_numbers_where_asked(tmp_path: Path) -> None:
     frame = pd.DataFrame([make_row("cat-dog", seed, "fixed_seed") for seed in range(2)])
     values = [{"key": key, "metric": PIE[0], "value": 0.07, "reason": ""} for key in frame["key"]]
     write_run(tmp_path, frame, pd.DataFrame(values))
-    summary = summarise(tmp_path, published=["pie_bench"])
+    summary = summarise(tmp_path, published=["pie_bench"], draw=False)
     assert tmp_path / "tables" / "published.md" in summary.paths
     assert "tables/published.md" in summary.markdown
     rows = pd.read_csv(tmp_path / "tables" / "published.csv")

@@ -42,6 +42,7 @@ def test_without_drawing_there_are_tables_alone(finished_run: Path, tmp_path: Pa
     assert not {"plots", "strips"} & {path.name for path in run_dir.iterdir()}
 
 
+@pytest.mark.usefixtures("one_plot")
 def test_cells_are_told_once_for_all_tables_and_pictures(
     finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +62,7 @@ def test_cells_are_told_once_for_all_tables_and_pictures(
     assert told == [100 + 8]  # records, and a choice per pair and seed
 
 
+@pytest.mark.usefixtures("one_plot")
 def test_every_inversion_has_a_strip_with_what_needs_none(tmp_path: Path) -> None:
     frame = make_frame(["cat-dog"], seeds=range(1))
     free = frame["method"].isin(["source", "sdedit"])
@@ -80,7 +82,7 @@ def test_every_inversion_has_a_strip_with_what_needs_none(tmp_path: Path) -> Non
 def test_only_the_asked_for_cells_are_summarised(finished_run: Path, tmp_path: Path) -> None:
     run_dir = shutil.copytree(finished_run, tmp_path / "run")
     sources = load_records(run_dir).query("method == 'source'")
-    summary = summarise(run_dir, settings=sources[list(SETTING_TYPES)])
+    summary = summarise(run_dir, settings=sources[list(SETTING_TYPES)], draw=False)
     assert set(summary.tables["main"]["method"]) == {"source"}
 
 

@@ -26,18 +26,19 @@ import pandas as pd
 from results.store.records import load
 from results.tracking import Call, Wandb
 
-run_dir, mode, shard, most = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
+run_dir, mode, shards, most = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
 table = pd.DataFrame({"metric": ["lpips@1"], "mean": [0.5], "low": [float("nan")], "reasons": [{"equal": 2}]})
 tracking = Wandb(
     "project", mode=mode, tags=["a"], thumbnail_side=200, picture_side=32, most_pictures=most, timeout=2
 )
 command = "p2p-bench run experiment=tau_sweep seed=3 'run_dir=a b' sampling.guidance_scale=5"
-call = Call(
-    {"name": "tau_sweep", "seed": 3, "tau": [0, 0.5], "shard": "0/1", "tracking": {"mode": mode}},
-    load(run_dir), {} if shard else {"main": table}, {} if shard else {"strips/pairs": run_dir / "strip.png"},
-    command, shard and tuple(shard),
-)
-print(tracking.log_run(run_dir, call))
+for shard in shards:
+    call = Call(
+        {"name": "tau_sweep", "seed": 3, "tau": [0, 0.5], "shard": "0/1", "tracking": {"mode": mode}},
+        load(run_dir), {} if shard else {"main": table},
+        {} if shard else {"strips/pairs": run_dir / "strip.png"}, command, shard and tuple(shard),
+    )
+    print("id", tracking.log_run(run_dir, call))
 """
 
 
@@ -66,10 +67,10 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def log(
-    run_dir: Path, mode: str, shard: tuple[int, int] | None = None, most: int = 1000, **environment: str
-) -> tuple[str, str, str]:
-    """Log a run in a process of its own; its id, what it printed before, and its standard error."""
-    command = [sys.executable, "-c", SCRIPT, str(run_dir), mode, json.dumps(shard), str(most)]
+    run_dir: Path, mode: str, *shards: tuple[int, int] | None, most: int = 1000, **environment: str
+) -> tuple[list[str], str, str]:
+    """Log a run, or shards of it, in a process of its own; ids, what else was printed, and standard error."""
+    command = [sys.executable, "-c", SCRIPT, str(run_dir), mode, json.dumps(shards or [None]), str(most)]
     environment = {
         "PATH": "/usr/bin:/bin",
         "PYTHONPATH": str(ROOT),
@@ -78,8 +79,9 @@ def log(
     }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    *told, run_id = done.stdout.splitlines()
-    return run_id, "\n".join(told), done.stderr
+    printed = done.stdout.splitlines()
+    ids = [line.removeprefix("id ") for line in printed if line.startswith("id ")]
+    return ids, "\n".join(line for line in printed if not line.startswith("id ")), done.stderr
 
 
 def read_offline_run(path: Path) -> Iterator[Any]:
@@ -208,17 +210,17 @@ def test_records_and_report_are_artifacts_and_the_report_names_its_records(few: 
 
 
 def test_a_call_with_nothing_new_leaves_the_copy_and_one_with_more_replaces_it(run_dir: Path) -> None:
-    first, told, _ = log(run_dir, "offline")
+    [first], told, _ = log(run_dir, "offline")
     (copy,) = run_dir.glob("wandb/offline-run-*")
     assert (
         told
         == f"W&B: tau_sweep: seed=3, sampling.guidance_scale=5; to send it: wandb sync '{copy.resolve()}'"
     )
-    assert log(run_dir, "offline")[:2] == (first, told)
+    assert log(run_dir, "offline")[:2] == ([first], told)
     assert list(run_dir.glob("wandb/offline-run-*")) == [copy]
     more = make_frame(["house-10"], range(1))
     write_run(run_dir, more, make_metrics(more))
-    assert log(run_dir, "offline")[0] == first
+    assert log(run_dir, "offline")[0] == [first]
     assert not copy.exists()
     again = logged(run_dir)
     assert [row["pictures"] for row in again.history] == [36]
@@ -230,8 +232,7 @@ def test_a_call_with_nothing_new_leaves_the_copy_and_one_with_more_replaces_it(r
 
 
 def test_a_shard_has_a_copy_of_its_own_that_does_not_double(run_dir: Path) -> None:
-    whole, _, _ = log(run_dir, "offline")
-    ids = [log(run_dir, "offline", shard)[0] for shard in ((0, 2), (1, 2), (0, 2))]
+    (whole, *ids), _, _ = log(run_dir, "offline", None, (0, 2), (1, 2), (0, 2))
     assert ids[0] == ids[2]
     assert len({whole, *ids}) == 3 == len(list(run_dir.glob("wandb/offline-run-*")))
     copy = logged(run_dir, ids[1])
