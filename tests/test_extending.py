@@ -65,7 +65,7 @@ def follow(tmp_path: Path, on_tiny: list[str], monkeypatch: pytest.MonkeyPatch) 
             (tmp_path / name).write_text(text)
         assert commands_of(section)
         for command in commands_of(section):
-            small = [*model, "model.self_max_side=16", "device=cpu", "plots=false"]
+            small = [*model, "model.self_max_side=16", "device=cpu", "plots=false", "report=false"]
             assert p2p_bench(*command, *small, *added) == 0, command
         return tmp_path / "runs" / "default"
 

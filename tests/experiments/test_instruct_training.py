@@ -305,7 +305,13 @@ def test_a_training_gives_a_method_of_the_comparison(
     unet = UNet2DConditionModel.from_pretrained(out / "unet", dtype=torch.float32)
     assert unet.conv_in.weight[:, 4:].abs().max() > 0
     arguments = (
-        *("dataset=inline", "dataset.source_prompt=a cat in the snow", "metrics=pixel", "plots=false"),
+        *(
+            "dataset=inline",
+            "dataset.source_prompt=a cat in the snow",
+            "metrics=pixel",
+            "plots=false",
+            "report=false",
+        ),
         *("dataset.target_prompt=a dog in the snow", "device=cpu", "sampling.num_inference_steps=2"),
         *("grid=single", "~grid.methods.p2p", f"+grid.methods.instruct_pix2pix_embedded.path={out}"),
     )

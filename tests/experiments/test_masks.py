@@ -29,7 +29,7 @@ def bench(tiny_folder: Path, tmp_path: Path) -> Callable[..., int]:
             *("sampling.num_inference_steps=2", "dataset=table", f"dataset.path={tmp_path / 'pairs.csv'}"),
             *("grid=tau", "grid.seeds=[0]", "grid.methods.p2p.tau=[0]", "~grid.methods.fixed_seed"),
             f"run_dir={tmp_path / 'run'}",
-            *("metrics=pie_embedded", "~metrics.clip", "~metrics.lpips", "plots=false"),
+            *("metrics=pie_embedded", "~metrics.clip", "~metrics.lpips", "plots=false", "report=false"),
             *more,
         ]
         return p2p_bench(command, *arguments)
@@ -98,7 +98,7 @@ def test_another_mask_is_another_record(bench: Callable[..., int], tmp_path: Pat
     assert load_records(tmp_path / "run")["key"].nunique() == 4
 
 
-@pytest.mark.parametrize("exchanged", [np.eye(32), np.eye(48)])
+@pytest.mark.parametrize("exchanged", [np.eye(32), pytest.param(np.eye(48), marks=pytest.mark.slow)])
 def test_a_mask_of_a_run_that_was_exchanged_is_set_aside_when_it_is_read_and_made_again(
     bench: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], exchanged: np.ndarray
 ) -> None:

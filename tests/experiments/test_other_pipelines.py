@@ -33,7 +33,7 @@ def embedded(folder: Path, run_dir: Path) -> list[str]:
     return [
         *("device=cpu", "sampling.num_inference_steps=3", "grid=single", "~grid.methods.p2p"),
         *(f"+grid.methods.instruct_pix2pix.path={folder}", "metrics=pixel", "plots=false"),
-        f"run_dir={run_dir}",
+        *("report=false", f"run_dir={run_dir}"),
     ]
 
 
@@ -155,7 +155,13 @@ def test_the_pie_bench_comparison_plans_without_the_weights(
 
 def test_the_pie_bench_comparison_runs_in_miniature(cli: Cli, tmp_path: Path, run_dir: Path) -> None:
     data = [f"dataset.path={tmp_path / 'data'}", "dataset.per_category=1", "dataset.limit=2"]
-    few = ["device=cpu", "sampling.num_inference_steps=2", "plots=false", f"run_dir={run_dir}"]
+    few = [
+        "device=cpu",
+        "sampling.num_inference_steps=2",
+        "plots=false",
+        "report=false",
+        f"run_dir={run_dir}",
+    ]
     assert cli("run", "experiment=pie_bench_miniature", *data, *few) == 0
     records = load(run_dir)
     p2p = records[records["method"] == "p2p"]

@@ -47,7 +47,7 @@ def tiny(tiny_folder: Path, tmp_path: Path) -> list[str]:
         *("model=folder", f"model.path={tiny_folder}", "model.self_max_side=16", "device=cpu"),
         *("sampling.num_inference_steps=4", "dataset=table", f"dataset.path={tmp_path / 'pairs.jsonl'}"),
         *("grid=trade_off", "grid.seeds=[0]", "grid.methods.p2p.tau=[0.2]"),
-        *("grid.methods.sdedit.strength=[0.5]", "metrics=pixel", "plots=false"),
+        *("grid.methods.sdedit.strength=[0.5]", "metrics=pixel", "plots=false", "report=false"),
         f"run_dir={tmp_path / 'run'}",
     ]  # fmt: skip
 

@@ -14,6 +14,7 @@ import pytest
 import experiments.run
 import experiments.running.generate
 import experiments.scoring.score_run
+import results.tracking
 from evaluation.pixel import Pixel
 from experiments.running.png_files import read_png
 from experiments.running.provenance import read_provenance
@@ -226,7 +227,8 @@ def test_the_papers_templates_run_on_a_pipeline_from_disk(cli: Cli, tiny_folder:
         "grid.methods.p2p.tau=[0.2]",
         "grid.methods.sdedit.strength=[0.5]",
     ]
-    assert cli("run", "experiment=paper_templates", *tiny, *grid, f"run_dir={run_dir}") == 0
+    drawn = ["plots=false", "report=false", f"run_dir={run_dir}"]
+    assert cli("run", "experiment=paper_templates", *tiny, *grid, *drawn) == 0
     records = load_records(run_dir)
     assert records["pair_id"].nunique() == 7
     assert set(records.loc[records["method"] == "p2p", "operator"]) == {"replace", "refine"}
@@ -244,7 +246,19 @@ def test_a_run_is_copied_to_wandb_where_asked_for(cli: Cli, tiny: list[str], run
     assert len(list(run_dir.glob("wandb/offline-run-*/*.wandb"))) == 1
 
 
-def test_nothing_of_wandb_is_imported_otherwise(tiny: list[str], run_dir: Path) -> None:
+def test_nothing_of_wandb_is_imported_otherwise(
+    cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "wandb"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert cli("run", *tiny) == 0
+    assert "wandb" not in sys.modules
+    assert not hasattr(results.tracking, "wandb")  # nor with the one module that may import it
+    assert (run_dir / "tables" / "main.csv").is_file()
+
+
+@pytest.mark.slow
+def test_nothing_of_wandb_is_imported_by_a_process_of_its_own(tiny: list[str], run_dir: Path) -> None:
     code = "import sys; from experiments.run import main; main(); assert 'wandb' not in sys.modules"
     subprocess.run([sys.executable, "-c", code, "run", *tiny], check=True, capture_output=True)
     assert (run_dir / "tables" / "main.csv").is_file()

@@ -73,8 +73,15 @@ def test_a_signal_ends_a_run_in_one_line(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
-@pytest.mark.parametrize("multirun", [[], ["-m"]])
+@pytest.mark.parametrize(
+    ("number", "multirun"),
+    [
+        (signal.SIGUSR1, ["-m"]),
+        (signal.SIGUSR2, []),
+        pytest.param(signal.SIGUSR1, [], marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR2, ["-m"], marks=pytest.mark.slow),
+    ],
+)
 def test_the_signal_of_a_time_limit_ends_a_job_and_fails_no_group(
     number: int,
     multirun: list[str],
@@ -107,7 +114,10 @@ def test_the_signal_of_a_time_limit_ends_a_job_and_fails_no_group(
     assert cli("run", *tiny, "seed=[0,1]") == 0
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize(
+    "number",
+    [errno.ENOSPC, *(pytest.param(n, marks=pytest.mark.slow) for n in (errno.EROFS, errno.EDQUOT))],
+)
 def test_a_full_disk_stops_the_run_in_one_line_and_the_next_call_goes_on(
     number: int,
     cli: Cli,

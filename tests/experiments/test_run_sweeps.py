@@ -9,7 +9,7 @@ from results.store.records import load, load_records
 from tests.experiments.command import Cli, write_pairs
 
 
-@pytest.mark.parametrize("multirun", [False, True])
+@pytest.mark.parametrize("multirun", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_settings_that_coincide_for_some_pairs_are_tabled_with_all_of_them(
     multirun: bool, cli: Cli, tiny_without_pair: list[str], run_dir: Path, tmp_path: Path
 ) -> None:

@@ -25,7 +25,9 @@ TINY = ("model.dtype=float32", "device=cpu", "model.self_max_side=8", "model.ble
 NO_PICTURES = ("plots=false", "report=false", "metrics=pixel")
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["dev", "schnell"])
+@pytest.fixture(
+    scope="module", params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["dev", "schnell"]
+)
 def flux_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("flux") / "pipeline"
     test_flux.tiny_pipeline(request.param).to(torch.float32).save_pretrained(folder)
@@ -93,7 +95,7 @@ def test_qwen_image_is_planned_and_run(
 @pytest.mark.parametrize(
     ("name", "make", "rows"),
     [
-        ("flux2_klein", tiny_flux2.tiny_klein, 2),
+        pytest.param("flux2_klein", tiny_flux2.tiny_klein, 2, marks=pytest.mark.slow),
         ("flux2_dev", tiny_flux2.tiny_dev, 1),
         ("z_image", tiny_z_image.tiny_z_image, 2),
     ],

@@ -28,7 +28,7 @@ def test_deepfloyd_runs_with_its_upscaler(
         "grid.methods.p2p.tau=[0]",
         "grid.methods.sdedit.strength=[0.5]",
     ]
-    options = ["device=cpu", "sampling.num_inference_steps=4", "metrics=pixel", "plots=false"]
+    options = ["device=cpu", "sampling.num_inference_steps=4", "metrics=pixel", "plots=false", "report=false"]
     options.append(f"run_dir={run_dir}")
     assert cli("plan", *model, *pair, *grid, *options, "estimate=true") == 0
     assert "of denoising on this machine" in capsys.readouterr().out

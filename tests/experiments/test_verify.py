@@ -43,9 +43,13 @@ def test_a_whole_folder_is_whole_and_nothing_is_written(
     assert files(complete_run) == before
 
 
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_picture_exchanged_for_another_is_made_again_by_the_command_that_made_it(
-    cli: Cli, complete_run: Path, capfd: Capture
+    apart: bool, cli: Cli, complete_run: Path, capfd: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """In a process of its own, or in this one."""
+    if not apart:
+        monkeypatch.setattr(experiments.verify, "_run", lambda words, _: cli(*words))
     records = load_records(complete_run).set_index("method")
     picture, other = (complete_run / records.loc[name, "image"] for name in ("sdedit", "source"))
     before = read_png(picture)
@@ -60,6 +64,15 @@ def test_a_picture_exchanged_for_another_is_made_again_by_the_command_that_made_
     assert "running `cd " in capfd.readouterr().out
     np.testing.assert_allclose(read_png(picture), before, atol=4 / 255)
     assert picture.with_name(f"_{picture.name}.damaged").is_file()
+
+
+def test_a_command_is_run_in_a_process_of_its_own_and_its_failure_is_told(
+    run_dir: Path, tmp_path: Path, capfd: Capture
+) -> None:
+    experiments.verify._run(["nonsense"], str(tmp_path))
+    told = capfd.readouterr()
+    assert "nonsense" in told.err
+    assert told.out == "it ended with exit code 2\n"
 
 
 def test_what_was_planned_and_not_made_is_told_by_pair(

@@ -46,7 +46,7 @@ def undisturbed(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         *("run", "model=folder", f"model.path={tiny_folder}", "model.self_max_side=16", "device=cpu"),
         *("sampling.num_inference_steps=3", "sampling.max_batch=8", "grid=trade_off"),
         *("grid.methods.p2p.tau=[0,0.5,1]", "grid.methods.sdedit.strength=[0.5]", "metrics=pixel"),
-        *("plots=false", f"dataset.limit={5 if TIMES else 1}", "seed=[0,1]"),
+        *("plots=false", f"report={bool(TIMES)}", f"dataset.limit={5 if TIMES else 1}", "seed=[0,1]"),
     )
     folder = tmp_path_factory.mktemp("undisturbed")
     running = begin(folder / "told", *command, f"run_dir={folder / 'run'}")

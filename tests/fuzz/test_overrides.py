@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -42,6 +43,7 @@ MORE = (
 LEFT_OUT = ("estimate",)  # loads the model
 
 
+@cache
 def keys() -> list[str]:
     """Return every key of a plan's configuration, but for those that name a class or load weights."""
     with initialize_config_dir(str(experiments.run.CONF), version_base="1.3"):

@@ -83,6 +83,14 @@ def train_denoiser(world: World, monkeypatch: pytest.MonkeyPatch) -> Path:
     return told.folder
 
 
+ONE_WORLD = pytest.mark.parametrize(
+    "world",
+    [name if name == "phantoms" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES],
+    indirect=True,
+)
+
+
+@ONE_WORLD
 def test_a_pipeline_is_trained_of_every_world(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     train_vae.main(world, steps=1, batch_size=2, shards=1)
     folder = train_denoiser(world, monkeypatch)
@@ -94,6 +102,7 @@ def test_a_pipeline_is_trained_of_every_world(world: World, monkeypatch: pytest.
     assert {f"{word}</w>" for word in world.words} <= set(tokenizer["model"]["vocab"])
 
 
+@ONE_WORLD
 @pytest.mark.parametrize(
     ("train", "name"),
     [
