@@ -183,7 +183,18 @@ def placed(family: str, parts: bool) -> tuple[PromptToPrompt, list[str], list[st
     return method, [every[here]], [every[1 - here]]
 
 
-@pytest.mark.parametrize("parts", [False, True], ids=["whole", "parts"])
+@pytest.mark.parametrize(
+    ("model", "parts"),
+    [
+        *(pytest.param(family, True, id=f"{family}-parts") for family in ALL),
+        *(pytest.param(family, False, id=f"{family}-whole") for family in ("qwen_image", "flux2_klein")),
+        *(
+            pytest.param(family, False, id=f"{family}-whole", marks=pytest.mark.slow)
+            for family in ("sd3", "flux", "z_image")
+        ),
+    ],
+    indirect=["model"],
+)
 def test_it_equals_a_loop_on_formed_maps(model: Model, parts: bool) -> None:
     method, layers, read = placed(family_of(model), parts)
     factors = torch.ones_like(word_column(SWAP, None, model.tokenizers), dtype=torch.float64)

@@ -229,7 +229,13 @@ def test_null_text_waits_for_its_losses_alone(pipeline: StableDiffusionPipeline,
     assert editing.between(1, editing.calls) == []
 
 
-@pytest.mark.parametrize("family", FLOW_FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        *("sd3", "flux", "z_image"),
+        *(pytest.param(family, marks=pytest.mark.slow) for family in ("qwen_image", "flux2_klein")),
+    ],
+)
 def test_no_step_of_joint_attention_waits(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     device = MadeUpDevice("cuda")
     model = tiny_flow_model(family, torch.float32)
@@ -260,7 +266,11 @@ def test_no_step_of_joint_attention_waits(family: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("family", "inversion"), [("sd3", RFInversion(eta_stop=1.0)), ("flux", FireFlow(keep_states=True))]
+    ("family", "inversion"),
+    [
+        ("sd3", RFInversion(eta_stop=1.0)),
+        pytest.param("flux", FireFlow(keep_states=True), marks=pytest.mark.slow),
+    ],
 )
 def test_no_step_along_a_flow_waits(family: str, inversion: Inversion) -> None:
     device = MadeUpDevice("cuda")

@@ -110,7 +110,9 @@ ByHand = Callable[[Path, Image.Image, torch.Generator], Image.Image]
     ("pipeline", "call", "prepare", "by_hand"),
     [
         ("StableDiffusionInstructPix2PixPipeline", FOLLOW, {}, by_instruction),
-        ("LEditsPPPipelineStableDiffusion", GUIDE, {"invert": INVERT}, by_inversion),
+        pytest.param(
+            "LEditsPPPipelineStableDiffusion", GUIDE, {"invert": INVERT}, by_inversion, marks=pytest.mark.slow
+        ),
         (
             "StableDiffusionImg2ImgPipeline",  # a third one comes by its arguments alone
             {

@@ -88,8 +88,8 @@ def latents(model: Model, edits: Sequence[tuple[str, Any]], max_batch: int = 64)
     ("target", "operator", "heads", "edited", "blend_heads", "read"),
     [
         (SWAP, "replace", 0, [0], "1", [1]),
-        (SWAP, "replace", None, [0, 1], "no-0", [1]),
-        (ADD, "refine", "no-0", [1], None, [0, 1]),
+        pytest.param(SWAP, "replace", None, [0, 1], "no-0", [1], marks=pytest.mark.slow),
+        pytest.param(ADD, "refine", "no-0", [1], None, [0, 1], marks=pytest.mark.slow),
         (ADD, "refine", ["0..1"], [0, 1], [0], [0]),
     ],
 )
@@ -151,7 +151,9 @@ def test_where_layers_have_two_and_four_heads(folder: Any, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("family", ["flux", "pixart"])
-@pytest.mark.parametrize("name", ["replace, per word", "refine, per word, blended"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("replace, per word", marks=pytest.mark.slow), "refine, per word, blended"]
+)
 def test_in_heads_of_a_transformer_an_edit_equals_formed_maps(family: str, name: str) -> None:
     module: Any = test_flux if family == "flux" else test_pixart
     model: Model = tiny_flow_model("flux")

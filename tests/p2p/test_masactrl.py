@@ -38,9 +38,18 @@ def mutual(start_step: int, first: int) -> Taken:
     return Taken(dict.fromkeys(LAYERS[first:], "kv"), range(start_step, STEPS + 1))
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize(
-    ("start_step", "start_layer", "first"), [(0, 0, 0), (1, "auto", 5), (2, 3, 3), (3, 6, 6)]
+    ("start_step", "start_layer", "first", "guidance"),
+    [
+        (0, 0, 0, 1.0),
+        (1, "auto", 5, 3.0),
+        (2, 3, 3, 1.0),
+        (3, 6, 6, 3.0),
+        pytest.param(0, 0, 0, 3.0, marks=pytest.mark.slow),
+        pytest.param(1, "auto", 5, 1.0, marks=pytest.mark.slow),
+        pytest.param(2, 3, 3, 3.0, marks=pytest.mark.slow),
+        pytest.param(3, 6, 6, 1.0, marks=pytest.mark.slow),
+    ],
 )
 def test_it_equals_the_published_formula(
     calm_model: StableDiffusion,

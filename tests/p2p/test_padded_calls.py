@@ -58,7 +58,7 @@ def assert_equal(ours: dict[tuple[int, int], Tensor], theirs: dict[tuple[int, in
         torch.testing.assert_close(ours[branch], latents, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize("blend", [False, True], ids=["", "blend"])
+@pytest.mark.parametrize("blend", [pytest.param(False, marks=pytest.mark.slow), True], ids=["", "blend"])
 @pytest.mark.usefixtures("padded_calls")
 def test_edits_are_those_of_other_calls(calm_model: StableDiffusion, blend: bool) -> None:
     own = groups(calm_model, METHODS, blend)
@@ -80,7 +80,11 @@ def test_edits_without_guidance_and_beside_single_layers_are_those_of_other_call
 
 
 @pytest.mark.usefixtures("padded_calls")
-@pytest.mark.parametrize("inversion", [Direct(), NullText(inner_steps=1)], ids=["direct", "null-text"])
+@pytest.mark.parametrize(
+    "inversion",
+    [Direct(), pytest.param(NullText(inner_steps=1), marks=pytest.mark.slow)],
+    ids=["direct", "null-text"],
+)
 def test_edits_of_pictures_are_those_of_other_calls(
     calm_model: StableDiffusion, picture: Tensor, inversion: Direct | NullText
 ) -> None:
@@ -94,7 +98,7 @@ def test_edits_of_pictures_are_those_of_other_calls(
 
 
 @pytest.mark.usefixtures("padded_calls")
-@pytest.mark.parametrize("max_batch", [16, 64])
+@pytest.mark.parametrize("max_batch", [16, pytest.param(64, marks=pytest.mark.slow)])
 def test_padding_is_not_counted(calm_model: StableDiffusion, max_batch: int) -> None:
     own, sampling = groups(calm_model, METHODS, True)[:1], Sampling(STEPS, max_batch=max_batch)
     sizes: list[int] = []

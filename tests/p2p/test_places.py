@@ -87,7 +87,7 @@ def branches(all_named: Any) -> list[tuple[str, PromptToPrompt]]:
     return [*edits, (ADD, PromptToPrompt(blocks=all_named[:1], tau=0.5, local_blend=False))]
 
 
-@pytest.mark.parametrize("family", ["unet", "flux"])
+@pytest.mark.parametrize("family", ["unet", pytest.param("flux", marks=pytest.mark.slow)])
 def test_branches_with_places_of_their_own_share_calls(calm_model: StableDiffusion, family: str) -> None:
     """In calls of every size each equals itself alone, and all layers by name are what no names are."""
     model = calm_model if family == "unet" else tiny_flow_model("flux")

@@ -59,8 +59,15 @@ def test_identity_and_calls_are_those_of_diffusers_own_scheduler(
 
 
 @pytest.mark.parametrize("trained", [1, 7, 1000])
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize(
+    ("prediction", "offset"),
+    [
+        ("epsilon", 1),
+        ("v_prediction", 0),
+        pytest.param("epsilon", 0, marks=pytest.mark.slow),
+        pytest.param("v_prediction", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_calls_are_those_that_diffusers_makes(trained: int, prediction: str, offset: int) -> None:
     settings = {"num_train_timesteps": trained, "prediction_type": prediction, "steps_offset": offset}
     for betas in ({"beta_start": 1e-6, "beta_end": 1e-6}, {"beta_start": 0.02, "beta_end": 0.02}):

@@ -1,7 +1,7 @@
 """Prompt-to-Prompt by projections: against loops written by hand over diffusers' transformers with processors
 of their own, as branches of a tree, and in chosen blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, pairwise
 from typing import Any
@@ -138,7 +138,15 @@ for family in ALL:
     ]
 
 
-@pytest.mark.parametrize("case", range(9))
+def each_case() -> Iterator[Any]:
+    """Yield every case of every family: all of Flux.2's and three of the others' are fast."""
+    for family in ALL:
+        for case in range(9):
+            fast = family == "flux2_klein" or case in (0, 3, 8)
+            yield pytest.param(family, case, marks=() if fast else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("model", "case"), list(each_case()), indirect=["model"])
 def test_it_equals_a_loop_over_the_transformer(model: Model, case: int) -> None:
     method, layers, window = CASES[family_of(model)][case]
     expected = torch.stack(by_hand(model, layers, window, method))
@@ -192,12 +200,17 @@ def edits_of(model: Model) -> list[tuple[str, Any]]:
     ]
 
 
+@pytest.mark.parametrize(
+    "model",
+    [one if one in ("flux", "z_image") else pytest.param(one, marks=pytest.mark.slow) for one in ALL],
+    indirect=True,
+)
 def test_beside_other_edits_and_in_any_calls_it_is_the_same(model: Model) -> None:
     assert_the_same_in_any_calls(model)
 
 
 @pytest.mark.parametrize(
-    "family", ["flux", *(pytest.param(f, marks=pytest.mark.slow) for f in ALL if f != "flux")]
+    "family", ["qwen_image", *(pytest.param(f, marks=pytest.mark.slow) for f in ALL if f != "qwen_image")]
 )
 def test_an_edit_of_a_picture_is_the_same_in_any_calls(family: str) -> None:
     assert_the_same_in_any_calls(tiny_flow_model(family), RFSolver())

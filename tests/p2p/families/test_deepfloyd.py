@@ -137,7 +137,9 @@ def test_a_scheduler_without_learned_variance_gets_noise_alone(base: DeepFloyd) 
         base.pipeline.scheduler = original
 
 
-@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize(
+    "name", [n if n in ("replace", "refine") else pytest.param(n, marks=pytest.mark.slow) for n in EDITS]
+)
 def test_edits_of_the_base_equal_formed_maps(base: DeepFloyd, name: str) -> None:
     check_edit(base, lambda prompts, generators: call(base, prompts, generators), name, JointMaps)
 
@@ -200,7 +202,7 @@ def test_both_stages_equal_plain_diffusers_with_one_generator(model: DeepFloyd) 
     assert (edited.images[2] - edited.images[0]).abs().max() > 10 / 255
 
 
-@pytest.mark.parametrize("name", ["replace", "refine"])
+@pytest.mark.parametrize("name", [pytest.param("replace", marks=pytest.mark.slow), "refine"])
 @pytest.mark.usefixtures("padded_calls")
 def test_edits_of_the_upscaler_equal_formed_maps(model: DeepFloyd, name: str) -> None:
     upscaler = model.upscaler

@@ -1,7 +1,7 @@
 """What holds of every transformer: its edits equal formed maps in calls of any size, padded ones too, and
 equal prompts give the source."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -126,9 +126,15 @@ FAMILIES = {
 COMPILED = [name for name in FAMILIES if name != "z_image"]
 
 
-def each(names: Iterable[str]) -> list[Any]:
+ALIKE = ("pixart_sigma",)  # attends as pixart does
+
+
+def each(names: Iterable[str], slow: Collection[str] = ()) -> list[Any]:
     """Return parameters whose tests one worker runs, family by family."""
-    return [pytest.param(name, marks=pytest.mark.xdist_group(f"{name} edits")) for name in names]
+    marks = {name: [pytest.mark.xdist_group(f"{name} edits")] for name in names}
+    return [
+        pytest.param(name, marks=own + [pytest.mark.slow] * (name in slow)) for name, own in marks.items()
+    ]
 
 
 @pytest.fixture(scope="module", params=each(FAMILIES))
@@ -151,6 +157,7 @@ def formed(family: Family, model: Model) -> list[Tensor]:
     return formed_edits(model, family.run, family.processor, STEPS)
 
 
+@pytest.mark.parametrize("name", each(FAMILIES, ALIKE), indirect=True)
 @pytest.mark.parametrize("max_batch", [2, pytest.param(6, marks=pytest.mark.slow), 64])
 def test_edits_equal_formed_maps(family: Family, model: Model, formed: list[Tensor], max_batch: int) -> None:
     assert_engine_equals(
@@ -159,7 +166,7 @@ def test_edits_equal_formed_maps(family: Family, model: Model, formed: list[Tens
 
 
 @pytest.mark.usefixtures("padded_calls")
-@pytest.mark.parametrize("name", each(COMPILED), indirect=True)
+@pytest.mark.parametrize("name", each(COMPILED, ALIKE), indirect=True)
 @pytest.mark.parametrize(
     "max_batch", [pytest.param(2, marks=pytest.mark.slow), 6, pytest.param(64, marks=pytest.mark.slow)]
 )
@@ -301,7 +308,7 @@ PLAIN: dict[str, dict[str, Any]] = {  # how diffusers' own call is told not to g
 
 
 @pytest.mark.parametrize("of", each(FAMILIES))
-@pytest.mark.parametrize(("height", "width"), [(16, 24), (32, 16)])
+@pytest.mark.parametrize(("height", "width"), [(16, 24), pytest.param(32, 16, marks=pytest.mark.slow)])
 def test_an_image_of_unlike_sides_is_that_of_diffusers(of: str, height: int, width: int) -> None:
     square = FAMILIES[of].model()
     side = height // 4  # of tokens

@@ -101,7 +101,7 @@ def test_stable_diffusion_turbo(sd_folder: Path, steps: int) -> None:
     assert_equals_its_own_call(model, steps, 1.0, 0.0, SINGLE)
 
 
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_stable_diffusion_xl_turbo(sdxl_folder: Path, steps: int) -> None:
     model = from_yaml("sdxl_turbo", f"path={sdxl_folder}", *SIDES, "variant=null").load()
     scheduler = model.new_scheduler(4)
@@ -120,7 +120,11 @@ def test_turbo_models_are_planned_without_weights(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "steps", "scale", "own_scale"),
-    [("sd35_medium", 3, 4.5, 4.5), ("sd35_large", 3, 3.5, 3.5), ("sd35_large_turbo", 4, 1.0, 0.0)],
+    [
+        ("sd35_medium", 3, 4.5, 4.5),
+        pytest.param("sd35_large", 3, 3.5, 3.5, marks=pytest.mark.slow),
+        ("sd35_large_turbo", 4, 1.0, 0.0),
+    ],
 )
 def test_stable_diffusion_35(name: str, steps: int, scale: float, own_scale: float, tmp_path: Path) -> None:
     pipeline = test_stable_diffusion_3.tiny_pipeline(with_t5=False)
@@ -132,7 +136,7 @@ def test_stable_diffusion_35(name: str, steps: int, scale: float, own_scale: flo
     assert counted[3] == pytest.approx(0.0089, abs=1e-4)  # of four steps three count
 
 
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_flux_schnell_reads_256_tokens(steps: int, tmp_path: Path) -> None:
     test_flux.tiny_pipeline(guidance_embeds=False).save_pretrained(tmp_path)
     side = (*SIDES, "+height=32", "+width=32")

@@ -94,6 +94,8 @@ def test_it_equals_plain_diffusers(model: LatentDiffusion, tmp_path: Path, quant
     assert model.encode(torch.rand(2, 3, 128, 128)).shape == (2, *model.latent_shape)
 
 
-@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize(
+    "name", [n if n in ("replace", "refine") else pytest.param(n, marks=pytest.mark.slow) for n in EDITS]
+)
 def test_edits_equal_formed_maps(model: LatentDiffusion, name: str) -> None:
     check_edit(model, lambda prompts, generators: call(model, prompts, generators), name)

@@ -68,7 +68,9 @@ def test_it_equals_plain_diffusers(model: StableDiffusion) -> None:
     )
 
 
-@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize(
+    "name", [n if n in ("replace", "refine") else pytest.param(n, marks=pytest.mark.slow) for n in EDITS]
+)
 def test_edits_equal_formed_maps(model: StableDiffusion, name: str) -> None:
     check_edit(model, lambda prompts, generators: call(model, prompts, generators), name)
 

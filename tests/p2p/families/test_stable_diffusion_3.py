@@ -143,7 +143,7 @@ def test_no_map_is_formed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_no_map_is_formed(model, partial(FormedProcessor, pixels=32**2), monkeypatch)
 
 
-@pytest.mark.parametrize("with_t5", [True, False])
+@pytest.mark.parametrize("with_t5", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_saved_folder_is_loaded_through_its_yaml(with_t5: bool, tmp_path: Path) -> None:
     """Without text_encoder_3 its block holds zeros for diffusers, and no word for the alignment."""
     pipeline = tiny_pipeline(with_t5)

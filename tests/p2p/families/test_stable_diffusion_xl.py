@@ -99,7 +99,9 @@ def test_it_equals_plain_diffusers(model: StableDiffusionXL) -> None:
     )
 
 
-@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize(
+    "name", [n if n in ("replace", "refine") else pytest.param(n, marks=pytest.mark.slow) for n in EDITS]
+)
 def test_edits_equal_formed_maps(model: StableDiffusionXL, name: str) -> None:
     check_edit(model, lambda prompts, generators: call(model, prompts, generators), name)
 

@@ -89,7 +89,7 @@ def test_paths_that_need_the_noise_alone_do_not_hold_all_states(
             assert {path.latents.untyped_storage().nbytes() for path in paths} == {latents.nbytes}
 
 
-@pytest.mark.parametrize("operator", ["replace", "refine"])
+@pytest.mark.parametrize("operator", ["replace", pytest.param("refine", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("inversion", [DDIM(), Direct(), NullText(inner_steps=0)], ids=str)
 def test_edits_on_an_inversion_equal_a_naive_loop(
     model: StableDiffusion, image: Tensor, inversion: Inversion, operator: str

@@ -46,6 +46,7 @@ INVERSIONS = [
     EditFriendly(skip=0.25),
     Virtual(),
 ]
+PLAIN = (DDIM, NegativePrompt, Direct)  # whose paths hold no more than those of the others
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,11 @@ def test_identical_prompts_give_the_reconstruction(
         torch.testing.assert_close(other, source, rtol=0, atol=ROUNDING)
 
 
-@pytest.mark.parametrize("inversion", INVERSIONS, ids=str)
+@pytest.mark.parametrize(
+    "inversion",
+    [one if type(one) not in PLAIN else pytest.param(one, marks=pytest.mark.slow) for one in INVERSIONS],
+    ids=str,
+)
 def test_a_tree_of_edits_equals_one_by_one_and_costs_what_was_planned(
     model: StableDiffusion, image: Tensor, inversion: Inversion
 ) -> None:

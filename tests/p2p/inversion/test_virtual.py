@@ -48,7 +48,7 @@ SEED = 3
 EXACT, SINGLE = 1e-8, 1e-4  # levels are float32 in both; through a random UNet their rounding grows
 
 
-@pytest.fixture(params=["lcm", "lcm_guided", "sdxl_turbo", "sd_turbo"])
+@pytest.fixture(scope="module", params=["lcm", "lcm_guided", "sdxl_turbo", "sd_turbo"])
 def few_step(request: pytest.FixtureRequest) -> tuple[str, Model]:
     """A few-step model, loaded through its YAML, in double precision, with pictures of 32 pixels."""
     name = request.param
