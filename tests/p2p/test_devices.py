@@ -199,7 +199,10 @@ def invert_there(
 
 @pytest.mark.parametrize(
     "inversion",
-    [DDIM(), Direct(), EditFriendly(skip=0.0), NegativePrompt(), Proximal(), NoiseShifted(0.0)],
+    [
+        *(Direct(), EditFriendly(skip=0.0), Proximal(), NoiseShifted(0.0)),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in (DDIM(), NegativePrompt())),
+    ],
     ids=lambda inversion: inversion.label,
 )
 def test_no_step_of_an_inversion_waits(
