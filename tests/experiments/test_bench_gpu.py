@@ -197,6 +197,7 @@ def test_memory_and_waits_are_figures_on_cuda(monkeypatch: pytest.MonkeyPatch) -
     assert gpu_fast.waits_a_step({4: 13, 8: 21}) == 2
 
 
+@pytest.mark.slow
 def test_random_pipelines_stay_finite_over_many_steps() -> None:
     """So do they in float16, whose largest number is 65,504: latents end a thousand times below it."""
     job = {"operator": "refine", "side": 16, "guidance": 7.5, "steps": 20}

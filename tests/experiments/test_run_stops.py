@@ -200,7 +200,12 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damaged", DAMAGES)
+LIKE = ("provenance/*.json", "metrics/pixel@2/columns.json")  # damage that others stand for
+
+
+@pytest.mark.parametrize(
+    "damaged", [pytest.param(one, marks=pytest.mark.slow) if one in LIKE else one for one in DAMAGES]
+)
 def test_a_damaged_file_is_told_and_what_it_held_is_there_again(
     damaged: str, cli: Cli, tiny: list[str], complete_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

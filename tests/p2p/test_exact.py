@@ -121,7 +121,13 @@ def test_the_engine_equals_formed_maps(model: StableDiffusion, number: int) -> N
         model.pipeline.scheduler = original
 
 
-@pytest.mark.parametrize("kind", FULL)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(k, marks=pytest.mark.slow) if k in ("full source", "full target, replaced") else k
+        for k in FULL
+    ],
+)
 def test_prompts_without_padding_equal_formed_maps(model: StableDiffusion, kind: str) -> None:
     operator, source, target, _ = FULL[kind]
     lengths = [len(model.tokenizers[0](prompt)["input_ids"]) for prompt in (source, target)]

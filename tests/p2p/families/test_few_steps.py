@@ -94,7 +94,7 @@ def test_a_latent_consistency_model_is_planned_without_weights() -> None:
         spec.unet_calls(51)
 
 
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("steps", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_stable_diffusion_turbo(sd_folder: Path, steps: int) -> None:
     model = from_yaml("sd_turbo", f"path={sd_folder}", *SIDES).load()
     assert model.new_scheduler(4).timesteps.tolist() == [999, 749, 499, 249]

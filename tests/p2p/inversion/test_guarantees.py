@@ -53,7 +53,7 @@ def test_shrink_is_the_proximal_operator_of_each_norm() -> None:
     assert Shrink("l0", quantile=5 / 7 + 1e-6)(difference).tolist() == [-3.0, 0.0, 0.0, 2.0]
 
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 3.0, 20.0])
+@pytest.mark.parametrize("guidance_scale", [1.0, pytest.param(3.0, marks=pytest.mark.slow), 20.0])
 def test_direct_gives_the_source_back_bit_for_bit(
     model: StableDiffusion, image: Tensor, guidance_scale: float
 ) -> None:
