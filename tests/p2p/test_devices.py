@@ -43,7 +43,7 @@ from p2p import (
 )
 from p2p.engine import generate, source_paths, tree_latents
 from p2p.prepared import Mixes
-from tests.p2p.inversion.flow_models import FLOW_FAMILIES, tiny_flow_model
+from tests.p2p.inversion.flow_models import tiny_flow_model
 from tests.p2p.made_up_device import MadeUpDevice, Waits
 
 SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a cat with a hat on a bench"
