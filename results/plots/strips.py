@@ -128,9 +128,9 @@ def _draw_header(
 
 
 def _setting_lines(setting: str, side: int) -> list[str]:
-    """Break a setting at its commas, three lines at most."""
+    """Break a setting at its commas, three lines at most; the end of a long value tells it from others."""
     parts = setting.split(", ", 2)
-    return [_fit(part, side, _font(12)) for part in parts]
+    return [_fit_end(part, side, _font(12)) for part in parts]
 
 
 def _columns(rows: pd.DataFrame) -> list[tuple[str, str]]:
@@ -225,3 +225,13 @@ def _font(size: int, name: str = "DejaVuSans.ttf") -> ImageFont.FreeTypeFont:
     # matplotlib brings this font along: wide coverage, the same picture on every machine.
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", name)
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _fit_end(setting: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+    """Fit "name=value", of whose value the beginning goes first."""
+    name, equals, value = setting.partition("=")
+    if not equals or font.getlength(setting) <= width:
+        return _fit(setting, width, font)
+    while value and font.getlength(f"{name}=…{value}") > width:
+        value = value[1:]
+    return _fit(f"{name}=…{value}", width, font)

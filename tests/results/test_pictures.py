@@ -295,3 +295,16 @@ def test_strips_survive_failures_missing_files_large_pictures_and_any_prompt(tmp
     assert picture.width < 1200
     with pytest.raises(ValueError, match="none of the pairs"):
         strips.strip(tmp_path, with_cells(load(tmp_path)), ["absent"])
+
+
+def test_long_settings_over_a_strip_s_columns_are_told_from_each_other() -> None:
+    folders = [f"path=checkpoints/embedded/instruct_{kind}, τ 0.2" for kind in ("filtered", "unfiltered")]
+    first, second = (strips._setting_lines(setting, 128) for setting in folders)
+    assert first[0].startswith("path=…")
+    assert first[0].endswith("t_filtered")
+    assert second[0].endswith("_unfiltered")
+    assert first[1] == "τ 0.2"
+    assert strips._setting_lines("strength 0.5, local_blend=true", 128) == [
+        "strength 0.5",
+        "local_blend=true",
+    ]
