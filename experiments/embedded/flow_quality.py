@@ -1,5 +1,5 @@
 """What a flow transformer of the embedded world shows on held-out scenes and prompts: `make quality-flow`
-measures what `make train-flow` made (`--weights FOLDER`: another pipeline) and writes QUALITY.md there.
+measures the shipped one (`--weights FOLDER`: another pipeline) and writes QUALITY.md there.
 
 Prompts, seeds and judges are those of quality.py; the goals are its own.
 """
@@ -19,7 +19,7 @@ from experiments.embedded.figures import Figure, generate_groups
 from experiments.embedded.judge import Judge
 from experiments.embedded.quality import end, parse, write
 from experiments.embedded.train_vae import to_model
-from experiments.embedded.training import CHECKPOINTS, WEIGHTS
+from experiments.embedded.training import WEIGHTS
 from experiments.embedded.worlds.scenes.definition import WORLD
 from experiments.embedded.worlds.scenes.quality import naming, preserved, swapped
 from p2p import (
@@ -41,7 +41,7 @@ from p2p.trajectory import Method, Trajectory
 
 SPEC = ModelSpec(
     "embedded_flow",
-    str(CHECKPOINTS / "flow"),
+    str(WEIGHTS / "flow"),
     pipeline="StableDiffusion3Pipeline",
     self_max_side=8,
     blend_side=8,
@@ -132,5 +132,5 @@ def main(weights: Path, device: str = "cpu") -> None:
 
 
 if __name__ == "__main__":
-    given = parse(str(__doc__), CHECKPOINTS / "flow")
+    given = parse(str(__doc__), WEIGHTS / "flow")
     main(given.weights, given.device)

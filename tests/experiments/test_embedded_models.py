@@ -7,13 +7,14 @@ import torch
 from safetensors import safe_open
 
 from evaluation.clip import Clip
+from experiments.embedded import flow_quality
 from experiments.embedded.judge import Judge
 from experiments.embedded.quality import pointing_game, spec
 from experiments.embedded.quality_metrics import clip_held_out, judge_held_out
 from experiments.embedded.train_vae import psnr
 from experiments.embedded.training import WEIGHTS
 from experiments.embedded.worlds.scenes.definition import WORLD
-from p2p import FixedSeed, PromptToPrompt, Sampling, StableDiffusion, edit
+from p2p import FixedSeed, Model, PromptToPrompt, RFSolver, Sampling, StableDiffusion, edit
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +22,14 @@ def model() -> StableDiffusion:
     return spec(WORLD).load()
 
 
+@pytest.fixture(scope="module")
+def flow() -> Model:
+    return flow_quality.SPEC.load()
+
+
 def test_weights_are_safe_half_precision_and_small() -> None:
     files = list(WEIGHTS.rglob("*.safetensors"))
-    assert sum(file.stat().st_size for file in files) < 30e6
+    assert sum(file.stat().st_size for file in files) < 35e6
     for file in files:
         with safe_open(file, "pt") as weights:
             types = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
@@ -33,7 +39,7 @@ def test_weights_are_safe_half_precision_and_small() -> None:
 
 
 def test_every_model_has_a_card() -> None:
-    for name in ("pipeline", "pipeline/vae", "clip", "lpips", "judge"):
+    for name in ("pipeline", "pipeline/vae", "flow", "clip", "lpips", "judge"):
         card = json.loads((WEIGHTS / name / "card.json").read_text())
         assert {"data", "recipe", "time"} <= set(card)
 
@@ -87,3 +93,20 @@ def test_injection_keeps_the_picture(model: StableDiffusion) -> None:
             p2p, fixed = ((image - edited.source).square().mean() for image in edited.images)
             kept.append(p2p < fixed)
     assert torch.stack(kept).float().mean() >= 0.75
+
+
+def test_along_the_flow_a_picture_is_found_again(flow: Model) -> None:
+    alone, again = flow_quality.reconstruction(flow, (RFSolver(),), 4, steps=8)
+    assert again.value >= 25
+    assert again.value >= alone.value - 1
+
+
+def test_injected_maps_of_the_flow_transformer_keep_the_picture(flow: Model) -> None:
+    for source, target in (
+        ("a cat in the snow", "a dog in the snow"),
+        ("a bus in a field", "a castle in a field"),
+    ):
+        edits = [(target, PromptToPrompt(tau=0.2)), (target, FixedSeed())]
+        edited = edit(flow, source, edits, 0, Sampling(8, guidance_scale=3.0))
+        p2p, fixed = ((image - edited.source).square().mean() for image in edited.images)
+        assert p2p < 0.8 * fixed
