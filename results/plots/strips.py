@@ -221,12 +221,6 @@ def _fit(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
     return text + "…"
 
 
-def _font(size: int, name: str = "DejaVuSans.ttf") -> ImageFont.FreeTypeFont:
-    # matplotlib brings this font along: wide coverage, the same picture on every machine.
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", name)
-    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
-
-
 def _fit_end(setting: str, width: int, font: ImageFont.FreeTypeFont) -> str:
     """Fit "name=value", of whose value the beginning goes first."""
     name, equals, value = setting.partition("=")
@@ -235,3 +229,9 @@ def _fit_end(setting: str, width: int, font: ImageFont.FreeTypeFont) -> str:
     while value and font.getlength(f"{name}=…{value}") > width:
         value = value[1:]
     return _fit(f"{name}=…{value}", width, font)
+
+
+def _font(size: int, name: str = "DejaVuSans.ttf") -> ImageFont.FreeTypeFont:
+    # matplotlib brings this font along: wide coverage, the same picture on every machine.
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", name)
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)

@@ -45,7 +45,7 @@ def test_every_model_has_a_card() -> None:
 
 
 def test_the_autoencoder_keeps_pictures(model: StableDiffusion) -> None:
-    assert psnr(model.pipeline.vae, WORLD.draw(40, (7, 5), True)) > 28
+    assert psnr(model.pipeline.vae, WORLD.draw(100, (7, 5), True)) > 28
 
 
 def test_the_text_encoder_is_blind_to_context(model: StableDiffusion) -> None:

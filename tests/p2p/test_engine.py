@@ -165,7 +165,8 @@ def test_a_tokenizer_that_is_used_as_it_is_is_not_copied(tiny_model: StableDiffu
     assert used.tokenizer is tiny_model.pipeline.tokenizer
 
 
-def test_one_seed_is_one_image_whatever_rides_along(tiny_model: StableDiffusion) -> None:
+@pytest.mark.parametrize("limit", [2, pytest.param(6, marks=pytest.mark.slow)])
+def test_one_seed_is_one_image_whatever_rides_along(tiny_model: StableDiffusion, limit: int) -> None:
     edits = [(SWAP, PromptToPrompt(tau=t)) for t in (0.0, 0.4, 1.0)] + [
         (ADD, PromptToPrompt(tau=0.2)),
         (SWAP, SDEdit(0.5)),
@@ -180,9 +181,9 @@ def test_one_seed_is_one_image_whatever_rides_along(tiny_model: StableDiffusion)
         group(tiny_model, edits[3:], seed=7),
     ]
     together = generate(tiny_model, groups, SAMPLING)
-    # Calls of two rows: the source's queries and keys outlive their own call.
+    # Chunks: the source's queries and keys outlive their own call.
     for one, other in zip(
-        generate(tiny_model, groups, replace(SAMPLING, max_batch=2)), together, strict=True
+        generate(tiny_model, groups, replace(SAMPLING, max_batch=limit)), together, strict=True
     ):
         assert_same(one.source, other.source)
         for image, same in zip(one.images, other.images, strict=True):

@@ -207,7 +207,7 @@ def test_beside_other_edits_and_in_any_chunks_it_is_the_same(
         for branch, edit in enumerate(group.edits, start=1):
             one = Group(group.source_prompt, group.seed, (edit,), group.image, group.inversion)
             alone[g, branch] = tree_latents(calm_model, [one], SAMPLING, paths=[paths[g]])[0, 1]
-    for max_batch in (2, 6):
+    for max_batch in (2, 6, 64):
         counted: list[int] = []
         calls = Calls(max_batch, counted.append)
         together = tree_latents(calm_model, groups, SAMPLING, calls, paths)

@@ -95,7 +95,7 @@ def test_branches_with_places_of_their_own_share_calls(calm_model: StableDiffusi
     edits = branches(names)
     alone = [latents(model, [edit])[0] for edit in edits]
     tolerance = EXACT if family == "unet" else 1e-5  # flow matching's scheduler rounds to single precision
-    for size in (2, 6):
+    for size in (2, 6, 64):
         together = latents(model, edits, replace(SAMPLING, max_batch=size))
         for one, other in zip(together, alone, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=tolerance)
