@@ -31,7 +31,8 @@ from results.tables.paper import USUAL, Layout
 
 if TYPE_CHECKING:
     from evaluation.metric import Metric
-    from experiments.executors.on_ray import Cluster, OnRay
+    from experiments.executors.on_ray import OnRay
+    from experiments.executors.ray_cluster import Cluster
     from p2p.families.model import Model
     from p2p.inversion.inversion import Inversion
     from p2p.loading.pipeline_spec import Pipelines
@@ -292,7 +293,7 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     from experiments.running.provenance import write_provenance
     from experiments.running.record_rows import RunInfo
     from experiments.scoring.score_run import evaluate_run
-    from experiments.scoring.score_stream import ScoreStream
+    from experiments.scoring.score_stream import ScoreStream, same_cores
     from experiments.study import write_at_end
     from results.store.records import has_records, merge_rows
     from results.store.setting_rows import write_settings
@@ -324,8 +325,8 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
 
         with closing(ready.cluster):
             plan, units = ready.cluster.share_out(ready.left)
-            work = Work.of(job.model, job.metrics, info, plan, part.keys())
-            failed = ready.cluster.carry_out(work, units)
+            work = Work.of(job.model, job.metrics, info, plan)
+            failed = ready.cluster.carry_out(work, units, part.keys())
     else:
         if ready.model is not None:
             with ScoreStream(job.run_dir, job.metrics) as scores:
@@ -365,11 +366,6 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
         print(f"{failed} groups failed; the next call tries them again")
     print(job.run_dir)
     return failed
-
-
-def same_cores(model: Model) -> bool:
-    """Say whether metrics beside the denoiser would take its cores, so that they had better come after it."""
-    return model.device.type == "cpu"
 
 
 def track(job: Job, plan: Plan, multirun: bool, summary: Summary | None = None) -> None:

@@ -97,6 +97,7 @@ MEANING = {
         f"overlap_{side}_{part}": f"{side} px, {what}"
         for side in overlap.SIDES
         for part, what in {
+            "worker": "by a worker, unit by unit, whose driver takes no time",
             "ends_seconds": "seconds before the denoiser's first call and after its last one, once a run",
             "between": "share of the time in between in which it is not called, whatever the run's length",
         }.items()

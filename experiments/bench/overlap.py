@@ -27,6 +27,9 @@ from experiments.bench.measuring import Measured, Ratio
 from experiments.bench.shapes import SHAPES, model_at, random_pipeline
 from experiments.datasets.pair import Pair
 from experiments.embedded.training import WEIGHTS
+from experiments.executors import worker as worker_module
+from experiments.executors.units import plan_units
+from experiments.executors.worker import Work, Worker
 from experiments.planning.make_plan import make_plan
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan
@@ -35,13 +38,16 @@ from experiments.running.record_rows import RunInfo
 from experiments.running.saving import Saver
 from experiments.scoring.score_run import evaluate_run
 from experiments.scoring.score_stream import ScoreStream
-from p2p import FixedSeed, Sampling, StableDiffusion
+from p2p import FixedSeed, ModelSpec, Sampling, StableDiffusion
 from p2p.loading.pipeline_spec import Pipelines
 from results.store.records import load
 
+SPEC = ModelSpec("embedded", str(WEIGHTS / "pipeline"), 16, 16, dtype="float32", device="cpu")
 SIDES = (64, 512)
 KEYS = tuple(
-    f"overlap_{side}{part}" for part in ("", "_in_turn", "_ends_seconds", "_between") for side in SIDES
+    f"overlap_{side}{part}"
+    for part in ("", "_in_turn", "_worker", "_ends_seconds", "_between")
+    for side in SIDES
 )
 GOAL = 0.95
 TARGETS = ("dog", "horse", "fox")
@@ -108,8 +114,37 @@ def photo(side: int) -> Tensor:
     return (torch.stack([x, y, (x * y).sqrt()]) * 0.8 + 0.1 + grain).clamp(0, 1)
 
 
+Way = Callable[[StableDiffusion, Plan, Sequence[Metric], RunInfo], int]
+"""How a plan is carried out; returns how many groups failed."""
+
+
+def overlapping(model: StableDiffusion, plan: Plan, metrics: Sequence[Metric], info: RunInfo) -> int:
+    """As a run of one process does."""
+    with ScoreStream(info.run_dir, metrics) as scores:
+        return generate.run_plan(plan, model, info, Pipelines("cpu"), scores.add)
+
+
+def in_turn(model: StableDiffusion, plan: Plan, metrics: Sequence[Metric], info: RunInfo) -> int:
+    """Make, save and score one after the other."""
+    with mock.patch.object(generate, "Saver", InTurn):
+        return generate.run_plan(plan, model, info, Pipelines("cpu"))
+
+
+def by_a_worker(model: StableDiffusion, plan: Plan, metrics: Sequence[Metric], info: RunInfo) -> int:
+    """As a worker does whose driver takes no time."""
+    worker = Worker()
+    with (
+        mock.patch.object(ModelSpec, "load", return_value=model),
+        mock.patch.object(worker_module, "same_cores", return_value=False),
+    ):
+        worker.load(Work.of(SPEC, metrics, info, plan))
+    failed = sum(worker.carry_out(unit).failed for unit in plan_units(plan))
+    worker.end_scoring()
+    return failed
+
+
 def taken(
-    model: StableDiffusion, plan: Plan, metrics: list[Metric], sleeping: Sleeping, overlaps: bool
+    model: StableDiffusion, plan: Plan, metrics: Sequence[Metric], sleeping: Sleeping, way: Way
 ) -> Taken:
     """Carry out a run and return where its wall time went.
 
@@ -120,12 +155,7 @@ def taken(
         info = RunInfo(run_dir, "stand-in", "stand-in", run_dir / "cache")
         sleeping.calls.clear()
         began = time.perf_counter()
-        if overlaps:
-            with ScoreStream(run_dir, metrics) as scores:
-                failed = generate.run_plan(plan, model, info, Pipelines("cpu"), scores.add)
-        else:
-            with mock.patch.object(generate, "Saver", InTurn):
-                failed = generate.run_plan(plan, model, info, Pipelines("cpu"))
+        failed = way(model, plan, metrics, info)
         failed += evaluate_run(run_dir, metrics, plan.keys())
         ended = time.perf_counter()
         values = load(run_dir)
@@ -163,14 +193,17 @@ def measure(runs: Mapping[int, tuple[int, float]], say: Callable[[str], None]) -
             mock.patch.object(pipeline.unet, "forward", sleeping),
             mock.patch.object(StableDiffusion, "decode", lambda _, latents: decode(latents)),
         ):
-            in_turn = taken(model, plan, metrics, sleeping, False)
-            run = taken(model, plan, metrics, sleeping, True)
-        told = {"": run.share, "_in_turn": in_turn.share, "_ends_seconds": run.ends}
+            one_by_one = taken(model, plan, metrics, sleeping, in_turn)
+            worker = taken(model, plan, metrics, sleeping, by_a_worker)
+            run = taken(model, plan, metrics, sleeping, overlapping)
+        told = {"": run.share, "_in_turn": one_by_one.share, "_worker": worker.share}
+        told["_ends_seconds"] = run.ends
         told["_between"] = run.between / (run.asleep + run.between)
         figures |= {f"overlap_{side}{part}": Ratio(value, value, value) for part, value in told.items()}
         long_enough = run.long_enough(GOAL)
         say(
-            f"{side} px, {pictures} pictures: {run.share:.3f}, in turn {in_turn.share:.3f}; "
+            f"{side} px, {pictures} pictures: {run.share:.3f}, in turn {one_by_one.share:.3f}, "
+            f"by a worker {worker.share:.3f}; "
             f"{run.asleep:.1f} s in the denoiser, {run.ends:.2f} s at the ends, {run.between:.2f} s between "
             f"its calls; {GOAL} "
             + ("in no run" if math.isinf(long_enough) else f"in runs of {long_enough:.0f} s and more")

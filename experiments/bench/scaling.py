@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from evaluation.clip import Clip
@@ -26,12 +27,20 @@ from evaluation.pixel import Pixel
 from experiments.bench.measuring import Measured, Ratio
 from experiments.datasets.pair import Pair
 from experiments.embedded.training import WEIGHTS
-from experiments.executors.units import Unit, costliest_first, makespan, parted_units, plan_units
+from experiments.executors.units import (
+    Unit,
+    costliest_first,
+    makespan,
+    parted_units,
+    plan_units,
+    scoring_units,
+)
 from experiments.executors.worker import Work, Worker
 from experiments.planning.make_plan import make_plan
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan
 from experiments.running.record_rows import RunInfo
+from experiments.scoring.score_run import to_score
 from p2p import ModelSpec, PromptToPrompt, Sampling, SDEdit
 
 KEYS = ("workers_speedup", "scaling_whole_1024", "scaling_parted_1024")
@@ -49,7 +58,7 @@ class Took:
 
     start: float  # seconds until the last of them could work
     wall: float  # from then until the last one ended
-    units: list[tuple[int, float]]  # cost and seconds of each unit
+    units: list[tuple[int, float]]  # cost and seconds of each unit, with its share of the scoring
 
 
 def sweep(pairs: int, seeds: int, steps: int) -> Plan:
@@ -72,8 +81,8 @@ def _load(work: Work, all_there: Any) -> None:
     all_there.wait()
 
 
-def _carry_out(unit: Unit) -> tuple[int, float]:
-    done = WORKER.carry_out(unit)
+def _carry_out(unit: Unit, todo: Sequence[pd.DataFrame] = ()) -> tuple[int, float]:
+    done = WORKER.carry_out(unit, todo)
     if done.failed:
         raise RuntimeError(f"workers: {done.failed} groups failed")
     return unit.cost, done.seconds
@@ -89,15 +98,21 @@ def carried_out(plan: Plan, count: int) -> Took:
     ]
     with tempfile.TemporaryDirectory() as name:
         info = RunInfo(Path(name), "bench", SPEC.name, Path(name) / "cache")
-        work = Work.of(SPEC, metrics, info, plan, plan.keys())
+        work = Work.of(SPEC, metrics, info, plan)
         units = costliest_first(plan_units(plan))
         began = time.perf_counter()
         with ProcessPoolExecutor(count, context, _load, (work, context.Barrier(count))) as pool:
             wait([pool.submit(time.perf_counter) for _ in range(count)])
             loaded = time.perf_counter()
             took = list(pool.map(_carry_out, units))
+            left = to_score(info.run_dir, metrics, plan.keys())
+            names = sorted({str(name) for records in left for name in records["group"]})
+            to_do = scoring_units(names, count)
+            parts = [[records[records["group"].isin(unit.made)] for records in left] for unit in to_do]
+            scored = sum(seconds for _, seconds in pool.map(_carry_out, to_do, parts))
             ended = time.perf_counter()
-    return Took(loaded - began, ended - loaded, took)
+    cost = sum(unit.cost for unit in units)
+    return Took(loaded - began, ended - loaded, [(one, took + scored * one / cost) for one, took in took])
 
 
 def simulated(units: Sequence[Unit], took: Took, workers: int, slower: float) -> float:

@@ -12,7 +12,7 @@ from experiments.planning.plan import Plan
 from p2p.groups import batches
 
 MOST_LOSSES = 2  # of workers over one unit
-SCORED_AT_ONCE = 16  # groups
+SCORED_AT_ONCE = 16  # groups at most
 LEAST_PART = 4  # edits of a part of a group
 SHARES = (2.0, 1.0, 0.5)  # of what is left a worker, beyond which groups are parted: ways that are compared
 WORTH = 0.02  # share of the time that a way has to save to be preferred to a simpler one
@@ -44,10 +44,10 @@ def plan_units(plan: Plan) -> list[Unit]:
     return [Unit(groups=tuple(part), cost=sum(plan.costs[place] for place in part)) for part in parts]
 
 
-def scoring_units(made: Sequence[str]) -> list[Unit]:
-    """Return units of the groups with these names, which are made and lack values."""
-    parts = (made[i : i + SCORED_AT_ONCE] for i in range(0, len(made), SCORED_AT_ONCE))
-    return [Unit(made=tuple(part)) for part in parts]
+def scoring_units(made: Sequence[str], workers: int) -> list[Unit]:
+    """Return units of the groups with these names, which are made and lack values, for so many workers."""
+    size = min(SCORED_AT_ONCE, -(-len(made) // (2 * workers)))
+    return [Unit(made=tuple(made[i : i + size])) for i in range(0, len(made), max(1, size))]
 
 
 def parted_units(plan: Plan, workers: int) -> tuple[Plan, list[Unit]]:

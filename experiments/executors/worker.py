@@ -1,4 +1,4 @@
-"""A worker: loads model and metrics once, then makes, saves and scores units of a plan.
+"""A worker: loads model and metrics once, then makes and saves units of a plan, and scores pictures.
 
 What is told while it works, records of the log and lines for the terminal, is kept for the driver.
 """
@@ -9,12 +9,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, replace
 from io import TextIOBase
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -23,12 +22,12 @@ from experiments.executors.units import Unit
 from experiments.planning.plan import Plan
 from experiments.running.generate import check_model, make_groups, pictures_of
 from experiments.running.record_rows import RunInfo
-from experiments.scoring.score_run import evaluate_records, lacking, to_score
+from experiments.scoring.score_run import evaluate_records
+from experiments.scoring.score_stream import ScoreStream, same_cores
 from p2p.devices import exact_float32, resolve_device
 from p2p.loading.model_spec import ModelSpec
 from p2p.loading.pipeline_spec import Pipelines
-from results.store.records import RECORD_TYPES, has_records, load_records, record_rows, scored_keys
-from results.store.row_files import as_frame
+from results.store.records import RECORD_TYPES, has_records, load_records
 
 Line = tuple[int, str, str]
 """Level, logger and text of what is told; the logger of a line for the terminal is ""."""
@@ -43,29 +42,21 @@ class Work:
     info: RunInfo
     plan: Plan  # what is left to make
     earlier: pd.DataFrame  # the records that the store has of it
-    scored: Sequence[frozenset[str]]  # for each metric, keys of the plan that have values
-    unscored: Sequence[pd.DataFrame]  # for each metric, records to score of what is not in the plan
     folder: Path  # where relative paths start
     level: int = logging.WARNING  # from which on the log is told
 
     @classmethod
-    def of(
-        cls, model: ModelSpec, metrics: Sequence[Metric], info: RunInfo, plan: Plan, keys: Collection[str]
-    ) -> Work:
-        """Return the work of making a plan, and of scoring all pictures with these keys, its own included."""
-        run_dir, own = info.run_dir, plan.keys()
+    def of(cls, model: ModelSpec, metrics: Sequence[Metric], info: RunInfo, plan: Plan) -> Work:
+        """Return the work of making a plan, and of scoring pictures of its run."""
         none = pd.DataFrame(columns=list(RECORD_TYPES))
-        records = load_records(run_dir) if has_records(run_dir) else none
-        scored = scored_keys(run_dir, [metric.names for metric in metrics])
+        records = load_records(info.run_dir) if has_records(info.run_dir) else none
         device = resolve_device(model.device, elsewhere=True).type
         return cls(
             model=replace(model, device=device),
             metrics=metrics,
             info=info,
             plan=plan,
-            earlier=records[records["key"].isin(list(own))],
-            scored=[frozenset(whole & own) for whole, _ in scored],
-            unscored=to_score(run_dir, metrics, set(keys) - own),
+            earlier=records[records["key"].isin(list(plan.keys()))],
             folder=Path.cwd(),
             level=logging.getLogger("experiments").getEffectiveLevel(),
         )
@@ -83,10 +74,17 @@ class Done:
 
 
 class Worker:
-    """Carries out units; one at a time, while another thread may ask what it has to tell."""
+    """Carries out units; one at a time, while another thread may ask what it has to tell.
+
+    Where metrics have other cores than the denoiser, pictures are scored beside it, also while the next unit
+    is made, until `end_scoring`; what a store lacks then is for units to score, and so is all where they have
+    the same cores.
+    """
 
     def __init__(self) -> None:
         self._told = _Told()
+        self._beside = ExitStack()
+        self._scores: ScoreStream | None = None
 
     def load(self, work: Work) -> list[Line]:
         """Load what the work needs; return what is to tell.
@@ -113,18 +111,33 @@ class Worker:
                 check_model(work.plan, self._model)
                 self._pipelines = Pipelines(self._model.device)
                 self._pipelines.load(work.plan.pipelines)
+                if not same_cores(self._model):
+                    stream = ScoreStream(work.info.run_dir, work.metrics)
+                    self._scores = self._beside.enter_context(stream)
             for metric in work.metrics:
                 metric.check()
         return self._told.taken()[1]
 
-    def carry_out(self, unit: Unit) -> Done:
-        """Make and score a unit. OSError where nothing more can be written."""
+    def carry_out(self, unit: Unit, todo: Sequence[pd.DataFrame] = ()) -> Done:
+        """Make a unit, or score the records that each metric has `todo` of it.
+
+        OSError where nothing more can be written.
+        """
         began, processor = time.monotonic(), time.process_time()
         self._told.rows = 0
         with redirect_stdout(self._told.stream):
-            failed = self._make(unit) if unit.groups else self._score_made(unit)
+            if unit.groups:
+                failed = self._make(unit)
+            else:
+                failed = evaluate_records(self._work.info.run_dir, self._work.metrics, todo)
         rows, lines = self._told.taken()
         return Done(failed, rows, time.monotonic() - began, time.process_time() - processor, lines)
+
+    def end_scoring(self) -> list[Line]:
+        """End what is scored beside making; return what is to tell."""
+        with redirect_stdout(self._told.stream):
+            self._beside.close()
+        return self._told.taken()[1]
 
     def told(self) -> tuple[int, list[Line]]:
         """Return the rows of the denoiser that the unit at hand has taken, and what is to tell since."""
@@ -133,23 +146,10 @@ class Worker:
     def _make(self, unit: Unit) -> int:
         work = self._work
         plan = replace(work.plan, groups=tuple(work.plan.groups[place] for place in unit.groups))
-        keys = plan.keys()
-        before = work.earlier[work.earlier["key"].isin(list(keys))]
-        frames = [before]
+        before = work.earlier[work.earlier["key"].isin(list(plan.keys()))]
         info = replace(work.info, recorded=pictures_of(before))
-
-        def written(rows: Sequence[Mapping[str, Any]]) -> None:
-            frames.append(as_frame(record_rows(rows), RECORD_TYPES))
-
-        failed = make_groups(plan, self._model, info, self._pipelines, self._told.count, written)
-        records = pd.concat([frame for frame in reversed(frames) if len(frame)] or [before])
-        todo = lacking(records, keys, work.scored)
-        return failed + evaluate_records(info.run_dir, work.metrics, todo)
-
-    def _score_made(self, unit: Unit) -> int:
-        work = self._work
-        todo = [left[left["group"].isin(unit.made)] for left in work.unscored]
-        return evaluate_records(work.info.run_dir, work.metrics, todo)
+        scored = [self._scores.add] if self._scores else []
+        return make_groups(plan, self._model, info, self._pipelines, self._told.count, *scored)
 
 
 class _Told(logging.Handler):

@@ -20,10 +20,16 @@ from experiments.scoring.score_run import (
     value_rows,
     with_source_digests,
 )
+from p2p.families.model import Model
 from results.store.records import metric_files, metric_rows, scored_keys
 from results.store.row_files import RowFiles
 
 _log = logging.getLogger(__name__)
+
+
+def same_cores(model: Model) -> bool:
+    """Say whether metrics beside the denoiser would take its cores, so that they had better come after it."""
+    return model.device.type == "cpu"
 
 
 class ScoreStream:

@@ -136,6 +136,20 @@ def test_what_a_killed_worker_had_is_tried_again(
     all_there(run_dir)
 
 
+def test_what_a_killed_worker_had_not_scored_is_scored_at_the_end(
+    cluster: Any, second: Any, tiny_folder: Path, run_dir: Path
+) -> None:
+    """Workers score while they make; values of the killed one waited to be written."""
+    beside = "model.pipeline=tests.cluster.beside_family.Beside"
+    call = run(*tiny(tiny_folder, run_dir), beside, *on(cluster))
+    kill_one_at_work(run_dir)
+    carried_out(call)
+    all_there(run_dir)
+    here = run_dir.parent / "here"
+    carried_out(run(*tiny(tiny_folder, here), beside))
+    pd.testing.assert_frame_equal(values(run_dir), values(here))
+
+
 def test_what_a_lost_node_had_is_made_on_the_others(
     cluster: Any, second: Any, tiny_folder: Path, run_dir: Path
 ) -> None:

@@ -178,7 +178,7 @@ def test_a_run_on_another_device_scores_while_it_makes(
 
     monkeypatch.setattr(experiments.running.generate, "generate", wait_for_values)
     monkeypatch.setattr("results.store.row_files.GATHERED_ROWS", 1)
-    monkeypatch.setattr("experiments.job.same_cores", lambda model: False)
+    monkeypatch.setattr("experiments.scoring.score_stream.same_cores", lambda model: False)
     assert cli("run", *tiny, "sampling.max_batch=2", "seed=[0,1]") == 0
     assert there
     assert not load(run_dir)["reason:mse@1"].isin(["not evaluated"]).any()

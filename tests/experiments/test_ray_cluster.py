@@ -1,0 +1,185 @@
+"""Units shared out among workers, on a stand-in for Ray whose calls are carried out where they are made."""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from evaluation.pixel import Pixel
+from experiments.executors.on_ray import OnRay
+from experiments.executors.ray_cluster import Cluster
+from experiments.executors.worker import Worker
+from results.store.records import RECORD_IDENTITY, load_metrics, load_records
+from tests.experiments.command import Cli
+
+SEEDS = "seed=[0,1]"
+
+
+class RayError(Exception):
+    """That a worker has ended."""
+
+
+class RayTaskError(RayError):
+    """That a worker's call has raised."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+@dataclass(eq=False)
+class Ended:
+    """A call, and what it has come to."""
+
+    error: Exception | None
+    value: Any = None
+
+
+@dataclass
+class Actor:
+    """A worker in this process; `ends` says before which of its calls it ends."""
+
+    worker: Any
+    ends: Callable[[str, Any], bool]
+    alive: bool = True
+
+    def __getattr__(self, name: str) -> Any:
+        return SimpleNamespace(remote=lambda *given: self._call(name, *given))
+
+    def _call(self, name: str, *given: Any) -> Any:
+        self.alive = self.alive and not self.ends(name, given)
+        if not self.alive:
+            return Ended(RayError("The actor is dead"))
+        try:
+            return Ended(None, getattr(self.worker, name)(*given))
+        except Exception as error:
+            return Ended(RayTaskError(error))
+
+
+class Ray(SimpleNamespace):
+    """As much of Ray as is used."""
+
+    def __init__(self) -> None:
+        super().__init__(exceptions=SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError))
+        self.actors: list[Actor] = []
+        self.ends: Callable[[str, Any], bool] = lambda name, given: False
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def remote(self, kind: type) -> Any:
+        def made() -> Actor:
+            self.actors.append(Actor(kind(), lambda name, given: self.ends(name, given)))
+            return self.actors[-1]
+
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=made))
+
+    def wait(self, calls: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return calls, []
+
+    def get(self, call: Any) -> Any:
+        if call.error is not None:
+            raise call.error
+        return call.value
+
+    def kill(self, actor: Actor) -> None:
+        actor.alive = False
+
+    def shutdown(self) -> None:
+        pass
+
+
+@pytest.fixture(params=[True, False], ids=["one device", "two devices"])
+def ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ray]:
+    """Ray with a place for two workers, whose denoiser and metrics share cores or do not."""
+    made = Ray()
+    monkeypatch.setitem(sys.modules, "ray", made)
+    monkeypatch.setattr(OnRay, "check", lambda *_: None)
+    monkeypatch.setattr(OnRay, "start", lambda *_: Cluster(2, {}, None))
+    monkeypatch.setattr("experiments.executors.worker.same_cores", lambda _: request.param)
+    made.beside = not request.param
+    return made
+
+
+def values(run_dir: Path) -> pd.DataFrame:
+    return load_metrics(run_dir).sort_values(["key", "metric"], ignore_index=True)
+
+
+def recorded(run_dir: Path) -> pd.DataFrame:
+    records = load_records(run_dir).drop(columns="seconds")
+    return records.sort_values(RECORD_IDENTITY, ignore_index=True)
+
+
+def test_workers_make_and_score_what_one_process_does(
+    ray: Ray, cli: Cli, tiny: list[str], run_dir: Path, tmp_path: Path
+) -> None:
+    scored: list[str] = []
+
+    def seen(name: str, given: Any) -> bool:
+        scored.extend(given[0].made if name == "carry_out" else ())
+        return False
+
+    ray.ends = seen
+    few = "sampling.max_batch=4"  # a unit for each seed
+    assert cli("run", *tiny, SEEDS, few, "executor=ray") == 0
+    assert len(ray.actors) == 2
+    assert bool(scored) != ray.beside  # beside making, or afterwards
+    here = tmp_path / "here"
+    assert cli("run", *tiny, SEEDS, few, f"run_dir={here}") == 0
+    pd.testing.assert_frame_equal(recorded(run_dir), recorded(here))
+    pd.testing.assert_frame_equal(values(run_dir), values(here))
+
+
+def test_what_a_worker_had_not_scored_when_it_ended_is_scored_by_others(
+    ray: Ray, cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values wait to be written, and are lost with the first worker, which has made a unit."""
+    monkeypatch.setattr("experiments.scoring.score_stream.ScoreStream._score", lambda _: None)
+    ray.ends = lambda name, given: name == "end_scoring"
+    assert cli("run", *tiny, SEEDS, "sampling.max_batch=4", "executor=ray") == 0
+    assert len(ray.actors) == 4  # two more, as both ended
+    assert set(load_metrics(run_dir)["key"]) == set(load_records(run_dir)["key"])
+
+
+def test_a_unit_whose_worker_ended_is_made_by_another(
+    ray: Ray, cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[Any] = []
+
+    def once(name: str, given: Any) -> bool:
+        if name == "carry_out" and not ended:
+            ended.append(given[0])
+            return True
+        return False
+
+    ray.ends = once
+    assert cli("run", *tiny, SEEDS, "sampling.max_batch=4", "executor=ray") == 0
+    assert "1 workers ended before their time" in capsys.readouterr().out
+    assert set(load_records(run_dir)["status"]) == {"ok"}
+    assert set(load_metrics(run_dir)["key"]) == set(load_records(run_dir)["key"])
+
+
+def test_a_group_that_cannot_be_scored_is_told_and_left(
+    ray: Ray, cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Pixel, edits: Any) -> Any:
+        raise ValueError("no score today")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pixel, "__call__", broken)
+        assert cli("run", *tiny, SEEDS, "executor=ray") == 1
+    assert load_metrics(run_dir).empty
+    assert cli("run", *tiny, SEEDS, "executor=ray") == 0
+    assert set(load_metrics(run_dir)["key"]) == set(load_records(run_dir)["key"])
+
+
+def test_the_end_of_scoring_raises_what_a_worker_met(ray: Ray, cli: Cli, tiny: list[str]) -> None:
+    """Also a disk that is full, by which the call ends as it would in one process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Worker, "end_scoring", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+        assert cli("run", *tiny, SEEDS, "executor=ray") != 0
