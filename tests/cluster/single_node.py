@@ -164,7 +164,11 @@ def _answers(slurm: Slurm, *command: str) -> bool:
 
 
 def end_with_parent() -> None:
-    """Let the kernel end this process, before it becomes another program, when the test's process dies."""
+    """Let the kernel end this process, before it becomes another program, when the test's process dies.
+
+    Ctrl-C reaches it also where the tests are a shell's background job, which would ignore that.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
