@@ -16,7 +16,7 @@ LEAVES = ("p2p", "evaluation", "results")
 ONLY_IN = {
     "hydra": ("experiments/run.py", "experiments/configured.py", "experiments/hydra_errors.py"),
     "omegaconf": ("experiments/run.py", "experiments/configured.py", "experiments/hydra_errors.py"),
-    "ray": ("experiments/executors/on_ray.py",),
+    "ray": ("experiments/executors/on_ray.py", "experiments/executors/ray_cluster.py"),
     "wandb": ("results/tracking.py",),
 }
 MOST_PARAMETERS = 6
