@@ -81,9 +81,9 @@ class Cluster:
                 run.todo = to_score(work.info.run_dir, work.metrics, keys)
                 groups = sorted({str(name) for left in run.todo for name in left["group"]})
                 run.carried_out(scoring_units(groups, self.workers), self.workers)
-            except SystemError as error:  # as which Ray (2.60) tells what the handler of a signal raised
-                stop = error.__cause__
-                if stop is None or isinstance(stop, Exception):
+            except SystemError as error:
+                stop = _raised_by_handler(error)
+                if stop is None:
                     raise
                 raise stop from None
         if run.lost:
@@ -307,6 +307,17 @@ class _Run:
         elif time.monotonic() > self.began + PLACELESS:
             _log.warning("no worker could be started for %.0f s; is the cluster full?", PLACELESS)
             self.began = float("inf")
+
+
+def _raised_by_handler(error: SystemError) -> BaseException | None:
+    """Return what the handler of a signal raised, which Ray (2.60) tells by SystemErrors of each other.
+
+    None where they come of something else.
+    """
+    stop: BaseException | None = error
+    while isinstance(stop, SystemError):
+        stop = stop.__cause__
+    return None if isinstance(stop, Exception) else stop
 
 
 def _cause(error: Any) -> Exception:

@@ -183,3 +183,28 @@ def test_the_end_of_scoring_raises_what_a_worker_met(ray: Ray, cli: Cli, tiny: l
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Worker, "end_scoring", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
         assert cli("run", *tiny, SEEDS, "executor=ray") != 0
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_signal_that_comes_as_a_system_error_stops_the_call(
+    ray: Ray, cli: Cli, tiny: list[str], depth: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        error: BaseException = KeyboardInterrupt()
+        for _ in range(depth):
+            told = SystemError("returned a result with an exception set")
+            told.__cause__, error = error, told
+        raise error
+
+    ray.wait = interrupted
+    assert cli("run", *tiny, "executor=ray") == 130
+    assert capsys.readouterr().err.endswith("stopped; the same command continues where it stood\n")
+
+
+def test_an_error_of_ray_s_own_is_not_taken_for_a_signal(ray: Ray, cli: Cli, tiny: list[str]) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise SystemError("unknown opcode")
+
+    ray.wait = broken
+    with pytest.raises(SystemError, match="unknown opcode"):
+        cli("run", *tiny, "executor=ray")
