@@ -96,7 +96,8 @@ def test_exit_codes_and_the_last_line_tell_of_a_shard_that_failed_and_of_one_at_
 def test_a_killed_shard_is_seen_in_the_run_folder_though_the_launcher_waits(
     slurm: Slurm, tiny_folder: Path, run_dir: Path
 ) -> None:
-    call = submitted(slurm, tiny_folder, run_dir)
+    slow = "sampling.num_inference_steps=40"  # so that groups are left when it is killed
+    call = submitted(slurm, tiny_folder, run_dir, slow)
     number = array(slurm)
     waited(lambda: any(seed % 2 for seed in recorded(run_dir)))
     slurm("scancel", "--signal=KILL", f"{number}_1")
