@@ -84,6 +84,11 @@ class Ready:
     pipelines: Pipelines
     cluster: Cluster | None = None  # of workers, where any have something to do
 
+    def close(self) -> None:
+        """End the workers, where there are any."""
+        if self.cluster is not None:
+            self.cluster.close()
+
 
 def grid_methods(
     grid: Mapping[Any, Any],

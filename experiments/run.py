@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from tempfile import TemporaryDirectory
@@ -319,7 +320,8 @@ def _carried_out(config: DictConfig) -> float | tuple[float, ...] | None:
 
     ready = _sound(lambda: make_ready(job))
     multirun = HydraConfig.get().mode == RunMode.MULTIRUN
-    failed = _sound(lambda: run(job, ready, multirun), exit_code=1)
+    with closing(ready):  # also where the folder cannot be written before the workers have begun
+        failed = _sound(lambda: run(job, ready, multirun), exit_code=1)
     if failed and multirun:
         raise _job_failed(f"{failed} groups failed, see the records")
     if failed:

@@ -11,11 +11,13 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
+from types import FrameType
 from typing import Any
 
 from experiments.executors.ray_cluster import Cluster, leave
@@ -30,6 +32,7 @@ PASSED_ON = re.compile(
 )
 """Variables that the nodes of a cluster are given: theirs are those of when it was started."""
 SECRET = re.compile(r"TOKEN(?!IZERS)|KEY|SECRET|PASSWORD")
+STOPS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 STORE_BYTES = 200_000_000  # for the plan; what does not fit is on the disk
 
 
@@ -110,16 +113,17 @@ class OnRay:
                 there = _this_machine(self._gpus(device))
                 # Short: the path of a socket has at most 107 letters.
                 folder = Path(mkdtemp(prefix="p2p-ray-", dir="/tmp" if os.path.isdir("/tmp") else None))
-                ray.init(
-                    address="local",
-                    num_cpus=int(there["CPU"]),
-                    num_gpus=int(there["GPU"]),
-                    include_dashboard=False,
-                    object_store_memory=STORE_BYTES,
-                    _node_ip_address="127.0.0.1",
-                    _temp_dir=str(folder),
-                    **quiet,
-                )
+                with signals_wait():
+                    ray.init(
+                        address="local",
+                        num_cpus=int(there["CPU"]),
+                        num_gpus=int(there["GPU"]),
+                        include_dashboard=False,
+                        object_store_memory=STORE_BYTES,
+                        _node_ip_address="127.0.0.1",
+                        _temp_dir=str(folder),
+                        **quiet,
+                    )
             else:
                 self._knock()
                 ray.init(address=self.address, **quiet)
@@ -187,6 +191,35 @@ class OnRay:
             "max_concurrency": 2,  # one that works, one that tells
             "runtime_env": {"env_vars": {**passed, "PYTHONPATH": path, **hidden, **threads}},
         }
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Let the first signal that stops the call do so at the end; a second one does at once.
+
+    Ray starts processes of its own, and Python (3.11) drops what a handler raises while it forks.
+    """
+    noted: list[int] = []
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in STOPS if hasattr(signal, name)]
+        handlers = {number: signal.getsignal(number) for number in numbers}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        if len(noted) > 1:
+            handlers[number](number, frame)
+
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if len(noted) == 1:
+            signal.raise_signal(noted[0])
 
 
 def _this_machine(gpus: float) -> dict[str, float]:

@@ -236,7 +236,8 @@ class _Run:
     def _drop(self, hand: _Hand, cause: Exception) -> None:
         """Go on without a worker that could not load; raise its cause where there is no other one."""
         self._remove(hand)
-        self.wanted -= 1
+        # There are more workers than wanted where less is to be scored than was to be made.
+        self.wanted = max(self.wanted - 1, len(self.hands))
         if not self.wanted:
             raise cause from None
         _log.warning("a worker cannot be had, %d are left: %s", self.wanted, told(cause))

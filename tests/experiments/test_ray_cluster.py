@@ -1,5 +1,6 @@
 """Units shared out among workers, on a stand-in for Ray whose calls are carried out where they are made."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ import pandas as pd
 import pytest
 
 from evaluation.pixel import Pixel
-from experiments.executors.on_ray import OnRay
+from experiments.executors.on_ray import OnRay, signals_wait
 from experiments.executors.ray_cluster import Cluster
+from experiments.executors.units import Unit
 from experiments.executors.worker import Worker
 from results.store.records import RECORD_IDENTITY, load_metrics, load_records
 from tests.experiments.command import Cli
@@ -146,6 +148,34 @@ def test_what_a_worker_had_not_scored_when_it_ended_is_scored_by_others(
     assert set(load_metrics(run_dir)["key"]) == set(load_records(run_dir)["key"])
 
 
+def test_a_worker_that_cannot_load_by_the_time_of_scoring_leaves_it_to_the_others(
+    ray: Ray, cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It starts for a unit to make, and is not needed for the one unit to score."""
+    scored: list[str] = []
+
+    def seen(name: str, given: Any) -> bool:
+        scored.extend(given[0].made if name == "carry_out" else ())
+        return False
+
+    def loaded(self: Worker, work: Any) -> Any:
+        if len(ray.actors) == 2:
+            raise OSError("no weights on this node")
+        return load(self, work)
+
+    def late(calls: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return [call for call in calls if call.error is None or scored], []
+
+    load, ray.ends, ray.wait = Worker.load, seen, late
+    monkeypatch.setattr(Worker, "load", loaded)
+    monkeypatch.setattr("experiments.scoring.score_stream.ScoreStream._score", lambda _: None)
+    one_unit = "experiments.executors.ray_cluster.scoring_units"
+    monkeypatch.setattr(one_unit, lambda made, _: [Unit(made=tuple(made))])
+    assert cli("run", *tiny, SEEDS, "sampling.max_batch=4", "executor=ray") == 0
+    assert len(ray.actors) == 2
+    assert set(load_metrics(run_dir)["key"]) == set(load_records(run_dir)["key"])
+
+
 def test_a_unit_whose_worker_ended_is_made_by_another(
     ray: Ray, cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +215,20 @@ def test_the_end_of_scoring_raises_what_a_worker_met(ray: Ray, cli: Cli, tiny: l
         assert cli("run", *tiny, SEEDS, "executor=ray") != 0
 
 
+def test_workers_end_where_the_folder_cannot_be_written_before_they_begin(
+    ray: Ray, cli: Cli, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A multirun goes on in this process: its next job starts Ray again."""
+    ended: list[bool] = []
+    ray.shutdown = lambda: ended.append(True)
+    full = OSError(28, "No space left on device")
+    written = "experiments.running.provenance.write_provenance"
+    monkeypatch.setattr(written, lambda *_: (_ for _ in ()).throw(full))
+    assert cli("run", *tiny, "executor=ray") == 1
+    assert ended
+    assert not ray.actors
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_signal_that_comes_as_a_system_error_stops_the_call(
     ray: Ray, cli: Cli, tiny: list[str], depth: int, capsys: pytest.CaptureFixture[str]
@@ -199,6 +243,23 @@ def test_a_signal_that_comes_as_a_system_error_stops_the_call(
     ray.wait = interrupted
     assert cli("run", *tiny, "executor=ray") == 130
     assert capsys.readouterr().err.endswith("stopped; the same command continues where it stood\n")
+
+
+@pytest.mark.parametrize(("count", "left"), [(1, 0), (2, 1)])
+def test_a_signal_while_ray_starts_is_heard_when_it_has_started(count: int, left: int) -> None:
+    """A handler that raised while Ray forks would not be heard; a second signal is heard at once."""
+    steps, before = ["to start"], signal.getsignal(signal.SIGINT)
+
+    def start() -> None:
+        with signals_wait():
+            for _ in range(count):
+                signal.raise_signal(signal.SIGINT)
+            steps.clear()
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert len(steps) == left
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_an_error_of_ray_s_own_is_not_taken_for_a_signal(ray: Ray, cli: Cli, tiny: list[str]) -> None:
