@@ -197,7 +197,8 @@ class OnRay:
 def signals_wait() -> Iterator[None]:
     """Let the first signal that stops the call do so at the end; a second one does at once.
 
-    Ray starts processes of its own, and Python (3.11) drops what a handler raises while it forks.
+    Ray starts processes of its own, and Python (3.11) drops what a handler raises while it forks. SIGTERM
+    may come as a SystemExit too, of handlers that Ray (2.60) puts in the place of the call's.
     """
     noted: list[int] = []
     handlers: dict[int, Any] = {}
@@ -206,19 +207,25 @@ def signals_wait() -> Iterator[None]:
         handlers = {number: signal.getsignal(number) for number in numbers}
 
     def note(number: int, frame: FrameType | None) -> None:
-        noted.append(number)
-        if len(noted) > 1:
-            handlers[number](number, frame)
+        if not noted:
+            noted.append(number)
+            return
+        noted.clear()
+        handlers[number](number, frame)
 
     for number, handler in handlers.items():
         if callable(handler):
             signal.signal(number, note)
     try:
         yield
+    except SystemExit as end:
+        if end.code in (signal.SIGTERM, 1) and callable(handlers.get(signal.SIGTERM)):
+            noted[:] = [signal.SIGTERM]
+        raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if len(noted) == 1:
+        if noted:
             signal.raise_signal(noted[0])
 
 

@@ -262,6 +262,21 @@ def test_a_signal_while_ray_starts_is_heard_when_it_has_started(count: int, left
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.parametrize("code", [15, 1])
+def test_what_ray_makes_of_a_sigterm_while_it_starts_is_a_stop(
+    cli: Cli, tiny: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ended(*_: Any) -> Any:
+        with signals_wait():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(code))  # as Ray does
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(OnRay, "check", lambda *_: None)
+    monkeypatch.setattr(OnRay, "start", ended)
+    assert cli("run", *tiny, "executor=ray") == 143
+    assert capsys.readouterr().err.endswith("stopped; the same command continues where it stood\n")
+
+
 def test_an_error_of_ray_s_own_is_not_taken_for_a_signal(ray: Ray, cli: Cli, tiny: list[str]) -> None:
     def broken(*_: Any, **__: Any) -> Any:
         raise SystemError("unknown opcode")
