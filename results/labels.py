@@ -189,6 +189,14 @@ def escape_mathtext(text: str) -> str:
     return str(text).replace("$", r"\$")
 
 
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+
+
+def by_numbers(text: str) -> tuple[str, tuple[float, ...]]:
+    """Sort key that puts ×-1 before ×-0.5 and ×2 before ×10; texts alike but for numbers go by these."""
+    return _NUMBER.sub("", text), tuple(map(float, _NUMBER.findall(text)))
+
+
 def natural_order(text: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key that puts pair-2 before pair-10."""
     parts = re.split(r"(\d+)", text)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from results.labels import METHODS
+from results.labels import METHODS, by_numbers
 from results.spelling import spell, spell_number
 from results.store.records import WINDOWS
 
@@ -82,14 +82,16 @@ def ordered(frame: pd.DataFrame) -> pd.DataFrame:
         tau=frame["tau"].mask(free_windows(frame)),
         _elsewhere=made_elsewhere(frame),
         _method=_placed(frame["method"], lambda name: (ranks.get(name, len(ranks)), name)),
+        _variant=_placed(frame["variant"], by_numbers),
+        _weighting=_placed(frame["weighting"], by_numbers),
         _edit_type=_placed(frame["edit_type"], lambda name: (name != ALL, name)),
     )
     by = [
         "_elsewhere",
         *CONTEXT,
         "_method",
-        "variant",
-        "weighting",
+        "_variant",
+        "_weighting",
         "tau",
         "strength",
         *WINDOWS,

@@ -8,7 +8,7 @@ import pytest
 
 from results.store.records import METRIC_TYPES, reason_column
 from results.summary import run_tables
-from results.tables.cells import with_cells
+from results.tables.cells import ordered, with_cells
 from results.tables.needed import needed_table
 from results.tables.needed import to_markdown as needed_markdown
 from results.tables.paper import Layout, arranged, check_baseline
@@ -355,3 +355,12 @@ def test_whether_a_mask_is_used_is_said_where_there_are_masks() -> None:
     table = main_table(joined(pd.DataFrame(rows)), [METRIC]).query("edit_type == 'all'")
     said = {(row.dataset, row.method): row.uses_mask for row in table.itertuples()}
     assert said == {("toy", "p2p"): "no", ("toy", "inpaint"): "yes", ("without", "p2p"): ""}
+
+
+def test_weights_and_other_numbers_of_a_setting_are_sorted_as_numbers() -> None:
+    weightings = ["×1.5", "×-1", "", "×10", "×-0.5", "×2", "×1, ×2"]
+    rows = pd.concat([make_frame(list(PAIRS)).head(1)] * len(weightings), ignore_index=True)
+    rows = with_cells(rows).assign(weighting=weightings)
+    assert list(ordered(rows)["weighting"]) == ["", "×-1", "×-0.5", "×1.5", "×2", "×10", "×1, ×2"]
+    rows = rows.assign(weighting="", variant=["k=10", "k=2", "k=9", "k=1e-05", "", "k=0.5", "j=3"])
+    assert list(ordered(rows)["variant"]) == ["", "j=3", "k=1e-05", "k=0.5", "k=2", "k=9", "k=10"]
