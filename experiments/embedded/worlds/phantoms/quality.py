@@ -16,7 +16,7 @@ from experiments.datasets.phantom_pairs import PhantomPair, phantom_pairs
 from experiments.embedded import quality_metrics
 from experiments.embedded.augment import to_float
 from experiments.embedded.edit_success import EditSuccess
-from experiments.embedded.figures import SAMPLING, Figure, generate_groups, generate_images
+from experiments.embedded.figures import Figure, generate_groups, generate_images
 from experiments.embedded.judge import Judge
 from experiments.embedded.judged_areas import error_outside
 from experiments.embedded.worlds.phantoms.drawing import draw_phantoms
@@ -33,6 +33,7 @@ from p2p import EditRequest, FixedSeed, Group, Model, PromptToPrompt, Sampling
 
 # Captions that differ in what they leave unsaid are all true of a picture: it need not find its own of 64.
 GOALS = {"VAE": ">= 28", "LPIPS ranks": ">= 0.99", "LPIPS grows": ">= 0.95", "CLIP": ""}
+SAMPLING = Sampling(guidance_scale=4)  # as conf/model/phantoms.yaml has it
 WEIGHTS = (0.0, 0.5, 1.0, 2.0)
 EDITS = {"add": ">= 0.8", "remove": ">= 0.9", "place": ">= 0.8", "swap": ">= 0.8", "style": ">= 0.9"}
 LARGE = (  # combinations that training never shows
