@@ -115,7 +115,7 @@ def reweighting(
     """24 (prompt, seed) cases, half "large", half "tumor": does the lesion's area rise with the weight?
 
     P2P on equal prompts at tau 0, self window 0.4, weights WEIGHTS: the area never falls and is larger at the
-    end, once that of any lesion, once that of the kind that the prompt names. Its error outside the lesions is
+    end, once that of any lesion, once that of the kind that the prompt names. Its error outside lesions is
     held against that of the fixed seed whose prompt lacks the word (the size, the lesion), which is what the
     weight 0 stands for; both on one area.
     """
