@@ -42,6 +42,7 @@ class Objective:
     idle: Tensor
     bf16: bool
     subjects: int = 2  # of a scene's named words, the first are the things whose pixels weigh more
+    thing_weight: float = THING_WEIGHT
     grounding: float = 0.03  # beside a denoising loss of about 0.1
     sink: float = 0.03
     sink_share: float = 0.1
@@ -68,7 +69,9 @@ class Objective:
         told = (1 - timesteps / 1000)[:, None]
         pointed = (told / 0.4).clamp(max=1)  # in pure noise there is nothing to point at
         masks = batch.covered.float() / 16
-        emphasis = 1 + THING_WEIGHT * told[..., None] * masks[:, : self.subjects].sum(1)  # (batch, 16, 16)
+        emphasis = 1 + self.thing_weight * told[..., None] * masks[:, : self.subjects].sum(
+            1
+        )  # (batch, 16, 16)
         error = (prediction.float() - noise).square().mean(1) * emphasis
         losses = {"denoising": (error.mean((1, 2)) * weight).mean()}
         maps = [processor.probabilities for processor in self.cross]

@@ -71,6 +71,7 @@ class DiffusionRecipe(Recipe):
     channels: tuple[int, ...] | None = None
     padding: str | None = None
     taken_share: float = 0.25
+    thing_weight: float = THING_WEIGHT
     grounding: float = 0.03
     sink: float = 0.03
     sink_share: float = 0.1
@@ -80,8 +81,11 @@ class DiffusionRecipe(Recipe):
     name = "pipeline"
     batch_size_help = "32 on a CPU, else 512, if not given"
     counts = ("steps", "shards", "scenes", "first", "batch_size", "workers")
-    loss_weights = ("grounding", "sink")
-    kept = ("further", "padding", "taken_share", "grounding", "sink", "sink_share", "scenes", "shards")
+    loss_weights = ("thing_weight", "grounding", "sink")
+    kept = (
+        *("further", "padding", "taken_share", "thing_weight", "grounding", "sink", "sink_share"),
+        *("scenes", "shards"),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -137,7 +141,7 @@ def card(recipe: DiffusionRecipe, scenes: int, steps: int, seconds: float) -> di
         "data": f"{scenes} rendered, captioned scenes of 64x64 pixels",
         **recipe.definition.facts,
         "recipe": f"{steps} steps of {recipe.rows}, AdamW {recipe.lr:g} "
-        f"{'' if further else 'flat then '}cosine, min-SNR 5, thing weight {THING_WEIGHT}, "
+        f"{'' if further else 'flat then '}cosine, min-SNR 5, thing weight {recipe.thing_weight:g}, "
         f"log grounding loss {recipe.grounding:g}, sink loss {recipe.sink:g} beyond {recipe.sink_share:g}, "
         f"maps of another caption in {recipe.taken_share:.0%} of rows at t >= {TAKEN_FROM}, EMA 0.999, "
         f"{precision(recipe.device, recipe.bf16)}{earlier(folder, 'recipe') if further else ''}",
@@ -185,6 +189,7 @@ def main(recipe: DiffusionRecipe) -> None:
         idle=idle_tokens(tokenizer).to(device),
         bf16=recipe.bf16,
         subjects=world.subjects,
+        thing_weight=recipe.thing_weight,
         grounding=recipe.grounding,
         sink=recipe.sink,
         sink_share=recipe.sink_share,
@@ -278,6 +283,11 @@ def parse(arguments: Sequence[str] | None = None) -> DiffusionRecipe:
         "--further as the shipped weights have it",
     )
     add("--taken-share", type=float, help="of rows whose cross-attention is another caption's; 0: none")
+    add(
+        "--thing-weight",
+        type=float,
+        help="of the error where a thing is, beside 1 everywhere: the smaller things are, the more; 0: off",
+    )
     add("--grounding", type=float, help="weight of the loss on attention outside a word's thing; 0: off")
     add(
         "--sink", type=float, help="weight of the loss on attention that rests on padding and fillers; 0: off"

@@ -28,6 +28,7 @@ OWN_SAMPLING = {
     "sd35_large": (28, 3.5),
     "sd35_large_turbo": (4, 1),
     "flux_schnell": (4, 1),
+    "phantoms": (50, 4),
 }
 
 

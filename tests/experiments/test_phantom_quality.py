@@ -44,9 +44,9 @@ def test_reweighting_is_measured(model: Model, judge: Judge, monkeypatch: pytest
     for name in ("LARGE", "TUMORS"):
         monkeypatch.setattr(quality, name, getattr(quality, name)[:1])
     figures = quality.reweighting(model, judge, seeds=(0,), sampling=FEW)
-    rises, large, tumor, ratio = (figure.value for figure in figures)
-    assert [figure.goal for figure in figures] == [">= 0.9", "", "", "<= 0.3"]
-    assert rises == large == tumor == 0  # an area that stays 0 does not rise
+    rises, large, tumor, of_kind, ratio = (figure.value for figure in figures)
+    assert [figure.goal for figure in figures] == [">= 0.9", "", "", "", "<= 0.3"]
+    assert rises == large == tumor == of_kind == 0  # an area that stays 0 does not rise
     assert 0 < ratio < float("inf")
 
 
@@ -70,3 +70,14 @@ def test_naming_is_measured(model: Model, judge: Judge) -> None:
     assert figures[2].value == 1
     assert all(0 <= figure.value <= 1 for figure in figures)
     assert figures[3].name == "generated: modality right (12 images)"
+
+
+@pytest.mark.parametrize(
+    ("areas", "rises"),
+    [((1, 1, 2, 3), True), ((0, 2, 1, 3), False), ((2, 2, 2, 2), False), ((0, 0, 0, 1), True)],
+)
+def test_an_area_rises_that_never_falls_and_ends_larger(areas: tuple[int, ...], rises: bool) -> None:
+    masks = torch.zeros(4, 8, 8, dtype=torch.bool)
+    for mask, area in zip(masks, areas, strict=True):
+        mask.view(-1)[:area] = True
+    assert quality._rises(masks) == rises

@@ -200,6 +200,7 @@ def test_the_schedule_warms_up_stays_and_falls_to_nought() -> None:
         ({"taken_share": 1.5}, "taken_share: 1.5, allowed is a number in"),
         ({"sink_share": 1.0}, "sink_share: 1.0, allowed is a number in"),
         ({"sink": -1.0}, "sink: -1.0, allowed is 0 or more"),
+        ({"thing_weight": -1.0}, "thing_weight: -1.0, allowed is 0 or more"),
         ({"batch_size": 0}, "batch_size: 0, allowed is 1 or more"),
         ({"out": WEIGHTS / "pipeline"}, "holds the shipped weights, which ship alone replaces"),
         ({"out": WEIGHTS.parent}, "is no pipeline"),

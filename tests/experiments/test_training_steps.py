@@ -22,7 +22,7 @@ from experiments.embedded.denoiser import (
     recording_processors,
     skip_attention,
 )
-from experiments.embedded.denoising_objective import Objective, draw_step
+from experiments.embedded.denoising_objective import Objective, draw_step, min_snr
 from experiments.embedded.examples import (
     Captioned,
     Examples,
@@ -92,6 +92,26 @@ def test_bfloat16_is_near_single_precision(tokenizer: CLIPTokenizer, batch: Exam
 def test_a_weight_of_nought_leaves_a_loss_out(tokenizer: CLIPTokenizer, batch: Examples) -> None:
     objective = tiny_objective(tokenizer, grounding=0, sink=0)
     assert set(objective(batch, **drawn_for(batch), taking=NONE)) == {"denoising"}
+
+
+def test_errors_where_a_thing_is_count_by_its_weight(tokenizer: CLIPTokenizer, batch: Examples) -> None:
+    """Without one a loss is min-SNR's; what a weight adds is in proportion to it."""
+    given = drawn_for(batch)
+    plain, three, six = (
+        tiny_objective(tokenizer, grounding=0, sink=0, thing_weight=weight)(batch, **given, taking=NONE)
+        for weight in (0.0, 3.0, 6.0)
+    )
+    objective = tiny_objective(tokenizer)
+    ids = torch.where(given["dropped"][:, None], objective.empty, batch.ids)
+    noisy = objective.scheduler.add_noise(batch.latents.float(), given["noise"], given["timesteps"])
+    with torch.no_grad():
+        states = objective.text_encoder(ids).last_hidden_state
+        error = (objective.unet(noisy, given["timesteps"], states).sample - given["noise"]).square()
+    weights = min_snr(objective.scheduler, given["timesteps"])
+    torch.testing.assert_close(plain["denoising"], (error.mean((1, 2, 3)) * weights).mean())
+    added = three["denoising"] - plain["denoising"]
+    assert added > 0
+    torch.testing.assert_close(six["denoising"], plain["denoising"] + 2 * added)
 
 
 def test_a_few_steps_lower_the_loss_and_the_sink(tokenizer: CLIPTokenizer, batch: Examples) -> None:
