@@ -189,7 +189,7 @@ def escape_mathtext(text: str) -> str:
     return str(text).replace("$", r"\$")
 
 
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+_NUMBER = re.compile(r"(?:(?<!\w)-)?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 def by_numbers(text: str) -> tuple[str, tuple[float, ...]]:

@@ -87,6 +87,7 @@ MEANING = {
     "startup_large_plan": "`plan` of 1,000 pairs x 11 taus x 2 seeds beyond one of 1 pair, now / before",
     "startup_finished_run": "`run` with nothing left to make beyond its `plan`, now / before",
     "workers_speedup": "two workers of one thread each / one, by the clock, without starting",
+    "workers_idle": "share of two workers' time at no unit: what sharing out loses, whatever the cores share",
     "scaling_whole_1024": "efficiency of 1,024 workers in a simulated run, whole groups",
     "scaling_parted_1024": "the same, groups in parts",
     "overlap_64": "share of a run's wall time in a denoiser that sleeps, pictures of 64 px",

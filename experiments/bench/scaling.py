@@ -43,7 +43,7 @@ from experiments.running.record_rows import RunInfo
 from experiments.scoring.score_run import to_score
 from p2p import ModelSpec, PromptToPrompt, Sampling, SDEdit
 
-KEYS = ("workers_speedup", "scaling_whole_1024", "scaling_parted_1024")
+KEYS = ("workers_speedup", "workers_idle", "scaling_whole_1024", "scaling_parted_1024")
 SPEC = ModelSpec("embedded", str(WEIGHTS / "pipeline"), 16, 16, dtype="float32", device="cpu")
 TAUS = [number / 20 for number in range(20)]
 STRENGTHS = [number / 10 for number in range(1, 10)]
@@ -59,6 +59,10 @@ class Took:
     start: float  # seconds until the last of them could work
     wall: float  # from then until the last one ended
     units: list[tuple[int, float]]  # cost and seconds of each unit, with its share of the scoring
+
+    def idle(self, workers: int) -> float:
+        """Return the share of so many workers' time that they were at no unit."""
+        return 1 - sum(seconds for _, seconds in self.units) / (workers * self.wall)
 
 
 def sweep(pairs: int, seeds: int, steps: int) -> Plan:
@@ -105,14 +109,12 @@ def carried_out(plan: Plan, count: int) -> Took:
             wait([pool.submit(time.perf_counter) for _ in range(count)])
             loaded = time.perf_counter()
             took = list(pool.map(_carry_out, units))
-            left = to_score(info.run_dir, metrics, plan.keys())
-            names = sorted({str(name) for records in left for name in records["group"]})
-            to_do = scoring_units(names, count)
-            parts = [[records[records["group"].isin(unit.made)] for records in left] for unit in to_do]
-            scored = sum(seconds for _, seconds in pool.map(_carry_out, to_do, parts))
+            todo = to_score(info.run_dir, metrics, plan.keys())
+            scoring = scoring_units(todo, count)
+            scored = list(pool.map(_carry_out, scoring, [unit.records(todo) for unit in scoring]))
             ended = time.perf_counter()
-    cost = sum(unit.cost for unit in units)
-    return Took(loaded - began, ended - loaded, [(one, took + scored * one / cost) for one, took in took])
+    share = sum(seconds for _, seconds in scored) / sum(plan.costs)  # of an evaluation
+    return Took(loaded - began, ended - loaded, [(cost, made + cost * share) for cost, made in took])
 
 
 def simulated(units: Sequence[Unit], took: Took, workers: int, slower: float) -> float:
@@ -130,14 +132,18 @@ def measure(groups: int, edits: int, rounds: int, say: Callable[[str], None]) ->
     """Compare two workers with one on so many groups, in turn, and simulate a run of so many edits."""
     os.environ["OMP_NUM_THREADS"] = "1"
     small = sweep(groups, 1, 20)  # of which tau 0.95 leaves one to inject in
-    speedups, one = [], Took(0.0, 0.0, [])
+    speedups, idle, one = [], [], Took(0.0, 0.0, [])
     for _ in range(rounds):
         one, two = carried_out(small, 1), carried_out(small, 2)
         speedups.append(one.wall / two.wall)
-        say(f"one {one.wall:.1f} s, two {two.wall:.1f} s after {one.start:.1f} and {two.start:.1f} s")
+        idle.append(two.idle(2))
+        say(
+            f"one {one.wall:.1f} s, two {two.wall:.1f} s, of which at no unit {idle[-1]:.3f}, after "
+            f"{one.start:.1f} and {two.start:.1f} s"
+        )
     large = sweep(max(1, edits // 145), 5, 50)
     whole = plan_units(large)
-    rows, figures = [], {"workers_speedup": Ratio.of(speedups)}
+    rows, figures = [], {"workers_speedup": Ratio.of(speedups), "workers_idle": Ratio.of(idle)}
     alone = {slower: simulated(whole, one, 1, slower) for slower in (1, SLOWER)}
     for workers in WORKERS:
         ways = {"whole": whole, "parted": parted_units(large, workers)[1]}

@@ -79,8 +79,7 @@ class Cluster:
                 run.carried_out(units, self.workers)
                 run.scored()
                 run.todo = to_score(work.info.run_dir, work.metrics, keys)
-                groups = sorted({str(name) for left in run.todo for name in left["group"]})
-                run.carried_out(scoring_units(groups, self.workers), self.workers)
+                run.carried_out(scoring_units(run.todo, self.workers), self.workers)
             except SystemError as error:
                 stop = _raised_by_handler(error)
                 if stop is None:
@@ -158,8 +157,7 @@ class _Run:
 
     def _hand_out(self, hand: _Hand, unit: Unit) -> None:
         hand.unit, hand.idle, hand.rows, hand.when = unit, False, 0, time.monotonic()
-        records = [left[left["group"].isin(unit.made)] for left in self.todo]
-        hand.call = hand.actor.carry_out.remote(unit, records)
+        hand.call = hand.actor.carry_out.remote(unit, unit.records(self.todo))
 
     def scored(self) -> None:
         """Wait until workers have ended what they score beside making; what is left is in no store."""

@@ -7,9 +7,13 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from experiments.planning.plan import Plan
 from p2p.groups import batches
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_LOSSES = 2  # of workers over one unit
 SCORED_AT_ONCE = 16  # groups at most
@@ -31,6 +35,10 @@ class Unit:
     cost: int = 0
     losses: int = 0
 
+    def records(self, todo: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+        """Return those of the records that each metric has `todo` which are of groups that it scores."""
+        return [left[left["group"].isin(self.made)] for left in todo]
+
     def alone(self, costs: Sequence[int]) -> list[Unit]:
         """Return a unit for each of its groups."""
         to_make = [Unit(groups=(place,), cost=costs[place]) for place in self.groups]
@@ -44,8 +52,9 @@ def plan_units(plan: Plan) -> list[Unit]:
     return [Unit(groups=tuple(part), cost=sum(plan.costs[place] for place in part)) for part in parts]
 
 
-def scoring_units(made: Sequence[str], workers: int) -> list[Unit]:
-    """Return units of the groups with these names, which are made and lack values, for so many workers."""
+def scoring_units(todo: Sequence[pd.DataFrame], workers: int) -> list[Unit]:
+    """Return units of the groups whose records each metric has `todo`, for so many workers."""
+    made = sorted({str(name) for left in todo for name in left["group"]})
     size = min(SCORED_AT_ONCE, -(-len(made) // (2 * workers)))
     return [Unit(made=tuple(made[i : i + size])) for i in range(0, len(made), max(1, size))]
 

@@ -170,7 +170,7 @@ def test_a_worker_that_cannot_load_by_the_time_of_scoring_leaves_it_to_the_other
     monkeypatch.setattr(Worker, "load", loaded)
     monkeypatch.setattr("experiments.scoring.score_stream.ScoreStream._score", lambda _: None)
     one_unit = "experiments.executors.ray_cluster.scoring_units"
-    monkeypatch.setattr(one_unit, lambda made, _: [Unit(made=tuple(made))])
+    monkeypatch.setattr(one_unit, lambda todo, _: [Unit(made=tuple(todo[0]["group"].unique()))])
     assert cli("run", *tiny, SEEDS, "sampling.max_batch=4", "executor=ray") == 0
     assert len(ray.actors) == 2
     assert set(load_metrics(run_dir)["key"]) == set(load_records(run_dir)["key"])

@@ -1,9 +1,10 @@
 """The units that workers are given: batches of the plan, the costliest first, lost ones tried twice."""
 
+import pandas as pd
 import pytest
 
 from experiments.executors.on_ray import OnRay
-from experiments.executors.units import MOST_LOSSES, Unit, Units, places
+from experiments.executors.units import MOST_LOSSES, Unit, Units, places, scoring_units
 
 
 def taken(units: Units) -> list[Unit]:
@@ -45,6 +46,21 @@ def test_groups_that_are_only_scored_are_parted_as_those_that_are_made() -> None
     units = Units([Unit(made=("a", "b"), losses=MOST_LOSSES - 1)], ())
     assert units.lost(units.take())
     assert taken(units) == [Unit(made=("a",)), Unit(made=("b",))]
+
+
+@pytest.mark.parametrize(
+    ("groups", "workers", "sizes"), [(0, 2, []), (3, 2, [1, 1, 1]), (100, 2, [16] * 6 + [4])]
+)
+def test_groups_are_scored_by_all_workers_each_once(groups: int, workers: int, sizes: list[int]) -> None:
+    """Two metrics lack values, of the second half alone the one of them."""
+    names = [f"group {number:03d}" for number in range(groups)]
+    todo = [pd.DataFrame({"group": names * 2}), pd.DataFrame({"group": names[groups // 2 :]})]
+    units = scoring_units(todo, workers)
+    assert [len(unit.made) for unit in units] == sizes
+    assert [name for unit in units for name in unit.made] == names
+    parts = [unit.records(todo) for unit in units]
+    assert sum(len(first) for first, _ in parts) == 2 * groups
+    assert sum(len(second) for _, second in parts) == len(todo[1])
 
 
 @pytest.mark.parametrize(

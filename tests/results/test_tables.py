@@ -362,5 +362,7 @@ def test_weights_and_other_numbers_of_a_setting_are_sorted_as_numbers() -> None:
     rows = pd.concat([make_frame(list(PAIRS)).head(1)] * len(weightings), ignore_index=True)
     rows = with_cells(rows).assign(weighting=weightings)
     assert list(ordered(rows)["weighting"]) == ["", "×-1", "×-0.5", "×1.5", "×2", "×10", "×1, ×2"]
+    rows = rows.assign(variant=["of sd-2", "of sd-10", "of sd-1", "", "", "", ""], weighting="")
+    assert list(ordered(rows)["variant"])[4:] == ["of sd-1", "of sd-2", "of sd-10"]
     rows = rows.assign(weighting="", variant=["k=10", "k=2", "k=9", "k=1e-05", "", "k=0.5", "j=3"])
     assert list(ordered(rows)["variant"]) == ["", "j=3", "k=1e-05", "k=0.5", "k=2", "k=9", "k=10"]
