@@ -7,6 +7,7 @@ of the device are torch's fake tensors, which refuse an operation over two devic
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+ROOT = Path(__file__).parents[2]
 ATEN = torch.ops.aten
 INDEXED = (ATEN.index.Tensor, ATEN.index_put.default, ATEN.index_put_.default, ATEN._unsafe_index.Tensor)
 READ_AS = {torch.bool: True, torch.float32: 1.0, torch.float64: 1.0, torch.float16: 1.0, torch.bfloat16: 1.0}
@@ -139,7 +141,7 @@ def _place() -> str:
     """Return the file and line of the innermost frame outside torch and this file."""
     for frame in reversed(traceback.extract_stack()):
         if not frame.filename.startswith(SKIPPED):
-            parts = Path(frame.filename).parts
-            first = next((i for i, part in enumerate(parts) if part in ("tests", "p2p", "diffusers")), -1)
-            return f"{'/'.join(parts[first:])}:{frame.lineno}"
+            _, installed, inside = frame.filename.rpartition("site-packages/")
+            place = inside if installed else os.path.relpath(frame.filename, ROOT)
+            return f"{place}:{frame.lineno}"
     return "?"
