@@ -26,22 +26,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.config_keys import (
-    CONF,
-    nearest,
-)
-from experiments.configured import (
-    ONE_OF_SHARDS,
-    job_of,
-)
+from experiments.config_keys import CONF, nearest
+from experiments.configured import job_of
 from experiments.hydra_errors import of_hydra, printable, told_of_hydra
 from experiments.options import list_options
+from experiments.run_arguments import overrides_first, shard_count, with_shards
 from experiments.running.time_limit import TimeUp, ends_when_time_is_up
 from results.store.whole_files import no_room
 
 _log = logging.getLogger(__name__)
 _failed_jobs: list[str] = []  # of this process's sweep: a sweeper may go on beyond them, and end well
-MOST_SHARDS = 1000  # of the jobs of an array SLURM takes 1,001 unless told otherwise (MaxArraySize)
 COMMANDS = {
     "blocks": "experiments.blocks",
     "compare": "experiments.compare",
@@ -127,12 +121,16 @@ def _main() -> None:
         sys.exit(_checked(import_module(COMMANDS[command]).main, sys.argv[2:]))
     elif command in ("run", "plan"):
         del sys.argv[1]
+        try:
+            sys.argv[1:] = overrides_first(with_shards(sys.argv[1:]) if command == "run" else sys.argv[1:])
+        except ValueError as error:
+            print(f"error: {printable(str(error))}", file=sys.stderr)
+            sys.exit(2)
         if command == "run":
-            sys.argv[1:] = _with_shards(sys.argv[1:])
             _with_hydra(_run)
             return
         with TemporaryDirectory() as folder:  # for the multirun.yaml of Hydra: a plan leaves no trace on disk
-            sys.argv += [
+            sys.argv[1:1] = [
                 "hydra.run.dir=.",
                 f"hydra.sweep.dir='{folder}'",
                 "hydra.sweep.subdir=.",
@@ -146,32 +144,6 @@ def _main() -> None:
         near, allowed = nearest(command, known), ", ".join(known)
         print(f"p2p-bench: unknown command {command!r}{near}, allowed are {allowed}", file=sys.stderr)
         sys.exit(2)
-
-
-def _with_shards(arguments: list[str]) -> list[str]:
-    """Return the arguments with `shards=n` spelled out: a multirun with a job for each of n shards."""
-    given = [one.removeprefix("shards=") for one in arguments if one.startswith("shards=")]
-    if not given or given[-1] == "null":
-        return arguments
-    try:
-        if any(one.startswith("shard=") for one in arguments):
-            raise ValueError(ONE_OF_SHARDS)
-        count = _shard_count(int(given[-1]) if given[-1].isdecimal() else given[-1])
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    each = ",".join(f"{index}/{count}" for index in range(count))
-    rest = [one for one in arguments if not one.startswith("shards=")]
-    return [*rest, f"shard={each}", *([] if {"-m", "--multirun"} & {*rest} else ["-m"])]
-
-
-def _shard_count(count: Any) -> int:
-    """Return how many shards are asked for, 0 for none. Raises ValueError for what is no such number."""
-    if count is None:
-        return 0
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MOST_SHARDS:
-        raise ValueError(f"shards: {count!r} is not a whole number from 1 to {MOST_SHARDS}")
-    return count
 
 
 def _with_hydra(task: Callable[[DictConfig], Any]) -> None:
@@ -289,7 +261,7 @@ def _quiet_libraries() -> None:
 def _plan(config: DictConfig) -> None:
     """The task of `p2p-bench plan`."""
     job = _sound(lambda: job_of(config, elsewhere=True))
-    shards = _sound(lambda: _shard_count(config.shards))
+    shards = _sound(lambda: shard_count(config.shards))
     from experiments.job import told_plan
 
     print(_sound(lambda: told_plan(job, config.estimate, shards)))

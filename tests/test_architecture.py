@@ -14,7 +14,12 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("p2p", "experiments", "evaluation", "results")
 LEAVES = ("p2p", "evaluation", "results")
 ONLY_IN = {
-    "hydra": ("experiments/run.py", "experiments/configured.py", "experiments/hydra_errors.py"),
+    "hydra": (
+        "experiments/run.py",
+        "experiments/run_arguments.py",
+        "experiments/configured.py",
+        "experiments/hydra_errors.py",
+    ),
     "omegaconf": ("experiments/run.py", "experiments/configured.py", "experiments/hydra_errors.py"),
     "ray": ("experiments/executors/on_ray.py", "experiments/executors/ray_cluster.py"),
     "wandb": ("results/tracking.py",),

@@ -172,7 +172,7 @@ def measurements(
         ),
         "workers": (
             scaling.KEYS,
-            lambda say: scaling.measure(*((1, 145, 1) if quick else (6, 101_500, 1)), say),
+            lambda say: scaling.measure(*((1, 145, 1) if quick else (8, 101_500, 3)), say),
         ),
         "store": (store.KEYS, lambda say: store.measure(stored, say)),
     }

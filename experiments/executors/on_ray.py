@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir
 from types import FrameType
 from typing import Any
 
 from experiments.executors.ray_cluster import Cluster, leave
+from experiments.executors.ray_folder import RayFolder
 from experiments.executors.units import places
 from experiments.running.causes import told
 from p2p.devices import resolve_device
@@ -111,8 +112,7 @@ class OnRay:
         try:
             if self.address is None:
                 there = _this_machine(self._gpus(device))
-                # Short: the path of a socket has at most 107 letters.
-                folder = Path(mkdtemp(prefix="p2p-ray-", dir="/tmp" if os.path.isdir("/tmp") else None))
+                folder = RayFolder(Path("/tmp" if os.path.isdir("/tmp") else gettempdir()))
                 with signals_wait():
                     ray.init(
                         address="local",
@@ -121,7 +121,7 @@ class OnRay:
                         include_dashboard=False,
                         object_store_memory=STORE_BYTES,
                         _node_ip_address="127.0.0.1",
-                        _temp_dir=str(folder),
+                        _temp_dir=str(folder.path),
                         **quiet,
                     )
             else:

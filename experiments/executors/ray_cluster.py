@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
+from experiments.executors.ray_folder import RayFolder
 from experiments.executors.units import Unit, Units, parted_units, plan_units, scoring_units
 from experiments.executors.worker import Done, Line, Work, Worker
 from experiments.planning.plan import Plan
@@ -34,13 +33,13 @@ ASKED_EVERY = 1.0  # seconds
 PLACELESS = 60.0  # seconds without a worker after which it is told
 
 
-def leave(folder: Path | None) -> None:
+def leave(folder: RayFolder | None) -> None:
     """Leave the cluster, whose actors of this call end with that; one of this machine's own ends."""
     import ray
 
     ray.shutdown()
     if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.remove()
 
 
 @dataclass
@@ -49,7 +48,7 @@ class Cluster:
 
     workers: int
     options: dict[str, Any]
-    folder: Path | None  # Ray's, where it is of this machine
+    folder: RayFolder | None  # Ray's, where it is of this machine
     part_groups: bool = False
 
     def close(self) -> None:
@@ -136,7 +135,8 @@ class _Run:
         self.units, self.done, self.began = Units(units, self.work.plan.costs), 0, time.monotonic()
         self.wanted = min(most, len(units))
         actor: Any = ray.remote(Worker)
-        work = ray.put(self.work)
+        nothing = replace(self.work.plan, groups=())  # for workers that only score, which need no denoiser
+        work = ray.put(self.work if units[0].groups else replace(self.work, plan=nothing))
         making = {"total": self.work.plan.evaluations, "desc": "generating", "unit": "eval"}
         scoring = {"total": len(units), "desc": "evaluating", "unit": "unit"}
         with tqdm(**(making if units[0].groups else scoring), smoothing=0.05) as self.bar:

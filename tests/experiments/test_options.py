@@ -148,3 +148,29 @@ def test_a_job_on_slurm_has_more_than_an_hour_and_goes_on_at_its_end() -> None:
 def test_a_launcher_that_is_not_installed_is_one_line(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("run", "-m", "hydra/launcher=nowhere") == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("flags", [["-m", "seed=0,1"], ["seed=0,1", "-m"]])
+def test_flags_stand_anywhere(flags: list[str], cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    """Hydra (1.3) itself takes overrides on one side of a flag alone."""
+    assert cli("plan", "dataset.limit=1", *flags) == 0
+    assert capsys.readouterr().out.count("1 pairs x 1 seeds") == 2
+    assert cli("run", "seed=[7]", "--cfg", "job", "dataset.limit=9") == 0
+    assert "limit: 9" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (["--multirn"], "unrecognized arguments: --multirn"),
+        (["--cfg", "jobs"], "argument --cfg/-c: invalid choice: 'jobs'"),
+        (["seed=0", "--config-dir"], "argument --config-dir/-cd: expected one argument"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_wrong_flag_is_one_line(
+    command: str, wrong: list[str], told: str, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(command, *wrong) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {told}")

@@ -1,6 +1,7 @@
 """Units shared out among workers, on a stand-in for Ray whose calls are carried out where they are made."""
 
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pytest
 from evaluation.pixel import Pixel
 from experiments.executors.on_ray import OnRay, signals_wait
 from experiments.executors.ray_cluster import Cluster
+from experiments.executors.ray_folder import RayFolder
 from experiments.executors.units import Unit
 from experiments.executors.worker import Worker
 from results.store.records import RECORD_IDENTITY, load_metrics, load_records
@@ -176,6 +178,23 @@ def test_a_worker_that_cannot_load_by_the_time_of_scoring_leaves_it_to_the_other
     assert set(load_metrics(run_dir)["key"]) == set(load_records(run_dir)["key"])
 
 
+def test_a_worker_that_starts_to_score_loads_no_denoiser(
+    ray: Ray, cli: Cli, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to_make: list[int] = []
+
+    def loaded(self: Worker, work: Any) -> Any:
+        to_make.append(len(work.plan.groups))
+        return load(self, work)
+
+    load = Worker.load
+    monkeypatch.setattr(Worker, "load", loaded)
+    monkeypatch.setattr("experiments.scoring.score_stream.ScoreStream._score", lambda _: None)
+    ray.ends = lambda name, given: name == "end_scoring"
+    assert cli("run", *tiny, SEEDS, "sampling.max_batch=4", "executor=ray") == 0
+    assert to_make == [2, 2, 0, 0]
+
+
 def test_a_unit_whose_worker_ended_is_made_by_another(
     ray: Ray, cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -275,6 +294,31 @@ def test_what_ray_makes_of_a_sigterm_while_it_starts_is_a_stop(
     monkeypatch.setattr(OnRay, "start", ended)
     assert cli("run", *tiny, "executor=ray") == 143
     assert capsys.readouterr().err.endswith("stopped; the same command continues where it stood\n")
+
+
+def test_the_folder_of_a_killed_call_is_removed_by_the_next(tmp_path: Path) -> None:
+    """That of a call which goes on stays, and one that nobody has locked yet."""
+    code = (
+        "import sys, time; from pathlib import Path; from experiments.executors.ray_folder import RayFolder\n"
+        "own = RayFolder(Path(sys.argv[1])); print(own.path, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    (starts := tmp_path / "p2p-ray-starts").mkdir()
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as second,
+    ):
+        assert first.stdout
+        assert second.stdout
+        killed, goes_on = Path(first.stdout.readline().strip()), Path(second.stdout.readline().strip())
+        first.kill()
+        first.wait()
+        assert killed.exists()
+        own = RayFolder(tmp_path)
+        assert {*tmp_path.iterdir()} == {goes_on, starts, own.path}
+        own.remove()
+        assert {*tmp_path.iterdir()} == {goes_on, starts}
+        second.kill()
 
 
 def test_an_error_of_ray_s_own_is_not_taken_for_a_signal(ray: Ray, cli: Cli, tiny: list[str]) -> None:
