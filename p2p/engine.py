@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from p2p.denoise import denoise
+from p2p.denoiser_hooks import check_hooks
 from p2p.families.model import Model
 from p2p.flow_solvers import flow_sigmas
 from p2p.groups import SOURCE, Edited, Group, tree_start
@@ -191,12 +192,14 @@ def denoise_tree(
 def check_edits(model: Model, edits: Iterable[Trajectory]) -> None:
     """Raise ValueError where the model has not the layers that edits take from or read, or not the heads.
 
-    It is asked before an image is inverted, and of both stages before the first.
+    So it does where steps of its denoiser would not be computed whole. It is asked before an image is
+    inverted, and of both stages before the first.
     """
     edits = list(edits)
     injections = {id(one): one for edit in edits for one in edit.injections if one}.values()
     read = {(one.layers, one.heads) for edit in edits for one in (edit.blend, edit.area) if one}
     for stage in filter(None, (model, model.upscaler)):
+        check_hooks(stage.denoiser)
         check_injections(injections, stage)
         for places, heads in read:
             if places:

@@ -26,6 +26,7 @@ from p2p.attention.injection import AnyInjection, injection_processors
 from p2p.attention.places import Places
 from p2p.attention.single_layers import NO_LAYERS, LayerInjection, UNetLayers
 from p2p.compiling import compiled
+from p2p.denoiser_hooks import unasked_parts
 from p2p.schedulers import set_timesteps
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class Model(ABC):
     """A loaded pipeline, and the two sides (in tokens) at which attention maps are injected and read.
 
     Self-attention is injected in layers of at most `self_max_side` tokens in height; LocalBlend reads
-    cross-attention in layers of `blend_side` tokens. Raises ValueError for a side that no layer has.
+    cross-attention in layers of `blend_side` tokens. Raises ValueError for a side that no layer has, and for
+    a pipeline with a part that no family asks (a ControlNet, say).
     """
 
     pipeline: Any
@@ -83,6 +85,12 @@ class Model(ABC):
     """By stream of joint attention, the entry of the denoiser's config that says how many blocks it has."""
 
     def __post_init__(self) -> None:
+        parts = {name for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
+        for name in unasked_parts(parts):
+            raise ValueError(
+                f"pipeline: has a {name}, which no edit would ask; allowed is one without, as by "
+                f"{self.pipeline_name}.from_pipe(pipeline)"
+            )
         sides = self.attention_sides()
         for name in ("self_max_side", "blend_side"):
             if getattr(self, name) not in sides:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from p2p.denoiser_hooks import unasked_parts
 from p2p.families import FAMILIES
 from p2p.families.model import Model, encoder_of
 from p2p.loading.pipeline_files import read_object
@@ -44,6 +45,9 @@ def _problems(folder: Path, pipeline: str, family: type[Model], left_out: Collec
         yield f"its model_index.json names no class ('_class_name': {kind!r})"
     if pipeline in FAMILIES and kind in FAMILIES and kind != pipeline:
         yield f"it holds a {kind}, the model's pipeline is {pipeline}; allowed is model.pipeline={kind}"
+    held = [name for name, part in index.items() if isinstance(part, list) and part and part[0]]
+    for name in unasked_parts(held):
+        yield f"it has a {name}, which no edit would ask; allowed is a folder without"
     for name in set(family.text_blocks) - set(left_out):
         if not (folder / name).is_dir():
             can = encoder_of(name) in family.can_leave_out

@@ -34,9 +34,9 @@ HERE = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A cluster whose first node has one CPU."""
+    """A cluster whose first node has one CPU; it ends with this file, for `ray symmetric-run` wants none."""
     pytest.importorskip("ray", reason="needs the extra ray: pip install -e .[ray]")
     from ray.cluster_utils import Cluster
 

@@ -1,0 +1,106 @@
+"""What diffusers adds to a denoiser or a pipeline: refused where edits would silently be others."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import ControlNetModel, FluxPipeline, StableDiffusionControlNetPipeline
+from diffusers.hooks import (
+    FirstBlockCacheConfig,
+    HookRegistry,
+    LayerSkipConfig,
+    MagCacheConfig,
+    ModelHook,
+    PyramidAttentionBroadcastConfig,
+    TaylorSeerCacheConfig,
+    apply_first_block_cache,
+    apply_layer_skip,
+)
+
+from p2p import FixedSeed, Flux, ModelSpec, SDEdit, StableDiffusion, edit
+from tests.p2p.families.test_flux import tiny_pipeline
+
+STEPS = 3
+EVERY = (0, 1001)
+CACHES: dict[str, Callable[[Any], Any]] = {
+    "mag": lambda net: net.enable_cache(
+        MagCacheConfig(threshold=1.0, mag_ratios=torch.ones(STEPS), num_inference_steps=STEPS)
+    ),
+    "broadcast": lambda net: net.enable_cache(
+        PyramidAttentionBroadcastConfig(
+            spatial_attention_block_skip_range=2,
+            spatial_attention_timestep_skip_range=EVERY,
+            current_timestep_callback=lambda: 500,
+        )
+    ),
+    "first block": lambda net: apply_first_block_cache(net, FirstBlockCacheConfig(threshold=0.5)),
+    "taylor": lambda net: net.enable_cache(TaylorSeerCacheConfig()),
+    "skipped": lambda net: apply_layer_skip(net, LayerSkipConfig(indices=[1], fqn="transformer_blocks")),
+}
+KEPT: dict[str, Callable[[Any], Any]] = {
+    "casting": lambda net: net.enable_layerwise_casting(
+        storage_dtype=torch.float32, compute_dtype=torch.float32
+    ),
+    "offloading": lambda net: net.enable_group_offload(
+        onload_device=torch.device("cpu"), offload_type="leaf_level"
+    ),
+}
+
+
+@pytest.fixture
+def flux() -> FluxPipeline:
+    return tiny_pipeline().to(torch.float32)
+
+
+def edited(pipeline: FluxPipeline) -> Any:
+    methods = [("a dog on a bench", method) for method in (FixedSeed(), SDEdit(0.7))]
+    return edit(Flux(pipeline, 8, 8, 32, 32), "a cat on a bench", methods, num_inference_steps=STEPS)
+
+
+@pytest.mark.parametrize("name", list(CACHES))
+def test_a_cache_of_steps_is_refused_before_a_step(name: str, flux: FluxPipeline) -> None:
+    """Some of them would change the pictures of every method without a word."""
+    calls: list[Any] = []
+    CACHES[name](flux.transformer)
+    flux.transformer.register_forward_pre_hook(lambda *given: calls.append(given))
+    with pytest.raises(ValueError, match=r"denoiser: has diffusers' hook .* allowed is a denoiser without"):
+        edited(flux)
+    assert not calls
+
+
+def test_after_the_cache_is_switched_off_images_are_as_before(flux: FluxPipeline) -> None:
+    before = edited(flux)
+    CACHES["mag"](flux.transformer)
+    flux.transformer.disable_cache()
+    torch.testing.assert_close(edited(flux).images, before.images, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", list(KEPT))
+def test_hooks_that_leave_calls_alone_leave_images_alone(name: str, flux: FluxPipeline) -> None:
+    before = edited(flux)
+    KEPT[name](flux.transformer)
+    torch.testing.assert_close(edited(flux).images, before.images, rtol=0, atol=0)
+
+
+def test_a_hook_that_nobody_knows_is_refused(tiny_model: StableDiffusion) -> None:
+    registry = HookRegistry.check_if_exists_or_initialize(tiny_model.denoiser.mid_block)
+    registry.register_hook(ModelHook(), "of_tomorrow")
+    try:
+        with pytest.raises(ValueError, match="'of_tomorrow'"):
+            edit(tiny_model, "a cat", [("a dog", FixedSeed())], num_inference_steps=1)
+    finally:
+        registry.remove_hook("of_tomorrow", recurse=False)
+
+
+def test_a_control_net_that_nothing_would_ask_is_refused(tiny_model: StableDiffusion, tmp_path: Path) -> None:
+    parts = tiny_model.pipeline.components
+    net = ControlNetModel.from_unet(tiny_model.denoiser)
+    pipeline = StableDiffusionControlNetPipeline(**parts, controlnet=net, requires_safety_checker=False)
+    told = r"has a controlnet, which no edit would ask"
+    with pytest.raises(ValueError, match=f"pipeline: {told}"):
+        StableDiffusion(pipeline, 16, 16)
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=told):
+        ModelSpec("folder", str(tmp_path), 16, 16).check()
