@@ -376,7 +376,7 @@ def _pairs(cells: pd.DataFrame, by: str | list[str]) -> dict[object, frozenset[t
     """Return for each group of rows which pairs it is of, whatever their seeds."""
     names = ["dataset", "pair_id", "source_prompt", "target_prompt"]
     return {
-        name: frozenset(rows[names].itertuples(index=False, name=None))
+        name: frozenset(rows[names].drop_duplicates().itertuples(index=False, name=None))
         for name, rows in cells.groupby(by, dropna=False)
     }
 

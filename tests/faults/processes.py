@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 import experiments.run
 from results.store.check_run import DAMAGED, Call, RunCheck
@@ -62,6 +63,7 @@ def _call(arguments: Sequence[str], output: str, begun: Connection) -> None:
     os.dup2(file, 2)
     sys.argv = ["p2p-bench", *arguments]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # until the command has a handler of its own
+    torch.set_num_threads(1)  # of several calls at once threads wait for each other
     begun.send(True)
     experiments.run.main()
 
