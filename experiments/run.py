@@ -30,7 +30,7 @@ from experiments.config_keys import CONF, nearest
 from experiments.configured import job_of
 from experiments.hydra_errors import of_hydra, printable, told_of_hydra
 from experiments.options import list_options
-from experiments.run_arguments import overrides_first, shard_count, with_shards
+from experiments.run_arguments import parted, shard_count, with_shards
 from experiments.running.time_limit import TimeUp, ends_when_time_is_up
 from results.store.whole_files import no_room
 
@@ -122,15 +122,16 @@ def _main() -> None:
     elif command in ("run", "plan"):
         del sys.argv[1]
         try:
-            sys.argv[1:] = overrides_first(with_shards(sys.argv[1:]) if command == "run" else sys.argv[1:])
+            overrides, flags = parted(with_shards(sys.argv[1:]) if command == "run" else sys.argv[1:])
         except ValueError as error:
             print(f"error: {printable(str(error))}", file=sys.stderr)
             sys.exit(2)
         if command == "run":
+            sys.argv[1:] = [*overrides, *flags]
             _with_hydra(_run)
             return
         with TemporaryDirectory() as folder:  # for the multirun.yaml of Hydra: a plan leaves no trace on disk
-            sys.argv[1:1] = [
+            traceless = [
                 "hydra.run.dir=.",
                 f"hydra.sweep.dir='{folder}'",
                 "hydra.sweep.subdir=.",
@@ -138,6 +139,7 @@ def _main() -> None:
                 "hydra/job_logging=none",
                 "hydra/hydra_logging=none",
             ]
+            sys.argv[1:] = [*overrides, *traceless, *flags]
             _with_hydra(_plan)
     else:
         known = ["run", "plan", "ls", *COMMANDS]

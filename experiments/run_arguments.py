@@ -12,10 +12,10 @@ from experiments.configured import ONE_OF_SHARDS
 MOST_SHARDS = 1000  # of the jobs of an array SLURM takes 1,001 unless told otherwise (MaxArraySize)
 
 
-def overrides_first(arguments: Sequence[str]) -> list[str]:
-    """Return arguments with flags behind the overrides: Hydra (1.3) takes no override on either side of one.
+def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the overrides among arguments, and the flags.
 
-    Raises ValueError for what is wrong with a flag.
+    Hydra (1.3) takes overrides on one side of a flag alone. Raises ValueError for what is wrong with a flag.
     """
 
     def wrong(message: str) -> NoReturn:
@@ -23,11 +23,11 @@ def overrides_first(arguments: Sequence[str]) -> list[str]:
 
     parser = get_args_parser()
     parser.error = wrong  # type: ignore[method-assign]
-    overrides = parser.parse_intermixed_args(list(arguments)).overrides
+    overrides: list[str] = parser.parse_intermixed_args(list(arguments)).overrides
     flags = list(arguments)
     for one in overrides:
         flags.remove(one)
-    return [*overrides, *flags]
+    return overrides, flags
 
 
 def with_shards(arguments: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 KEPT_HOOKS = (
@@ -15,7 +15,7 @@ KEPT_HOOKS = (
 )
 """Hooks of diffusers (0.42.1) that leave each call of the denoiser what it is."""
 PARTS = re.compile(
-    r"(text_encoder|tokenizer)(_\d)?|bert|unet|transformer|vae|vqvae|(image_noising_)?scheduler"
+    r"(text_encoder|tokenizer)(_\d)?|bert|unet|transformer|vae|vqvae|(\w+_)?scheduler"
     r"|feature_extractor|image_encoder|safety_checker|watermarker"
 )
 """Parts of pipelines that families ask, and those without which a prompt's image is the same."""
@@ -37,9 +37,9 @@ def check_hooks(denoiser: Any) -> None:
                 )
 
 
-def unasked_parts(names: Iterable[str]) -> list[str]:
+def unasked_parts(names: Iterable[str], own: Collection[str]) -> list[str]:
     """Return parts of a pipeline that nothing here asks, and without which its images would be others.
 
-    A ControlNet, say, or a T2I-Adapter.
+    A ControlNet, say, or a T2I-Adapter. `own` are those that its family alone asks.
     """
-    return sorted(name for name in names if not PARTS.fullmatch(name))
+    return sorted(name for name in names if not PARTS.fullmatch(name) and name not in own)

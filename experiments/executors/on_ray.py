@@ -16,12 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import gettempdir
 from types import FrameType
 from typing import Any
 
 from experiments.executors.ray_cluster import Cluster, leave
-from experiments.executors.ray_folder import RayFolder
+from experiments.executors.ray_folder import RayFolder, short_folder
 from experiments.executors.units import places
 from experiments.running.causes import told
 from p2p.devices import resolve_device
@@ -112,7 +111,7 @@ class OnRay:
         try:
             if self.address is None:
                 there = _this_machine(self._gpus(device))
-                folder = RayFolder(Path("/tmp" if os.path.isdir("/tmp") else gettempdir()))
+                folder = RayFolder(short_folder())
                 with signals_wait():
                     ray.init(
                         address="local",

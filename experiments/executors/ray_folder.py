@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir, mkdtemp
 from typing import IO
 
 PREFIX = "p2p-ray-"
+
+
+def short_folder() -> Path:
+    """Return /tmp where one can write to it, whatever TMPDIR says, as its path is short; else TMPDIR's."""
+    return Path("/tmp" if os.access("/tmp", os.W_OK | os.X_OK) else gettempdir())
 
 
 class RayFolder:

@@ -78,6 +78,7 @@ class Model(ABC):
     expands_tokens: ClassVar[bool] = False  # whether the pipeline writes tokens of several vectors out
     # Settings of the folder's scheduler that the pipeline's class replaces by its own when it is made.
     scheduler_corrections: ClassVar[Mapping[str, Any]] = {}
+    own_parts: ClassVar[Sequence[str]] = ()  # of its pipelines, which no other family here asks
     latents_per_token: ClassVar[int] = 1  # whose channels stand side by side in the denoiser's input
     single_layers: ClassVar[bool] = False  # whether edits can take from single layers, see `unet_layers`
     layer_groups: ClassVar[bool] = False  # whether its layers stand in parts of a UNet
@@ -86,9 +87,9 @@ class Model(ABC):
 
     def __post_init__(self) -> None:
         parts = {name for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
-        for name in unasked_parts(parts):
+        for name in unasked_parts(parts, self.own_parts):
             raise ValueError(
-                f"pipeline: has a {name}, which no edit would ask; allowed is one without, as by "
+                f"pipeline: has the part {name!r}, which no edit would ask; allowed is one without, as by "
                 f"{self.pipeline_name}.from_pipe(pipeline)"
             )
         sides = self.attention_sides()

@@ -46,8 +46,8 @@ def _problems(folder: Path, pipeline: str, family: type[Model], left_out: Collec
     if pipeline in FAMILIES and kind in FAMILIES and kind != pipeline:
         yield f"it holds a {kind}, the model's pipeline is {pipeline}; allowed is model.pipeline={kind}"
     held = [name for name, part in index.items() if isinstance(part, list) and part and part[0]]
-    for name in unasked_parts(held):
-        yield f"it has a {name}, which no edit would ask; allowed is a folder without"
+    for name in unasked_parts(held, family.own_parts):
+        yield f"it has the part {name!r}, which no edit would ask; allowed is a folder without"
     for name in set(family.text_blocks) - set(left_out):
         if not (folder / name).is_dir():
             can = encoder_of(name) in family.can_leave_out

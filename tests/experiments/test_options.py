@@ -159,6 +159,17 @@ def test_flags_stand_anywhere(flags: list[str], cli: Cli, capsys: pytest.Capture
     assert "limit: 9" in capsys.readouterr().out
 
 
+def test_a_plan_leaves_no_trace_whatever_hydra_is_told(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The arguments of a run may be those of its plan: where Hydra writes, and that it keeps a log."""
+    monkeypatch.chdir(tmp_path)
+    told = ["hydra.run.dir=out", "hydra.output_subdir=.hydra", "hydra/job_logging=default"]
+    assert cli("plan", "dataset.limit=1", *told) == 0
+    assert cli("plan", "dataset.limit=1", "hydra.sweep.dir=sweep", "-m", "seed=0,1") == 0
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [

@@ -15,7 +15,7 @@ import pytest
 from evaluation.pixel import Pixel
 from experiments.executors.on_ray import OnRay, signals_wait
 from experiments.executors.ray_cluster import Cluster
-from experiments.executors.ray_folder import RayFolder
+from experiments.executors.ray_folder import RayFolder, short_folder
 from experiments.executors.units import Unit
 from experiments.executors.worker import Worker
 from results.store.records import RECORD_IDENTITY, load_metrics, load_records
@@ -319,6 +319,16 @@ def test_the_folder_of_a_killed_call_is_removed_by_the_next(tmp_path: Path) -> N
         own.remove()
         assert {*tmp_path.iterdir()} == {goes_on, starts}
         second.kill()
+
+
+def test_ray_works_elsewhere_where_nothing_can_be_written_to_tmp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container whose root is read-only."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert short_folder() == Path("/tmp")
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) != "/tmp")
+    assert short_folder() == tmp_path
 
 
 def test_an_error_of_ray_s_own_is_not_taken_for_a_signal(ray: Ray, cli: Cli, tiny: list[str]) -> None:

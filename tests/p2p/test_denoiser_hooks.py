@@ -1,12 +1,18 @@
 """What diffusers adds to a denoiser or a pipeline: refused where edits would silently be others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from diffusers import ControlNetModel, FluxPipeline, StableDiffusionControlNetPipeline
+from diffusers import (
+    ControlNetModel,
+    DDIMInverseScheduler,
+    FluxPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionDiffEditPipeline,
+)
 from diffusers.hooks import (
     FirstBlockCacheConfig,
     HookRegistry,
@@ -98,9 +104,39 @@ def test_a_control_net_that_nothing_would_ask_is_refused(tiny_model: StableDiffu
     parts = tiny_model.pipeline.components
     net = ControlNetModel.from_unet(tiny_model.denoiser)
     pipeline = StableDiffusionControlNetPipeline(**parts, controlnet=net, requires_safety_checker=False)
-    told = r"has a controlnet, which no edit would ask"
+    told = r"has the part 'controlnet', which no edit would ask"
     with pytest.raises(ValueError, match=f"pipeline: {told}"):
         StableDiffusion(pipeline, 16, 16)
     pipeline.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=told):
         ModelSpec("folder", str(tmp_path), 16, 16).check()
+
+
+def test_parts_that_no_text_to_image_asks_are_no_matter(tiny_model: StableDiffusion, tmp_path: Path) -> None:
+    """DiffEdit's second scheduler, say: the class of a folder may be another one of diffusers'."""
+    parts = tiny_model.pipeline.components
+    inverse = DDIMInverseScheduler.from_config(tiny_model.pipeline.scheduler.config)
+    parts = {name: part for name, part in parts.items() if name != "image_encoder"}
+    pipeline = StableDiffusionDiffEditPipeline(
+        **parts, inverse_scheduler=inverse, requires_safety_checker=False
+    )
+    pipeline.save_pretrained(tmp_path)
+    loaded = ModelSpec("folder", str(tmp_path), 16, 16, device="cpu").load()
+    shares = [one.state_dict()["conv_out.bias"] for one in (loaded.denoiser, tiny_model.denoiser)]
+    torch.testing.assert_close(*shares, rtol=0, atol=1e-7, check_dtype=False)  # one in double precision
+
+
+class Steered(StableDiffusion):
+    """A family that asks a part of its own."""
+
+    own_parts: ClassVar[Sequence[str]] = ("controlnet",)
+
+
+def test_a_family_names_parts_of_its_own(tiny_model: StableDiffusion, tmp_path: Path) -> None:
+    net = ControlNetModel.from_unet(tiny_model.denoiser)
+    pipeline = StableDiffusionControlNetPipeline(
+        **tiny_model.pipeline.components, controlnet=net, requires_safety_checker=False
+    )
+    assert Steered(pipeline, 16, 16).pipeline.controlnet is net
+    pipeline.save_pretrained(tmp_path)
+    ModelSpec("folder", str(tmp_path), 16, 16, pipeline=f"{__name__}.Steered").check()
