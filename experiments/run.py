@@ -28,9 +28,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.config_keys import CONF, nearest
 from experiments.configured import job_of
+from experiments.cores import keep_to_own_cores, share_cores
 from experiments.hydra_errors import of_hydra, printable, told_of_hydra
 from experiments.options import list_options
-from experiments.run_arguments import parted, shard_count, with_shards
+from experiments.run_arguments import job_count, parted, shard_count, with_shards
 from experiments.running.time_limit import TimeUp, ends_when_time_is_up
 from results.store.whole_files import no_room
 
@@ -127,6 +128,10 @@ def _main() -> None:
             print(f"error: {printable(str(error))}", file=sys.stderr)
             sys.exit(2)
         if command == "run":
+            if (
+                "hydra/launcher=submitit_local" in overrides
+            ):  # all start at once; joblib's share by themselves
+                share_cores(job_count(overrides))
             sys.argv[1:] = [*overrides, *flags]
             _with_hydra(_run)
             return
@@ -271,6 +276,7 @@ def _plan(config: DictConfig) -> None:
 
 def _run(config: DictConfig) -> float | tuple[float, ...] | None:
     """The task of `p2p-bench run`; returns the means of `objective` for a sweeper that looks for the best."""
+    keep_to_own_cores()
     try:
         with ends_when_time_is_up():
             return _carried_out(config)

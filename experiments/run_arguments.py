@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NoReturn
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 
 from experiments.configured import ONE_OF_SHARDS
 
@@ -28,6 +31,15 @@ def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     for one in overrides:
         flags.remove(one)
     return overrides, flags
+
+
+def job_count(overrides: Sequence[str]) -> int:
+    """Return how many jobs Hydra's own sweeper makes of overrides; 1 of what it will refuse."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException:
+        return 1
+    return max(1, prod(len(list(one.sweep_string_iterator())) for one in parsed if one.is_sweep_override()))
 
 
 def with_shards(arguments: Sequence[str]) -> list[str]:

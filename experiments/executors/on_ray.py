@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from experiments.cores import own_cores
 from experiments.executors.ray_cluster import Cluster, leave
 from experiments.executors.ray_folder import RayFolder, short_folder
 from experiments.executors.units import places
@@ -230,12 +231,9 @@ def signals_wait() -> Iterator[None]:
 
 def _this_machine(gpus: float) -> dict[str, float]:
     """Return what of this machine is this process's; inside a SLURM job Ray itself would take all of it."""
-    asked = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    affinity = getattr(os, "sched_getaffinity", None)
-    cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     count = 0
     if gpus:
         import torch
 
         count = torch.cuda.device_count()
-    return {"CPU": min(cpus, int(asked)) if asked.isdecimal() else cpus, "GPU": count}
+    return {"CPU": own_cores(), "GPU": count}
