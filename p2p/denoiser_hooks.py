@@ -14,6 +14,8 @@ KEPT_HOOKS = (
     "peft_autocast_disable",
 )
 """Hooks of diffusers (0.42.1) that leave each call of the denoiser what it is."""
+STEP_CACHES = ("DeepCache", "cache_dit")
+"""Packages (0.1.1, 1.5.3) that put a forward of their own, with a cache, in the place of a network's."""
 PARTS = re.compile(
     r"(text_encoder|tokenizer)(_\d)?|bert|unet|transformer|vae|vqvae|(\w+_)?scheduler"
     r"|feature_extractor|image_encoder|safety_checker|watermarker"
@@ -22,12 +24,19 @@ PARTS = re.compile(
 
 
 def check_hooks(denoiser: Any) -> None:
-    """Raise ValueError where a hook of diffusers lets a call depend on earlier ones, or leaves layers out.
+    """Raise ValueError where a hook of diffusers, or another forward, lets a call depend on earlier ones.
 
-    Step caches (MagCache, Pyramid Attention Broadcast) would give a row what another one had, as the rows of
-    a call change from one step to the next; layers that are skipped read no maps.
+    So it does where layers are left out. Step caches (MagCache, Pyramid Attention Broadcast) would give a row
+    what another one had, as the rows of a call change from one step to the next; layers that are skipped read
+    no maps.
     """
     for part in denoiser.modules():
+        package = str(getattr(vars(part).get("forward"), "__module__", "")).partition(".")[0]
+        if package in STEP_CACHES:
+            raise ValueError(
+                f"denoiser: has a cache of steps, of {package}, by which a step is not computed whole; "
+                "allowed is a denoiser without, as after it is disabled"
+            )
         registry = getattr(part, "_diffusers_hook", None)
         for name in registry.hooks if registry is not None else ():
             if name not in KEPT_HOOKS:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -24,13 +25,22 @@ SOURCE = -1  # the source's number, among those of its edits
 
 @dataclass(frozen=True)
 class Group:
-    """One source (a prompt and a seed, or a real image) and all edits of it."""
+    """One source (a prompt and a seed, or a real image) and all edits of it.
+
+    Raises ValueError for a seed that is no whole number in [0, 2^63); -1, say, is not a random one.
+    """
 
     source_prompt: str
     seed: int
     edits: tuple[Trajectory, ...]
     image: Callable[[], Tensor] | None = None  # gives the real source image; None: the source is generated
     inversion: Inversion | None = None  # of that image; without one SDEdit and other pipelines can edit it
+
+    def __post_init__(self) -> None:
+        seed = self.seed
+        if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed: {seed!r} is not a whole number in [0, 2^63)")
+        object.__setattr__(self, "seed", int(seed))  # torch does not take NumPy's
 
     def trajectories(self) -> dict[int, Trajectory]:
         """Return by branch the source and the edits that the model itself makes, without other pipelines'."""

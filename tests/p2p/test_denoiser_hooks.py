@@ -100,6 +100,23 @@ def test_a_hook_that_nobody_knows_is_refused(tiny_model: StableDiffusion) -> Non
         registry.remove_hook("of_tomorrow", recurse=False)
 
 
+@pytest.mark.parametrize("module", ["DeepCache.extension.deepcache", "cache_dit.caching.cache_adapters"])
+def test_a_step_cache_of_another_package_is_refused(
+    module: str, tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both put a forward of their own in the network's place, and changed the pictures of baselines."""
+    own = tiny_model.denoiser.forward
+
+    def forward(*given: Any, **named: Any) -> Any:
+        return own(*given, **named)
+
+    monkeypatch.setattr(tiny_model.denoiser, "forward", forward)
+    edit(tiny_model, "a cat", [("a dog", FixedSeed())], num_inference_steps=1)
+    forward.__module__ = module
+    with pytest.raises(ValueError, match=f"denoiser: has a cache of steps, of {module.split('.')[0]}"):
+        edit(tiny_model, "a cat", [("a dog", FixedSeed())], num_inference_steps=1)
+
+
 def test_a_control_net_that_nothing_would_ask_is_refused(tiny_model: StableDiffusion, tmp_path: Path) -> None:
     parts = tiny_model.pipeline.components
     net = ControlNetModel.from_unet(tiny_model.denoiser)

@@ -24,6 +24,7 @@ from p2p import (
 from p2p.alignment import equalizer
 from p2p.attention.injection import BatchInjection, LayerAttention, inject_cross, inject_self
 from p2p.attention.source_bank import SourceBank
+from p2p.groups import Group
 from p2p.operators import alignment_matrix
 
 SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a striped cat on a bench"
@@ -265,3 +266,18 @@ def _batch(mix: Tensor, own: Tensor) -> BatchInjection:
         largest_self=16,
         bank=SourceBank(),
     )
+
+
+@pytest.mark.parametrize("seed", [-1, 1.0, True, 2**70, "0", None])
+def test_a_seed_that_is_none_is_refused(seed: Any) -> None:
+    """-1 is a random one in other tools, and was the same as 2^64 - 1 here."""
+    with pytest.raises(ValueError, match=r"seed: .* is not a whole number in \[0, 2\^63\)"):
+        Group("a cat", seed, ())
+
+
+def test_numpy_s_whole_numbers_are_seeds(tiny_model: StableDiffusion) -> None:
+    images = [
+        edit(tiny_model, "a cat", [("a dog", SDEdit(0.5))], seed, num_inference_steps=2).images[0]
+        for seed in (3, np.int64(3))
+    ]
+    torch.testing.assert_close(*images, rtol=0, atol=0)
