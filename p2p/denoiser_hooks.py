@@ -26,7 +26,7 @@ PARTS = re.compile(
 def check_hooks(denoiser: Any) -> None:
     """Raise ValueError where a hook of diffusers, or another forward, lets a call depend on earlier ones.
 
-    So it does where layers are left out. Step caches (MagCache, Pyramid Attention Broadcast) would give a row
+    So it does where layers are left out, or tokens merged. Step caches (MagCache, Pyramid Attention Broadcast) would give a row
     what another one had, as the rows of a call change from one step to the next; layers that are skipped read
     no maps.
     """
@@ -36,6 +36,11 @@ def check_hooks(denoiser: Any) -> None:
             raise ValueError(
                 f"denoiser: has a cache of steps, of {package}, by which a step is not computed whole; "
                 "allowed is a denoiser without, as after it is disabled"
+            )
+        if hasattr(part, "_tome_info"):
+            raise ValueError(
+                "denoiser: merges tokens (tomesd), in each row others, so that no row's maps fit another; "
+                "allowed is a denoiser without, as after tomesd.remove_patch()"
             )
         registry = getattr(part, "_diffusers_hook", None)
         for name in registry.hooks if registry is not None else ():

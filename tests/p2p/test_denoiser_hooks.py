@@ -117,6 +117,13 @@ def test_a_step_cache_of_another_package_is_refused(
         edit(tiny_model, "a cat", [("a dog", FixedSeed())], num_inference_steps=1)
 
 
+def test_merged_tokens_are_refused(tiny_model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tomesd (0.1.3) leaves this dictionary on the UNet and on each block that it changed."""
+    monkeypatch.setattr(tiny_model.denoiser, "_tome_info", {"args": {"ratio": 0.5}}, raising=False)
+    with pytest.raises(ValueError, match=r"denoiser: merges tokens \(tomesd\)"):
+        edit(tiny_model, "a cat", [("a dog", FixedSeed())], num_inference_steps=1)
+
+
 def test_a_control_net_that_nothing_would_ask_is_refused(tiny_model: StableDiffusion, tmp_path: Path) -> None:
     parts = tiny_model.pipeline.components
     net = ControlNetModel.from_unet(tiny_model.denoiser)
