@@ -26,9 +26,9 @@ PARTS = re.compile(
 def check_hooks(denoiser: Any) -> None:
     """Raise ValueError where a hook of diffusers, or another forward, lets a call depend on earlier ones.
 
-    So it does where layers are left out, or tokens merged. Step caches (MagCache, Pyramid Attention Broadcast) would give a row
-    what another one had, as the rows of a call change from one step to the next; layers that are skipped read
-    no maps.
+    So it does where layers are left out, or tokens merged. Step caches (MagCache, Pyramid Attention
+    Broadcast) would give a row what another one had, as the rows of a call change from one step to the next;
+    layers that are skipped read no maps.
     """
     for part in denoiser.modules():
         package = str(getattr(vars(part).get("forward"), "__module__", "")).partition(".")[0]
