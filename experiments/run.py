@@ -128,9 +128,8 @@ def _main() -> None:
             print(f"error: {printable(str(error))}", file=sys.stderr)
             sys.exit(2)
         if command == "run":
-            if (
-                "hydra/launcher=submitit_local" in overrides
-            ):  # all start at once; joblib's share by themselves
+            # All of its jobs start at once; joblib shares out cores itself.
+            if "hydra/launcher=submitit_local" in overrides:
                 share_cores(job_count(overrides))
             sys.argv[1:] = [*overrides, *flags]
             _with_hydra(_run)

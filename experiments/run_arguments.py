@@ -37,9 +37,10 @@ def job_count(overrides: Sequence[str]) -> int:
     """Return how many jobs Hydra's own sweeper makes of overrides; 1 of what it will refuse."""
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException:
+        counts = [len(list(one.sweep_string_iterator())) for one in parsed if one.is_sweep_override()]
+    except HydraException:  # what is wrong, or of another sweeper
         return 1
-    return max(1, prod(len(list(one.sweep_string_iterator())) for one in parsed if one.is_sweep_override()))
+    return max(1, prod(counts))
 
 
 def with_shards(arguments: Sequence[str]) -> list[str]:

@@ -49,7 +49,7 @@ def _in_use(folder: Path) -> bool:
 
 def _lock(file: IO[str]) -> bool:
     """Lock a file; return False where another process has it, or where there are no such locks."""
-    with contextlib.suppress(ImportError, BlockingIOError):
+    with contextlib.suppress(ImportError, OSError):
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -24,6 +24,7 @@ def six_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         (["shard=0/4,1/4,2/4,3/4", "seed=[0,1]"], 4),
         (["tau=0,0.5", "seed=range(3)", "~plots"], 6),
         (["tau=choice(0,0.5)"], 2),
+        (["tau=interval(0,1)"], 1),  # of Optuna's sweeper
         (["tau=[0"], 1),  # Hydra itself tells what is wrong
     ],
 )
