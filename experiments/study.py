@@ -35,7 +35,8 @@ def main(arguments: Sequence[str]) -> int:
         *("--compare",),
         nargs="+",
         metavar="ROW",
-        help="rows of the tables, as in p2p:tau=0.4 sdedit:strength=0.5; else each method's middle one",
+        help="rows of the tables, as in p2p:tau=0.4,local_blend=false sdedit:strength=0.5; "
+        "else each method's middle one",
     )
     parser.add_argument("--pairs", type=int, help="how many pairs at most (20)")
     parser.add_argument("--checks", type=int, help="how many attention checks (3)")

@@ -23,7 +23,7 @@ def draw() -> Figure:
         (f"tau={tau:g}", f"cross_replace_steps={1 - tau:g}", *windows_from_tau(tau))
         for tau in (0.0, 0.2, 0.5, 0.8, 1.0)
     ]
-    rows.append(("literal reading\nof tau = 0.2", "cross_replace_steps=[0.2, 1]", (0.2, 1.0), 0.4))
+    rows.append(("literal reading\nof tau = 0.2", "cross_replace_steps=[[0.2,1]]", (0.2, 1.0), 0.4))
     figure = Figure(figsize=(9, 3.9), layout="constrained")
     axes = figure.add_subplot()
     for row, (name, community, cross, itself) in enumerate(rows):

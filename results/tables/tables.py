@@ -19,6 +19,7 @@ from results.tables.statistics import FEWEST_PAIRS, Estimate, Sample, estimates,
 _ESTIMATED = ["mean", "low", "high", "n", "n_images", "n_missing", "reasons", "spread"]
 COLUMNS = [*CELL, "start_noise", "edit_type", "metric", *_ESTIMATED]
 DIFFERENCE_COLUMNS = [*COLUMNS, "p", "p_holm", "wins", "wins_low", "wins_high", "baseline"]
+_WEIGHT_ONE = "the same edit with weight 1"
 _NO_PARTNER = "no row with weight 1 to compare with"
 
 
@@ -87,7 +88,7 @@ def reweight_table(cells: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
         own = weighted[reason_column(metric)]
         effects[metric] = weighted[metric] - reference
         effects[reason_column(metric)] = own.where(own.ne("") | effects[metric].notna(), reason)
-    return _table(effects, metrics)
+    return _table(effects, metrics).assign(baseline=_WEIGHT_ONE)
 
 
 def difference_table(

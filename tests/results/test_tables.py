@@ -170,6 +170,7 @@ def test_reweighting_is_the_effect_against_the_same_edit_with_weight_one() -> No
     frame = pd.DataFrame([reweighted({"dog": 2.0}), reweighted({"dog": 0.5}), plain, *distractors])
     table = reweight_table(joined(frame, [0.7, 0.1, 0.3, 9.0, 9.0]), [METRIC]).query("edit_type == 'all'")
     assert dict(zip(table["weighting"], table["mean"])) == pytest.approx({"×0.5": -0.2, "×2": 0.4})
+    assert "Difference to the same edit with weight 1. Mean" in to_markdown(table, {})
 
 
 def test_with_equal_prompts_the_source_image_is_weight_one() -> None:
