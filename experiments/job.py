@@ -7,6 +7,7 @@ needs is imported there, so that a plan costs no plotting library and no metric'
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from results.summary import Summary
 
 _log = logging.getLogger(__name__)
+EMBEDDED = Path(__file__).resolve().parent / "embedded"  # the small models
 CROSS, AUTO = "cross_replace_steps", "auto"
 
 
@@ -188,7 +190,20 @@ def read_pairs(job: Job) -> Sequence[Pair]:
     chosen = [f"{named.name}_auto_tau" for named in job.methods if named.auto_tau]
     methods = [*GIVEN, *(named.name for named in job.methods), *chosen]
     job.tables.check(metrics, list(dict.fromkeys(methods)))
+    if (told := of_another_world(metrics, job.model.local_folder())) is not None:
+        _log.warning(told)
     return job.dataset.load()
+
+
+def of_another_world(metrics: Sequence[str], model: Path | None) -> str | None:
+    """Say which metrics know pictures of a small model of this repository alone, where the model is none."""
+    small = [name for name in metrics if re.search(r"_(embedded|phantoms)\b", name)]
+    if not small or (model is not None and model.resolve().is_relative_to(EMBEDDED)):
+        return None
+    return (
+        f"metrics: {small[0]} and others are of this repository's small models, and know their pictures "
+        "alone; metrics=standard has CLIP and LPIPS as published"
+    )
 
 
 def plan_job(job: Job, pairs: Sequence[Pair]) -> Plan:

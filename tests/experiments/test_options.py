@@ -185,3 +185,13 @@ def test_a_wrong_flag_is_one_line(
     assert cli(command, *wrong) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {told}")
+
+
+@pytest.mark.parametrize(("metrics", "told"), [("embedded", True), ("pixel", False)])
+def test_metrics_of_the_small_world_are_told_where_the_model_is_of_another(
+    metrics: str, told: bool, cli: Cli, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("plan", *tiny, f"metrics={metrics}") == 0
+    assert ("metrics=standard has CLIP and LPIPS as published" in capsys.readouterr().err) == told
+    assert cli("plan", "dataset.limit=1") == 0
+    assert not capsys.readouterr().err
