@@ -14,11 +14,21 @@ from matplotlib.patheffects import withStroke
 from results.labels import escape_mathtext, variant_label
 from results.plots.plot_style import INK, SIZE, Directions, bars, label_axis, legend, new_figure, save
 from results.tables.paper import own_setting, series_label
-from results.tables.pareto import APART, DOMINATED, FRONT, LEVEL, Front, told, values_of
+from results.tables.pareto import APART, BY_MEANS, DOMINATED, FRONT, LEVEL, Front, told, values_of
 from results.tables.table_files import varying_context
 
-_LOOK = {DOMINATED: ("#BBBBBB", "o", 14), LEVEL: ("#56B4E9", "s", 20), FRONT: ("#0072B2", "o", 34)}
-_LABEL = {DOMINATED: "dominated", LEVEL: "beaten within the interval", FRONT: "on the front"}
+_LOOK = {
+    DOMINATED: ("#BBBBBB", "o", 14),
+    BY_MEANS: ("#56B4E9", "D", 16),
+    LEVEL: ("#56B4E9", "s", 20),
+    FRONT: ("#0072B2", "o", 34),
+}
+_LABEL = {
+    DOMINATED: "dominated",
+    BY_MEANS: "beaten by the means alone",
+    LEVEL: "beaten within the interval",
+    FRONT: "on the front",
+}
 CLOSE = 0.025  # of an axis: numbers of settings that lie closer together would cover each other
 MOST_NAMES = 12
 """How many settings of the front the picture spells out; the table has all of them."""

@@ -4,6 +4,7 @@ Columns run from the source over P2P (tau 1 to 0), the fixed seed and SDEdit (by
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import wrap
@@ -17,12 +18,13 @@ from results.labels import METHODS, method_label, natural_order
 from results.store.picture_files import DamagedPicture, Digest, read_picture
 from results.store.records import RECORD_IDENTITY
 from results.tables.cells import CONTEXT, GIVEN, SOURCES, is_plain, made_elsewhere, ordered
+from results.tables.paper import own_setting
 
 CELL_SIDE = 160  # pixels that a picture should have at least, and hardly more
 _GAP, _MARGIN, _GROUP_GAP, _HEADER, _LINE = 4, 16, 18, 52, 18
 _INK, _FAINT, _BLANK = "#222222", "#777777", "#EEEEEE"
 _log = logging.getLogger(__name__)
-_MOST = {"p2p": 7, "sdedit": 5}
+_MOST = {"p2p": 8, "sdedit": 6}  # columns of a method; of others 4
 
 
 def choose_pairs(cells: pd.DataFrame, limit: int = 8) -> list[str]:
@@ -56,7 +58,7 @@ def strip(run_dir: Path, cells: pd.DataFrame, pairs: Sequence[str], *, side: int
         for name in names
     }
     side = max(_side(Path(run_dir), rows, side) for rows in lines.values())
-    return _draw(Path(run_dir), lines, columns, side)
+    return _draw(Path(run_dir), lines, columns, _left_out(shown, columns), side)
 
 
 def _in_strips(cells: pd.DataFrame) -> pd.Series:
@@ -66,7 +68,11 @@ def _in_strips(cells: pd.DataFrame) -> pd.Series:
 
 
 def _draw(
-    run_dir: Path, lines: dict[str, pd.DataFrame], columns: list[tuple[str, str]], side: int
+    run_dir: Path,
+    lines: dict[str, pd.DataFrame],
+    columns: list[tuple[str, str]],
+    notes: dict[str, str],
+    side: int,
 ) -> Image.Image:
     small, label = _font(12), _font(13)
     lefts, left = [], _MARGIN
@@ -81,7 +87,7 @@ def _draw(
     heights = [_LINE * len(text) + 6 + side + 16 for text in captions.values()]
     canvas = Image.new("RGB", (width, header + sum(heights)), "white")
     pen = ImageDraw.Draw(canvas)
-    _draw_header(pen, columns, labels, lefts, side)
+    _draw_header(pen, columns, notes, labels, lefts, side)
     top = header
     for (name, rows), height in zip(lines.items(), heights):
         for number, text in enumerate(captions[name]):
@@ -103,18 +109,20 @@ def _draw(
 def _draw_header(
     pen: ImageDraw.ImageDraw,
     columns: list[tuple[str, str]],
+    notes: dict[str, str],
     labels: list[list[str]],
     lefts: list[int],
     side: int,
 ) -> None:
-    """Write each method over its columns, with a line under it, and each setting over its column."""
+    """Write each method and its note over its columns, a line under it, and each setting over its column."""
     bold, small = _font(13, "DejaVuSans-Bold.ttf"), _font(12)
     for method in dict.fromkeys(method for method, _ in columns):
         own = [left for (name, _), left in zip(columns, lefts) if name == method]
         first, last = own[0], own[-1] + side
+        note = notes[method]
         pen.text(
             ((first + last) / 2, _MARGIN + 6),
-            _fit(method_label(method), last - first, bold),
+            _fit(method_label(method), last - first - int(bold.getlength(note)), bold) + note,
             font=bold,
             fill=_INK,
             anchor="mm",
@@ -134,24 +142,58 @@ def _setting_lines(setting: str, side: int) -> list[str]:
 
 
 def _columns(rows: pd.DataFrame) -> list[tuple[str, str]]:
-    """List (method, setting) in the order of the strip, a few evenly chosen ones of each long axis."""
+    """List (method, setting) in the order of the strip, of each method a few settings (`_settings`)."""
     order = ("source", "reconstruction", "ideal", "p2p", "p2p_auto_tau", "fixed_seed", "sdedit")
     ranks = {name: rank for rank, name in enumerate(order)}
     methods = sorted(rows["method"].unique(), key=lambda name: (ranks.get(name, len(METHODS)), name))
     columns = []
     for method in methods:
-        own = ordered(rows[rows["method"].eq(method)])
-        # From the freest edit to the closest one, as in the paper's figures.
-        down = own["tau"].notna().all() and own["weighting"].nunique() == 1  # weights rise
-        settings = list((own[::-1] if down else own)["setting"].unique())
-        columns += [(method, setting) for setting in _spread(settings, _MOST.get(method, 4))]
+        settings = _settings(rows[rows["method"].eq(method)], _MOST.get(method, 4))
+        columns += [(method, setting) for setting in settings]
     return columns
 
 
+def _settings(own: pd.DataFrame, most: int) -> list[str]:
+    """Choose at most `most` settings of a method, its variants at the same values where they have them."""
+    # From the freest edit to the closest one, as in the paper's figures.
+    down = own["tau"].notna().all() and own["weighting"].nunique() == 1  # weights rise
+    step = -1 if down else 1
+    own = ordered(own)[::step].drop_duplicates("setting")
+    if len(own) <= most:
+        return list(own["setting"])
+    own = own.assign(_value=[own_setting(row) for row in own.to_dict("records")])
+    values = list(ordered(own.assign(variant=""))[::step]["_value"].unique())
+    variants = list(own["variant"].unique())
+    each = max(min(2, len(values)), most // len(variants))  # both ends at least
+    having = own["_value"].value_counts()
+    common = [value for value in values if having[value] == having.max()]
+    chosen = _spread(common, each) if len(common) > 1 and having.max() > 1 else []
+    settings: list[str] = []
+    for variant in _spread(variants, most // each):
+        by_value = own[own["variant"].eq(variant)].set_index("_value")["setting"]
+        shown = [value for value in chosen if value in by_value.index]
+        settings += list(by_value[shown or _spread(list(by_value.index), each)])
+    return settings
+
+
 def _spread(items: list[str], most: int) -> list[str]:
-    if len(items) <= most:
+    """Return at most `most` items, both ends among them; fewer where these are evenly spaced."""
+    last = len(items) - 1
+    if last < most:
         return items
-    return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
+    even = [count for count in range(most // 2 + 1, most) if count > 1 and last % (count - 1) == 0]
+    count = most if not even or last % (most - 1) == 0 else even[-1]
+    return [items[round(index * last / (count - 1))] for index in range(count)]
+
+
+def _left_out(rows: pd.DataFrame, columns: list[tuple[str, str]]) -> dict[str, str]:
+    """Say of each method how many of its settings have a column, "" where all have."""
+    there = rows.groupby("method")["setting"].nunique()
+    shown = Counter(method for method, _ in columns)
+    return {
+        method: f", {count} of {there[method]} settings" if count < there[method] else ""
+        for method, count in shown.items()
+    }
 
 
 def _first_context(rows: pd.DataFrame) -> pd.DataFrame:

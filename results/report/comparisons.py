@@ -7,7 +7,7 @@ import pandas as pd
 
 from results.labels import arrow, method_label, metric_label
 from results.tables.cells import ALL
-from results.tables.pareto import APART, DOMINATED, FRONT, LEVEL, values_of
+from results.tables.pareto import FRONT, standing_text, values_of
 from results.tables.table_files import context_text, decimals_of, varying_context
 
 _ENDS = ("difference", "low", "high")
@@ -41,12 +41,6 @@ def front_rows(front: pd.DataFrame, metrics: Sequence[str]) -> list[dict[str, An
     rows = []
     for index, (_, row) in enumerate(front.iterrows()):
         ends = [own.iloc[index] for own in values]
-        told = {
-            FRONT: "on the front",
-            LEVEL: f"behind {row['place']}, within the interval",
-            DOMINATED: f"dominated by {row['place']}",
-            APART: f"not compared: {row['why']}",
-        }
         named = [method_label(row["method"]), row["setting"], *(context_text(row, name) for name in context)]
         rows.append(
             {
@@ -54,7 +48,7 @@ def front_rows(front: pd.DataFrame, metrics: Sequence[str]) -> list[dict[str, An
                 "name": ", ".join(text for text in named if text and text != "nan"),
                 "means": [_short(end["mean"], f".{place}f") for end, place in zip(ends, places)],
                 "intervals": [_interval(end["low"], end["high"], place) for end, place in zip(ends, places)],
-                "standing": told[row["standing"]],
+                "standing": standing_text(row),
             }
         )
     return rows

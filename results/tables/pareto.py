@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,8 @@ from results.tables.table_files import context_text, decimals_of, interval_text,
 ALIGNMENT = ("clip_directional", "clip_target", "pie/clip_similarity_target_image")
 PRESERVATION = ("lpips", "pie/lpips", "ms_ssim", "ssim")
 FRONT, LEVEL, DOMINATED, APART = "front", "within the interval", "dominated", "not compared"
-STANDINGS = (FRONT, LEVEL, DOMINATED, APART)
+BY_MEANS = "by the means alone"
+STANDINGS = (FRONT, LEVEL, DOMINATED, BY_MEANS, APART)
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def standings_of(first: np.ndarray, second: np.ndarray) -> tuple[list[str], np.n
     Both arrays are (settings, pairs), larger is better. A setting beats another whose means are no better in
     either and worse in one; of several the one that beats it by more than the interval is told. A beaten
     setting is LEVEL where no setting of the front is better by more than the paired 95 % interval in each
-    metric in which they differ; of fewer than FEWEST_PAIRS pairs there is no interval, and it is DOMINATED.
+    metric in which they differ, else DOMINATED; of fewer than FEWEST_PAIRS pairs there is no interval, and it
+    is BY_MEANS.
     """
     # Rounded: means that differ in their last digit only are ties.
     means = [side.mean(axis=1).round(12) for side in (first, second)]
@@ -139,7 +142,8 @@ def standings_of(first: np.ndarray, second: np.ndarray) -> tuple[list[str], np.n
         better = np.flatnonzero(beats[:, index] & on_front).tolist()
         clear = [one for one in better if _clearly(one, index, (first, second))]
         beaten_by[index] = clear[0] if clear else better[0]
-        standings.append(DOMINATED if clear else LEVEL)
+        beaten = DOMINATED if clear else LEVEL
+        standings.append(beaten if first.shape[1] >= FEWEST_PAIRS else BY_MEANS)
     return standings, beaten_by
 
 
@@ -215,9 +219,7 @@ def _notes(
         causes = _causes(counted, metrics)
         notes.append(f"{len(counted)} pictures of the pairs that count lack a value ({'; '.join(causes)}).")
     if len(pairs) < FEWEST_PAIRS:
-        notes.append(
-            f"Fewer than {FEWEST_PAIRS} pairs have no interval: what is dominated may be so by chance."
-        )
+        notes.append(f"Fewer than {FEWEST_PAIRS} pairs have no interval: what is beaten may be so by chance.")
     return tuple(notes)
 
 
@@ -270,10 +272,22 @@ def told(front: Front) -> str:
     counts = front.table["standing"].value_counts()
     parts = [f"{counts[FRONT]} on the front"]
     parts += [f"{counts[name]} {text}" for name, text in (
-        (LEVEL, "beaten within the interval"), (DOMINATED, "dominated"), (APART, "not compared"),
+        (LEVEL, "beaten within the interval"), (DOMINATED, "dominated"),
+        (BY_MEANS, "beaten by the means alone (no interval)"), (APART, "not compared"),
     ) if name in counts]  # fmt: skip
     pairs = "1 pair" if front.n == 1 else f"{front.n} pairs"
     return f"Of {len(front.table)} settings over {pairs}: {', '.join(parts)}."
+
+
+def standing_text(row: Mapping[str, Any]) -> str:
+    """Say where a row of a front's table stands, and behind which place of the front."""
+    return {
+        FRONT: "on the front",
+        LEVEL: f"behind {row['place']}, within the interval",
+        DOMINATED: f"dominated by {row['place']}",
+        BY_MEANS: f"behind {row['place']}, by the means alone",
+        APART: f"not compared: {row['why']}",
+    }[row["standing"]]
 
 
 def _body(front: Front, context: Sequence[str]) -> list[list[str]]:
@@ -284,12 +298,6 @@ def _body(front: Front, context: Sequence[str]) -> list[list[str]]:
         texts.append([interval_text(row, decimals) or "—" for row in values.itertuples()])
     lines = []
     for (_, row), *means in zip(front.table.iterrows(), *texts, strict=True):
-        standing = {
-            FRONT: "on the front",
-            LEVEL: f"behind {row['place']}, within the interval",
-            DOMINATED: f"dominated by {row['place']}",
-            APART: f"not compared: {row['why']}",
-        }[row["standing"]]
         lines.append(
             [
                 f"{row['place']}" if row["standing"] == FRONT else "",
@@ -297,7 +305,7 @@ def _body(front: Front, context: Sequence[str]) -> list[list[str]]:
                 escape_markdown(method_label(row["method"])),
                 escape_markdown(row["setting"]) or "—",
                 *means,
-                escape_markdown(standing),
+                escape_markdown(standing_text(row)),
             ]
         )
     return lines

@@ -31,7 +31,8 @@ def to_markdown(table: pd.DataFrame, directions: Directions, *, by_edit_type: bo
     """Write one table over all edit types, then one per edit type, and below why values are missing."""
     parts = _section_parts(table, directions, by_edit_type)
     missing = "\n".join(f"- {escape_markdown(line)}" for line in missing_lines(table))
-    note = f"Mean [95 % interval over pairs, {WITH_INTERVAL}]; `missing` counts values."
+    counted = "`missing` counts values, of a picture one for each metric"
+    note = f"Mean [95 % interval over pairs, {WITH_INTERVAL}]; {counted}."
     if "baseline" in table:
         note = f"Difference to {escape_markdown('; '.join(dict.fromkeys(table['baseline'])))}. {note}"
     if "p_holm" in table:
@@ -67,15 +68,15 @@ def _section_parts(table: pd.DataFrame, directions: Directions, by_edit_type: bo
 
 
 def missing_lines(table: pd.DataFrame) -> list[str]:
-    """Say per metric how many images have no value, and why."""
+    """Say per metric how many values are missing, and why; a picture has one for each of its settings."""
     lines = []
     for metric, rows in table[table[parted_by(table)].eq(ALL)].groupby("metric", sort=False):
         counts: Counter[str] = Counter()
         for reasons in rows["reasons"]:
             counts.update(reasons)
-        images = int(rows["n_images"].sum() + rows["n_missing"].sum())
+        values = int(rows["n_images"].sum() + rows["n_missing"].sum())
         why = "; ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-        lines += [f"{metric}: {counts.total()} of {images} images have no value ({why})"] if counts else []
+        lines += [f"{metric}: {counts.total()} of {values} values are missing ({why})"] if counts else []
     return lines
 
 

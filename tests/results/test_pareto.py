@@ -11,11 +11,13 @@ import pandas as pd
 import pytest
 
 from results.plots.pareto_plots import pareto
+from results.report.comparisons import front_rows
 from results.store.records import reason_column
 from results.summary import summarise
 from results.tables.cells import with_cells
 from results.tables.pareto import (
     APART,
+    BY_MEANS,
     DOMINATED,
     FRONT,
     LEVEL,
@@ -94,9 +96,26 @@ def test_what_chance_may_have_put_behind_is_told_apart() -> None:
     assert standings_of(side, side)[0] == [FRONT, DOMINATED, LEVEL]
     # In one of the two they do not differ at all: the other decides.
     assert standings_of(side, np.repeat(first, 3, axis=0))[0] == [FRONT, DOMINATED, LEVEL]
-    assert standings_of(side[:, :5], side[:, :5])[0][1] == DOMINATED  # five pairs have no interval
-    few = found(edits({0.0: (0.4, 0.2), 0.2: (0.3, 0.3)}, pairs=5))
-    assert few.notes == ("Fewer than 6 pairs have no interval: what is dominated may be so by chance.",)
+
+
+def test_of_few_pairs_the_verdict_is_by_the_means_alone_wherever_it_is_told() -> None:
+    values = {0.0: (0.4, 0.2), 0.2: (0.3, 0.3)}
+    assert standings(found(edits(values, pairs=6))) == {0.0: FRONT, 0.2: DOMINATED}
+    few = found(edits(values, pairs=5))
+    assert standings(few) == {0.0: FRONT, 0.2: BY_MEANS}
+    assert few.notes == ("Fewer than 6 pairs have no interval: what is beaten may be so by chance.",)
+    told = "Of 2 settings over 5 pairs: 1 on the front, 1 beaten by the means alone (no interval)."
+    text = to_markdown([few], BOTH)
+    assert told in text
+    assert "| behind 1, by the means alone |" in text
+    assert "dominated" not in text
+    assert [row["standing"] for row in front_rows(few.table, few.metrics)] == [
+        "on the front",
+        "behind 1, by the means alone",
+    ]
+    axes = pareto(few, BOTH).axes[0]
+    assert axes.get_title(loc="right") == told
+    assert "beaten by the means alone" in axes.get_legend_handles_labels()[1]
 
 
 def test_a_setting_that_lacks_a_pair_is_not_compared_and_said_to_be_so() -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from results.tables.tables import main_table
 from tests.results.synthetic import (
     DIRECTIONS,
     PAIRS,
+    TAUS,
     make_frame,
     make_metrics,
     make_row,
@@ -266,6 +268,53 @@ def test_weights_stand_side_by_side_where_all_edits_re_weight(finished_run: Path
     p2p = [setting for method, setting in strips._columns(snow) if method == "p2p"]
     assert p2p == [f"τ 0.2, weights ×{factor}" for factor in ("0.5", "1", "2")]
     assert strips.strip(finished_run, snow, ["snow"]).width > 4 * 128
+
+
+def strip_of(variants: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    """Return cells of P2P at these taus, by the value of `local_blend`."""
+    rows = [
+        make_row(
+            "cat-dog", 0, "p2p", **{**p2p(tau), "params": json.dumps({"tau": tau, "local_blend": blend})}
+        )
+        for blend, taus in variants.items()
+        for tau in taus
+    ]
+    return with_cells(pd.DataFrame(rows))
+
+
+@pytest.mark.parametrize(
+    ("variants", "shown"),
+    [
+        ({"on": TAUS, "off": TAUS}, {"on": [1, 0.6, 0.4, 0], "off": [1, 0.6, 0.4, 0]}),
+        ({"on": TAUS, "off": TAUS[1:5]}, {"on": [0.8, 0.6, 0.4, 0.2], "off": [0.8, 0.6, 0.4, 0.2]}),
+        ({"on": TAUS, "off": [*TAUS, 0.1, 0.9]}, {"on": [1, 0.6, 0.4, 0], "off": [1, 0.6, 0.4, 0]}),
+        ({"on": [*TAUS, 0.1, 0.9], "off": [0.5]}, {"on": [1, 0.8, 0.2, 0], "off": [0.5]}),
+        ({"on": TAUS, "off": [0.4]}, {"on": TAUS[::-1], "off": [0.4]}),  # there is room for all
+        ({"on": [number / 10 for number in range(11)]}, {"on": TAUS[::-1]}),
+        ({f"{number}": [0.4] for number in range(15)}, {f"{number}": [0.4] for number in range(0, 15, 2)}),
+        ({f"{number}": TAUS for number in range(7)}, {f"{number}": [1, 0] for number in range(0, 7, 2)}),
+    ],
+)
+def test_variants_stand_in_a_strip_at_the_same_values(
+    variants: Mapping[str, Sequence[float]], shown: Mapping[str, Sequence[float]]
+) -> None:
+    cells = strip_of(variants)
+    columns = [setting for _, setting in strips._columns(cells)]
+    of = cells.drop_duplicates("setting").set_index("setting").loc[columns]
+    blends = of["params"].map(lambda text: json.loads(text)["local_blend"])
+    assert {blend: list(taus) for blend, taus in of["tau"].groupby(blends)} == {
+        blend: list(taus) for blend, taus in shown.items()
+    }
+
+
+def test_a_strip_tells_how_many_settings_it_shows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(strips.ImageDraw.ImageDraw, "text", lambda _, at, text, **__: written.append(text))
+    strips.strip(tmp_path, strip_of({"on": TAUS, "off": TAUS}).assign(status="failed"), ["cat-dog"])
+    assert "Prompt-to-Prompt, 8 of 12 settings" in written
+    written.clear()
+    strips.strip(tmp_path, strip_of({"on": TAUS}).assign(status="failed"), ["cat-dog"])
+    assert "Prompt-to-Prompt" in written
 
 
 def test_a_strip_shows_the_runs_pictures_enlarged_by_a_whole_factor(finished_run: Path) -> None:

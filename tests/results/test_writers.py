@@ -61,7 +61,20 @@ def test_a_cell_is_a_mean_with_its_interval_and_what_is_missing_is_said() -> Non
     assert "lpips_embedded@1 ↓" in text
     assert re.search(r"\| Prompt-to-Prompt \| τ 0\.2 \| 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] \| 6 \| 1 \|", text)
     assert "lpips\\_" not in text, "underscores within words need no escape"
-    assert "- lpips_embedded@1: 1 of 7 images have no value (1 images are equal)" in text
+    assert "- lpips_embedded@1: 1 of 7 values are missing (1 images are equal)" in text
+
+
+def test_a_picture_that_is_missing_counts_once_for_each_metric_and_setting() -> None:
+    values = {name: [0.1, np.nan] for name in ("lpips_embedded@1", "ms_ssim@1")}
+    reasons = {f"reason:{name}": ["", "failed"] for name in values}
+    rows = pd.DataFrame([make_row(pair, 0, "p2p", **p2p(0.2)) for pair in ("cat-dog", "house-2")])
+    rows = rows.assign(**values, **reasons)
+    again = rows.assign(method="fixed_seed", tau=np.nan, params="{}")  # the pictures of the other setting
+    text = to_markdown(main_table(with_cells(pd.concat([rows, again])), list(values)), DIRECTIONS)
+    cells = [line.split(" | ") for line in text.splitlines() if line.startswith(("| fixed", "| Prompt"))]
+    assert [one[-1] for one in cells[:2]] == ["2 |", "2 |"]
+    assert "`missing` counts values, of a picture one for each metric." in text
+    assert "- lpips_embedded@1: 2 of 4 values are missing (2 failed)" in text
 
 
 def test_nasty_text_does_not_leave_its_cell_in_markdown() -> None:
