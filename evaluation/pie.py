@@ -44,8 +44,8 @@ class UneditedPixel:
 
     def __init__(self, device: str = "cpu", batch_size: int = 8) -> None:
         self.device, self.batch_size = device, batch_size
-        self.name = "pie/pixel_unedit@2"
-        self.names = ("pie/psnr_unedit@1", "pie/mse_unedit@1", "pie/ssim_unedit@2")
+        self.name = "pie/pixel_unedit@3"
+        self.names = ("pie/psnr_unedit@1", "pie/mse_unedit@1", "pie/ssim_unedit@3")
         self.higher_is_better: Mapping[str, bool] = dict(zip(self.names, (True, False, True), strict=True))
 
     def check(self) -> None:

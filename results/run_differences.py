@@ -81,7 +81,7 @@ class Comparison:
 
 
 def compare_runs(run_dirs: Sequence[Path], metrics: Sequence[str] = ()) -> Comparison:
-    """Compare each run with the first one, by the metrics that all have, or those named (`ssim@2`, `ssim`).
+    """Compare each run with the first one, by the metrics that all have, or those named (`ssim@3`, `ssim`).
 
     ValueError where runs are of other data sets, a pair of one name has other prompts, values of a metric are
     of other versions or weights, and where nothing stands beside anything.

@@ -194,7 +194,7 @@ def _ssim(edits: Edits, device: str) -> Iterator[Tensor]:
         images, sources, data_range=1.0, reduction="none", return_full_image=True
     )
     assert isinstance(of_pixels, Tensor)
-    yield of_pixels[..., 5:-5, 5:-5].mean(dim=(1, 2, 3))  # without the border, as `ssim@2` is
+    yield of_pixels[..., 5:-5, 5:-5].mean(dim=(1, 2, 3))  # without the border, as `ssim@3` is
 
 
 def _errors(edits: Edits, device: str) -> Iterator[Tensor]:

@@ -28,7 +28,7 @@ FAMILIES = {
     "clip_l14@1": [f"clip_{part}_l14@1" for part in ("source", "target", "directional", "image")],
     "clip_b32@1": [f"clip_{part}_b32@1" for part in ("source", "target", "directional", "image")],
     "lpips_alex@1": ["lpips_alex@1"],
-    "pixel@2": ["ssim@2", "ms_ssim@1", "psnr@1", "mse@1"],
+    "pixel@3": ["ssim@3", "ms_ssim@2", "psnr@1", "mse@1"],
 }
 TYPES = ("change object", "add object", "delete object", "change content", "change pose",
          "change color", "change material", "change background", "change style")  # fmt: skip

@@ -22,7 +22,7 @@ def searched(tiny_folder: Path, run_dir: Path, *more: str) -> tuple[int, str, st
     """Search on one pair by SSIM and MSE; return exit code, output and errors."""
     grid = [one for one in on_tiny(tiny_folder, run_dir) if not one.startswith("grid")]
     steps = "sampling.num_inference_steps=10"  # a tenth of them, as a window may be, is a step
-    overrides = [*grid, *PAIR, "grid=search", "objective=[ssim@2,mse@1]", steps, *SEARCH, *more]
+    overrides = [*grid, *PAIR, "grid=search", "objective=[ssim@3,mse@1]", steps, *SEARCH, *more]
     return Call("run", "-m", *overrides).ended()
 
 
@@ -44,10 +44,10 @@ def test_all_trials_share_one_folder_and_its_front_is_the_searchs(tiny_folder: P
     [found] = solutions(run_dir)
     assert found["name"] == "optuna"
     table = pd.read_csv(run_dir / "tables" / "pareto.csv")
-    front = table.loc[table["standing"] == "front", ["ssim@2", "mse@1"]]
+    front = table.loc[table["standing"] == "front", ["ssim@3", "mse@1"]]
     best = {tuple(round(float(value), 9) for value in one["values"]) for one in found["solutions"]}
     assert {tuple(row) for row in front.round(9).itertuples(index=False)} == best
-    assert "Pareto front of ssim@2 and mse@1: see tables/pareto.md." in out
+    assert "Pareto front of ssim@3 and mse@1: see tables/pareto.md." in out
     # The same seed asks for the same trials, and nothing is left to make.
     before = {file: file.stat().st_mtime_ns for file in run_dir.rglob("images/**/*.png")}
     code, again, _ = searched(tiny_folder, run_dir, "hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=3")
@@ -83,7 +83,7 @@ def test_a_search_whose_trials_all_fail_ends_with_an_error(tiny_folder: Path, ru
 @pytest.mark.parametrize(
     ("direction", "message"),
     [
-        ("[minimize,minimize]", "hydra.sweeper.direction: minimize for ssim@2, allowed is maximize"),
+        ("[minimize,minimize]", "hydra.sweeper.direction: minimize for ssim@3, allowed is maximize"),
         ("maximize", "objective: 2 metrics, while hydra.sweeper.direction has 1 entries (maximize)"),
     ],
 )

@@ -67,7 +67,7 @@ def test_pixel_columns_equal_scikit_image(masked: Edits) -> None:
         expected = structural_similarity(
             source, image, gaussian_weights=True, use_sample_covariance=False, data_range=1, channel_axis=0
         )
-        assert scores["pie/ssim_unedit@2"].values[row].item() == pytest.approx(expected, abs=2e-5)
+        assert scores["pie/ssim_unedit@3"].values[row].item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_lpips_squeeze_equals_torchmetrics(squeeze: UneditedLpips, masked: Edits) -> None:
@@ -212,7 +212,7 @@ def test_what_is_undefined_is_missing_with_its_reason(
         masks_matter = "unedit" in name or "edit_part" in name
         assert column.values.isnan().tolist() == [bool(reason) for reason in column.reasons]
         assert without[name].reasons == ("no mask" if masks_matter else "",) * 5
-    assert scores["pie/mse_unedit@1"].reasons == scores["pie/ssim_unedit@2"].reasons == WHOLE
+    assert scores["pie/mse_unedit@1"].reasons == scores["pie/ssim_unedit@3"].reasons == WHOLE
     assert scores["pie/psnr_unedit@1"].reasons == (*WHOLE[:4], "identical outside the mask")
     assert scores["pie/mse_unedit@1"].values[4] == 0
 
@@ -220,7 +220,7 @@ def test_what_is_undefined_is_missing_with_its_reason(
 def test_an_empty_mask_leaves_the_whole_image(lpips_folder: Path, masked: Edits) -> None:
     empty = replace(masked, masks=torch.zeros(5, 1, 64, 64, dtype=torch.bool))
     pixel, whole = UneditedPixel()(empty), Pixel()(masked)
-    for name in ("psnr@1", "mse@1", "ssim@2"):
+    for name in ("psnr@1", "mse@1", "ssim@3"):
         torch.testing.assert_close(
             pixel[f"pie/{name.replace('@', '_unedit@')}"].values,
             whole[name].values,
@@ -297,6 +297,6 @@ def test_weights_that_cannot_be_had_are_said_in_one_line(
 
 def test_too_small_an_image_is_refused() -> None:
     with pytest.raises(
-        ValueError, match="pie/pixel_unedit@2: images have a side of 10; allowed: at least 11"
+        ValueError, match="pie/pixel_unedit@3: images have a side of 10; allowed: at least 11"
     ):
         UneditedPixel()(masked_edits((10, 64)))

@@ -111,19 +111,19 @@ def test_a_run_from_before_there_were_digests_and_settings_in_names_goes_on(
 def test_a_run_from_before_a_metric_had_its_version_goes_on(
     cli: Cli, tiny: list[str], complete_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (complete_run / "metrics" / "pixel@2").rename(complete_run / "metrics" / "pixel@1")
+    before = (complete_run / "metrics" / "pixel@3").rename(complete_run / "metrics" / "pixel@1")
     (before / "columns.json").unlink()
     (before / "weights.sha256").unlink()
     for file in before.iterdir():
         frame = pd.read_parquet(file)
-        frame.replace({"metric": {"ssim@2": "ssim@1"}}).to_parquet(file)
+        frame.replace({"metric": {"ssim@3": "ssim@1"}}).to_parquet(file)
     assert cli("run", *tiny, "tau=0.5") == 0
     told = capsys.readouterr().out
     assert "Values under older names are in metrics/, not in these tables: ssim@1.\n" in told
     assert not [text for text in ("missing or damaged", "not evaluated", "Which way") if text in told]
     main = pd.read_csv(complete_run / "tables" / "main.csv")
-    assert set(main["metric"]) == {"ssim@2", "ms_ssim@1", "psnr@1", "mse@1"}
-    assert main.query("metric == 'ssim@2' and method != 'source'")["n_missing"].eq(0).all()
+    assert set(main["metric"]) == {"ssim@3", "ms_ssim@2", "psnr@1", "mse@1"}
+    assert main.query("metric == 'ssim@3' and method != 'source'")["n_missing"].eq(0).all()
     assert load(complete_run)["ssim@1"].notna().any()
 
 
@@ -154,8 +154,8 @@ def test_edits_whose_source_is_no_longer_recorded_are_made_again_with_it(
     [
         "images/*/0/p2p-*.png",
         "images/*/mask-0123456789abcdef.png",
-        "metrics/pixel@2/columns.json",
-        "metrics/pixel@2/weights.sha256",
+        "metrics/pixel@3/columns.json",
+        "metrics/pixel@3/weights.sha256",
         "tables/main.csv",
         "records/*.parquet",
         "../.cache/inversions/0123456789abcdef.safetensors",

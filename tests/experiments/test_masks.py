@@ -70,7 +70,7 @@ def test_one_edit_inside_several_masks_has_a_value_for_each(
     assert frame.loc[("left", "p2p"), MSE] != frame.loc[("right", "p2p"), MSE]
     assert frame.loc[("whole", "p2p"), f"reason:{MSE}"] == "mask covers the whole image"
     assert frame.loc[("none", "p2p"), f"reason:{MSE}"] == "no mask"
-    assert len(list((run / "metrics" / "pie" / "pixel_unedit@2").glob("*.parquet"))) == 1
+    assert len(list((run / "metrics" / "pie" / "pixel_unedit@3").glob("*.parquet"))) == 1
     text = (run / "tables" / "pie.md").read_text()
     assert "pie/mse_unedit@1 ×10⁴ ↓" in text
     assert "| uses mask |" in text

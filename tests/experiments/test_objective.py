@@ -37,8 +37,8 @@ def test_a_job_returns_the_mean_over_pairs_of_what_it_is_searched_for(
     sweep += [f"hydra.sweep.dir={complete_run}/hydra", "grid=single", "tau=0"]
     rows = load(complete_run).query("method == 'p2p' and tau == 0")
     assert returned(*sweep, "objective=mse@1") == pytest.approx(rows["mse@1"].mean())
-    both = returned(*sweep, "objective=[mse@1,ssim@2]")
-    assert both == pytest.approx((rows["mse@1"].mean(), rows["ssim@2"].mean()))
+    both = returned(*sweep, "objective=[mse@1,ssim@3]")
+    assert both == pytest.approx((rows["mse@1"].mean(), rows["ssim@3"].mean()))
     assert returned(*sweep) is None
 
 
@@ -47,7 +47,7 @@ def test_an_undefined_objective_is_an_error_and_no_number(
 ) -> None:
     values = load_metrics(complete_run).assign(value=float("nan"), reason="an empty mask")
     shutil.rmtree(complete_run / "metrics")
-    write_metrics(complete_run, "pixel@2", values)
+    write_metrics(complete_run, "pixel@3", values)
     assert cli("run", *tiny, "objective=mse@1") == 1
     assert "error: objective: mse@1 is undefined for all 3 edits (an empty mask)" in capsys.readouterr().err
 
@@ -74,7 +74,7 @@ def test_an_objective_that_no_job_can_give_is_refused(
     [
         ([], ""),
         (["maximize", "minimize"], ""),
-        (["minimize", "minimize"], "hydra.sweeper.direction: minimize for ssim@2, allowed is maximize"),
+        (["minimize", "minimize"], "hydra.sweeper.direction: minimize for ssim@3, allowed is maximize"),
         (["maximize", "maximize"], "hydra.sweeper.direction: maximize for mse@1, allowed is minimize"),
         (["maximize"], r"objective: 2 metrics, while hydra.sweeper.direction has 1 entries \(maximize\)"),
     ],
@@ -83,7 +83,7 @@ def test_a_search_for_the_worst_of_a_metric_is_refused(
     asked: list[str], message: str, tiny: list[str]
 ) -> None:
     GlobalHydra.instance().clear()
-    overrides = [*tiny, "objective=[ssim@2,mse@1]"]
+    overrides = [*tiny, "objective=[ssim@3,mse@1]"]
     with initialize_config_dir(str(experiments.run.CONF), version_base="1.3"):
         config = compose("config", overrides, return_hydra_config=True)
     HydraConfig.instance().set_config(config)

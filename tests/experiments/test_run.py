@@ -174,7 +174,7 @@ def test_a_corrected_edit_type_reaches_the_tables_and_nothing_is_made_again(
 def test_values_of_other_weights_are_not_mixed(
     cli: Cli, tiny: list[str], complete_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (complete_run / "metrics" / "pixel@2" / "weights.sha256").write_text("0" * 64)  # of before a training
+    (complete_run / "metrics" / "pixel@3" / "weights.sha256").write_text("0" * 64)  # of before a training
     assert cli("run", *tiny) == 2
     assert "holds values of other weights" in capsys.readouterr().err
 

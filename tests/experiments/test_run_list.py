@@ -23,7 +23,7 @@ def test_a_run_is_listed_with_its_state_size_and_means(
     assert {line.split(":")[0].strip() for line in methods} == {
         *("SDEdit", "Prompt-to-Prompt (2 settings)", "fixed seed"),
     }
-    assert all(": ms_ssim@1 0" in line for line in methods)
+    assert all(": ms_ssim@2 0" in line for line in methods)
     forget_records(complete_run, lambda rows: rows["method"].eq("sdedit"))
     assert cli("ls", str(complete_run.parent)) == 0, "a folder of runs"
     assert ": 1 of 5 left; 4 pictures" in capsys.readouterr().out

@@ -193,14 +193,14 @@ DAMAGES = {
     "provenance/*.json": b"",
     "records/*.parquet": b"PAR1 half",
     "settings/*.parquet": b"",
-    "metrics/pixel@2/*.parquet": b"",
-    "metrics/pixel@2/columns.json": b"{",
-    "metrics/pixel@2/weights.sha256": b"",
+    "metrics/pixel@3/*.parquet": b"",
+    "metrics/pixel@3/columns.json": b"{",
+    "metrics/pixel@3/weights.sha256": b"",
     "tables/made_from.json": b"{",
 }
 
 
-LIKE = ("provenance/*.json", "metrics/pixel@2/columns.json")  # damage that others stand for
+LIKE = ("provenance/*.json", "metrics/pixel@3/columns.json")  # damage that others stand for
 
 
 @pytest.mark.parametrize(
@@ -210,14 +210,14 @@ def test_a_damaged_file_is_told_and_what_it_held_is_there_again(
     damaged: str, cli: Cli, tiny: list[str], complete_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = (complete_run / "tables" / "main.csv").read_bytes()
-    weights = (complete_run / "metrics" / "pixel@2" / "weights.sha256").read_bytes()
+    weights = (complete_run / "metrics" / "pixel@3" / "weights.sha256").read_bytes()
     for file in list(complete_run.glob(damaged)) or [complete_run / damaged]:
         file.write_bytes(DAMAGES[damaged])
     assert cli("run", *tiny) == 0
     assert "Traceback" not in "".join(capsys.readouterr())
     assert (complete_run / "tables" / "main.csv").read_bytes() == table
-    assert (complete_run / "metrics" / "pixel@2" / "weights.sha256").read_bytes() == weights
-    assert "higher_is_better" in (complete_run / "metrics" / "pixel@2" / "columns.json").read_text()
+    assert (complete_run / "metrics" / "pixel@3" / "weights.sha256").read_bytes() == weights
+    assert "higher_is_better" in (complete_run / "metrics" / "pixel@3" / "columns.json").read_text()
     capsys.readouterr()
     assert cli("run", *tiny) == 0
     assert not re.search("damaged[,;]|left out", "".join(capsys.readouterr()))
@@ -226,7 +226,7 @@ def test_a_damaged_file_is_told_and_what_it_held_is_there_again(
 def test_missing_weights_of_values_are_told_and_written(
     cli: Cli, tiny: list[str], complete_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = complete_run / "metrics" / "pixel@2" / "weights.sha256"
+    file = complete_run / "metrics" / "pixel@3" / "weights.sha256"
     before = file.read_bytes()
     file.unlink()
     assert cli("run", *tiny) == 0

@@ -173,7 +173,7 @@ def test_a_run_on_another_device_scores_while_it_makes(
     def wait_for_values(model: Model, groups: Any, *given: Any) -> Any:
         until = time.monotonic() + PATIENCE
         while groups[0].seed == 1 and not there and time.monotonic() < until:
-            there.extend(run_dir.glob("metrics/pixel@2/*.parquet"))
+            there.extend(run_dir.glob("metrics/pixel@3/*.parquet"))
         return generate(model, groups, *given)
 
     monkeypatch.setattr(experiments.running.generate, "generate", wait_for_values)

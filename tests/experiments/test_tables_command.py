@@ -82,14 +82,14 @@ def test_a_table_for_a_paper_is_printed_and_nothing_is_written(
     asked = ["tables", str(complete_run), "--metrics", "ssim", "psnr", "--settings", "p2p", "sdedit"]
     assert cli(*asked, "--digits", "psnr=1") == 0
     head, _, *rows = capsys.readouterr().out.splitlines()
-    assert head == "|  | ssim@2 ↑ | psnr@1 ↑ |"
+    assert head == "|  | ssim@3 ↑ | psnr@1 ↑ |"
     marked = re.findall(r"\| \*\*(\d\.\d{3})\*\* \| \*\*(\d+\.\d)\*\* \|", "\n".join(rows))
     assert len(marked) == 1, "one of the two edits is best in both"
     assert rows[-1].startswith("Mean over 1 pair; fewer than 6 pairs give no interval.")
     assert cli(*asked, "--format", "latex") == 0
     assert r"\begin{tabular}" in capsys.readouterr().out
     assert cli(*asked, "--format", "csv", "--table", "difference_to_fixed_seed") == 0
-    assert set(pd.read_csv(io.StringIO(capsys.readouterr().out))["metric"]) == {"ssim@2", "psnr@1"}
+    assert set(pd.read_csv(io.StringIO(capsys.readouterr().out))["metric"]) == {"ssim@3", "psnr@1"}
     assert cli("tables", str(complete_run), "--baseline", "sdedit", "--format", "csv") == 0
     differences = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert set(differences["baseline"]) == {"SDEdit, strength 0.5"}

@@ -35,8 +35,8 @@ def test_each_shard_has_a_copy_and_the_whole_has_one_however_often_they_are_call
     assert "tables/main|path" in found["run15"].summary
     assert "records" in found["run15"].artifacts
     assert [len(copy.history) for copy in found.values()] == [1, 1, 1]
-    keys = {key for key in found["shard5"].summary if key.startswith("ssim@2/p2p")}
-    assert keys == {"ssim@2/p2p, τ 0", "ssim@2/p2p, τ 1"}
+    keys = {key for key in found["shard5"].summary if key.startswith("ssim@3/p2p")}
+    assert keys == {"ssim@3/p2p, τ 0", "ssim@3/p2p, τ 1"}
 
 
 def test_each_job_of_a_sweep_has_a_copy_of_its_own_pictures(cli: Cli, tiny: list[str], run_dir: Path) -> None:
@@ -47,7 +47,7 @@ def test_each_job_of_a_sweep_has_a_copy_of_its_own_pictures(cli: Cli, tiny: list
     for tau in (0, 1):
         (copy,) = (copy for name, copy in found.items() if f"tau={tau}" in name)
         assert copy.run.job_type == "sweep"
-        assert [key for key in copy.summary if key.startswith("ssim@2/p2p")] == [f"ssim@2/p2p, τ {tau}"]
+        assert [key for key in copy.summary if key.startswith("ssim@3/p2p")] == [f"ssim@3/p2p, τ {tau}"]
         assert "report" in copy.artifacts
 
 

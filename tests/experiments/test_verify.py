@@ -92,17 +92,17 @@ def test_values_are_missing_where_a_call_asked_for_them(
 ) -> None:
     assert cli("run", *tiny, "tau=0.5", "~metrics.pixel") == 0
     assert cli("verify", str(complete_run)) == 0  # the second call wanted none of its picture
-    for file in complete_run.glob("metrics/pixel@2/*.parquet"):
+    for file in complete_run.glob("metrics/pixel@3/*.parquet"):
         file.unlink()
     capsys.readouterr()
     assert cli("verify", str(complete_run)) == 1
-    assert "missing: metrics/pixel@2: 16 values of 4 pictures are not there" in capsys.readouterr().out
+    assert "missing: metrics/pixel@3: 16 values of 4 pictures are not there" in capsys.readouterr().out
 
 
 def test_a_flipped_bit_in_rows_is_seen_by_the_name_of_their_file(
     cli: Cli, complete_run: Path, capsys: Capture
 ) -> None:
-    for folder in ("records", "metrics/pixel@2"):
+    for folder in ("records", "metrics/pixel@3"):
         [file] = listed(complete_run / folder)
         content = bytearray(file.read_bytes())
         content[60] ^= 1
@@ -124,7 +124,7 @@ def test_what_is_left_over_is_told_does_no_harm_and_goes_when_told(
         file.write_bytes(b"")
     hour = time.time() - 3601
     os.utime(halves[0], (hour, hour))
-    write_metrics(complete_run, "pixel@2", values(["nowhere"], 0.5))
+    write_metrics(complete_run, "pixel@3", values(["nowhere"], 0.5))
     count = len(load_metrics(complete_run))
     assert cli("verify", str(complete_run)) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith(" 0 failed, 5 left over")

@@ -16,7 +16,7 @@ DIRECTIONS = {
     "clip_target_embedded@1": True,
     "clip_directional_embedded@1": True,
     "lpips_embedded@1": False,
-    "ms_ssim@1": True,
+    "ms_ssim@2": True,
 }
 METRICS = list(DIRECTIONS)
 PAIRS = {

@@ -84,8 +84,8 @@ def test_the_label_tells_the_rule() -> None:
         (lambda: Target(LPIPS, 0.2, 0.3), "allowed is one of them"),
         (lambda: Target(LPIPS, "low"), "at_most 'low' is not a finite number"),  # type: ignore[arg-type]
         (
-            lambda: AutoTau([0], Target("ssim@2", at_least=1)).check(NAMES, DIRECTIONS),
-            f"auto_tau.target.at_least: 'ssim@2' is no metric of this run, allowed are {LPIPS}, ",
+            lambda: AutoTau([0], Target("ssim@3", at_least=1)).check(NAMES, DIRECTIONS),
+            f"auto_tau.target.at_least: 'ssim@3' is no metric of this run, allowed are {LPIPS}, ",
         ),
         (
             lambda: AutoTau([0], None, "clip_source_embedded@1").check(NAMES, DIRECTIONS),

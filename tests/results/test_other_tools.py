@@ -124,7 +124,7 @@ def test_what_was_given_for_the_pairs_of_a_plan_stays_in_its_tables(run_dir: Pat
     records = load_records(run_dir)
     planned = records.query("pair_id in ('cat-dog', 'house-2') and model == 'tiny' and method != 'sdedit'")
     summary = summarise(run_dir, settings=planned[list(SETTING_TYPES)], draw=False)
-    main = summary.tables["main"].query("edit_type == 'all' and metric == 'ms_ssim@1'")
+    main = summary.tables["main"].query("edit_type == 'all' and metric == 'ms_ssim@2'")
     assert "sdedit" not in set(main["method"])
     assert main.query("method == 'othertool'")["n"].item() == 1  # of cat-dog alone
     assert main.query("method == 'source' and setting == 'as given'")["n"].item() == 1

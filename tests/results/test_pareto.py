@@ -169,9 +169,9 @@ def test_data_sets_have_fronts_of_their_own() -> None:
 
 def test_the_metrics_are_the_objectives_else_alignment_and_preservation() -> None:
     assert chosen_metrics(list(DIRECTIONS), DIRECTIONS) == (UP, DOWN)
-    assert chosen_metrics(list(DIRECTIONS), DIRECTIONS, ["ms_ssim@1", UP]) == ("ms_ssim@1", UP)
+    assert chosen_metrics(list(DIRECTIONS), DIRECTIONS, ["ms_ssim@2", UP]) == ("ms_ssim@2", UP)
     assert chosen_metrics(list(DIRECTIONS), DIRECTIONS, [UP]) == (UP, DOWN)
-    assert chosen_metrics(["ms_ssim@1", "clip_target_x@1"], {"ms_ssim@1": True}) is None
+    assert chosen_metrics(["ms_ssim@2", "clip_target_x@1"], {"ms_ssim@2": True}) is None
 
 
 @pytest.mark.usefixtures("one_plot")
@@ -186,15 +186,15 @@ def test_a_summary_has_the_front_as_table_and_plot(finished_run: Path, tmp_path:
     main = summary.tables["main"].query("edit_type == 'all' and metric == @UP and method == 'p2p'")
     plain = main[main["weighting"].eq("")].set_index("tau")["mean"]
     assert dict(table[table["method"].eq("p2p")].set_index("tau")[UP]) == pytest.approx(dict(plain))
-    by_ssim = summarise(run_dir, objective=[UP, "ms_ssim@1"], draw=False)
-    assert f"Pareto front of {UP} and ms_ssim@1: see tables/pareto.md." in by_ssim.markdown
-    assert "ms_ssim@1" in pd.read_csv(run_dir / "tables" / "pareto.csv").columns
+    by_ssim = summarise(run_dir, objective=[UP, "ms_ssim@2"], draw=False)
+    assert f"Pareto front of {UP} and ms_ssim@2: see tables/pareto.md." in by_ssim.markdown
+    assert "ms_ssim@2" in pd.read_csv(run_dir / "tables" / "pareto.csv").columns
 
 
 @pytest.mark.usefixtures("one_plot")
 def test_a_run_without_the_metrics_has_no_front(tmp_path: Path) -> None:
     frame = make_frame(["cat-dog"])
-    write_run(tmp_path, frame, make_metrics(frame).query("metric == 'ms_ssim@1'"))
+    write_run(tmp_path, frame, make_metrics(frame).query("metric == 'ms_ssim@2'"))
     assert "Pareto" not in summarise(tmp_path).markdown
     assert not (tmp_path / "tables" / "pareto.md").exists()
 

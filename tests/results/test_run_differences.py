@@ -109,7 +109,7 @@ def test_steps_and_inversion_may_differ(tmp_path: Path) -> None:
         ({"metric": "lpips_embedded@2"}, "lpips_embedded: first @1, second @2 have no version in common"),
         ({"weights": "1" * 64}, "toy@1: other weights gave the values of"),
         ({"pairs": ["x-1"]}, "second: has no pair that first has"),
-        ({"metric": "ssim@2"}, "first, second have no metric in common"),
+        ({"metric": "ssim@3"}, "first, second have no metric in common"),
     ],
 )
 def test_what_may_not_be_mixed_is_refused(tmp_path: Path, settings: dict[str, object], told: str) -> None:

@@ -331,7 +331,7 @@ def test_the_published_table_has_the_published_order_and_scaling() -> None:
         "pie/psnr_unedit@1": (27.22, "", 27.22),
         "pie/lpips_squeeze_unedit@1": (0.05455, " ×10³", 54.55),
         "pie/mse_unedit@1": (0.003286, " ×10⁴", 32.86),
-        "pie/ssim_unedit@2": (0.8476, " ×10²", 84.76),
+        "pie/ssim_unedit@3": (0.8476, " ×10²", 84.76),
         "pie/clip_similarity_target_image@1": (25.02, "", 25.02),
         "pie/clip_similarity_target_image_edit_part@1": (22.10, "", 22.10),
     }

@@ -140,7 +140,7 @@ def test_an_arrow_says_the_better_direction(directions: dict[str, bool], sign: s
 
 def test_names_are_spelt_out_with_their_backbone() -> None:
     assert metric_label("clip_target_embedded@1") == "CLIP to target prompt (embedded@1)"
-    assert metric_label("ms_ssim@1") == "MS-SSIM to source image (version 1)"
+    assert metric_label("ms_ssim@2") == "MS-SSIM to source image (version 2)"
     assert metric_label("pie/structure_distance@1") == "PIE structure distance (version 1)"
     assert metric_label("pie/lpips_squeeze_unedit@1") == "PIE LPIPS outside the mask (squeeze@1)"
     assert metric_label("mine/score@1") == "mine/score@1"
