@@ -52,6 +52,8 @@ def main(arguments: Sequence[str]) -> int:
         print(one)
     if check.plans:
         print(_planned(check, len(calls)))
+    if check.left_out:
+        print(f"left out on purpose (--missing=skip), which is no fault: pairs {', '.join(check.left_out)}")
     if not all("metrics" in call for call in calls):
         print("some calls are from before they kept their metrics: which values they want is not known")
     if _faults(findings) and not given.repair:
@@ -143,7 +145,7 @@ def _commands(
         words, folder = [*call.get("command", ())], call.get("folder")
         if folder and words and words[0] in ("run", "evaluate"):
             if words[0] == "evaluate":
-                words += ["--run-dir", str(run_dir.resolve())]
+                words = [*_without_run_dir(words), "--run-dir", str(run_dir.resolve())]
             else:
                 words = [word for word in words if not word.startswith("shard=")]
                 if Path(folder, call["config"]["run_dir"]).resolve() != run_dir.resolve():
@@ -154,6 +156,15 @@ def _commands(
     return [
         (f"`cd {shlex.quote(folder)} && p2p-bench {told}`", words, folder)
         for (told, folder), words in commands.items()
+    ]
+
+
+def _without_run_dir(words: Sequence[str]) -> list[str]:
+    """Return the words of `p2p-bench evaluate` without its run folder, in either spelling."""
+    return [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if "--run-dir" not in (before, word) and not word.startswith("--run-dir=")
     ]
 
 

@@ -45,7 +45,7 @@ def describe(whole: Plan, left: Plan) -> str:
             "rows_per_step of their methods"
         )
     if whole.merged:
-        lines.append(f"{whole.merged} settings come to the same steps as others and are made once")
+        lines.append(f"{whole.merged} settings give the same image as others and are made once")
     auto = {candidate["pair_id"] for candidate in whole.candidates}
     if whole.auto_tau and pairs - auto:
         lines.append(f"{len(pairs - auto)} pairs only re-weight words: auto tau chooses nothing for them")

@@ -151,7 +151,7 @@ class Plan:
     model: ModelFacts
     sampling: Sampling
     setup: str  # a short hash of model, scheduler, precision, negative prompt, format: tables part by it
-    merged: int = 0  # settings that come to the same steps as another one, and so to the same image
+    merged: int = 0  # settings that give the same image as another one
     auto_tau: bool = False
     candidates: tuple[Mapping[str, Any], ...] = ()  # of `tau: auto`, as `results.tables.auto_tau` keeps them
     repeated_branches: tuple[Branch, ...] = ()  # merged settings whose parameters differ from the kept one's

@@ -97,6 +97,17 @@ class RunCheck:
         """The identities of all pictures that were made."""
         return _identities(self.made)
 
+    @property
+    def left_out(self) -> list[str]:
+        """The pairs that `p2p-bench evaluate --missing=skip` left out, as they had no picture."""
+        return sorted(set(self.records.loc[self._skipped, "pair_id"]))
+
+    @property
+    def _skipped(self) -> pd.Series:
+        """Mark the records of what was left out on purpose."""
+        of_tools = self.records["method"].isin({call.method for call in self.calls if call.method})
+        return of_tools & self.records["status"].ne("ok") & self.records["group"].str.endswith("-missing")
+
     def findings(self) -> list[Finding]:
         """Return all findings; pictures are read and compared with their records on the way."""
         found = [*self._damaged, *self._pictures(), *self._unmade(), *self._unscored(), *self._columns()]
@@ -195,7 +206,7 @@ class RunCheck:
         if len(self.records) and not self.calls:
             what = "no call is kept, so which values should be there is not known"
             yield Finding(MISSING, "provenance", what, AGAIN)
-        failed = self.records[self.records["status"] != "ok"]
+        failed = self.records[self.records["status"].ne("ok") & ~self._skipped]
         for (pair, error), rows in failed.groupby(["pair_id", "error"], sort=False):
             yield Finding(FAILED, f"pair {pair!r}", f"{_counted(rows['method'])}: {error}", AGAIN)
         by_pair: dict[str, list[str]] = {}

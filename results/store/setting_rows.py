@@ -1,6 +1,6 @@
 """Which settings a picture stands for: rows of plans, in `settings/` beside the records of the run folder.
 
-A picture is made and recorded once, by the setting that came first. Where others come to the same steps (an
+A picture is made and recorded once, by the setting that came first. Where others give the same image (an
 operator that resolves to the same one, LocalBlend for a pair without blend words), or where a pair has got
 another edit type since, tables still need a row for each setting as it was last asked for.
 """

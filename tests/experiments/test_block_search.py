@@ -59,7 +59,7 @@ def test_a_run_over_heads(
     command += [f"run_dir={run_dir}", "plots=false", "report=false"]
     heads = "+grid.methods.p2p.heads=[null,[0],[0,1],0..1]"
     assert cli("plan", *command, heads) == 0
-    assert "1 settings come to the same steps as others and are made once" in capsys.readouterr().out
+    assert "1 settings give the same image as others and are made once" in capsys.readouterr().out
     assert cli("run", *command, heads) == 0
     edits = load(run_dir).query("method == 'p2p'")
     assert set(edits["status"]) == {"ok"}

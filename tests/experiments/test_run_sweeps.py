@@ -40,7 +40,7 @@ def test_a_window_in_a_grid_is_one_value(
     assert cli("plan", *tiny, "grid=injection", "grid.seeds=[0]") == 0
     out = capsys.readouterr().out
     assert "1 groups, 5 edited images (5 p2p)" in out
-    assert "settings come to the same steps" not in out
+    assert "settings give the same image" not in out
 
 
 AUTO = ["tau=auto", "auto_tau.taus=[0,0.5,1]", "auto_tau.target.metric=mse@1"]

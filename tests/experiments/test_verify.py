@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import experiments.verify
-from experiments.running.png_files import read_png
+from experiments.running.png_files import read_png, write_png
 from results.store.records import load_metrics, load_records, write_metrics
 from results.store.row_files import listed
 from tests.experiments.command import Cli
@@ -161,6 +163,34 @@ def test_a_folder_that_was_moved_is_repaired_where_it_is_and_of_shards_the_whole
     assert cli(*words) == 0
     assert not run_dir.exists()
     assert cli("verify", str(moved)) == 0
+
+
+@pytest.mark.parametrize("spelling", [["--run-dir", "{}"], ["--run-dir={}"]])
+def test_pictures_left_out_on_purpose_are_no_fault_and_the_command_names_its_folder_once(
+    spelling: list[str], cli: Cli, tmp_path: Path, capsys: Capture
+) -> None:
+    edits, source, run_dir = (tmp_path / name for name in ("edits", "source", "run"))
+    for folder, names in ((edits, ["cat"]), (source, ["cat", "dog"])):
+        folder.mkdir()
+        for name in names:
+            write_png(torch.rand(3, 16, 16), folder / f"{name}.png")
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("id,source_prompt,target_prompt\ncat,a cat,a fox\ndog,a dog,a fox\n")
+    arguments = [str(edits), "--source", str(source), "--pairs", str(pairs), "metrics=pixel", "plots=false"]
+    arguments += [word.format(run_dir) for word in spelling]
+    assert cli("evaluate", *arguments, "--missing=skip") == 0
+    capsys.readouterr()
+    assert cli("verify", str(run_dir)) == 0
+    out = capsys.readouterr().out
+    assert "left out on purpose (--missing=skip), which is no fault: pairs dog\n" in out
+    assert f"{run_dir}: 0 missing, 0 damaged, 0 failed, 0 left over\n" in out
+    next(run_dir.glob("metrics/pixel@3/*.parquet")).unlink()
+    assert cli("verify", str(run_dir)) == 1
+    [command] = re.findall("the command is `cd .* && p2p-bench (.*)`", capsys.readouterr().out)
+    assert shlex.split(command)[-2:] == ["--run-dir", str(run_dir)]
+    assert command.count("--run-dir") == 1
+    assert cli(*shlex.split(command)) == 0
+    assert cli("verify", str(run_dir)) == 0
 
 
 def test_a_folder_from_before_calls_kept_their_commands_is_told_so(
