@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.hydra_errors import printable
 from experiments.inputs.masks import mask_digest, read_mask
 from experiments.running.provenance import ROOT, provenance
 from results.store.check_run import ASIDE, DAMAGED, LEFT_OVER, Call, Finding, RunCheck, counts
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     if check.plans:
         print(_planned(check, len(calls)))
     if check.left_out:
-        print(f"left out on purpose (--missing=skip), which is no fault: pairs {', '.join(check.left_out)}")
+        pairs = printable(", ".join(check.left_out))
+        print(f"left out on purpose (--missing=skip), which is no fault: pairs {pairs}")
     if not all("metrics" in call for call in calls):
         print("some calls are from before they kept their metrics: which values they want is not known")
     if _faults(findings) and not given.repair:
