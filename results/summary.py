@@ -227,7 +227,7 @@ def state(frame: pd.DataFrame) -> str:
 
 
 def older_versions(metrics: Sequence[str]) -> list[str]:
-    """Return the columns, such as `ssim@1`, that have a newer version among them, `ssim@3`."""
+    """Return the columns, such as `ssim@2`, that have a newer version among them, `ssim@3`."""
     versions = [(match[1], int(match[2])) for name in metrics if (match := _VERSION.fullmatch(name))]
     newest = {column: max(each for name, each in versions if name == column) for column, _ in versions}
     return [f"{column}@{version}" for column, version in versions if version < newest[column]]

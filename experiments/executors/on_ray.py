@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from experiments.cores import own_cores
+from experiments.cores import THREADS, own_cores
 from experiments.executors.ray_cluster import Cluster, leave
 from experiments.executors.ray_folder import RayFolder, short_folder
 from experiments.executors.units import places
@@ -182,7 +182,7 @@ class OnRay:
         }
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         hidden = {} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
-        threads = {"OMP_NUM_THREADS": str(self.cpus_per_worker)}
+        threads = {THREADS: str(self.cpus_per_worker)}
         return {
             "num_cpus": self.cpus_per_worker,
             "num_gpus": gpus,
