@@ -20,9 +20,10 @@ from experiments.datasets.dataset import Dataset
 from experiments.datasets.pair import Pair
 from experiments.planning.cost import describe, estimate, places
 from experiments.planning.grid import merged, spelled_out
-from experiments.planning.make_plan import make_plan
+from experiments.planning.make_plan import plan_of
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan, expand, shard
+from experiments.planning.sweep import Sweep, make_sweep
 from p2p.loading.model_spec import ModelSpec
 from p2p.methods.external import External
 from p2p.sampling import Sampling
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from evaluation.metric import Metric
     from experiments.executors.on_ray import OnRay
     from experiments.executors.ray_cluster import Cluster
+    from experiments.planning.asked import Asked, Progress
     from p2p.families.model import Model
     from p2p.inversion.inversion import Inversion
     from p2p.loading.pipeline_spec import Pipelines
@@ -80,7 +82,8 @@ class Job:
 class Ready:
     """A job whose inputs were checked and whose model is loaded: what is left can be computed."""
 
-    whole: Plan
+    sweep: Sweep  # of the whole run
+    part: Plan  # of this shard
     left: Plan
     model: Model | None  # None where nothing is left, and where workers have it
     pipelines: Pipelines
@@ -177,7 +180,7 @@ def objectives(job: Job, ready: Ready) -> tuple[float, ...]:
         return ()
     from experiments.scoring.objective import mean_of_edits
 
-    pictures = ready.whole.rows()
+    pictures = ready.part.rows()  # of the whole: a shard has no objective
     return tuple(mean_of_edits(job.run_dir, pictures, metric) for metric in job.objective)
 
 
@@ -206,9 +209,9 @@ def of_another_world(metrics: Sequence[str], model: Path | None) -> str | None:
     )
 
 
-def plan_job(job: Job, pairs: Sequence[Pair]) -> Plan:
-    """Plan the whole job; of the model only tokenizers and scheduler are read."""
-    return make_plan(
+def sweep_of(job: Job, pairs: Sequence[Pair]) -> Sweep:
+    """Return what the whole job asks for; of the model only tokenizers and scheduler are read."""
+    return make_sweep(
         pairs,
         job.seeds,
         job.methods,
@@ -228,8 +231,8 @@ def told_plan(job: Job, timed: bool, shards: int = 0) -> str:
     """
     from experiments.running.generate import remaining
 
-    whole = plan_job(job, read_pairs(job))
-    part = shard(whole, *job.shard)
+    sweep = sweep_of(job, read_pairs(job))
+    part = plan_of(sweep, *job.shard)
     left = remaining(part, job.run_dir)
     lines = [describe(part, left), places(job.model, job.metrics)]
     if job.executor is not None:
@@ -240,7 +243,7 @@ def told_plan(job: Job, timed: bool, shards: int = 0) -> str:
         lines.append(f"the weights of {job.model.path!r} are not on this machine; `run` fetches them")
     else:
         lines.append("estimate=true loads the model and tells the time")
-    return "\n".join([*lines, *_told_shards(whole, job, shards)])
+    return "\n".join([*lines, *(_told_shards(plan_of(sweep), job, shards) if shards else [])])
 
 
 def _told_shards(whole: Plan, job: Job, count: int) -> list[str]:
@@ -248,7 +251,7 @@ def _told_shards(whole: Plan, job: Job, count: int) -> list[str]:
     from experiments.running.generate import group_states
 
     ids = [group.id for group in whole.groups]
-    states = dict(zip(ids, group_states(whole, job.run_dir) if count else ids, strict=True))
+    states = dict(zip(ids, group_states(whole, job.run_dir), strict=True))
     lines = []
     for index in range(count):
         part = shard(whole, index, count)
@@ -284,19 +287,19 @@ def make_ready(job: Job) -> Ready:
     for named in job.methods:
         if isinstance(named.method, External):
             named.method.spec.fetch()
-    whole = plan_job(job, pairs)
-    part = shard(whole, *job.shard)
+    sweep = sweep_of(job, pairs)
+    part = plan_of(sweep, *job.shard)
     left = remaining(part, job.run_dir)
     if job.executor is not None:
         waits = left.groups or unscored(job.run_dir, job.metrics, part.keys())
         cluster = job.executor.start(job.model.device) if waits else None
-        return Ready(whole, left, None, Pipelines("cpu"), cluster)
+        return Ready(sweep, part, left, None, Pipelines("cpu"), cluster)
     model = job.model.load() if left.groups else None
     pipelines = Pipelines(model.device if model else "cpu")
     if model is not None:
         check_model(left, model)
         pipelines.load(left.pipelines)
-    return Ready(whole, left, model, pipelines)
+    return Ready(sweep, part, left, model, pipelines)
 
 
 def run(job: Job, ready: Ready, multirun: bool) -> int:
@@ -305,22 +308,18 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     The tables are of the whole plan; of all that is in the store under multirun. A shard leaves them to the
     one that ends last.
     """
-    import pandas as pd
-
-    from experiments.planning.setting_rows import plan_settings
+    from experiments.planning.asked import asked_for
     from experiments.report import write_beside
-    from experiments.running.generate import group_states, run_plan
+    from experiments.running.generate import run_plan
     from experiments.running.provenance import write_provenance
     from experiments.running.record_rows import RunInfo
     from experiments.scoring.score_run import evaluate_run
     from experiments.scoring.score_stream import ScoreStream, same_cores
     from experiments.study import write_at_end
     from results.store.records import has_records, merge_rows
-    from results.store.setting_rows import write_settings
     from results.summary import summarise
-    from results.tables.auto_tau import CANDIDATE_TYPES, write_candidates
 
-    part = shard(ready.whole, *job.shard)
+    part, sharded = ready.part, job.shard[1] > 1
     print(describe(part, ready.left))
     others = [
         {"method": named.name, **named.method.settings()}
@@ -331,12 +330,9 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     if job.executor is not None:
         config = {**config, "executor": asdict(job.executor)}
     config = {**config, "tables": asdict(job.tables)}  # for `p2p-bench tables`
-    settings = plan_settings(ready.whole, job.dataset.name, job.model.name)
-    kept = write_settings(job.run_dir, settings)  # first, for tables of what a killed job has made
-    candidates = pd.DataFrame(list(ready.whole.candidates), columns=list(CANDIDATE_TYPES))
-    asked = {**job.command, "plan": kept.name, "metrics": {one.name: list(one.names) for one in job.metrics}}
-    if len(candidates):
-        asked["candidates"] = write_candidates(job.run_dir, candidates).name
+    # Written first, for tables of what a killed job has made.
+    whole = asked_for(ready.sweep, part, sharded, job.run_dir, (job.dataset.name, job.model.name))
+    asked = {**job.command, **whole.names(), "metrics": {one.name: list(one.names) for one in job.metrics}}
     write_provenance(job.run_dir, config, job.model.identity(), asked)
     failed = 0
     info = RunInfo(job.run_dir, job.dataset.name, job.model.name, job.cache_dir)
@@ -354,18 +350,17 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
                 failed = run_plan(ready.left, ready.model, info, ready.pipelines, *saved)
         failed += evaluate_run(job.run_dir, job.metrics, part.keys())
     merge_rows(job.run_dir)
-    states = group_states(ready.whole, job.run_dir)
-    there = f"{states.count('there')} of {len(states)} groups are there"
-    waits = job.shard[1] > 1 and _leaves_tables(job, ready.whole, states, failed)
-    track(job, part, multirun)
+    progress = whole.progress(job.run_dir)
+    waits = sharded and _leaves_tables(job, whole, progress, failed)
+    track(job, part.keys(), multirun)
     if waits or not has_records(job.run_dir):
         print(job.run_dir)
         return failed
     rows: dict[str, Any] = {
-        "settings": None if multirun else settings,
-        "candidates": None if multirun else candidates,
+        "settings": None if multirun else whole.settings,
+        "candidates": None if multirun else whole.candidates,
         "published": job.reference,
-        "note": "" if set(states) == {"there"} else f"{there}, and tables are of these alone.",
+        "note": "" if progress.made == progress.planned else f"{progress}, and tables are of these alone.",
     }
     summary = summarise(
         job.run_dir,
@@ -381,15 +376,15 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
         write_beside(job.run_dir, **rows, **shown)
     if job.study is not None:
         write_at_end(job.run_dir, job.study, rows["settings"])
-    track(job, ready.whole, multirun, summary)
+    track(job, whole.keys(), multirun, summary)
     if failed:
         print(f"{failed} groups failed; the next call tries them again")
     print(job.run_dir)
     return failed
 
 
-def track(job: Job, plan: Plan, multirun: bool, summary: Summary | None = None) -> None:
-    """Copy what a plan has come to where the job is tracked: the whole with its summary, or else a shard.
+def track(job: Job, keys: set[str], multirun: bool, summary: Summary | None = None) -> None:
+    """Copy what pictures have come to where the job is tracked: all with their summary, or else a shard's.
 
     A job that is no shard has no copy but that of the whole.
     """
@@ -401,7 +396,7 @@ def track(job: Job, plan: Plan, multirun: bool, summary: Summary | None = None) 
     if not has_records(job.run_dir):
         return
     rows = load(job.run_dir) if summary is None else summary.rows
-    rows = rows[rows["key"].isin(plan.keys())].reset_index(drop=True)
+    rows = rows[rows["key"].isin(keys)].reset_index(drop=True)
     words = job.command.get("command")  # none of a job that Python made
     call = Call(
         job.config,
@@ -415,22 +410,22 @@ def track(job: Job, plan: Plan, multirun: bool, summary: Summary | None = None) 
     job.tracking.log_run(job.run_dir, call)
 
 
-def _leaves_tables(job: Job, whole: Plan, states: Sequence[str], failed: int) -> bool:
+def _leaves_tables(job: Job, whole: Asked, progress: Progress, failed: int) -> bool:
     """Print what a shard has done; return whether it leaves the tables to another one.
 
-    The last shard to end finds that each group of the whole plan has failed, or was made and scored.
+    The last shard to end finds that each edit of the whole run has failed, or was made and scored.
     """
     from experiments.scoring.score_run import unscored
 
     index, count = job.shard
-    waiting = 0 if "missing" in states else unscored(job.run_dir, job.metrics, whole.keys())
+    waiting = 0 if progress.waits else unscored(job.run_dir, job.metrics, whole.keys())
     told = [
         f"shard {index} of {count}: ",
         f"{failed} groups failed, the next call tries them again; " if failed else "done; ",
-        f"{states.count('there')} of {len(states)} groups are there",
+        str(progress),
         f", {waiting} images are not scored" if waiting else "",
     ]
-    leaves = "missing" in states or waiting > 0
+    leaves = progress.waits or waiting > 0
     if leaves:
         told.append("; the last to end makes the tables, ")
         told.append(f"`p2p-bench tables {job.run_dir}` makes them of what is there")

@@ -168,8 +168,7 @@ class Plan:
     @cached_property
     def group_evaluations(self) -> tuple[int, ...]:
         """The number of UNet evaluations of each group, counted as in `evaluations`."""
-        upscaler_calls = self.model.upscaler_calls
-        return tuple(self._cost(plan_evaluations, upscaler_calls, [group]) for group in self.groups)
+        return tuple(_evaluations(group.group(), self.model, self.sampling) for group in self.groups)
 
     @cached_property
     def upscaler_evaluations(self) -> int:
@@ -197,17 +196,13 @@ class Plan:
     @property
     def external_evaluations(self) -> int:
         """About how many rows the denoisers of other pipelines take, by their methods' `rows_per_step`."""
-        return sum(map(self._external, self.groups))
-
-    def _external(self, group: GroupPlan) -> int:
-        calls = [branch.trajectory.external for branch in group.branches]
-        return sum(call.evaluations(self.sampling.num_inference_steps) for call in calls if call)
+        return sum(_external_evaluations(group.group(), self.sampling) for group in self.groups)
 
     @cached_property
     def costs(self) -> tuple[int, ...]:
         """What each group is counted as where work is shared out: other pipelines' evaluations included."""
         return tuple(
-            evaluations + self._external(group)
+            evaluations + _external_evaluations(group.group(), self.sampling)
             for evaluations, group in zip(self.group_evaluations, self.groups, strict=True)
         )
 
@@ -252,15 +247,19 @@ def without(plan: Plan, done: Callable[[Branch], bool]) -> Plan:
 
 
 def shard(plan: Plan, index: int, count: int) -> Plan:
-    """Return what one of `count` machines does: a share of the groups, in the order of the plan.
+    """Return what one of `count` machines does: its `share` of the groups."""
+    if count == 1:
+        return plan
+    return replace(plan, groups=tuple(plan.groups[place] for place in share(plan.costs, index, count)))
+
+
+def share(costs: Sequence[int], index: int, count: int) -> list[int]:
+    """Return the places, of groups of these costs, that one of `count` machines does, in their order.
 
     Shares are of about equally many evaluations: the costliest group that is left goes to the share with the
     least so far (Graham 1969), of equal ones to that with the fewest groups, then to the first, so that every
     machine finds the same shares. Two shares differ by one group's evaluations at most.
     """
-    if count == 1:
-        return plan
-    costs = plan.costs
     shares = [(0, 0, number) for number in range(count)]
     mine = []
     for place in sorted(range(len(costs)), key=costs.__getitem__, reverse=True):
@@ -268,4 +267,18 @@ def shard(plan: Plan, index: int, count: int) -> Plan:
         heapq.heapreplace(shares, (load + costs[place], groups + 1, number))
         if number == index:
             mine.append(place)
-    return replace(plan, groups=tuple(plan.groups[place] for place in sorted(mine)))
+    return sorted(mine)
+
+
+def group_cost(group: Group, model: ModelFacts, sampling: Sampling) -> int:
+    """Return what a group is counted as where work is shared out: other pipelines' evaluations included."""
+    return _evaluations(group, model, sampling) + _external_evaluations(group, sampling)
+
+
+def _evaluations(group: Group, model: ModelFacts, sampling: Sampling) -> int:
+    return plan_evaluations([group], model.calls, sampling, model.guidance_embedded, model.upscaler_calls)
+
+
+def _external_evaluations(group: Group, sampling: Sampling) -> int:
+    calls = [edit.external for edit in group.edits]
+    return sum(call.evaluations(sampling.num_inference_steps) for call in calls if call)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import experiments.planning.asked
 import experiments.running.generate
 import experiments.scoring.score_run
 from results.store.records import load_records
@@ -68,19 +69,81 @@ def test_the_shard_that_ends_last_makes_the_tables_of_the_whole_plan(
     assert cli("run", *tiny, seeds, "shard=0/2") == 0
     out = capsys.readouterr().out.splitlines()
     assert out[-2:] == [
-        "shard 0 of 2: done; 2 of 3 groups are there; the last to end makes the tables, "
+        "shard 0 of 2: done; 10 of 15 images are there; the last to end makes the tables, "
         f"`p2p-bench tables {run_dir}` makes them of what is there",
         str(run_dir),
     ]
     assert not tables.exists()
     assert cli("run", *tiny, seeds, "shard=1/2") == 0
-    told = "shard 1 of 2: done; 3 of 3 groups are there; this one, the last to end, makes the tables"
+    told = "shard 1 of 2: done; 15 of 15 images are there; this one, the last to end, makes the tables"
     assert told in capsys.readouterr().out.splitlines()
     by_shards = {file.name: file.read_bytes() for file in tables.iterdir()}
     assert by_shards["summary.md"].startswith(b"15 images of 1 pair.\n")
     shutil.rmtree(tables)
     assert cli("run", *tiny, seeds) == 0
     assert {file.name: file.read_bytes() for file in tables.iterdir()} == by_shards
+
+
+def test_one_shard_plans_the_whole_and_the_others_their_parts(
+    cli: Cli,
+    tiny: list[str],
+    run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    auto = [
+        "seed=[0,1,2]",
+        "tau=auto",
+        "auto_tau.taus=[0,0.5]",
+        "auto_tau.target.metric=mse@1",
+        "metrics=pixel",
+    ]
+    whole = experiments.planning.asked.plan_of
+    planned = []
+    monkeypatch.setattr(
+        experiments.planning.asked, "plan_of", lambda sweep: planned.append(sweep) or whole(sweep)
+    )
+    assert cli("run", *tiny, *auto, "shard=0/2") == 0
+    assert len(planned) == 1
+    assert cli("run", *tiny, *auto, "shard=1/2") == 0
+    assert len(planned) == 1
+    assert "this one, the last to end, makes the tables" in capsys.readouterr().out
+    tables = {file.name: file.read_bytes() for file in (run_dir / "tables").iterdir()}
+    assert "auto_tau.csv" in tables
+    shutil.rmtree(run_dir / "tables")
+    assert cli("run", *tiny, *auto) == 0
+    assert {file.name: file.read_bytes() for file in (run_dir / "tables").iterdir()} == tables
+    assert cli("verify", str(run_dir)) == 0
+
+
+@pytest.mark.parametrize("damaged", ["*.json", "*.parquet"])
+@pytest.mark.parametrize("content", [b"", b"{}", None])
+def test_a_whole_plan_that_was_damaged_is_made_again(
+    damaged: str, content: bytes | None, cli: Cli, tiny: list[str], run_dir: Path
+) -> None:
+    seeds = "seed=[0,1]"
+    assert cli("run", *tiny, seeds, "shard=0/2") == 0
+    [file] = (run_dir / "settings").glob(damaged)
+    before = file.read_bytes()
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    assert cli("run", *tiny, seeds, "shard=1/2") == 0
+    assert file.read_bytes() == before
+    summary = (run_dir / "tables" / "summary.md").read_text()
+    assert summary.startswith("10 images of 1 pair.")
+
+
+def test_shards_of_another_sweep_have_a_whole_of_their_own(
+    cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("run", *tiny, "seed=[0,1]", "shard=0/2") == 0
+    assert cli("run", *tiny, "seed=[0,1,2,3]", "shard=1/2") == 0
+    assert capsys.readouterr().out.count("15 of 20 images are there") == 1
+    assert cli("run", *tiny, "seed=[0,1,2,3]", "shard=0/2") == 0
+    assert "20 of 20 images are there; this one, the last" in capsys.readouterr().out
+    assert len(list((run_dir / "settings").glob("*.json"))) == 2
 
 
 def test_a_shard_waits_for_the_scores_of_the_others(
@@ -95,7 +158,7 @@ def test_a_shard_waits_for_the_scores_of_the_others(
         assert cli("run", *tiny, "seed=[0,1]", "shard=0/2") == 0
     capsys.readouterr()
     assert cli("run", *tiny, "seed=[0,1]", "shard=1/2") == 0
-    assert "2 of 2 groups are there, 4 images are not scored; the last" in capsys.readouterr().out
+    assert "10 of 10 images are there, 4 images are not scored; the last" in capsys.readouterr().out
     assert not (run_dir / "tables").exists()
     assert cli("run", *tiny, "seed=[0,1]", "shard=0/2") == 0
     assert "this one, the last to end, makes the tables" in capsys.readouterr().out
@@ -112,7 +175,7 @@ def test_a_group_that_failed_keeps_no_shard_waiting(
     with monkeypatch.context() as patch:
         patch.setattr(experiments.running.generate, "generate", lambda *_: 1 / 0)
         assert cli("run", *tiny, "seed=[0,1]", "shard=0/2") == 1
-    told = "shard 0 of 2: 1 groups failed, the next call tries them again; 0 of 2 groups are there; the last"
+    told = "shard 0 of 2: 1 groups failed, the next call tries them again; 0 of 10 images are there; the last"
     assert told in capsys.readouterr().out
     assert cli("plan", *tiny, "seed=[0,1]", "shards=2", "shard=0/2") == 2
     assert "allowed is one of the two" in capsys.readouterr().err
@@ -123,7 +186,7 @@ def test_a_group_that_failed_keeps_no_shard_waiting(
     ]
     assert cli("run", *tiny, "seed=[0,1]", "shard=1/2") == 0
     summary = (run_dir / "tables" / "summary.md").read_text()
-    assert summary.startswith("1 of 2 groups are there, and tables are of these alone.")
+    assert summary.startswith("5 of 10 images are there, and tables are of these alone.")
     assert "ZeroDivisionError" in summary
 
 
@@ -132,8 +195,8 @@ def test_shards_are_jobs_of_a_multirun(
 ) -> None:
     assert cli("run", *tiny, "seed=[0,1,2]", "shards=2") == 0
     told = capsys.readouterr().out
-    assert "shard 0 of 2: done; 2 of 3" in told
-    assert "shard 1 of 2: done; 3 of 3" in told
+    assert "shard 0 of 2: done; 10 of 15" in told
+    assert "shard 1 of 2: done; 15 of 15" in told
     assert set(load_records(run_dir)["seed"]) == {0, 1, 2}
     [sweep] = (run_dir / "hydra").iterdir()
     overrides = [(sweep / str(job) / ".hydra" / "overrides.yaml").read_text() for job in range(2)]
@@ -163,6 +226,6 @@ def test_shards_beside_a_shard_or_in_a_file_are_refused(
 def test_tables_tell_of_what_else_the_folder_holds(cli: Cli, tiny: list[str], run_dir: Path) -> None:
     summary = run_dir / "tables" / "summary.md"
     assert cli("run", *tiny, "seed=[0,1,2]") == 0
-    assert "groups are there" not in summary.read_text()
+    assert "images are there" not in summary.read_text()
     assert cli("run", *tiny, "seed=0") == 0  # fewer rows than before
     assert "10 more images of other configurations: in records/, not in these tables." in summary.read_text()

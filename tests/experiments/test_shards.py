@@ -1,6 +1,7 @@
 """How a plan is parted: by what its groups cost, each group once, alike on every machine."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ from PIL import Image
 
 from experiments.datasets.pair import Pair
 from experiments.embedded.training import WEIGHTS
-from experiments.planning.make_plan import make_plan
+from experiments.planning.make_plan import plan_of
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan, shard
+from experiments.planning.sweep import Sweep, make_sweep
 from p2p import DDIM, External, FixedSeed, ModelSpec, NullText, PromptToPrompt, Sampling, SDEdit
 from p2p.trajectory import Method
 
@@ -18,22 +20,33 @@ SAMPLING = Sampling(6, 7.5)
 EMBEDDED = ModelSpec("embedded", str(WEIGHTS / "pipeline"), 16, 16)
 
 
-def planned(pairs: list[Pair], *methods: Method) -> Plan:
-    named = [NamedMethod(f"m{number}", method, {}) for number, method in enumerate(methods)]
+def swept(
+    pairs: list[Pair], *methods: Method, seeds: Sequence[int] = (0,), drawn: int | None = None
+) -> Sweep:
+    named = [NamedMethod(f"m{number}", method, {"m": number}) for number, method in enumerate(methods)]
     facts = ModelFacts.of(EMBEDDED, SAMPLING.num_inference_steps)
     inversions = (DDIM(), NullText(2)) if pairs[0].image else (None,)
-    return make_plan(pairs, [0], named, facts, SAMPLING, inversions)
+    return make_sweep(pairs, seeds, named, facts, SAMPLING, inversions, drawn=drawn)
+
+
+def planned(pairs: list[Pair], *methods: Method) -> Plan:
+    return plan_of(swept(pairs, *methods))
+
+
+def photographs(folder: Path) -> list[Pair]:
+    """Seven pairs with pictures."""
+    pairs = []
+    for number in range(7):
+        image = folder / f"{number}.png"
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(image)
+        pairs.append(Pair(f"{number}", "a cat on the beach", "a dog on the beach", image=image))
+    return pairs
 
 
 @pytest.fixture
 def uneven(tmp_path: Path) -> Plan:
     """Seven pictures by two inversions, one of which costs more, and by SDEdit, which costs least."""
-    pairs = []
-    for number in range(7):
-        Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / f"{number}.png")
-        image = tmp_path / f"{number}.png"
-        pairs.append(Pair(f"{number}", "a cat on the beach", "a dog on the beach", image=image))
-    return planned(pairs, FixedSeed(), PromptToPrompt(tau=0.5), SDEdit(0.5))
+    return planned(photographs(tmp_path), FixedSeed(), PromptToPrompt(tau=0.5), SDEdit(0.5))
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
@@ -54,6 +67,26 @@ def test_a_shard_keeps_the_order_of_the_plan_and_is_the_same_each_time(uneven: P
     for index in range(4):
         mine = [places[group.id] for group in shard(uneven, index, 4).groups]
         assert mine == sorted(mine) == [places[group.id] for group in shard(uneven, index, 4).groups]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("drawn", [None, 1])
+@pytest.mark.parametrize("real", [False, True])
+def test_a_part_is_planned_alone_as_it_is_of_the_whole(
+    real: bool, drawn: int | None, count: int, tmp_path: Path
+) -> None:
+    words = ["cat", "dog", "bird", "dog"]
+    told = [
+        Pair(f"{n}", f"a {word} on the beach", "a cow on the beach", weights={"cow": n + 1.0})
+        for n, word in enumerate(words)
+    ]
+    methods = [FixedSeed(), PromptToPrompt(tau=0.5), PromptToPrompt(tau=0.6), SDEdit(0.5)]
+    sweep = swept(photographs(tmp_path) if real else told, *methods, seeds=(3, 4), drawn=drawn)
+    whole = plan_of(sweep)
+    assert sweep.costs == whole.costs
+    assert len(whole.groups) > 5
+    for index in range(count):
+        assert plan_of(sweep, index, count).groups == shard(whole, index, count).groups
 
 
 def test_evaluations_by_other_pipelines_count_as_well() -> None:

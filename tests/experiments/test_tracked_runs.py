@@ -65,8 +65,8 @@ def test_a_job_made_in_python_has_a_copy_without_a_command(
         reference=[], shard=(0, 1), inversions=[None], cache_dir=complete_run, plots=False,
         config={"name": "mine"}, command=command, **nothing,
     )  # fmt: skip
-    plan: Any = SimpleNamespace(keys=lambda: set(load_records(complete_run)["key"]))
-    track(job, plan, multirun=False, summary=summarise(complete_run, draw=False))
+    keys = set(load_records(complete_run)["key"])
+    track(job, keys, multirun=False, summary=summarise(complete_run, draw=False))
     [call] = calls
     assert call.command == told
     assert len(call.rows) == 5
