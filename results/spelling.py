@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Mapping
+from typing import Any
 
 _READS_OTHERWISE = re.compile(r"[+-]?[\d.]+(e[+-]?\d+)?|true|false|null|nan|[+-]?inf", re.IGNORECASE)
 
@@ -22,4 +24,23 @@ def spell(value: object) -> str:
         return json.dumps(value) if _READS_OTHERWISE.fullmatch(value) else value
     if isinstance(value, int | float) and not isinstance(value, bool):
         return spell_number(value)
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return spell_json(value, ensure_ascii=False)
+
+
+def spell_json(value: Any, ensure_ascii: bool = True) -> str:
+    """Return plain values as JSON, equal for equal ones: names are sorted, but for those that share a word.
+
+    Of words of a prompt that overlap, as in `{"the snow": 2, "snow": 3}`, the later entry counts, so that
+    their order is a part of the value.
+    """
+    return json.dumps(_in_order(value), ensure_ascii=ensure_ascii)
+
+
+def _in_order(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_in_order(entry) for entry in value]
+    if not isinstance(value, Mapping):
+        return value
+    words = [word for name in value for word in set(str(name).split())]
+    names = value if len(set(words)) < len(words) else sorted(value)
+    return {name: _in_order(value[name]) for name in names}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from experiments.planning.pair_inputs import PairInputs
 from experiments.planning.plan import Branch, GroupPlan, NamedMethod, Plan, share
 from experiments.planning.sweep import Cell, Sweep, make_sweep
 from p2p.sampling import Sampling
+from results.spelling import spell_json
 
 if TYPE_CHECKING:
     from p2p.inversion import Inversion
@@ -143,7 +143,7 @@ def _candidate(branch: Branch, named: NamedMethod) -> dict[str, Any]:
         "key": branch.key,
         "pair_id": branch.pair.id,
         "method": branch.method,
-        "params": json.dumps(others, sort_keys=True),
+        "params": spell_json(others),
         "rule": named.auto_tau,
         "tau": float(named.params["tau"]),
     }

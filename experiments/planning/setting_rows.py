@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pandas as pd
 
 from experiments.planning.plan import Branch, Plan
+from results.spelling import spell_json
 from results.store.records import EFFECT_TYPES, JSON_COLUMNS, NOTHING, RECORD_IDENTITY
 from results.store.setting_rows import SETTING_TYPES
 
@@ -16,7 +16,7 @@ def labels(branch: Branch, dataset: str, model: str) -> dict[str, Any]:
     """Return what names a branch's picture and what the tables call it: the columns of SETTING_TYPES."""
     pair = branch.pair
     told = {
-        name: json.dumps(value, sort_keys=True) if name in JSON_COLUMNS else value
+        name: spell_json(value) if name in JSON_COLUMNS else value
         for name, value in branch.trajectory.record.items()
     }
     return {
@@ -28,7 +28,7 @@ def labels(branch: Branch, dataset: str, model: str) -> dict[str, Any]:
         "edit_type": pair.edit_type,
         "difficulty": pair.difficulty,
         "instruction": pair.instruction,
-        "params": json.dumps(dict(branch.params), sort_keys=True),
+        "params": spell_json(branch.params),
         **{name: NOTHING[name] for name in EFFECT_TYPES},
         **told,
     }

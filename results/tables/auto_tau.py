@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from results.labels import escape_markdown, method_label
+from results.spelling import spell_json
 from results.store.records import RECORD_IDENTITY, WINDOWS, metric_columns, reason_column
 from results.store.row_files import read_rows, write_plan_rows, write_rows
 from results.store.run_folder import RunFolder
@@ -208,7 +209,7 @@ def _chosen_row(members: pd.DataFrame, metrics: Sequence[str]) -> pd.Series:
     row[reason_column(TARGET_MISSED)] = "" if rule.target else "no target is stated"
     row[reason_column(CHOSEN_TAU)] = ""
     params = {**json.loads(row["params_but_tau"]), "auto_tau": rule.label}
-    row["params"] = json.dumps(params, sort_keys=True)
+    row["params"] = spell_json(params)
     if index is None:
         row["status"], row["error"], row["image"] = "failed", NO_VALUE, ""
         for name in (*metrics, CHOSEN_TAU, TARGET_MISSED):

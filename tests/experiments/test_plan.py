@@ -227,3 +227,15 @@ def test_auto_tau_is_not_drawn_from() -> None:
     auto = [NamedMethod("p2p", PromptToPrompt(tau=0.2), {"tau": 0.2}, "a rule")]
     with pytest.raises(ValueError, match="grid.drawn: tau=auto chooses from all of its taus"):
         make_plan([Pair("one", "a cat", "a dog")], [0], auto, facts, SAMPLING, drawn=1)
+
+
+def test_settings_are_told_apart_by_the_order_of_words_that_overlap_and_by_no_other_order() -> None:
+    pair = Pair("one", "a cat on the beach", "a cat on the beach")
+    orders = [{"the beach": 2.0, "beach": 3.0}, {"beach": 3.0, "the beach": 2.0}]
+    apart = [{"cat": 2.0, "beach": 3.0}, {"beach": 3.0, "cat": 2.0}]
+    facts = ModelFacts("identity", EMBEDDED.load_tokenizers(), 6)
+    for weights, count in ((orders, 2), (apart, 1)):
+        methods = [NamedMethod("p2p", PromptToPrompt(weights=one), {"weights": one}) for one in weights]
+        settings = plan_settings(make_plan([pair], [0], methods, facts, SAMPLING), "toy", "embedded")
+        edits = settings[settings["method"].eq("p2p")]
+        assert edits["key"].nunique() == edits["params"].nunique() == edits["weights"].nunique() == count
