@@ -48,7 +48,8 @@ def place_labels(
     around each, in points. A place is free where it is within the axes, apart from the labels before, and
     hardly covers markers and curves. The limits of `axes`, which are in `figure`, must be settled.
     """
-    figure.draw_without_rendering()  # the layout decides how many pixels a unit has
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)  # that decides how many pixels a unit has
     renderer = FigureCanvasAgg(figure).get_renderer()
     pixels = figure.dpi / 72
     there = [(axes.transData.transform(points), reach * pixels) for points, reach in curves if len(points)]

@@ -6,7 +6,6 @@ Nothing here touches matplotlib's global state.
 import io
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -90,12 +89,21 @@ def bars(values: pd.DataFrame) -> np.ndarray:
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write `<stem>.png` (200 dpi) and `<stem>.pdf` without a date, so that equal tables give equal files."""
-    options: dict[str, dict[str, Any]] = {"png": {"dpi": 200}, "pdf": {"metadata": {"CreationDate": None}}}
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in options]
-    with matplotlib.rc_context({"pdf.fonttype": 42}):
-        for path, (kind, own) in zip(paths, options.items(), strict=True):
-            content = io.BytesIO()
-            figure.savefig(content, format=kind, **own)
-            write_whole(path, content.getvalue())
+    """Write `<stem>.png` (200 dpi) and `<stem>.pdf` without a date, so that equal tables give equal files.
+
+    Both have the layout that the figure has as a PNG. `Figure.savefig` would draw it once more for each file,
+    to lay it out.
+    """
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf  # takes longer to import than most tables
+
+    png, pdf = io.BytesIO(), io.BytesIO()
+    figure.set_dpi(200)
+    FigureCanvasAgg(figure).print_png(png)
+    figure.set_layout_engine("none")
+    # Matplotlib parts the fonts of a PDF by the PostScript setting: with its 3, "τ" is in a font of its own.
+    with matplotlib.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42}):
+        FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None})
+    paths = [stem.with_name(f"{stem.name}{suffix}") for suffix in (".png", ".pdf")]
+    for path, content in zip(paths, (png, pdf), strict=True):
+        write_whole(path, content.getvalue())
     return paths

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from PIL import Image
 
@@ -118,6 +119,26 @@ def test_fonts_of_a_pdf_are_embedded_as_outlines(finished_table: pd.DataFrame, t
     content = pdf.read_bytes()
     assert b"/FontFile2" in content, "TrueType (42), which journals ask for"
     assert b"/Type3" not in content
+
+
+def test_letters_of_any_alphabet_are_in_one_font_of_a_pdf(tmp_path: Path) -> None:
+    figure = Figure()
+    figure.text(0.5, 0.5, "τ 0.2 →")
+    _, pdf = plot_style.save(figure, tmp_path / "text")
+    assert pdf.read_bytes().count(b"/FontFile2") == 1
+
+
+def test_both_files_of_a_figure_have_one_layout_and_are_drawn_once(
+    finished_table: pd.DataFrame, tmp_path: Path
+) -> None:
+    figure = sweep_plots.over_tau(finished_table, [METRIC, CLIP], DIRECTIONS)
+    places = []
+    figure.canvas.mpl_connect(
+        "draw_event", lambda _: places.append([axes.get_position().bounds for axes in figure.axes])
+    )
+    plot_style.save(figure, tmp_path / "over_tau")
+    png, pdf = places
+    assert png == pdf
 
 
 def crossed(count: int = 7, late: bool = False) -> pd.DataFrame:
