@@ -17,12 +17,15 @@ from PIL import Image, ImageDraw, ImageFont
 from results.labels import METHODS, method_label, natural_order
 from results.store.picture_files import DamagedPicture, Digest, read_picture
 from results.store.records import RECORD_IDENTITY
-from results.tables.cells import CONTEXT, GIVEN, SOURCES, is_plain, made_elsewhere, ordered
+from results.tables.cells import CELL, CONTEXT, GIVEN, SOURCES, is_plain, made_elsewhere, ordered
 from results.tables.paper import own_setting
 
 CELL_SIDE = 160  # pixels that a picture should have at least, and hardly more
 _GAP, _MARGIN, _GROUP_GAP, _HEADER, _LINE = 4, 16, 18, 52, 18
 _INK, _FAINT, _BLANK = "#222222", "#777777", "#EEEEEE"
+_TOLD = ["seed", "edit_type", "source_prompt", "target_prompt", "status"]
+_FILE = ["image", "image_sha256", "image_bytes"]
+_COLUMNS = list(dict.fromkeys([*CELL, *RECORD_IDENTITY, *_TOLD, *_FILE]))
 _log = logging.getLogger(__name__)
 _MOST = {"p2p": 8, "sdedit": 6}  # columns of a method; of others 4
 
@@ -33,7 +36,8 @@ def choose_pairs(cells: pd.DataFrame, limit: int = 8) -> list[str]:
     Only pairs with an edited picture to show. `cells` are `results.tables.cells.with_cells`' rows.
     """
     shown = cells["status"].eq("ok") & _in_strips(cells) & ~cells["method"].isin(GIVEN)
-    done = cells[shown].groupby(["edit_type", "pair_id"]).size().reset_index(name="images")
+    edits = cells.loc[shown, ["edit_type", "pair_id"]]
+    done = edits.groupby(list(edits)).size().reset_index(name="images")
     done["order"] = done["pair_id"].map(natural_order)
     done = done.sort_values(["edit_type", "images", "order"], ascending=[True, False, True], kind="stable")
     done["turn"] = done.groupby("edit_type").cumcount()
@@ -46,15 +50,16 @@ def strip(run_dir: Path, cells: pd.DataFrame, pairs: Sequence[str], *, side: int
     Small pictures are enlarged by a whole factor, large ones reduced to `side`. A picture that is missing,
     damaged or failed is a blank that says so. ValueError where no pair has a row.
     """
-    shown = _first_context(cells[_in_strips(cells) & cells["pair_id"].isin(pairs)])
+    shown = _first_context(cells.loc[_in_strips(cells) & cells["pair_id"].isin(pairs), _COLUMNS])
     columns = _columns(shown)
     if not columns:
         raise ValueError("strip: none of the pairs has a row to show")
     names = [name for name in pairs if name in set(shown["pair_id"])]
+    elsewhere = made_elsewhere(shown)
     lines = {
-        name: shown[
-            shown["pair_id"].eq(name) & (shown["seed"].eq(_seed(shown, name)) | made_elsewhere(shown))
-        ]
+        name: list(
+            shown[shown["pair_id"].eq(name) & (shown["seed"].eq(_seed(shown, name)) | elsewhere)].itertuples()
+        )
         for name in names
     }
     side = max(_side(Path(run_dir), rows, side) for rows in lines.values())
@@ -69,7 +74,7 @@ def _in_strips(cells: pd.DataFrame) -> pd.Series:
 
 def _draw(
     run_dir: Path,
-    lines: dict[str, pd.DataFrame],
+    lines: dict[str, list[Any]],
     columns: list[tuple[str, str]],
     notes: dict[str, str],
     side: int,
@@ -94,11 +99,11 @@ def _draw(
             pen.text((_MARGIN, top + _LINE * number), text, font=label, fill=_INK)
         at = top + _LINE * len(captions[name]) + 6
         for (method, setting), left in zip(columns, lefts):
-            found = rows[rows["method"].eq(method) & rows["setting"].eq(setting)]
+            found = [row for row in rows if (row.method, row.setting) == (method, setting)]
             picture = _picture(run_dir, found, side)
             if picture is None:
                 pen.rectangle([left, at, left + side - 1, at + side - 1], fill=_BLANK)
-                text = "failed" if found["status"].eq("failed").any() else "no image"
+                text = "failed" if any(row.status == "failed" for row in found) else "no image"
                 pen.text((left + side / 2, at + side / 2), text, font=small, fill=_FAINT, anchor="mm")
             else:
                 canvas.paste(picture, (left + (side - picture.width) // 2, at + (side - picture.height) // 2))
@@ -213,18 +218,18 @@ def _seed(rows: pd.DataFrame, pair_id: str) -> int:
     return int((done if len(done) else own)["seed"].min())
 
 
-def _side(run_dir: Path, rows: pd.DataFrame, side: int) -> int:
+def _side(run_dir: Path, rows: Sequence[Any], side: int) -> int:
     """Side of a cell: pictures below `side` are enlarged by a whole factor to the nearest size."""
-    for row in rows[rows["status"].eq("ok")].itertuples():
-        if (picture := _read(run_dir, row)) is not None:
+    for row in rows:
+        if row.status == "ok" and (picture := _read(run_dir, row)) is not None:
             longest = max(picture.size)
             return longest * max(1, round(side / longest)) if longest < side else side
     return side
 
 
-def _picture(run_dir: Path, rows: pd.DataFrame, side: int) -> Image.Image | None:
-    for row in rows[rows["status"].eq("ok")].itertuples():
-        if (picture := _read(run_dir, row)) is None:
+def _picture(run_dir: Path, rows: Sequence[Any], side: int) -> Image.Image | None:
+    for row in rows:
+        if row.status != "ok" or (picture := _read(run_dir, row)) is None:
             continue
         scale = side / max(picture.size)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
@@ -241,10 +246,10 @@ def _read(run_dir: Path, row: Any) -> Image.Image | None:
         return None
 
 
-def _caption(rows: pd.DataFrame, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+def _caption(rows: Sequence[Any], width: int, font: ImageFont.FreeTypeFont) -> list[str]:
     """Wrap "source → target, edit type, seed" to the width of the strip, three lines at most."""
     # The target prompt of the source image and its reconstruction is its own prompt.
-    row = rows.loc[rows["method"].isin(SOURCES).sort_values(kind="stable").index].iloc[0]
+    row = min(rows, key=lambda row: row.method in SOURCES)
     text = f"“{_line(row.source_prompt)}”  →  “{_line(row.target_prompt)}”"
     text += f"   {_line(row.edit_type)}, seed {row.seed}" if row.edit_type else f"   seed {row.seed}"
     lines = wrap(text, max(12, int(width / font.getlength("n"))))
