@@ -181,7 +181,8 @@ def load(run_dir: Path) -> pd.DataFrame:
     failed = records["status"].ne("ok").to_numpy(bool)
     image, images = pd.factorize(records["key"])
     (key, keys), (metric, metrics), (reason, reasons) = (_coded(rows, n) for n in ("key", "metric", "reason"))
-    place = pd.Index(images).get_indexer(keys)[key]  # of each value among the images; -1: it has no record
+    known = pc.index_in(pa.array(keys, pa.string()), pa.array(images, pa.string()))
+    place = known.fill_null(-1).to_numpy()[key]  # of each value among the images; -1: it has no record
     value = rows["value"].to_numpy()
     told = np.array([*reasons, "not evaluated", "generation failed"], dtype=object)
     parts = []
@@ -198,11 +199,8 @@ def load(run_dir: Path) -> pd.DataFrame:
 
 def _values(run_dir: Path) -> pa.Table:
     """Return all metric values, each once; texts are dictionaries, as there are many rows and few texts."""
-    rows = read_newest(RunFolder(run_dir).metrics, METRIC_TYPES, "**/*.parquet").combine_chunks()
-    for place, name in enumerate(METRIC_TYPES):
-        if METRIC_TYPES[name] == "string":
-            rows = rows.set_column(place, name, rows[name].dictionary_encode())
-    return each_once(rows, METRICS)
+    rows = read_newest(RunFolder(run_dir).metrics, METRIC_TYPES, "**/*.parquet", coded=True)
+    return each_once(rows.unify_dictionaries(), METRICS)
 
 
 def _coded(rows: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:

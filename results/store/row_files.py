@@ -153,12 +153,17 @@ def listed(folder: Path, pattern: str = "*.parquet") -> list[Path]:
     return sorted(now, key=_number)
 
 
-def read_newest(folder: Path, types: Mapping[str, str], pattern: str = "*.parquet") -> pa.Table:
-    """Return the rows of a folder's files, the oldest first; rows may be there twice (`each_once`)."""
+def read_newest(
+    folder: Path, types: Mapping[str, str], pattern: str = "*.parquet", coded: bool = False
+) -> pa.Table:
+    """Return the rows of a folder's files, the oldest first; rows may be there twice (`each_once`).
+
+    `coded` is as in `read_table`.
+    """
     while True:
         files = listed(folder, pattern)
         try:
-            return read_table(files, types)
+            return read_table(files, types, coded)
         except FileNotFoundError:  # merged since it was listed
             if files == listed(folder, pattern):
                 raise
@@ -214,12 +219,15 @@ def arrow_rows(rows: pd.DataFrame | Sequence[Mapping[str, Any]], kind: RowKind, 
     return pa.Table.from_arrays(arrays, schema=kind.schema)
 
 
-def read_table(files: Sequence[Path], types: Mapping[str, str]) -> pa.Table:
-    """Return the rows of parquet files of one schema, in their order.
+def read_table(files: Sequence[Path], types: Mapping[str, str], coded: bool = False) -> pa.Table:
+    """Return the rows of parquet files of one schema, in their order; with `coded`, texts as dictionaries.
 
     FileNotFoundError where a file is gone, ValueError names one that cannot be read.
     """
     schema = arrow_schema(types)
+    if coded:
+        text = pa.dictionary(pa.int32(), pa.string())
+        schema = pa.schema([each.with_type(text) if each.type == pa.string() else each for each in schema])
     if not files:
         return schema.empty_table()
     try:

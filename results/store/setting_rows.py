@@ -7,6 +7,7 @@ another edit type since, tables still need a row for each setting as it was last
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from results.store.records import EFFECT_TYPES, RECORD_IDENTITY, RECORD_TYPES
@@ -38,7 +39,7 @@ def settings_and_others(frame: pd.DataFrame, settings: pd.DataFrame) -> tuple[pd
 
     `frame` is `results.store.records.load`'s.
     """
-    known = frame.drop(columns=LABELS).merge(settings.astype(SETTING_TYPES), on=RECORD_IDENTITY)
-    told = pd.MultiIndex.from_frame(known[RECORD_IDENTITY])
-    others = frame[~pd.MultiIndex.from_frame(frame[RECORD_IDENTITY]).isin(told)]
+    numbered = frame.drop(columns=LABELS).assign(_place=np.arange(len(frame)))
+    known = numbered.merge(settings.astype(SETTING_TYPES), on=RECORD_IDENTITY)
+    others = frame[~np.isin(numbered["_place"], known["_place"])]
     return known[list(frame.columns)].astype(frame.dtypes), others

@@ -195,8 +195,8 @@ def test_what_is_scored_is_read_at_one_moment_while_others_write(
     write_metrics(tmp_path, METRIC, values(keys[:1], 0.5))
     read = records.read_newest
 
-    def then_others_write(*args: object) -> object:
-        found = read(*args)  # type: ignore[arg-type]
+    def then_others_write(*args: object, **named: object) -> object:
+        found = read(*args, **named)  # type: ignore[arg-type]
         write_metrics(tmp_path, METRIC, values(keys[1:], 0.5))
         return found
 
