@@ -53,7 +53,7 @@ def with_cells(frame: pd.DataFrame) -> pd.DataFrame:
     settings = pd.Series(np.array(texts, dtype=object)[numbers], index=frame.index, dtype=object)
     # Other pictures than the run's own sources: two rows of one name would not tell which is which.
     source, elsewhere = frame["method"].eq("source"), made_elsewhere(frame)
-    twice = frame["dataset"].isin(frame.loc[source & ~elsewhere, "dataset"])
+    twice = frame["dataset"].isin(frame.loc[source & ~elsewhere, "dataset"].unique())
     return frame.assign(setting=settings.mask(source & elsewhere & twice, "as given"))
 
 
@@ -78,26 +78,18 @@ def ordered(frame: pd.DataFrame) -> pd.DataFrame:
     What other tools made comes last.
     """
     ranks = {name: rank for rank, name in enumerate(METHODS)}
-    keys = frame.assign(
-        tau=frame["tau"].mask(free_windows(frame)),
-        _elsewhere=made_elsewhere(frame),
-        _method=_placed(frame["method"], lambda name: (ranks.get(name, len(ranks)), name)),
-        _variant=_placed(frame["variant"], by_numbers),
-        _weighting=_placed(frame["weighting"], by_numbers),
-        _edit_type=_placed(frame["edit_type"], lambda name: (name != ALL, name)),
+    of_order = [*CONTEXT, "method", "variant", "weighting", "tau", "strength", *WINDOWS, "edit_type"]
+    numbers, different = _different(frame[of_order])
+    keys = different.assign(
+        tau=different["tau"].mask(free_windows(different)),
+        _elsewhere=made_elsewhere(different),
+        method=_placed(different["method"], lambda name: (ranks.get(name, len(ranks)), name)),
+        variant=_placed(different["variant"], by_numbers),
+        weighting=_placed(different["weighting"], by_numbers),
+        edit_type=_placed(different["edit_type"], lambda name: (name != ALL, name)),
     )
-    by = [
-        "_elsewhere",
-        *CONTEXT,
-        "_method",
-        "_variant",
-        "_weighting",
-        "tau",
-        "strength",
-        *WINDOWS,
-        "_edit_type",
-    ]
-    return frame.loc[keys.sort_values(by, kind="stable", na_position="last").index].reset_index(drop=True)
+    places = keys.groupby(["_elsewhere", *of_order], dropna=False).ngroup().to_numpy()
+    return frame.iloc[np.argsort(places[numbers], kind="stable")].reset_index(drop=True)
 
 
 def _placed(column: pd.Series, key: Callable[[str], Any]) -> pd.Series:

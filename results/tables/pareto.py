@@ -20,7 +20,7 @@ from results.labels import arrow, csv_text, escape_markdown, method_label
 from results.store.records import WINDOWS, reason_column
 from results.store.whole_files import write_whole
 from results.tables.cells import CELL, GIVEN, is_plain, ordered
-from results.tables.statistics import FEWEST_PAIRS, WITH_INTERVAL, estimate, mean_interval
+from results.tables.statistics import FEWEST_PAIRS, WITH_INTERVAL, mean_interval
 from results.tables.table_files import context_text, decimals_of, interval_text, varying_context
 
 ALIGNMENT = ("clip_directional", "clip_target", "pie/clip_similarity_target_image")
@@ -102,8 +102,8 @@ def _front(
     for (cell, members), own, whole in zip(settings, values, complete, strict=True):
         row: dict[str, object] = {**cell, "standing": "", "why": ""}
         for metric in metrics:
-            of = estimate(own[metric].reindex(pairs), pd.Series(pairs)) if whole else None
-            ends = (of.mean, of.low, of.high) if of else (np.nan,) * 3
+            per_pair = own[metric].reindex(pairs).to_numpy(float)
+            ends = (float(per_pair.mean()), *mean_interval(per_pair)) if whole else (np.nan,) * 3
             row |= dict(zip(_columns(metric), ends))
         if not whole:
             row |= {"standing": APART, "why": _why(members, set(pairs) - set(own.index), metrics)}

@@ -33,7 +33,7 @@ def sign_flip_ps(per_pair: Sequence[np.ndarray], seed: int = 0) -> list[float]:
         if exact:
             signs = 1.0 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
         else:
-            signs = np.random.default_rng(seed).choice([-1, 1], (DRAWS, n)).astype(float)
+            signs = np.random.default_rng(seed).choice([-1.0, 1.0], (DRAWS, n))
         own = [place for place, values in enumerate(per_pair) if len(values) == n]
         for some in (own[begin : begin + _AT_ONCE] for begin in range(0, len(own), _AT_ONCE)):
             values = np.stack([per_pair[place] for place in some], axis=1)

@@ -256,6 +256,6 @@ def _reach(n: int, confidence: float) -> float:
 @lru_cache(maxsize=4)
 def resampled_counts(n: int, resamples: int, seed: int) -> np.ndarray:
     """Draw how often each pair occurs in each resample; (resamples, n), shared by all cells with n pairs."""
-    draws = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
-    places = draws + n * np.arange(resamples)[:, None]
+    places = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    places += n * np.arange(resamples)[:, None]
     return np.bincount(places.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)

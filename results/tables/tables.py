@@ -156,10 +156,8 @@ def _wins(per_pair: np.ndarray, up: bool | None) -> dict[str, float]:
 def _table(cells: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     cells = cells.reset_index(drop=True)
     typed, pairs = _has_types(cells), _pairs(cells)
-    image = cells.groupby(RECORD_IDENTITY).ngroup().to_numpy()
-    columns = {
-        name: (cells[name].to_numpy(float), *pd.factorize(cells[reason_column(name)])) for name in metrics
-    }
+    image = cells.groupby(RECORD_IDENTITY, sort=False).ngroup().to_numpy()
+    columns = {name: (cells[name].to_numpy(float), cells[reason_column(name)]) for name in metrics}
     rows: list[dict[str, object]] = []
     samples: list[Sample] = []
     for cell, members in _cells(cells, np.arange(len(cells))):
@@ -167,10 +165,10 @@ def _table(cells: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
         # Two settings may be called the same: a picture counts once.
         once = members[np.sort(np.unique(image[members], return_index=True)[1])]
         for edit_type, own in _edit_types(cells, once, typed):
-            for metric, (values, codes, texts) in columns.items():
+            for metric, (values, texts) in columns.items():
 
                 def reasons(missing: np.ndarray) -> Iterable[str]:
-                    return texts[codes[own[missing]]]  # noqa: B023
+                    return texts.iloc[own[missing]]  # noqa: B023
 
                 samples.append(sample(values[own], pairs[own], reasons))
                 rows.append(_row(cell, noise, edit_type, metric))
