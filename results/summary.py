@@ -35,6 +35,7 @@ from results.tables.invariants import broken
 from results.tables.paper import FIXED_SEED, USUAL, Layout, check_baseline
 from results.tables.published import compare, load_reference, picture_formats, write_comparison
 
+_PAIR = ["dataset", "pair_id", "source_prompt", "target_prompt"]
 _VERSION = re.compile(r"(.+)@(\d+)")  # of a metric's column
 
 
@@ -311,7 +312,8 @@ def _without_copies(frame: pd.DataFrame) -> pd.DataFrame:
         pd.MultiIndex.from_frame(rows[["pair_id", "image_sha256"]])
         for rows in (files[elsewhere], files[~elsewhere & files["image_sha256"].ne("")])
     )
-    return frame.drop(index=files.index[elsewhere][given.isin(own)]).reset_index(drop=True)
+    copies = frame.index.isin(files.index[elsewhere][given.isin(own)])
+    return frame[~copies].reset_index(drop=True)
 
 
 def _plots(
@@ -350,11 +352,11 @@ def _contexts(table: pd.DataFrame, cells: pd.DataFrame) -> list[tuple[tuple[obje
     shared = [name for name in CONTEXT if name != "inversion"]
     elsewhere = made_elsewhere(table)
     made_here, alone = table[~elsewhere], table[elsewhere]
-    edits = cells[~cells["method"].isin(GIVEN)]
+    edits = cells.loc[~cells["method"].isin(GIVEN), list(dict.fromkeys([*shared, "method", *_PAIR]))]
     edited = _pairs(edits[~made_elsewhere(edits)], shared)
     parts = []
     for context, part in made_here.groupby(shared, dropna=False):
-        for method, pairs in _pairs(edits[made_elsewhere(edits)], "method").items():
+        for (method,), pairs in _pairs(edits[made_elsewhere(edits)], ["method"]).items():
             if pairs == edited.get(context):
                 rows = table[elsewhere & table["method"].eq(method)]
                 part, alone = pd.concat([part, rows]), alone[alone["method"].ne(method)]
@@ -372,18 +374,18 @@ def _contexts(table: pd.DataFrame, cells: pd.DataFrame) -> list[tuple[tuple[obje
     return contexts
 
 
-def _pairs(cells: pd.DataFrame, by: str | list[str]) -> dict[object, frozenset[tuple[str, ...]]]:
+def _pairs(cells: pd.DataFrame, by: list[str]) -> dict[tuple[object, ...], frozenset[tuple[str, ...]]]:
     """Return for each group of rows which pairs it is of, whatever their seeds."""
-    names = ["dataset", "pair_id", "source_prompt", "target_prompt"]
+    pairs = cells[list(dict.fromkeys([*by, *_PAIR]))].drop_duplicates()
     return {
-        name: frozenset(rows[names].drop_duplicates().itertuples(index=False, name=None))
-        for name, rows in cells.groupby(by, dropna=False)
+        name: frozenset(rows[_PAIR].itertuples(index=False, name=None))
+        for name, rows in pairs.groupby(by, dropna=False)
     }
 
 
 def _strips(run_dir: Path, cells: pd.DataFrame) -> list[Path]:
     """Draw a strip, one per inversion where there are several, beside what starts from the image itself."""
-    inversions = sorted(set(cells["inversion"]) - {""})
+    inversions = sorted(set(cells["inversion"].unique()) - {""})
     paths: list[Path] = []
     for inversion in inversions or [""]:
         shown = cells[cells["inversion"].isin(["", inversion])].assign(inversion=inversion)
