@@ -1,6 +1,6 @@
 """Whether paired differences could be chance: a permutation test, Holm's correction, win rates."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -8,7 +8,7 @@ import pandas as pd
 
 EXACT_UP_TO = 12  # pairs: 4,096 ways to set the signs
 DRAWS = 9_999
-_AT_ONCE = 64  # differences whose DRAWS means are in memory together
+_AT_ONCE = 1024  # of the DRAWS that are in memory together
 
 
 def sign_flip_p(difference: pd.Series, seed: int = 0) -> float:
@@ -29,20 +29,24 @@ def sign_flip_ps(per_pair: Sequence[np.ndarray], seed: int = 0) -> list[float]:
     """
     p = [float("nan")] * len(per_pair)
     for n in sorted({len(values) for values in per_pair} - {0}):
-        exact = n <= EXACT_UP_TO
-        if exact:
-            signs = 1.0 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
-        else:
-            signs = np.random.default_rng(seed).choice([-1.0, 1.0], (DRAWS, n))
         own = [place for place, values in enumerate(per_pair) if len(values) == n]
-        for some in (own[begin : begin + _AT_ONCE] for begin in range(0, len(own), _AT_ONCE)):
-            values = np.stack([per_pair[place] for place in some], axis=1)
-            # Sums of equal terms differ by rounding with their order.
-            observed = np.abs(values.mean(axis=0)) * (1 - 1e-9)
-            as_far = (np.abs(signs @ values) / n >= observed).sum(axis=0)
-            for place, count in zip(some, as_far.tolist(), strict=True):
-                p[place] = count / len(signs) if exact else (count + 1) / (len(signs) + 1)
+        values = np.stack([per_pair[place] for place in own], axis=1)
+        # Sums of equal terms differ by rounding with their order.
+        observed = np.abs(values.mean(axis=0)) * (1 - 1e-9)
+        as_far = [(np.abs(signs @ values) / n >= observed).sum(axis=0) for signs in _signs(n, seed)]
+        for place, count in zip(own, np.sum(as_far, axis=0).tolist(), strict=True):
+            p[place] = count / 2**n if n <= EXACT_UP_TO else (count + 1) / (DRAWS + 1)
     return p
+
+
+def _signs(n: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield the signs of `n` pairs, some rows (rows, n) after others: all there are, or DRAWS drawn ones."""
+    if n <= EXACT_UP_TO:
+        yield 1.0 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
+        return
+    generator = np.random.default_rng(seed)
+    for begin in range(0, DRAWS, _AT_ONCE):
+        yield generator.choice([-1.0, 1.0], (min(_AT_ONCE, DRAWS - begin), n))
 
 
 def win_rate(
