@@ -98,7 +98,8 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
     png, pdf = io.BytesIO(), io.BytesIO()
     figure.set_dpi(200)
-    FigureCanvasAgg(figure).print_png(png)
+    # A seventh larger than at Pillow's usual level 6, in two thirds of the time.
+    FigureCanvasAgg(figure).print_png(png, pil_kwargs={"compress_level": 1})
     figure.set_layout_engine("none")
     # Matplotlib parts the fonts of a PDF by the PostScript setting: with its 3, "τ" is in a font of its own.
     with matplotlib.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42}):
