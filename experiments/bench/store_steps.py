@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import resource
@@ -33,8 +34,20 @@ FAMILIES = {
 TYPES = ("change object", "add object", "delete object", "change content", "change pose",
          "change color", "change material", "change background", "change style")  # fmt: skip
 STEPS = 50
+PICTURE_BYTES = 100_000
 
 Row = dict[str, Any]
+
+
+def _picture() -> bytes:
+    """Return a small picture's PNG, as long as a large one's."""
+    small = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(small, format="PNG")
+    content, end = small.getvalue()[:-12], small.getvalue()[-12:]
+    return content + bytes(PICTURE_BYTES - len(content) - len(end)) + end
+
+
+PICTURE_SHA256 = hashlib.sha256(_picture()).hexdigest()
 
 
 def groups(pairs: int) -> Iterator[tuple[str, list[Row]]]:
@@ -61,7 +74,8 @@ def _row(group: str, pair: int, seed: int, method: str, tau: float | None) -> Ro
         "setup": "0f3c5a7b", "edit_type": TYPES[pair % len(TYPES)], "source_prompt": source,
         "target_prompt": target, "method": method, "params": json.dumps({} if tau is None else {"tau": tau}),
         "tau": float("nan") if tau is None else tau, "image": f"{folder}/{method}-{key[:16]}.png",
-        "image_sha256": key, "image_bytes": 100_000, "source_image": f"{folder}/source-{group[-12:]}.png",
+        "image_sha256": PICTURE_SHA256, "image_bytes": PICTURE_BYTES,
+        "source_image": f"{folder}/source-{group[-12:]}.png",
         "status": "ok", "seed": seed, "effective_steps": STEPS, "num_inference_steps": STEPS,
         "guidance_scale": 7.5, "guidance_rescale": 0.0, "seconds": 1.5,
     }  # fmt: skip
@@ -131,15 +145,13 @@ def _write_before(run_dir: Path, family: str, group: str, rows: list[Row]) -> No
 
 
 def draw(run_dir: Path, pairs: int) -> Row:
-    """Lay a picture at every place that the records name: links to a few files of the recorded size."""
+    """Lay a picture at every place that the records name: links to a few files."""
     drawn = run_dir / "drawn"
     drawn.mkdir()
-    Image.new("RGB", (8, 8)).save(drawn / "small.png")
-    small = (drawn / "small.png").read_bytes()
     for number, (_, rows) in enumerate(groups(pairs)):
         one = drawn / f"{number // 1000}.png"  # a file has so many links at most
         if not one.exists():
-            one.write_bytes(small[:-12] + bytes(100_000 - len(small)) + small[-12:])
+            one.write_bytes(_picture())
         folder = run_dir / Path(rows[0]["image"]).parent
         folder.mkdir(parents=True)
         for image in {row["image"] for row in rows} | {rows[0]["source_image"]}:
