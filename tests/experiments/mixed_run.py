@@ -26,6 +26,7 @@ STORED = Path(__file__).with_suffix(".json")
 STORES = ("records", "settings", "metrics")
 NOT_COMPARED = ("seconds", "image_sha256", "image_bytes")  # the compressed bytes are of Pillow and zlib
 HOW_IT_WAS_LOADED = ("_name_or_path", "local_files_only")
+SAVED_BY = {"_diffusers_version": "0.42.1", "transformers_version": "5.23.0"}
 
 
 def settle(pipeline: Path) -> Path:
@@ -42,9 +43,9 @@ def settle(pipeline: Path) -> Path:
                 bound = math.sqrt(3 / tensor[0].numel()) if tensor.ndim > 1 else 0.1
                 tensors[name] = torch.from_numpy(generator.uniform(-bound, bound, tensor.shape)).float()
         save_file(tensors, file, metadata={"format": "pt"})
-    for file in pipeline.rglob("*config.json"):  # part of the keys; savers note how a part was loaded
+    for file in pipeline.rglob("*config.json"):  # part of the keys; savers note themselves, and where from
         config = json.loads(file.read_text())
-        kept = {name: value for name, value in config.items() if name not in HOW_IT_WAS_LOADED}
+        kept = {n: SAVED_BY.get(n, value) for n, value in config.items() if n not in HOW_IT_WAS_LOADED}
         file.write_text(json.dumps(kept))
     return pipeline
 
