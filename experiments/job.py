@@ -243,7 +243,7 @@ def told_plan(job: Job, timed: bool, shards: int = 0) -> str:
         lines.append(f"the weights of {job.model.path!r} are not on this machine; `run` fetches them")
     else:
         lines.append("estimate=true loads the model and tells the time")
-    return "\n".join([*lines, *(_told_shards(plan_of(sweep), job, shards) if shards else [])])
+    return "\n".join([*lines, *(_told_shards(part, job, shards) if shards else [])])
 
 
 def _told_shards(whole: Plan, job: Job, count: int) -> list[str]:
