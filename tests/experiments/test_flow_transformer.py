@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from experiments.embedded import shards
+from experiments.embedded import shards, train_flow
 from experiments.embedded.flow_quality import SPEC, reconstruction
 from experiments.embedded.flow_transformer import FlowModel, build_transformer, save_pipeline
 from experiments.embedded.input_errors import InputError
@@ -26,14 +27,14 @@ from experiments.embedded.train_flow import (
     main,
     parse,
 )
-from experiments.embedded.training import WEIGHTS, ResumeError
+from experiments.embedded.training import WEIGHTS, ResumeError, run_minutes
 from experiments.embedded.worlds.scenes.definition import WORLD
 from experiments.embedded.worlds.scenes.drawing import draw_scenes
 from p2p import Model, Projections, ReverseEuler, Sampling, edit
 from p2p.families.model import stack_rows
 from tests.experiments.training_parts import embedded_tokenizer
 
-TINY = FlowRecipe(minutes=0.1, batch_size=4, shards=1, width=32, blocks=2)
+TINY = FlowRecipe(minutes=0.06, batch_size=4, shards=1, width=32, blocks=2)
 CAPTIONS = ["a red cat and a big blue dog on the beach at night", "a dog"]
 
 
@@ -172,6 +173,12 @@ def test_grounding_moves_a_words_attention_to_its_thing(tokenizer: CLIPTokenizer
     assert all_dropped["grounding"] == 0
 
 
+def half_a_second_a_step(file: Path, minutes: float, _: float, *rest: Any) -> tuple[int, float]:
+    """Train by a clock that moves on by half a second whenever it is read."""
+    readings = count(step=0.5)
+    return run_minutes(file, minutes, next(readings), *rest, clock=lambda: next(readings))
+
+
 def test_a_training_is_kept_goes_on_and_edits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +189,7 @@ def test_a_training_is_kept_goes_on_and_edits(
     assert card["data"].startswith("16 rendered")
     kept = torch.load(TINY.checkpoint, weights_only=True)
     torch.save({**kept, "progress": 0.5}, TINY.checkpoint)  # as if it had been broken off half-way
+    monkeypatch.setattr(train_flow, "run_minutes", half_a_second_a_step)
     main(replace(TINY, minutes=0.3))
     assert f"{kept['step']} steps" in capsys.readouterr().out
     assert torch.load(TINY.checkpoint, weights_only=True)["step"] > kept["step"]

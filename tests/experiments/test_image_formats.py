@@ -35,6 +35,7 @@ def on_photograph(tiny_folder: Path, tmp_path: Path) -> list[str]:
     ]
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_edits_are_what_pillow_makes_of_the_png_at_75_and_sources_stay_as_they_were_given(
     cli: Cli, on_photograph: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +62,7 @@ def test_edits_are_what_pillow_makes_of_the_png_at_75_and_sources_stay_as_they_w
         assert cli("run", *on_photograph, *PNG) == 0
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_the_two_formats_share_inversions_and_stand_in_cells_of_their_own(
     cli: Cli, on_photograph: list[str], run_dir: Path
 ) -> None:
@@ -73,6 +75,7 @@ def test_the_two_formats_share_inversions_and_stand_in_cells_of_their_own(
     assert edits["setup"].nunique() == len(edits) == 2
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_a_damaged_jpeg_is_made_again(cli: Cli, tiny: list[str], run_dir: Path) -> None:
     assert cli("run", *tiny, *JPEG) == 0
     records = load(run_dir)

@@ -23,6 +23,8 @@ from tests.experiments.command import Cli
 
 SEEDS = "seed=[0,1]"
 
+pytestmark = pytest.mark.usefixtures("no_tables")
+
 
 class RayError(Exception):
     """That a worker has ended."""
@@ -98,9 +100,18 @@ class Ray(SimpleNamespace):
         pass
 
 
-@pytest.fixture(params=[True, False], ids=["one device", "two devices"])
+def devices(*always: bool) -> pytest.MarkDecorator:
+    """Whether a worker's denoiser and metrics share their cores: cases that always run, the other slow."""
+    cases = [
+        pytest.param(shared, id=name, marks=() if shared in always else pytest.mark.slow)
+        for shared, name in ((True, "one device"), (False, "two devices"))
+    ]
+    return pytest.mark.parametrize("ray", cases, indirect=True)
+
+
+@pytest.fixture
 def ray(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ray]:
-    """Ray with a place for two workers, whose denoiser and metrics share cores or do not."""
+    """Ray with a place for two workers, whose denoiser and metrics share cores or do not (`devices`)."""
     made = Ray()
     monkeypatch.setitem(sys.modules, "ray", made)
     monkeypatch.setattr(OnRay, "check", lambda *_: None)
@@ -119,6 +130,7 @@ def recorded(run_dir: Path) -> pd.DataFrame:
     return records.sort_values(RECORD_IDENTITY, ignore_index=True)
 
 
+@devices(True, False)
 def test_workers_make_and_score_what_one_process_does(
     ray: Ray, cli: Cli, tiny: list[str], run_dir: Path, tmp_path: Path
 ) -> None:
@@ -139,6 +151,7 @@ def test_workers_make_and_score_what_one_process_does(
     pd.testing.assert_frame_equal(values(run_dir), values(here))
 
 
+@devices(False)
 def test_what_a_worker_had_not_scored_when_it_ended_is_scored_by_others(
     ray: Ray, cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +163,7 @@ def test_what_a_worker_had_not_scored_when_it_ended_is_scored_by_others(
     assert set(load_metrics(run_dir)["key"]) == set(load_records(run_dir)["key"])
 
 
+@devices(False)
 def test_a_worker_that_cannot_load_by_the_time_of_scoring_leaves_it_to_the_others(
     ray: Ray, cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +192,7 @@ def test_a_worker_that_cannot_load_by_the_time_of_scoring_leaves_it_to_the_other
     assert set(load_metrics(run_dir)["key"]) == set(load_records(run_dir)["key"])
 
 
+@devices(False)
 def test_a_worker_that_starts_to_score_loads_no_denoiser(
     ray: Ray, cli: Cli, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,6 +210,7 @@ def test_a_worker_that_starts_to_score_loads_no_denoiser(
     assert to_make == [2, 2, 0, 0]
 
 
+@devices(True, False)
 def test_a_unit_whose_worker_ended_is_made_by_another(
     ray: Ray, cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,6 +229,7 @@ def test_a_unit_whose_worker_ended_is_made_by_another(
     assert set(load_metrics(run_dir)["key"]) == set(load_records(run_dir)["key"])
 
 
+@devices(True)
 def test_a_group_that_cannot_be_scored_is_told_and_left(
     ray: Ray, cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +244,7 @@ def test_a_group_that_cannot_be_scored_is_told_and_left(
     assert set(load_metrics(run_dir)["key"]) == set(load_records(run_dir)["key"])
 
 
+@devices(True)
 def test_the_end_of_scoring_raises_what_a_worker_met(ray: Ray, cli: Cli, tiny: list[str]) -> None:
     """Also a disk that is full, by which the call ends as it would in one process."""
     with pytest.MonkeyPatch.context() as patch:
@@ -234,6 +252,7 @@ def test_the_end_of_scoring_raises_what_a_worker_met(ray: Ray, cli: Cli, tiny: l
         assert cli("run", *tiny, SEEDS, "executor=ray") != 0
 
 
+@devices(True)
 def test_workers_end_where_the_folder_cannot_be_written_before_they_begin(
     ray: Ray, cli: Cli, tiny: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +267,7 @@ def test_workers_end_where_the_folder_cannot_be_written_before_they_begin(
     assert not ray.actors
 
 
+@devices(True)
 @pytest.mark.parametrize("depth", [1, 2])
 def test_a_signal_that_comes_as_a_system_error_stops_the_call(
     ray: Ray, cli: Cli, tiny: list[str], depth: int, capsys: pytest.CaptureFixture[str]
@@ -335,6 +355,7 @@ def test_ray_works_elsewhere_where_nothing_can_be_written_to_tmp(
     assert short_folder() == tmp_path
 
 
+@devices(True)
 def test_an_error_of_ray_s_own_is_not_taken_for_a_signal(ray: Ray, cli: Cli, tiny: list[str]) -> None:
     def broken(*_: Any, **__: Any) -> Any:
         raise SystemError("unknown opcode")

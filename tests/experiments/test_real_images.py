@@ -85,6 +85,7 @@ def test_a_table_of_images_is_inverted_edited_scored_and_resumed(
         assert cli("run", *tiny, "inversions=[direct,edit_friendly]") == 0
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_inversions_are_kept_by_content_and_a_broken_one_is_made_anew(
     cli: Cli,
     tiny: list[str],
@@ -131,6 +132,7 @@ def test_inversions_are_kept_by_content_and_a_broken_one_is_made_anew(
     pd.testing.assert_series_equal(load(Path(f"{run_dir}-4"))["mse@1"], before["mse@1"])
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_a_lost_reconstruction_is_made_again(cli: Cli, tiny: list[str], run_dir: Path) -> None:
     few = [*tiny, "inversions=[ddim]", "dataset.limit=1"]
     assert cli("run", *few, "~metrics.pixel") == 0
@@ -142,6 +144,7 @@ def test_a_lost_reconstruction_is_made_again(cli: Cli, tiny: list[str], run_dir:
     assert load(run_dir).query("method == 'reconstruction'")["mse@1"].notna().all()
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_other_seeds_are_made_where_they_matter_only(cli: Cli, tiny: list[str], run_dir: Path) -> None:
     assert cli("run", *tiny, "seed=[0,1]", "inversions=[ddim,edit_friendly]", "dataset.limit=1") == 0
     records = load_records(run_dir)
@@ -250,6 +253,7 @@ def test_a_path_is_the_same_after_writing_and_reading(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "kept").iterdir()] == ["path.safetensors"]
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_records_tell_where_a_picture_starts_and_how_noisy_it_is_there(
     cli: Cli, tiny: list[str], run_dir: Path
 ) -> None:

@@ -74,6 +74,7 @@ def test_plots_are_drawn_by_a_later_call_that_makes_nothing(
     assert first["config"] | {"run_dir": ""} == second["config"] | {"run_dir": ""}
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_a_failing_group_is_recorded_the_others_go_on_and_the_next_call_retries(
     cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +118,7 @@ def test_plan_prints_the_cost_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_a_group_that_cannot_be_scored_is_reported_and_the_next_call_scores_it(
     cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

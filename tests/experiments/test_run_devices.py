@@ -27,6 +27,7 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch, rows: int) -> list[int]:
     return made
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_where_memory_is_too_short_for_one_image_the_group_fails_with_that_and_the_next_call_retries(
     cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,8 @@ from tests.experiments.command import Cli
 PATIENCE = 60.0  # seconds after which a test fails that would else wait for ever
 ALONE = ("sampling.max_batch=2",)  # each group is a batch
 
+pytestmark = pytest.mark.usefixtures("no_tables")
+
 
 @pytest.fixture
 def generate(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[int]], None]], list[list[int]]]:

@@ -163,6 +163,7 @@ def test_what_fails_in_a_stream_is_told_at_the_end(
     assert "no score today" in caplog.text
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_a_run_on_another_device_scores_while_it_makes(
     cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
