@@ -72,8 +72,6 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tiny_folder: Path) -> "StableDiffusion":
     """The same pipeline in double precision, so that what should be equal is; attention at 16x16 and 8x8."""
-    from p2p import ModelSpec
+    from tests.tiny import load_tiny_model
 
-    return ModelSpec(
-        "tiny", str(tiny_folder), self_max_side=16, blend_side=16, dtype="float64", device="cpu"
-    ).load()
+    return load_tiny_model(tiny_folder)

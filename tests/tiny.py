@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from p2p import ModelSpec, StableDiffusion
 from p2p.loading.tokenizer_files import clip_tokenizer
 
 
@@ -85,3 +86,10 @@ def save_tiny_pipeline(folder: Path, tokenizer: CLIPTokenizer | None = None) -> 
     )
     pipeline.save_pretrained(folder)
     return folder
+
+
+def load_tiny_model(folder: Path) -> StableDiffusion:
+    """Load it in double precision, so that what should be equal is; attention at 16x16 and 8x8."""
+    return ModelSpec(
+        "tiny", str(folder), self_max_side=16, blend_side=16, dtype="float64", device="cpu"
+    ).load()

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import CLIPTokenizerFast
 
 from p2p import StableDiffusion
-from tests.tiny import save_tiny_pipeline
+from tests.tiny import load_tiny_model, save_tiny_pipeline
 
 
 def _merges() -> list[str]:
@@ -57,6 +57,16 @@ def short_clip_tokenizer(clip_folder: Path) -> CLIPTokenizerFast:
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny pipeline with all of CLIP's words."""
     return save_tiny_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder: Path) -> StableDiffusion:
+    """That pipeline in double precision.
+
+    The fixture of all tests would not do: pytest keeps one value of it, of whichever folder the first test
+    to ask for it has, here or elsewhere.
+    """
+    return load_tiny_model(tiny_folder)
 
 
 @pytest.fixture(scope="session")

@@ -163,3 +163,8 @@ def test_a_weighted_word_must_be_in_the_prompt(clip_tokenizer):
         equalizer("a cat", {"dog": 2.0}, clip_tokenizer)
     with pytest.raises(ValueError, match="keyed by words, got 1"):
         equalizer("a cat", {1: 2.0}, clip_tokenizer)
+
+
+def test_the_tiny_model_reads_all_of_clip_s_words(tiny_model):
+    """Also where tests of the command line, whose tokenizer is a smaller one, ran in this process before."""
+    assert len(tiny_model.pipeline.tokenizer) == 49408
