@@ -238,8 +238,8 @@ def test_null_text_waits_for_its_losses_alone(pipeline: StableDiffusionPipeline,
 @pytest.mark.parametrize(
     "family",
     [
-        *("sd3", "flux", "z_image"),
-        *(pytest.param(family, marks=pytest.mark.slow) for family in ("qwen_image", "flux2_klein")),
+        *("flux", "z_image"),
+        *(pytest.param(family, marks=pytest.mark.slow) for family in ("sd3", "qwen_image", "flux2_klein")),
     ],
 )
 def test_no_step_of_joint_attention_waits(family: str, monkeypatch: pytest.MonkeyPatch) -> None:

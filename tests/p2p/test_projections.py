@@ -139,10 +139,10 @@ for family in ALL:
 
 
 def each_case() -> Iterator[Any]:
-    """Yield every case of every family: all of Flux.2's and three of the others' are fast."""
+    """Yield every case of every family: all of Flux.2's and two of the others' are fast."""
     for family in ALL:
         for case in range(9):
-            fast = family == "flux2_klein" or case in (0, 3, 8)
+            fast = family == "flux2_klein" or case in (0, 8) or (family, case) == ("sd3", 3)
             yield pytest.param(family, case, marks=() if fast else pytest.mark.slow)
 
 
@@ -202,7 +202,7 @@ def edits_of(model: Model) -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize(
     "model",
-    [one if one in ("flux", "z_image") else pytest.param(one, marks=pytest.mark.slow) for one in ALL],
+    [one if one == "z_image" else pytest.param(one, marks=pytest.mark.slow) for one in ALL],
     indirect=True,
 )
 def test_beside_other_edits_and_in_any_calls_it_is_the_same(model: Model) -> None:

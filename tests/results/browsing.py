@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 CONTEXTS: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light"},
     "dark": {"color_scheme": "dark"},
@@ -10,6 +12,11 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     "forced colours": {"forced_colors": "active"},
     "little motion": {"reduced_motion": "reduce"},
 }
+SCREENS = [
+    name if name in ("light", "dark", "phone") else pytest.param(name, marks=pytest.mark.slow)
+    for name in CONTEXTS
+]
+"""For axe, which takes seconds: those of other colours or another layout always run."""
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 

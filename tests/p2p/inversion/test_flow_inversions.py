@@ -150,12 +150,12 @@ def _drawn(model: Model, velocity: Velocity, image: Tensor, inversion: RFInversi
     return [noise, *ends]
 
 
-def each() -> list[Any]:
-    """Return every inversion of every family; all of Qwen-Image and two of the others are fast."""
+def each(apart: int = 3) -> list[Any]:
+    """Return every inversion of every family; all of Qwen-Image and one in `apart` of the others are fast."""
     found = []
     for number, family in enumerate(FLOW_FAMILIES):
         for place, one in enumerate(EVERY):
-            fast = family == "qwen_image" or (place - number) % 3 == 0
+            fast = family == "qwen_image" or (place - number) % apart == 0
             marks = () if fast else pytest.mark.slow
             found.append(pytest.param(family, one, marks=marks, id=f"{family}-{one.label}"))
     return found
@@ -203,8 +203,18 @@ def test_a_source_replays_the_states_of_its_inversion_exactly(
     torch.testing.assert_close(edited.reconstruction, model.decode(encoded(model, picture))[0])
 
 
+def edits_of_each() -> list[Any]:
+    """Return both edits of every family; both of Qwen-Image and one of the others are fast."""
+    edits = ("replace, blended", "refine, per word, blended")
+    return [
+        pytest.param(family, edit, marks=() if family == "qwen_image" or n % 2 == i else pytest.mark.slow)
+        for n, family in enumerate(FLOW_FAMILIES)
+        for i, edit in enumerate(edits)
+    ]
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("edit", ["replace, blended", "refine, per word, blended"])
+@pytest.mark.parametrize(("model", "edit"), edits_of_each(), indirect=["model"])
 def test_edits_after_an_inversion_equal_formed_maps(model: Model, picture: Tensor, edit: str) -> None:
     """diffusers' own call from the noise that was found, with guidance off, on processors that form every
     map."""
@@ -241,7 +251,7 @@ def test_edits_after_an_inversion_equal_formed_maps(model: Model, picture: Tenso
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("model", "inversion"), each(), indirect=["model"])
+@pytest.mark.parametrize(("model", "inversion"), each(apart=len(EVERY)), indirect=["model"])
 def test_identical_prompts_give_the_reconstruction_without_guidance(
     model: Model, picture: Tensor, inversion: FlowInversion
 ) -> None:
@@ -256,8 +266,8 @@ def test_identical_prompts_give_the_reconstruction_without_guidance(
 @pytest.mark.parametrize(
     ("family", "inversion"),
     [
-        pytest.param("sd3", RFSolver(), marks=pytest.mark.slow),
-        ("flux", FireFlow()),
+        *(pytest.param(*one, marks=pytest.mark.slow) for one in (("sd3", RFSolver()), ("flux", FireFlow()))),
+        ("z_image", FireFlow()),
         ("qwen_image", PULLED),
         ("flux2_klein", UniInv(alpha=0.6)),
     ],
@@ -295,14 +305,12 @@ def test_a_tree_of_edits_equals_one_by_one_and_costs_what_was_planned(
 
 @torch.no_grad()
 def test_edits_read_their_words_once_a_step(picture: Tensor) -> None:
-    """A step of two evaluations adds as much to the maps of words as one of one: with equal velocities, the
-    same."""
+    """A step of two evaluations adds as much to the maps of words as one of one: here the velocities agree."""
     model = tiny_flow_model("sd3")
     predict = model.predict
 
     def early(latents: Tensor, timestep: Tensor, *rest: Any) -> Tensor:
-        """Call the network, so that it edits; but go nowhere, so that all solvers stand at the same
-        latents."""
+        """Call the network, so that it edits; but go nowhere: all solvers stand at the same latents."""
         return 0 * predict(latents, torch.tensor(500.0), *rest)
 
     model.predict = early  # type: ignore[method-assign]

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.results.browsing import CONTEXTS, violations
+from tests.results.browsing import CONTEXTS, SCREENS, violations
 
 pytestmark = pytest.mark.xdist_group("browser")
 
 
-@pytest.mark.parametrize("name", CONTEXTS)
+@pytest.mark.parametrize("name", SCREENS)
 def test_axe_finds_nothing(visit: Any, axe: str, name: str) -> None:
     page = visit(**CONTEXTS[name])
     assert violations(page, axe) == []
