@@ -305,7 +305,7 @@ def test_a_tree_of_edits_equals_one_by_one_and_costs_what_was_planned(
 
 @torch.no_grad()
 def test_edits_read_their_words_once_a_step(picture: Tensor) -> None:
-    """A step of two evaluations adds as much to the maps of words as one of one: here the velocities agree."""
+    """A step of two evaluations adds as much to the maps of words as one of one: velocities agree."""
     model = tiny_flow_model("sd3")
     predict = model.predict
 
