@@ -63,6 +63,7 @@ def test_a_damaged_picture_is_made_again(
     assert cli("run", *tiny) == 0
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_a_picture_that_was_exchanged_is_set_aside_when_it_is_scored_and_made_again(
     cli: Cli, tiny: list[str], complete_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_run_from_before_a_metric_had_its_version_goes_on(
     assert load(complete_run)["ssim@1"].notna().any()
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_a_second_call_adds_rows_of_new_pictures_alone(cli: Cli, tiny: list[str], complete_run: Path) -> None:
     first = load_records(complete_run)
     source = path_of(complete_run, "source").read_bytes()
@@ -138,6 +140,7 @@ def test_a_second_call_adds_rows_of_new_pictures_alone(cli: Cli, tiny: list[str]
     assert pictures_match_their_records(complete_run)
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_edits_whose_source_is_no_longer_recorded_are_made_again_with_it(
     cli: Cli, tiny: list[str], complete_run: Path
 ) -> None:

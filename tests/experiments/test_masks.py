@@ -82,6 +82,7 @@ def test_one_edit_inside_several_masks_has_a_value_for_each(
     assert set(main["uses_mask"]) == {"no"}
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_another_mask_is_another_record(bench: Callable[..., int], tmp_path: Path) -> None:
     """So that no value of an earlier mask stays; the run keeps a copy of what each was computed with."""
     left, right = halves()
@@ -99,6 +100,7 @@ def test_another_mask_is_another_record(bench: Callable[..., int], tmp_path: Pat
 
 
 @pytest.mark.parametrize("exchanged", [np.eye(32), pytest.param(np.eye(48), marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("no_tables")
 def test_a_mask_of_a_run_that_was_exchanged_is_set_aside_when_it_is_read_and_made_again(
     bench: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str], exchanged: np.ndarray
 ) -> None:
@@ -157,6 +159,7 @@ def test_a_mask_of_its_pictures_size_is_cropped_and_resized_with_it(tmp_path: Pa
         read_mask(mask, "p", (20, 20), tmp_path / "other.png")
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_a_real_picture_is_scored_inside_its_cropped_mask(bench: Callable[..., int], tmp_path: Path) -> None:
     y, x = np.mgrid[0:48, 0:64]
     Image.fromarray(np.uint8(np.stack([5 * y, 4 * x, 255 - 4 * x], -1))).save(tmp_path / "source.png")

@@ -181,6 +181,7 @@ def test_values_of_other_weights_are_not_mixed(
     assert "holds values of other weights" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_blend_words_bound_the_edit_and_are_recorded(cli: Cli, tiny: list[str], run_dir: Path) -> None:
     settings = ["dataset.blend_words=[cat,dog]", "+grid.methods.p2p.local_blend=[true,false]"]
     assert cli("run", *tiny, *settings, "+grid.methods.p2p.blend_threshold=0.9") == 0

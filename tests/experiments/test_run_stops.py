@@ -118,6 +118,7 @@ def test_the_signal_of_a_time_limit_ends_a_job_and_fails_no_group(
     "number",
     [errno.ENOSPC, *(pytest.param(n, marks=pytest.mark.slow) for n in (errno.EROFS, errno.EDQUOT))],
 )
+@pytest.mark.usefixtures("no_tables")
 def test_a_full_disk_stops_the_run_in_one_line_and_the_next_call_goes_on(
     number: int,
     cli: Cli,
@@ -143,6 +144,7 @@ def test_a_full_disk_stops_the_run_in_one_line_and_the_next_call_goes_on(
     assert set(load_records(run_dir)["status"]) == {"ok"}
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_each_failure_is_one_line_and_an_error_without_a_text_names_its_line(
     cli: Cli,
     tiny: list[str],
