@@ -15,7 +15,7 @@ from p2p.methods.flow_edit import DifferenceEdit, edited_by_differences
 from p2p.trajectory import Trajectory
 from tests.p2p.inversion.flow_models import (
     ADD,
-    FLOW_FAMILIES,
+    METHODS_RUN_ON,
     SOURCE,
     SWAP,
     levels,
@@ -30,7 +30,7 @@ SAMPLING = Sampling(STEPS, 7.5)  # whose guidance scale is none of FlowEdit's
 SHORT = FlowEdit(n_max=4)
 
 
-@pytest.fixture(scope="module", params=FLOW_FAMILIES)
+@pytest.fixture(scope="module", params=METHODS_RUN_ON)
 def model(request: pytest.FixtureRequest) -> Model:
     return tiny_flow_model(request.param)
 

@@ -16,7 +16,7 @@ from p2p.methods.uni_edit import FusionEdit, edited_area, edited_by_fusion, fuse
 from p2p.trajectory import Trajectory
 from tests.p2p.inversion.flow_models import (
     ADD,
-    FLOW_FAMILIES,
+    METHODS_RUN_ON,
     SOURCE,
     SWAP,
     levels,
@@ -30,7 +30,7 @@ STEPS = 5
 SAMPLING = Sampling(STEPS, 7.5)  # whose guidance scale is none of Uni-Edit's
 
 
-@pytest.fixture(scope="module", params=FLOW_FAMILIES)
+@pytest.fixture(scope="module", params=METHODS_RUN_ON)
 def model(request: pytest.FixtureRequest) -> Model:
     return tiny_flow_model(request.param)
 

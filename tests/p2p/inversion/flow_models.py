@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
+import pytest
 import torch
 from diffusers import Flux2KleinPipeline, Flux2Pipeline, FluxPipeline, QwenImagePipeline, ZImagePipeline
 from torch import Tensor
@@ -26,6 +27,8 @@ SAMPLING = Sampling(STEPS, GUIDANCE)
 ROUNDED = 1e-5
 # tests/p2p/test_flux2_dev.py has Flux.2 dev.
 FLOW_FAMILIES = ("sd3", "flux", "qwen_image", "flux2_klein", "z_image")
+METHODS_RUN_ON = [pytest.param("sd3", marks=pytest.mark.slow), *FLOW_FAMILIES[1:]]
+"""For methods that ask a model for its velocity alone; Qwen-Image has two rows a state as sd3 has."""
 SOURCE, SWAP, ADD = "a cat on a bench", "a dog on a bench", "a cat with a red hat on a bench"
 
 

@@ -271,7 +271,9 @@ def test_a_foreign_page_cannot_answer(
     assert len(taken) == 1
 
 
-@pytest.mark.parametrize("name", ["light", "dark", "narrow", "forced colours"])
+@pytest.mark.parametrize(
+    "name", ["light", "dark", "narrow", pytest.param("forced colours", marks=pytest.mark.slow)]
+)
 def test_axe_finds_nothing_and_no_page_scrolls_sideways(
     visit: Any, axe: str, studied: SimpleNamespace, name: str
 ) -> None:
