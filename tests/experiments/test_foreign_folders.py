@@ -151,6 +151,7 @@ def test_a_missing_package_is_one_line_whatever_diffusers_raises(tmp_path: Path)
         files.checked(missing)
 
 
+@pytest.mark.usefixtures("no_tables")
 @pytest.mark.parametrize("kind", ["LatentConsistencyModelPipeline", "MyOwnPipeline"])
 def test_an_unknown_class_and_a_pruned_safety_checker_load(
     kind: str, cli: Cli, folder: Path, run_dir: Path
@@ -163,6 +164,7 @@ def test_an_unknown_class_and_a_pruned_safety_checker_load(
     assert (load_records(run_dir)["status"] == "ok").all()
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_a_lora_of_which_layers_fit_nothing_is_told_in_the_records(
     layers: dict[str, Any], cli: Cli, tiny: list[str], run_dir: Path, tmp_path: Path
 ) -> None:

@@ -293,6 +293,7 @@ def two_steps(
     on_save(2, 60.0)
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_a_training_gives_a_method_of_the_comparison(
     exported: Path, tmp_path: Path, run_dir: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

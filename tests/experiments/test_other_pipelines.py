@@ -71,6 +71,7 @@ def test_a_generated_source_is_edited_recorded_scored_and_resumed(
         assert cli("run", *both) == 0
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_real_images_need_no_inversion(cli: Cli, embedded: list[str], run_dir: Path, tmp_path: Path) -> None:
     miniature = ["dataset=pie_miniature", f"dataset.path={tmp_path / 'data'}", "dataset.per_category=1"]
     assert cli("run", *embedded, *miniature, "dataset.limit=2", "seed=[0,1]") == 0

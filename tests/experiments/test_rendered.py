@@ -121,6 +121,7 @@ def test_a_run_is_scored_against_the_ideals(
     assert local.count().to_dict() == {"add object": 0, "swap": 4}
 
 
+@pytest.mark.usefixtures("no_tables")
 def test_another_ideal_is_another_key(
     cli: Cli, arguments: list[str], rendered: Rendered, tmp_path: Path
 ) -> None:
