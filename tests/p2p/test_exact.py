@@ -43,7 +43,7 @@ SCHEDULERS: list[tuple[type, dict[str, Any], float]] = [  # with tolerances
     (DPMSolverMultistepScheduler, {}, 1e-5),
     (EulerAncestralDiscreteScheduler, {}, 1e-5),
 ]
-FEW = 10  # draws that run each time: two of each scheduler
+FEW = 5  # draws of three edits that run each time: one of each scheduler
 WINDOWS = [(0.0, 1.0), (0.0, 0.8), (0.0, 0.5), (0.2, 0.9), (0.5, 1.0), (0.0, 0.3)]
 
 

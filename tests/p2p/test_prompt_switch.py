@@ -25,8 +25,8 @@ from p2p.engine import source_paths, tree_latents
 from p2p.evaluations import plan_evaluations
 from p2p.tree import build_tree, count_first_states, count_states
 from tests.p2p.inversion.flow_models import (
-    FLOW_FAMILIES,
     GUIDANCE,
+    METHODS_RUN_ON,
     SOURCE,
     SWAP,
     levels,
@@ -72,7 +72,7 @@ def test_on_stable_diffusion_it_equals_a_loop_over_the_unet(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", FLOW_FAMILIES)
+@pytest.mark.parametrize("family", METHODS_RUN_ON)
 def test_along_a_flow_it_equals_a_loop_over_the_transformer(family: str) -> None:
     model = tiny_flow_model(family)
     ours = tree_latents(model, [group(model, [PromptSwitch(0.4)])], SAMPLING)

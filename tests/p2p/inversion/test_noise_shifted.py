@@ -37,7 +37,7 @@ SAMPLING = Sampling(STEPS, W)
 ROUNDING = 1e-9
 
 
-@pytest.fixture(scope="module", params=["sdxl_turbo", "sd_turbo"])
+@pytest.fixture(scope="module", params=[pytest.param("sdxl_turbo", marks=pytest.mark.slow), "sd_turbo"])
 def turbo(request: pytest.FixtureRequest) -> Model:
     """A Turbo model, loaded through its YAML, in double precision."""
     folder: Path = request.getfixturevalue("sdxl_folder" if "xl" in request.param else "sd_folder")
