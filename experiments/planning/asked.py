@@ -90,7 +90,7 @@ def asked_for(sweep: Sweep, part: Plan, sharded: bool, run_dir: Path, names: tup
     if not sharded:
         return _write(part, run_dir, names)
     digest = sweep.digest([*names, *SETTING_TYPES])
-    leads = RunFolder(run_dir).settings / f"{digest[:16]}.json"
+    leads = RunFolder(run_dir).asked_file(digest[:16])
     if (kept := _kept(leads, digest)) is None:
         kept = _write(plan_of(sweep), run_dir, names)
         files = [file for file in (kept.settings_file, kept.candidates_file) if file]

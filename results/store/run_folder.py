@@ -34,6 +34,10 @@ class RunFolder:
         """The folder of which settings each picture stands for, a file per plan."""
         return self.root / "settings"
 
+    def asked_file(self, asked: str) -> Path:
+        """Return the file that names the whole plan of a sharded run; `asked` is a hash of what it was asked."""
+        return self.settings / f"{asked}.json"
+
     @property
     def metrics(self) -> Path:
         """The folder of metric values, a folder per family in it; a family's name may hold `/`."""

@@ -12,7 +12,7 @@ from results.store.records import RECORD_TYPES
 from results.store.run_folder import RunFolder, ideal_path, ideals_folder, pair_folder, picture_path
 
 README = (Path(__file__).parents[2] / "results" / "README.md").read_text()
-NAMES = {"family": "<family@version>"}
+NAMES = {"family": "<family@version>", "asked": "<asked>"}
 
 
 def made() -> dict[str, str]:
