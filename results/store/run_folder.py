@@ -35,7 +35,7 @@ class RunFolder:
         return self.root / "settings"
 
     def asked_file(self, asked: str) -> Path:
-        """Return the file that names the whole plan of a sharded run; `asked` is a hash of what it was asked."""
+        """Return the file that names the whole plan of a sharded run; `asked` hashes what is asked for."""
         return self.settings / f"{asked}.json"
 
     @property
