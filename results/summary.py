@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from results.collector import seldom_collected
 from results.labels import escape_markdown, published_name
 from results.plots import pareto_plots, plot_style, run_plots, strips, sweep_plots, truth_plots
 from results.store import made_from
@@ -52,6 +53,7 @@ class Summary:
     rows: pd.DataFrame = field(default_factory=pd.DataFrame)  # `run_rows`, empty where tables were left
 
 
+@seldom_collected()
 def summarise(
     run_dir: Path,
     *,

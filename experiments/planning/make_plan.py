@@ -13,6 +13,7 @@ from experiments.planning.pair_inputs import PairInputs
 from experiments.planning.plan import Branch, GroupPlan, NamedMethod, Plan, share
 from experiments.planning.sweep import Cell, Sweep, make_sweep
 from p2p.sampling import Sampling
+from results.collector import seldom_collected
 from results.spelling import spell_json
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def make_plan(
     return plan_of(make_sweep(pairs, seeds, methods, model, sampling, inversions, image_format, drawn))
 
 
+@seldom_collected()
 def plan_of(sweep: Sweep, index: int = 0, count: int = 1) -> Plan:
     """Return the plan of a sweep, or of what one of `count` machines does of it, as `shard` parts plans.
 

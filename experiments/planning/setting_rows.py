@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.planning.plan import Branch, Plan
+from results.collector import seldom_collected
 from results.spelling import spell_json
 from results.store.records import EFFECT_TYPES, JSON_COLUMNS, NOTHING, RECORD_IDENTITY
 from results.store.setting_rows import SETTING_TYPES
@@ -34,6 +35,7 @@ def labels(branch: Branch, dataset: str, model: str) -> dict[str, Any]:
     }
 
 
+@seldom_collected()
 def plan_settings(plan: Plan, dataset: str, model: str) -> pd.DataFrame:
     """Return a row per picture and setting of the plan, pictures that are given included."""
     pictures = [picture for group in plan.groups for picture in group.pictures()]

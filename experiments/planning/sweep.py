@@ -24,6 +24,7 @@ from experiments.planning.plan import NamedMethod, group_cost
 from p2p.groups import Group
 from p2p.sampling import Sampling
 from p2p.trajectory import Trajectory
+from results.collector import seldom_collected
 
 if TYPE_CHECKING:
     from p2p.inversion import Inversion
@@ -150,6 +151,7 @@ class Sweep:
         return content_hash(asked)
 
 
+@seldom_collected()
 def make_sweep(
     pairs: Sequence[Pair],
     seeds: Iterable[int],

@@ -102,6 +102,7 @@ def trade_off(table: pd.DataFrame, preserved: str, edited: str, directions: Dire
             artist.remove()
         legend(figure, axes, only=unnamed)  # makes the axes smaller
         place_labels(figure, axes, [label for label in [*told, *named] if label not in left], drawn)
+    figure.set_layout_engine("none")  # labels stand where this one has room for them
     return figure
 
 

@@ -32,6 +32,7 @@ MERGED_FROM = 64
 """From how many files on a writer merges its own."""
 GATHERED_ROWS, GATHERED_SECONDS = 256, 10.0
 """From how many gathered rows on, or seconds after the first of them, a writer writes them."""
+_AT_ONCE = 2**22  # rows that are read together: each such part of a file has dictionaries of its own
 _ARROW = {
     "string": pa.string(),
     "Int64": pa.int64(),
@@ -231,8 +232,10 @@ def read_table(files: Sequence[Path], types: Mapping[str, str], coded: bool = Fa
     if not files:
         return schema.empty_table()
     try:
-        dataset = pyarrow.dataset.dataset([str(file) for file in files], schema=schema, format="parquet")
-        table = dataset.to_table()
+        texts = [each.name for each in schema if pa.types.is_dictionary(each.type)]
+        parquet = pyarrow.dataset.ParquetFileFormat(dictionary_columns=texts)
+        dataset = pyarrow.dataset.dataset([str(file) for file in files], schema=schema, format=parquet)
+        table = dataset.to_table(batch_size=_AT_ONCE)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:

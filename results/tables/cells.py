@@ -36,7 +36,8 @@ _IN_STEPS = {"cross_replace_steps", "self_replace_steps"}  # shown by WINDOWS, w
 def with_cells(frame: pd.DataFrame) -> pd.DataFrame:
     """Add `weighting` (factors: "×2"), `variant` (other parameters that differ) and `setting` (a label).
 
-    `uses_mask` becomes "yes" or "no" where any pair of the context has a mask, else "".
+    `cell` is the number of a row's cell, in the order of their columns. `uses_mask` becomes "yes" or "no"
+    where any pair of the context has a mask, else "".
     """
     frame = frame.assign(
         uses_mask=_uses_mask(frame),
@@ -54,7 +55,8 @@ def with_cells(frame: pd.DataFrame) -> pd.DataFrame:
     # Other pictures than the run's own sources: two rows of one name would not tell which is which.
     source, elsewhere = frame["method"].eq("source"), made_elsewhere(frame)
     twice = frame["dataset"].isin(frame.loc[source & ~elsewhere, "dataset"].unique())
-    return frame.assign(setting=settings.mask(source & elsewhere & twice, "as given"))
+    frame = frame.assign(setting=settings.mask(source & elsewhere & twice, "as given"))
+    return frame.assign(cell=frame.groupby(CELL, dropna=False).ngroup())
 
 
 def _uses_mask(frame: pd.DataFrame) -> pd.Series:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from results.labels import csv_text, escape_markdown, metric_label
 from results.store.whole_files import write_whole
-from results.tables.cells import ALL, CELL, GIVEN, is_plain
+from results.tables.cells import ALL, GIVEN, is_plain
 from results.tables.statistics import FEWEST_PAIRS, RESAMPLES, resampled_counts
 
 PREFIXES = ("ideal/", "judge/")
@@ -131,8 +131,7 @@ def _by_cell(part: pd.DataFrame, metric: str, directions: Mapping[str, bool]) ->
     up = directions.get(metric)
     if up is None:
         return None
-    cells = part.groupby(CELL, dropna=False).ngroup()
-    values = part[metric].groupby([cells, part["pair_id"]]).mean().unstack()
+    values = part[metric].groupby([part["cell"], part["pair_id"]]).mean().unstack()
     return values if up else -values
 
 

@@ -106,7 +106,7 @@ def difference_table(
     cell is better, of metrics whose better direction is in `directions`.
     """
     metrics = list(metrics)
-    columns = [*CELL, "pair_id", "seed", "edit_type", "start_noise", *metrics]
+    columns = [*CELL, "cell", "pair_id", "seed", "edit_type", "start_noise", *metrics]
     plain = cells.loc[is_plain(cells), columns].reset_index(drop=True)
     typed = _has_types(plain)
     values = [plain[name].to_numpy(float) for name in metrics]
@@ -123,7 +123,7 @@ def difference_table(
         part[context] = True
         is_base = of_baseline & (part if (part & of_baseline).any() else shared == shared[context[0]])
         base = np.flatnonzero(is_base)
-        if len(plain.loc[base].drop_duplicates(CELL)) != 1:
+        if plain.loc[base, "cell"].nunique() != 1:
             continue
         base_means, base_there = _by_image(values, base, image)
         told = plain.loc[base[0], ["method", "setting"]]
@@ -188,12 +188,11 @@ def _pairs(cells: pd.DataFrame) -> np.ndarray:
 
 def _cells(cells: pd.DataFrame, rows: np.ndarray) -> Iterator[tuple[tuple, np.ndarray]]:
     """Yield each cell of some rows, given by their places: its columns, and its rows."""
-    part = cells[CELL].iloc[rows]
-    number = part.groupby(CELL, dropna=False).ngroup().to_numpy()
+    columns, number = cells[CELL], cells["cell"].to_numpy()[rows]
     order = np.argsort(number, kind="stable")
-    for own in np.split(order, np.flatnonzero(np.diff(number[order])) + 1):
+    for own in np.split(rows[order], np.flatnonzero(np.diff(number[order])) + 1):
         if len(own):
-            yield tuple(part.iloc[own[0]]), rows[own]
+            yield tuple(columns.iloc[own[0]]), own
 
 
 def _has_types(cells: pd.DataFrame) -> bool:
