@@ -25,6 +25,8 @@ _MARGIN = 1.0  # points between two labels
 _NEAR = 5.0  # points: within them an anchor's own curve is met
 _CROWDED = 3.0  # what a label may cover at most: two markers are as much
 _LEADER = 14.0  # points: from here on a thin line leads from a label to what it names
+_STEP = 2.88  # points: from one to the next at which curves are looked at, of leaders half of it
+_TOUCH = 1.8  # points: within them a leader comes upon a curve
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ def place_labels(
     renderer = FigureCanvasAgg(figure).get_renderer()
     pixels = figure.dpi / 72
     there = [(axes.transData.transform(points), reach * pixels) for points, reach in curves if len(points)]
-    steps = np.concatenate([_along(points) for points, _ in there]) if there else np.empty((0, 2))
+    steps = (
+        np.concatenate([_along(points, _STEP * pixels) for points, _ in there]) if there else np.empty((0, 2))
+    )
     inside = axes.get_window_extent(renderer).padded(-1)
     taken: list[tuple[float, float, float, float]] = []
     left: list[Label] = []
@@ -86,7 +90,7 @@ def place_labels(
                     if best is not None and cost >= best[0]:
                         continue
                     edge = np.clip(anchor, center - half, center + half)
-                    cost += 0.5 * _crossings(steps, anchor, edge, _NEAR * pixels)
+                    cost += 0.5 * _crossings(steps, anchor, edge, pixels)
                     if best is None or cost < best[0]:
                         best = (cost, center, anchor)
         if best is None or best[0] >= _CROWDED:
@@ -106,21 +110,25 @@ def place_labels(
     return artists, left
 
 
-def _along(curve: np.ndarray) -> np.ndarray:
-    """Return points every few pixels along the lines between a curve's points."""
+def _along(curve: np.ndarray, step: float) -> np.ndarray:
+    """Return points along the lines between a curve's points, a step from each other."""
     parts = [curve[:1]]
     for start, end in pairwise(curve):
-        count = max(int(np.hypot(*(end - start)) // 4), 1)
+        count = max(int(np.hypot(*(end - start)) // step), 1)
         parts.append(start + (end - start) * np.linspace(0, 1, count + 1)[1:, None])
     return np.concatenate(parts)
 
 
-def _crossings(steps: np.ndarray, start: np.ndarray, end: np.ndarray, near: float) -> int:
-    """Count the points that a line to a label comes upon, once it has left what is near its start."""
+def _crossings(steps: np.ndarray, start: np.ndarray, end: np.ndarray, pixels: float) -> int:
+    """Count the points that a line to a label comes upon, once it has left what is near its start.
+
+    `pixels` is how many a point has.
+    """
     length = float(np.hypot(*(end - start)))
-    line = start + (end - start) * np.arange(near, length, 2.0)[:, None] / max(length, 1.0)
+    along = np.arange(_NEAR * pixels, length, _STEP / 2 * pixels)
+    line = start + (end - start) * along[:, None] / max(length, 1.0)
     apart = np.hypot(*(steps[:, None] - line[None]).transpose(2, 0, 1))
-    return int((apart < 2.5).any(axis=1).sum())
+    return int((apart < _TOUCH * pixels).any(axis=1).sum())
 
 
 def _meet(box: tuple[float, ...], other: tuple[float, ...], margin: float) -> bool:
