@@ -27,6 +27,7 @@ from experiments.planning.sweep import Sweep, make_sweep
 from p2p.loading.model_spec import ModelSpec
 from p2p.methods.external import External
 from p2p.sampling import Sampling
+from results.spelling import spell_json
 from results.tables.auto_tau import AutoTau
 from results.tables.cells import GIVEN
 from results.tables.paper import USUAL, Layout
@@ -136,8 +137,8 @@ def grid_methods(
             for each in ({**kept, **override} for override in expand(chosen)):
                 auto = merged(defaults, each).get("tau") == AUTO
                 for one in [{**each, "tau": tau} for tau in auto_tau.taus] if auto else [each]:
-                    if (one, auto) not in seen:
-                        seen.append((one, auto))
+                    if (told := (spell_json(one), auto)) not in seen:
+                        seen.append(told)
                         method = make(f"grid.methods.{name}", merged(defaults, one))
                         rule = auto_tau.to_json() if auto else ""
                         methods.append(NamedMethod(str(name), method, one, rule))
@@ -332,7 +333,7 @@ def run(job: Job, ready: Ready, multirun: bool) -> int:
     config = {**config, "tables": asdict(job.tables)}  # for `p2p-bench tables`
     # Written first, for tables of what a killed job has made.
     whole = asked_for(ready.sweep, part, sharded, job.run_dir, (job.dataset.name, job.model.name))
-    asked = {**job.command, **whole.names(), "metrics": {one.name: list(one.names) for one in job.metrics}}
+    asked = {**job.command, **whole.names, "metrics": {one.name: list(one.names) for one in job.metrics}}
     write_provenance(job.run_dir, config, job.model.identity(), asked)
     failed = 0
     info = RunInfo(job.run_dir, job.dataset.name, job.model.name, job.cache_dir)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,10 +29,10 @@ def spell(value: object) -> str:
 
 
 def spell_json(value: Any, ensure_ascii: bool = True) -> str:
-    """Return plain values as JSON, equal for equal ones: names are sorted, but for those that share a word.
+    """Return plain values as JSON, equal for equal ones: names are sorted; those that share a word come last.
 
     Of words of a prompt that overlap, as in `{"the snow": 2, "snow": 3}`, the later entry counts, so that
-    their order is a part of the value.
+    their order is a part of the value, and stays.
     """
     return json.dumps(_in_order(value), ensure_ascii=ensure_ascii)
 
@@ -41,6 +42,7 @@ def _in_order(value: Any) -> Any:
         return [_in_order(entry) for entry in value]
     if not isinstance(value, Mapping):
         return value
-    words = [word for name in value for word in set(str(name).split())]
-    names = value if len(set(words)) < len(words) else sorted(value)
-    return {name: _in_order(value[name]) for name in names}
+    count = Counter(word for name in value for word in set(str(name).split()))
+    shared = [name for name in value if any(count[word] > 1 for word in str(name).split())]
+    alone = sorted((name for name in value if name not in shared), key=str)
+    return {name: _in_order(value[name]) for name in (*alone, *shared)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from experiments.planning.make_plan import plan_of
 from experiments.planning.plan import Identity, Plan
 from experiments.planning.setting_rows import plan_settings
 from experiments.planning.sweep import Sweep
-from results.store.records import RECORD_IDENTITY, RECORD_TYPES, has_records, load_records
+from results.store.records import RECORD_IDENTITY, has_records, load_records
 from results.store.row_files import read_rows
 from results.store.run_folder import RunFolder
 from results.store.setting_rows import SETTING_TYPES, write_settings
@@ -42,26 +43,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Asked:
-    """The files of a whole run's plan; they are read when they are first needed."""
+    """What the files of a whole run's plan hold, and their names."""
 
-    settings_file: Path
-    candidates_file: Path | None  # of `tau: auto`
-
-    @cached_property
-    def settings(self) -> pd.DataFrame:
-        """A row per picture and setting, columns SETTING_TYPES."""
-        return read_rows([self.settings_file], SETTING_TYPES)
-
-    @cached_property
-    def candidates(self) -> pd.DataFrame:
-        """What `tau: auto` chooses from, columns CANDIDATE_TYPES."""
-        return read_rows([self.candidates_file] if self.candidates_file else [], CANDIDATE_TYPES)
+    settings: pd.DataFrame  # a row per picture and setting, columns SETTING_TYPES
+    candidates: pd.DataFrame  # what `tau: auto` chooses from, columns CANDIDATE_TYPES
+    names: Mapping[str, str]  # of the files of its `plan` and `candidates`, as `write_provenance` keeps them
 
     @cached_property
     def identities(self) -> set[Identity]:
         """What names the records of all pictures of the run."""
-        types = {name: RECORD_TYPES[name] for name in RECORD_IDENTITY}
-        return _identities(read_rows([self.settings_file], types))
+        return _identities(self.settings)
 
     def keys(self) -> set[str]:
         """Return the content keys of all pictures of the run."""
@@ -75,11 +66,6 @@ class Asked:
         edits = {one for one in self.identities if one[2] not in GIVEN}
         return Progress(len(self.identities), len(self.identities & made), not edits <= tried)
 
-    def names(self) -> dict[str, str]:
-        """Return the names of the files, as `write_provenance` keeps them."""
-        files = {"plan": self.settings_file, "candidates": self.candidates_file}
-        return {what: file.name for what, file in files.items() if file}
-
 
 def asked_for(sweep: Sweep, part: Plan, sharded: bool, run_dir: Path, names: tuple[str, str]) -> Asked:
     """Return what a whole run was asked for, whose files this call writes unless a shard has done so.
@@ -91,38 +77,47 @@ def asked_for(sweep: Sweep, part: Plan, sharded: bool, run_dir: Path, names: tup
         return _write(part, run_dir, names)
     digest = sweep.digest([*names, *SETTING_TYPES])
     leads = RunFolder(run_dir).asked_file(digest[:16])
-    if (kept := _kept(leads, digest)) is None:
+    if (kept := _kept(leads, digest, run_dir)) is None:
         kept = _write(plan_of(sweep), run_dir, names)
-        files = [file for file in (kept.settings_file, kept.candidates_file) if file]
-        told = {"asked": digest, "files": {_below(file, run_dir): _hash(file) for file in files}}
-        write_whole(leads, json.dumps(told, indent=1))
+        files = {what: _file(run_dir, what, name) for what, name in kept.names.items()}
+        told = {what: {"name": file.name, "sha256": _hash(file)} for what, file in files.items()}
+        write_whole(leads, json.dumps({"asked": digest, **told}, indent=1))
     return kept
 
 
 def _write(plan: Plan, run_dir: Path, names: tuple[str, str]) -> Asked:
-    settings = write_settings(run_dir, plan_settings(plan, *names))
-    if not plan.candidates:
-        return Asked(settings, None)
-    rows = pd.DataFrame(list(plan.candidates), columns=list(CANDIDATE_TYPES))
-    return Asked(settings, write_candidates(run_dir, rows))
+    files = {"plan": write_settings(run_dir, plan_settings(plan, *names)).name}
+    if plan.candidates:
+        rows = pd.DataFrame(list(plan.candidates), columns=list(CANDIDATE_TYPES))
+        files["candidates"] = write_candidates(run_dir, rows).name
+    return _read(run_dir, files)
 
 
-def _kept(leads: Path, digest: str) -> Asked | None:
-    """Return the files that another shard has written; None where they are not there as it wrote them."""
-    folder = leads.parent.parent
+def _read(run_dir: Path, names: Mapping[str, str]) -> Asked:
+    files = {what: _file(run_dir, what, name) for what, name in names.items()}
+    settings = read_rows([files["plan"]], SETTING_TYPES)
+    candidates = read_rows([files[what] for what in files if what == "candidates"], CANDIDATE_TYPES)
+    return Asked(settings, candidates, names)
+
+
+def _kept(leads: Path, digest: str, run_dir: Path) -> Asked | None:
+    """Return what another shard has kept; None where it is not there as it was written."""
     try:
         told = json.loads(leads.read_text(encoding="utf-8"))
-        files = {folder / name: content for name, content in told["files"].items()}
-        if told["asked"] != digest or any(_hash(file) != content for file, content in files.items()):
+        if told.pop("asked") != digest:
             return None
-        settings, *candidates = files
-        return Asked(settings, candidates[0] if candidates else None)
+        files = {what: _file(run_dir, what, one["name"]) for what, one in told.items()}
+        if any(_hash(file) != told[what]["sha256"] for what, file in files.items()):
+            return None
+        files["plan"].touch()  # as the latest plan of its pictures
+        return _read(run_dir, {what: file.name for what, file in files.items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _below(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).as_posix()
+def _file(run_dir: Path, what: str, name: str) -> Path:
+    folder = RunFolder(run_dir)
+    return {"plan": folder.settings, "candidates": folder.candidates}[what] / name
 
 
 def _hash(file: Path) -> str:

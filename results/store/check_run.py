@@ -127,6 +127,7 @@ class RunCheck:
             plan = self.plans.get(call.plan)
             unmade = plan is None if call.plan else False
             unmade |= plan is not None and not there.issuperset(_identities(plan))
+            unmade |= bool(call.candidates) and not (self.folder.candidates / call.candidates).exists()
             if unmade or any(lacks for _, lacks in self._lacking([call])):
                 numbers.append(number)
         return numbers

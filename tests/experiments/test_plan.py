@@ -232,7 +232,7 @@ def test_auto_tau_is_not_drawn_from() -> None:
 def test_settings_are_told_apart_by_the_order_of_words_that_overlap_and_by_no_other_order() -> None:
     pair = Pair("one", "a cat on the beach", "a cat on the beach")
     orders = [{"the beach": 2.0, "beach": 3.0}, {"beach": 3.0, "the beach": 2.0}]
-    apart = [{"cat": 2.0, "beach": 3.0}, {"beach": 3.0, "cat": 2.0}]
+    apart = [{"cat": 2.0, "the beach": 3.0, "beach": 2.0}, {"the beach": 3.0, "beach": 2.0, "cat": 2.0}]
     facts = ModelFacts("identity", EMBEDDED.load_tokenizers(), 6)
     for weights, count in ((orders, 2), (apart, 1)):
         methods = [NamedMethod("p2p", PromptToPrompt(weights=one), {"weights": one}) for one in weights]

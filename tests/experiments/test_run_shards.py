@@ -135,6 +135,15 @@ def test_a_whole_plan_that_was_damaged_is_made_again(
     assert summary.startswith("10 images of 1 pair.")
 
 
+def test_labels_are_those_of_the_latest_call_also_where_its_plan_is_an_older_file(
+    cli: Cli, tiny: list[str], run_dir: Path
+) -> None:
+    for name, index in (("first", 0), ("second", 0), ("first", 1)):
+        assert cli("run", *tiny, "seed=[0,1]", f"dataset.edit_type={name}", f"shard={index}/2") == 0
+    assert cli("tables", str(run_dir), "--no-plots") == 0
+    assert set(pd.read_csv(run_dir / "tables" / "main.csv")["edit_type"]) == {"all", "first"}
+
+
 def test_shards_of_another_sweep_have_a_whole_of_their_own(
     cli: Cli, tiny: list[str], run_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

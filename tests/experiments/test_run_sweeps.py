@@ -89,3 +89,14 @@ def test_auto_tau_leaves_pairs_that_only_re_weight_alone_and_says_so(
     pair = ["dataset.target_prompt=a cat on a bench", "dataset.weights={cat: 2}"]
     assert cli("plan", *tiny, *AUTO, "auto_tau.target.at_most=1", *pair) == 0
     assert "1 pairs only re-weight words: auto tau chooses nothing for them" in capsys.readouterr().out
+
+
+def test_a_grid_keeps_both_orders_of_words_that_overlap_and_one_of_others(
+    cli: Cli, tiny: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for orders, count in (
+        ("{a dog: 2, dog: 3}, {dog: 3, a dog: 2}", 2),
+        ("{dog: 2, bench: 3}, {bench: 3, dog: 2}", 1),
+    ):
+        assert cli("plan", *tiny, "tau=[0]", f"weights=[{orders}]") == 0
+        assert f"{count} p2p" in capsys.readouterr().out

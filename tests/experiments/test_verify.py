@@ -206,6 +206,21 @@ def test_a_folder_from_before_calls_kept_their_commands_is_told_so(
     assert "which command made this folder is not known" in capsys.readouterr().out
 
 
+def test_candidates_of_an_earlier_rule_are_made_again_by_the_command_that_had_it(
+    cli: Cli, tiny: list[str], run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments.verify, "_run", lambda words, _: cli(*words))
+    auto = ["tau=auto", "auto_tau.taus=[0,1]", "auto_tau.target=null", "plots=false", "report=false"]
+    assert cli("run", *tiny, *auto, "auto_tau.maximise=ssim@3") == 0
+    [candidates] = (run_dir / "auto_tau" / "candidates").iterdir()
+    before = candidates.read_bytes()
+    assert cli("run", *tiny, *auto, "auto_tau.maximise=psnr@1") == 0
+    candidates.unlink()
+    assert cli("verify", str(run_dir)) == 1
+    assert cli("verify", str(run_dir), "--repair") == 0
+    assert candidates.read_bytes() == before
+
+
 def test_no_folder_is_one_line(cli: Cli, run_dir: Path, capsys: Capture) -> None:
     assert cli("verify", str(run_dir)) == 2
     assert capsys.readouterr().err == f"error: {run_dir}: no such run folder\n"
