@@ -43,24 +43,25 @@ def make_plan(
 def plan_of(sweep: Sweep, index: int = 0, count: int = 1) -> Plan:
     """Return the plan of a sweep, or of what one of `count` machines does of it, as `shard` parts plans.
 
-    A part's plan tells of its own groups' candidates and repeated settings alone.
+    A part's plan tells of its own groups' candidates, repeated and merged settings alone.
     """
     whole = list(sweep.groups.items())
     places = range(len(whole)) if count == 1 else share(sweep.costs, index, count)
     base, saved = _base(sweep), _base(sweep, sweep.image_format)
-    groups, candidates, repeated = [], [], []
+    groups, candidates, repeated, merged = [], [], [], 0
     for source, shared in (whole[place] for place in places):
         branches = _Branches(source, saved, sweep.calls)
         groups.append(_group(source, [branches.of(cell) for cell in shared.cells], base, saved))
         candidates += [_candidate(branches.of(cell), cell.named) for cell in shared.candidates]
         repeated += [branches.of(cell) for cell in shared.repeats]
+        merged += shared.merged
     model, sampling = sweep.model, sweep.sampling
     return Plan(
         tuple(groups),
         model,
         sampling,
         content_hash([model.identity, sampling.negative_prompt, *_of_format(sweep.image_format)])[:8],
-        sum(shared.merged for _, shared in whole),
+        merged,
         any(named.auto_tau for named in sweep.methods),
         _each_once(candidates),
         tuple(repeated),

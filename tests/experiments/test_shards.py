@@ -85,8 +85,11 @@ def test_a_part_is_planned_alone_as_it_is_of_the_whole(
     whole = plan_of(sweep)
     assert sweep.costs == whole.costs
     assert len(whole.groups) > 5
-    for index in range(count):
-        assert plan_of(sweep, index, count).groups == shard(whole, index, count).groups
+    parts = [plan_of(sweep, index, count) for index in range(count)]
+    for index, part in enumerate(parts):
+        assert part.groups == shard(whole, index, count).groups
+    assert sum(part.merged for part in parts) == whole.merged
+    assert (whole.merged > 0) == (real and not drawn)  # a picture's path is one for all seeds
 
 
 def test_evaluations_by_other_pipelines_count_as_well() -> None:
