@@ -77,8 +77,8 @@ class Sweep:
         groups: dict[Source, Shared] = defaultdict(Shared)
         calls = self.calls
         seen: dict[tuple[Any, ...], tuple[Shared, list[Mapping[str, Any]]]] = {}  # of each image
-        for inversion, seed, (cells, drawn) in itertools.product(self.inversions, self.seeds, self._pairs()):
-            one = cells[0].inputs
+        pairs = [(one, *self._cells(one)) for one in self.inputs]
+        for inversion, seed, (one, cells, drawn) in itertools.product(self.inversions, self.seeds, pairs):
             sources = {
                 True: Source(one.pair.source_prompt, seed, one.image, inversion),
                 False: Source(one.pair.source_prompt, seed, one.image, None),
@@ -106,14 +106,10 @@ class Sweep:
                     shared.candidates.append(cell)
         return dict(groups)
 
-    def _pairs(self) -> list[tuple[list[Cell], set[tuple[int, int]] | None]]:
-        """Return of each pair its edit by each method, and which (seed, place) it has; None: all."""
-        pairs = []
-        for one in self.inputs:
-            made = zip(self.methods, one.trajectories, strict=True)
-            drawn = _draw(one.pair.id, self.seeds, self.methods, self.drawn) if self.drawn else None
-            pairs.append(([Cell(one, named, trajectory) for named, trajectory in made], drawn))
-        return pairs
+    def _cells(self, one: PairInputs) -> tuple[list[Cell], set[tuple[int, int]] | None]:
+        """Return a pair's edit by each method, and which (seed, place of a method) it has; None: all."""
+        cells = [Cell(one, named, path) for named, path in zip(self.methods, one.trajectories, strict=True)]
+        return cells, _draw(one.pair.id, self.seeds, self.methods, self.drawn) if self.drawn else None
 
     @cached_property
     def costs(self) -> tuple[int, ...]:
