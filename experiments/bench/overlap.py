@@ -30,9 +30,10 @@ from experiments.embedded.training import WEIGHTS
 from experiments.executors import worker as worker_module
 from experiments.executors.units import plan_units
 from experiments.executors.worker import Work, Worker
-from experiments.planning.make_plan import make_plan
+from experiments.planning.make_plan import plan_of
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan
+from experiments.planning.sweep import make_sweep
 from experiments.running import generate
 from experiments.running.record_rows import RunInfo
 from experiments.running.saving import Saver
@@ -181,7 +182,7 @@ def measure(runs: Mapping[int, tuple[int, float]], say: Callable[[str], None]) -
         facts = ModelFacts("stand-in", model.tokenizers, STEPS, scheduler=model.new_scheduler(STEPS))
         pairs = [Pair(target, "a cat on a bench", f"a {target} on a bench") for target in TARGETS]
         method = NamedMethod("fixed_seed", FixedSeed(), {})  # no other one can do without real attention
-        plan = make_plan(pairs, range(groups), [method], facts, sampling)
+        plan = plan_of(make_sweep(pairs, range(groups), [method], facts, sampling))
         pictures = sum(len(group.pictures()) for group in plan.groups)
         sleeping = Sleeping(took * pictures / plan.evaluations)
         decoded = photo(side)

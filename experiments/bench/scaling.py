@@ -36,9 +36,10 @@ from experiments.executors.units import (
     scoring_units,
 )
 from experiments.executors.worker import Work, Worker
-from experiments.planning.make_plan import make_plan
+from experiments.planning.make_plan import plan_of
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan
+from experiments.planning.sweep import make_sweep
 from experiments.running.record_rows import RunInfo
 from experiments.scoring.score_run import to_score
 from p2p import ModelSpec, PromptToPrompt, Sampling, SDEdit
@@ -75,7 +76,7 @@ def sweep(pairs: int, seeds: int, steps: int) -> Plan:
     ]
     methods = [NamedMethod("p2p", PromptToPrompt(tau=tau), {"tau": tau}) for tau in TAUS]
     methods += [NamedMethod("sdedit", SDEdit(strength), {"strength": strength}) for strength in STRENGTHS]
-    return make_plan(named, range(seeds), methods, ModelFacts.of(SPEC, steps), sampling)
+    return plan_of(make_sweep(named, range(seeds), methods, ModelFacts.of(SPEC, steps), sampling))
 
 
 def _load(work: Work, all_there: Any) -> None:

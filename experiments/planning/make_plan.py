@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-from experiments.datasets.pair import Pair
 from experiments.inputs.content_hash import Beginning, content_hash
 from experiments.planning.content_keys import Source
-from experiments.planning.model_facts import ModelFacts
 from experiments.planning.pair_inputs import PairInputs
 from experiments.planning.plan import Branch, GroupPlan, NamedMethod, Plan, share
-from experiments.planning.sweep import Cell, Sweep, make_sweep
-from p2p.sampling import Sampling
+from experiments.planning.sweep import Cell, Sweep
 from results.collector import seldom_collected
 from results.spelling import spell_json
-
-if TYPE_CHECKING:
-    from p2p.inversion import Inversion
-
-
-def make_plan(
-    pairs: Sequence[Pair],
-    seeds: Iterable[int],
-    methods: Sequence[NamedMethod],
-    model: ModelFacts,
-    sampling: Sampling,
-    inversions: Sequence[Inversion | None] = (None,),
-    image_format: str = "png",
-    drawn: int | None = None,
-) -> Plan:
-    """Plan every pair x inversion x seed x method: `plan_of` all that `make_sweep` makes of the arguments.
-
-    An image that several settings give is made once: settings with equal windows in steps, seeds where a real
-    image's path does not depend on the seed, inversions where a method starts from the picture itself. Raises
-    one ValueError that lists every pair and method that cannot be combined.
-    """
-    return plan_of(make_sweep(pairs, seeds, methods, model, sampling, inversions, image_format, drawn))
 
 
 @seldom_collected()

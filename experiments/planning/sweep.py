@@ -72,7 +72,9 @@ class Sweep:
     def groups(self) -> dict[Source, Shared]:
         """Each source with its edits, in the order of the data set.
 
-        An image that several settings give stands once, with the source that gave it first.
+        An image that several settings give stands once, with the source that gave it first: settings with
+        equal windows in steps, seeds where a real image's path does not depend on the seed, inversions where
+        a method starts from the picture itself.
         """
         groups: dict[Source, Shared] = defaultdict(Shared)
         calls = self.calls

@@ -15,9 +15,10 @@ from experiments.executors.units import (
     parted_units,
     plan_units,
 )
-from experiments.planning.make_plan import make_plan
+from experiments.planning.make_plan import plan_of
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan
+from experiments.planning.sweep import make_sweep
 from p2p import ModelSpec, PromptToPrompt, Sampling, SDEdit
 
 TAUS = [number / 10 for number in range(11)]
@@ -30,7 +31,7 @@ def planned(seeds: int, max_batch: int = 16) -> Plan:
     methods = [NamedMethod("p2p", PromptToPrompt(tau=tau), {"tau": tau}) for tau in TAUS]
     methods.append(NamedMethod("sdedit", SDEdit(0.5), {"strength": 0.5}))
     facts = ModelFacts.of(ModelSpec("embedded", str(WEIGHTS / "pipeline"), 16, 16), 10)
-    return make_plan(pairs, range(seeds), methods, facts, sampling)
+    return plan_of(make_sweep(pairs, range(seeds), methods, facts, sampling))
 
 
 def ends(plan: Plan, workers: int, parted: bool) -> float:

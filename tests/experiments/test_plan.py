@@ -12,10 +12,11 @@ from PIL import Image
 from experiments.datasets.pair import Pair
 from experiments.embedded.training import WEIGHTS
 from experiments.inputs.content_hash import Beginning, content_hash
-from experiments.planning.make_plan import make_plan
+from experiments.planning.make_plan import plan_of
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod, Plan
 from experiments.planning.setting_rows import plan_settings
+from experiments.planning.sweep import make_sweep
 from p2p import (
     DDIM,
     EditFriendly,
@@ -41,7 +42,7 @@ def plan(sampling: Sampling, calls: int = 6, strength: float = 0.5, embedded: bo
     pair = Pair("one", "a cat on the beach", "a dog on the beach")
     methods = [NamedMethod("fixed_seed", FixedSeed(), {}), NamedMethod("sdedit", SDEdit(strength), {})]
     facts = ModelFacts("identity", EMBEDDED.load_tokenizers(), calls, embedded)
-    return make_plan([pair], [0], methods, facts, sampling)
+    return plan_of(make_sweep([pair], [0], methods, facts, sampling))
 
 
 def test_a_beginning_hashed_once_gives_the_hash_of_the_whole() -> None:
@@ -74,12 +75,15 @@ def test_a_branch_alone_costs_the_same_shared_and_unshared(upscaler_calls: int) 
     methods = [FixedSeed(), PromptToPrompt(tau=0.5), SDEdit(0.5), other_pipeline()]
     facts = ModelFacts("identity", EMBEDDED.load_tokenizers(), 6, upscaler_calls=upscaler_calls)
     pair = Pair("one", "a cat on the beach", "a dog on the beach")
-    alone = [make_plan([pair], [0], [NamedMethod("m", method, {})], facts, SAMPLING) for method in methods]
+    alone = [
+        plan_of(make_sweep([pair], [0], [NamedMethod("m", method, {})], facts, SAMPLING))
+        for method in methods
+    ]
     assert [one.evaluations for one in alone] == [one.unshared_evaluations for one in alone]
     steps = [(12, 2), (12, 2), (9, 2), (6, 1)]  # of the denoiser, and pictures that an upscaler enlarges
     assert [one.evaluations for one in alone] == [2 * (n + m * upscaler_calls) for n, m in steps]
     named = [NamedMethod(f"m{number}", method, {}) for number, method in enumerate(methods)]
-    together = make_plan([pair], [0], named, facts, SAMPLING)
+    together = plan_of(make_sweep([pair], [0], named, facts, SAMPLING))
     assert together.evaluations < together.unshared_evaluations == sum(one.evaluations for one in alone)
 
 
@@ -110,11 +114,11 @@ def test_what_takes_from_single_layers_is_refused_by_the_plan_of_a_model_without
         NamedMethod("plug_and_play", PlugAndPlay(), {}),
     ]
     facts = ModelFacts("identity", EMBEDDED.load_tokenizers(), 6)
-    known = make_plan(pairs, [0], methods, facts, SAMPLING)
+    known = plan_of(make_sweep(pairs, [0], methods, facts, SAMPLING))
     assert known.images == 6
     assert len(known.keys()) == 1 + 3
     with pytest.raises(ValueError, match="masactrl: takes from single layers of a UNet") as refused:
-        make_plan(pairs, [0], methods, replace(facts, single_layers=False), SAMPLING)
+        plan_of(make_sweep(pairs, [0], methods, replace(facts, single_layers=False), SAMPLING))
     assert str(refused.value).count("takes from single layers") == 2  # once a method
     assert "fixed_seed" not in str(refused.value)
 
@@ -133,8 +137,8 @@ def test_heads_that_a_transformer_has_not_are_refused_by_its_plan() -> None:
             "method: (blend_)?heads: 4 is no head of every layer that is meant, the least has 4, allowed"
         )
         with pytest.raises(ValueError, match=message):
-            make_plan(pairs, [0], named, facts, SAMPLING)
-        assert make_plan(pairs, [0], named, replace(facts, heads=None), SAMPLING).images == 1
+            plan_of(make_sweep(pairs, [0], named, facts, SAMPLING))
+        assert plan_of(make_sweep(pairs, [0], named, replace(facts, heads=None), SAMPLING)).images == 1
 
 
 @pytest.fixture
@@ -148,14 +152,14 @@ def inverted(
     pair: Pair, methods: list[NamedMethod], seeds: list[int], *inversions: Inversion, **facts: Any
 ) -> Plan:
     model = replace(ModelFacts.of(EMBEDDED, SAMPLING.num_inference_steps), **facts)
-    return make_plan([pair], seeds, methods, model, SAMPLING, inversions or (None,))
+    return plan_of(make_sweep([pair], seeds, methods, model, SAMPLING, inversions or (None,)))
 
 
 def test_a_group_lists_the_pictures_of_each_pair_given_ones_first(real: Pair) -> None:
     pairs = [replace(real, id="with", ideal=real.image), replace(real, id="without")]
     methods = [NamedMethod("fixed_seed", FixedSeed(), {}), NamedMethod("sdedit", SDEdit(0.5), {})]
     model = ModelFacts.of(EMBEDDED, SAMPLING.num_inference_steps)
-    made = make_plan(pairs, [0], methods, model, SAMPLING, [DDIM()])
+    made = plan_of(make_sweep(pairs, [0], methods, model, SAMPLING, [DDIM()]))
     inverted, not_inverted = made.groups
     assert [(picture.pair.id, picture.method) for picture in inverted.pictures()] == [
         *(("with", name) for name in ("source", "reconstruction", "ideal", "fixed_seed")),
@@ -194,7 +198,7 @@ def drawn_plan(ids: list[str], drawn: int | None, seeds: tuple[int, ...] = (0, 1
     methods = [NamedMethod("sdedit", SDEdit(s), {"strength": s}) for s in (0.2, 0.4, 0.6, 0.8)]
     methods.append(NamedMethod("fixed_seed", FixedSeed(), {}))
     facts = ModelFacts("identity", EMBEDDED.load_tokenizers(), 6)
-    return make_plan(pairs, seeds, methods, facts, SAMPLING, drawn=drawn)
+    return plan_of(make_sweep(pairs, seeds, methods, facts, SAMPLING, drawn=drawn))
 
 
 def test_drawn_settings_are_so_many_of_each_method_and_of_all_that_there_are() -> None:
@@ -226,7 +230,7 @@ def test_auto_tau_is_not_drawn_from() -> None:
     facts = ModelFacts("identity", EMBEDDED.load_tokenizers(), 6)
     auto = [NamedMethod("p2p", PromptToPrompt(tau=0.2), {"tau": 0.2}, "a rule")]
     with pytest.raises(ValueError, match="grid.drawn: tau=auto chooses from all of its taus"):
-        make_plan([Pair("one", "a cat", "a dog")], [0], auto, facts, SAMPLING, drawn=1)
+        plan_of(make_sweep([Pair("one", "a cat", "a dog")], [0], auto, facts, SAMPLING, drawn=1))
 
 
 def test_settings_are_told_apart_by_the_order_of_words_that_overlap_and_by_no_other_order() -> None:
@@ -236,6 +240,8 @@ def test_settings_are_told_apart_by_the_order_of_words_that_overlap_and_by_no_ot
     facts = ModelFacts("identity", EMBEDDED.load_tokenizers(), 6)
     for weights, count in ((orders, 2), (apart, 1)):
         methods = [NamedMethod("p2p", PromptToPrompt(weights=one), {"weights": one}) for one in weights]
-        settings = plan_settings(make_plan([pair], [0], methods, facts, SAMPLING), "toy", "embedded")
+        settings = plan_settings(
+            plan_of(make_sweep([pair], [0], methods, facts, SAMPLING)), "toy", "embedded"
+        )
         edits = settings[settings["method"].eq("p2p")]
         assert edits["key"].nunique() == edits["params"].nunique() == edits["weights"].nunique() == count

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from experiments.datasets.pair import Pair, slug
 from experiments.datasets.tabular import COLUMNS, Table
-from experiments.planning.make_plan import make_plan
+from experiments.planning.make_plan import plan_of
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod
+from experiments.planning.sweep import make_sweep
 from p2p import FixedSeed, ModelSpec, PromptToPrompt, Sampling
 from tests.fuzz.odd import as_json, damaged, examples, halves, refused_or_done, texts, values
 
@@ -61,7 +62,7 @@ def jsonl_files(draw: st.DrawFn) -> bytes:
 
 def planned(path: Path, facts: ModelFacts) -> Any:
     pairs = Table(path=path).load()
-    return make_plan(pairs, [0], METHODS, facts, Sampling(3))
+    return plan_of(make_sweep(pairs, [0], METHODS, facts, Sampling(3)))
 
 
 def check(name: str, content: bytes, facts: ModelFacts) -> None:

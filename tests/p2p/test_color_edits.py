@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from experiments.datasets.pair import Pair
-from experiments.planning.make_plan import make_plan
+from experiments.planning.make_plan import plan_of
 from experiments.planning.model_facts import ModelFacts
 from experiments.planning.plan import NamedMethod
+from experiments.planning.sweep import make_sweep
 from p2p import (
     Calls,
     EditRequest,
@@ -305,10 +306,10 @@ def test_models_whose_text_has_no_queries_refuse_it(
     pair = Pair("one", SOURCE, SWAP, blend_words=WORDS)
     named = [NamedMethod("p2p", method, {})]
     with pytest.raises(ValueError, match=f"p2p: {message}"):
-        make_plan([pair], [0], named, facts, SAMPLING)
+        plan_of(make_sweep([pair], [0], named, facts, SAMPLING))
     if method.blocks is None:
         known = replace(facts, layer_groups=False, joint_blocks={"double": 2})
-        assert make_plan([pair], [0], named, known, SAMPLING).images == 1
+        assert plan_of(make_sweep([pair], [0], named, known, SAMPLING)).images == 1
 
 
 @pytest.mark.parametrize(
